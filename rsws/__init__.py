@@ -1,0 +1,1 @@
+"""A WebSocket gateway over Redis Streams, and its client."""

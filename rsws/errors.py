@@ -1,0 +1,211 @@
+"""Everything that can go wrong, in one place.
+
+The exception tree::
+
+    RswsError
+    ├── UsageError               an argument or a setting that can't be used
+    ├── SetupError               the gateway can't start: port, data directory, no server, refused password
+    ├── RequestError             a request the gateway refuses before Redis is asked
+    ├── StoreError               Redis did not do what it was asked to
+    │   ├── RedisUnavailable     it can't be reached, or the link broke
+    │   ├── RedisRefused         it answered with an error
+    │   └── ChannelUnreadable    the key is no stream, or Redis forbids it
+    └── ClientError              what a client of a gateway meets
+        ├── CannotConnect        no gateway answers at that URL
+        ├── ConnectionLost       it did, and then no more, for good
+        ├── Unauthorized         the token was refused
+        ├── SubscribeRefused     the gateway refused a subscription
+        └── PublishFailed        a publish was not acknowledged
+
+This module imports nothing of rsws: errors carry plain values.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class ErrorCode(StrEnum):
+    """The ``code`` of an error on the wire. ``ERROR_HELP`` says what each one means to a client."""
+
+    BAD_JSON = "bad_json"
+    BAD_REQUEST = "bad_request"
+    UNKNOWN_ACTION = "unknown_action"
+    BAD_CHANNEL = "bad_channel"
+    BAD_CURSOR = "bad_cursor"
+    TOO_MANY = "too_many"
+    NOT_ALLOWED = "not_allowed"
+    CHANNEL_UNREADABLE = "channel_unreadable"
+    REDIS_UNAVAILABLE = "redis_unavailable"
+    REDIS_REFUSED = "redis_refused"
+
+
+ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
+    ErrorCode.BAD_JSON: ("the frame is no JSON, or nested too deep to read", "mend the program that wrote it"),
+    ErrorCode.BAD_REQUEST: ("no object, or a key is missing or of the wrong type", "mend the request"),
+    ErrorCode.UNKNOWN_ACTION: ("`action` is none that the gateway knows", "mend the request"),
+    ErrorCode.BAD_CHANNEL: (
+        "a channel name is 1-512 bytes of UTF-8 without control characters",
+        "choose another name",
+    ),
+    ErrorCode.BAD_CURSOR: ("`lastMessageId` is no stream id", "use an id as received, `0` or `$`"),
+    ErrorCode.TOO_MANY: ("more subscriptions than a connection may have", "unsubscribe, or open another connection"),
+    ErrorCode.NOT_ALLOWED: ("the token does not allow it", "use another token"),
+    ErrorCode.CHANNEL_UNREADABLE: (
+        "the key exists and is no stream, or Redis forbids it",
+        "mend the key; a subscription that was good resumes by itself",
+    ),
+    ErrorCode.REDIS_UNAVAILABLE: ("Redis can't be reached", "try again later"),
+    ErrorCode.REDIS_REFUSED: ("Redis answered with an error, which the text names", "ask the operator"),
+}
+"""code -> (when it is sent, what a client should do about it)."""
+
+
+class Outcome(StrEnum):
+    """What became of a publish that was not acknowledged."""
+
+    NOT_STORED = "not_stored"
+    """Refused or never sent: safe to send again."""
+    UNKNOWN = "unknown"
+    """The link to Redis broke after the command was sent: it may be stored."""
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes the gateway uses. ``CLOSE_HELP`` says why, and whether to come back."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    UNSUPPORTED_DATA = 1003
+    INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
+    TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+
+
+CLOSE_HELP: dict[CloseCode, tuple[str, bool]] = {
+    CloseCode.NORMAL: ("the client closed", False),
+    CloseCode.GOING_AWAY: ("the gateway stops", True),
+    CloseCode.UNSUPPORTED_DATA: ("a binary frame; the protocol is text", False),
+    CloseCode.INVALID_DATA: ("a text frame that is not UTF-8", False),
+    CloseCode.POLICY_VIOLATION: ("unauthorized: the token is missing or wrong", False),
+    CloseCode.TOO_BIG: ("a message over the size limit", False),
+    CloseCode.INTERNAL_ERROR: ("a bug in the gateway", True),
+    CloseCode.SERVICE_RESTART: ("the gateway is restarting", True),
+    CloseCode.TRY_AGAIN_LATER: ("the gateway is overloaded", True),
+}
+"""close code -> (why, whether coming back with the same request makes sense)."""
+
+
+class RswsError(Exception):
+    """The root: every error rsws raises on purpose."""
+
+
+class UsageError(RswsError):
+    """An argument or a setting that can't be used; the text says what to write instead."""
+
+
+class SetupError(RswsError):
+    """The gateway can't start; the text says what to do about it."""
+
+
+class RequestError(RswsError):
+    """A request the gateway refuses before Redis is asked.
+
+    Attributes:
+        code: Which error it is on the wire.
+        channel: The channel the request named, None where it named none.
+        message_id: The ``messageId`` of a refused publish, None for every other request.
+    """
+
+    def __init__(
+        self, code: ErrorCode, text: str, *, channel: str | None = None, message_id: str | None = None
+    ) -> None:
+        super().__init__(text)
+        self.code = code
+        self.channel = channel
+        self.message_id = message_id
+
+
+class StoreError(RswsError):
+    """Redis did not do what it was asked to.
+
+    Attributes:
+        code: Which error it is on the wire.
+        outcome: For a write, whether it may have been stored all the same.
+    """
+
+    code: ErrorCode
+
+    def __init__(self, text: str, outcome: Outcome = Outcome.NOT_STORED) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+
+
+class RedisUnavailable(StoreError):
+    """Redis can't be reached, or the link to it broke. ``cause`` has the details for a log."""
+
+    code = ErrorCode.REDIS_UNAVAILABLE
+    TEXT = "Server Redis tidak siap"
+    """The exact text on the wire: deployed clients match on it."""
+
+    def __init__(self, cause: str, outcome: Outcome = Outcome.NOT_STORED) -> None:
+        super().__init__(self.TEXT, outcome)
+        self.cause = cause
+
+
+class RedisRefused(StoreError):
+    """Redis answered with an error; the text is Redis' own."""
+
+    code = ErrorCode.REDIS_REFUSED
+
+
+class ChannelUnreadable(StoreError):
+    """The key exists and is no stream, or Redis forbids it to this user."""
+
+    code = ErrorCode.CHANNEL_UNREADABLE
+
+
+class ClientError(RswsError):
+    """What a client of a gateway meets."""
+
+
+class CannotConnect(ClientError):
+    """No gateway answers at that URL."""
+
+
+class ConnectionLost(ClientError):
+    """The connection is lost and was not to be had again."""
+
+
+class Unauthorized(ClientError):
+    """The gateway refused the token."""
+
+
+class SubscribeRefused(ClientError):
+    """The gateway refused a subscription.
+
+    Attributes:
+        code: The ``code`` of the gateway's error; an unknown one stays a plain string.
+        channel: The channel it concerns.
+    """
+
+    def __init__(self, text: str, code: str, channel: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.channel = channel
+
+
+class PublishFailed(ClientError):
+    """A publish was not acknowledged.
+
+    Attributes:
+        code: The ``code`` of the gateway's error; an unknown one stays a plain string.
+        outcome: Whether the message may be stored all the same.
+    """
+
+    def __init__(self, text: str, code: str, outcome: Outcome) -> None:
+        super().__init__(text)
+        self.code = code
+        self.outcome = outcome

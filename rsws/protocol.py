@@ -1,0 +1,576 @@
+"""The wire protocol: requests, replies and events as JSON text. No I/O.
+
+The gateway decodes requests and encodes replies; the client does the opposite; both use this one module, so
+they can't disagree. ``docs/protocol.md`` is the specification for users.
+
+``data`` is checked (strict JSON, valid UTF-8) and carried byte for byte: never parsed into objects and written
+again, so that numbers, key order and spacing survive.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from rsws.errors import ErrorCode, Outcome, RequestError, StoreError, UsageError
+
+FIELD = "messageData"
+"""The field of a stream entry that holds a message's JSON text."""
+
+MAX_CHANNEL_BYTES = 512
+PUBLISH_FORMAT_TEXT = "Format publish salah. Wajib ada: channel, data, messageId"
+
+_MAX_HALF = 2**64 - 1
+_ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class StreamId(NamedTuple):
+    """A position in a stream: the id of an entry, ordered as Redis orders them (as a pair of integers).
+
+    Both halves are below 2^64. Ids sort as numbers, not as text: ``9-0 < 10-0``.
+    """
+
+    ms: int
+    """Milliseconds since 1970 where Redis made the id; any number where somebody else did."""
+    seq: int
+    """Counts the entries of one millisecond."""
+
+    @classmethod
+    def parse(cls, text: str) -> StreamId:
+        """Read ``ms`` or ``ms-seq``, strictly: ASCII digits, each half below 2^64; ``5`` means ``5-0``.
+
+        Raises:
+            ValueError: The text is no id (``$``, ``+``, ``-``, ``*`` and ``>`` are none either).
+        """
+        match = _ID.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not a stream id: {text[:60]!r}")
+        ms, seq = int(match[1]), int(match[2] or 0)
+        if ms > _MAX_HALF or seq > _MAX_HALF:
+            raise ValueError(f"stream id out of range: {text!r}")
+        return cls(ms, seq)
+
+    @classmethod
+    def from_redis(cls, raw: bytes) -> StreamId:
+        """Read an id that Redis wrote (always ``ms-seq``), without the checks of :meth:`parse`."""
+        ms, _, seq = raw.partition(b"-")
+        return cls(int(ms), int(seq))
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+    def before(self) -> StreamId:
+        """The greatest id below this one, so that "after ``id.before()``" includes ``id``; ``0-0`` stays."""
+        if self.seq:
+            return StreamId(self.ms, self.seq - 1)
+        return StreamId(self.ms - 1, _MAX_HALF) if self.ms else self
+
+
+ZERO = StreamId(0, 0)
+"""Before the first entry: no entry can have this id."""
+
+
+# --- requests: what a client asks for ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Everything of ``channel`` after a position, then live.
+
+    Exactly one of the two says where to start: ``last`` (that many entries before the end) where it is not
+    None, else ``after`` (an id; None stands for ``$``, the end as it is now).
+    """
+
+    channel: str
+    after: StreamId | None = ZERO
+    last: int | None = None
+    marker: bool = False
+    """Whether the client wants a ``caught_up`` event when history ends and live begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    channel: str
+    data: bytes
+    """JSON text, byte for byte as the client wrote it."""
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    pass
+
+
+Request: TypeAlias = Subscribe | Unsubscribe | Publish | Ping
+
+
+class _Fields(msgspec.Struct):
+    """The keys of every request, each of its own type: one pass of a compiled decoder reads and checks them."""
+
+    action: str
+    channel: str | UnsetType = UNSET
+    lastMessageId: str | UnsetType = UNSET
+    last: int | UnsetType = UNSET
+    marker: bool | UnsetType = UNSET
+    data: Raw | UnsetType = UNSET
+    messageId: str | UnsetType = UNSET
+
+
+_fields = msgspec.json.Decoder(_Fields)
+_raw = msgspec.json.Decoder(Raw)
+_object = msgspec.json.Decoder(dict[str, Raw])
+_string = msgspec.json.Decoder(str)
+_boolean = msgspec.json.Decoder(bool)
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "subscribe": ("channel", "lastMessageId", "last", "marker"),
+    "unsubscribe": ("channel",),
+    "publish": ("channel", "data", "messageId"),
+    "ping": (),
+}
+_EXPECTED = {"lastMessageId": "a stream id, \"0\" or \"$\", as a string", "last": "a whole number >= 0",
+             "marker": "true or false"}  # fmt: skip
+
+
+def decode_request(frame: str) -> Request:
+    """Read one request.
+
+    Args:
+        frame: The text of a WebSocket message, valid UTF-8 as WebSocket guarantees.
+
+    Raises:
+        RequestError: It is none; code, text, channel and messageId are those of the reply it deserves.
+    """
+    try:
+        fields = _fields.decode(frame)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        fields = _read_slowly(frame)
+    channel = fields.channel
+    match fields.action:
+        case "publish":
+            return _publish(fields)
+        case "subscribe":
+            return _subscribe(fields)
+        case "unsubscribe":
+            return Unsubscribe(_channel(channel))
+        case "ping":
+            return Ping()
+        case unknown:
+            raise RequestError(
+                ErrorCode.UNKNOWN_ACTION, f"Aksi tidak dikenal: {unknown}", channel=channel or None
+            )
+
+
+def _publish(fields: _Fields) -> Publish:
+    channel, data, message_id = fields.channel, fields.data, fields.messageId
+    if channel is UNSET or data is UNSET or message_id is UNSET:
+        raise RequestError(
+            ErrorCode.BAD_REQUEST, PUBLISH_FORMAT_TEXT, channel=channel or None, message_id=_or_none(message_id)
+        )
+    return Publish(_channel(channel, message_id), bytes(data), message_id)
+
+
+def _subscribe(fields: _Fields) -> Subscribe:
+    channel = _channel(fields.channel)
+    marker = fields.marker is True
+    if fields.last is not UNSET:
+        if fields.lastMessageId is not UNSET:
+            raise RequestError(
+                ErrorCode.BAD_REQUEST, "give lastMessageId or last, not both", channel=channel
+            )
+        if fields.last < 0:
+            raise _wrong_type("last", channel)
+        return Subscribe(channel, last=fields.last, marker=marker)
+    if fields.lastMessageId is UNSET:
+        return Subscribe(channel, marker=marker)
+    if fields.lastMessageId == "$":
+        return Subscribe(channel, None, marker=marker)
+    try:
+        return Subscribe(channel, StreamId.parse(fields.lastMessageId), marker=marker)
+    except ValueError:
+        raise RequestError(
+            ErrorCode.BAD_CURSOR,
+            'lastMessageId is no stream id: write "0" for the whole history, "$" for what is new, or an id as received',
+            channel=channel,
+        ) from None
+
+
+def _channel(name: str | UnsetType, message_id: str | None = None) -> str:
+    if name is UNSET:
+        raise RequestError(ErrorCode.BAD_REQUEST, "channel is missing")
+    reason = channel_fault(name)
+    if reason is not None:
+        raise RequestError(ErrorCode.BAD_CHANNEL, reason, channel=name, message_id=message_id)
+    return name
+
+
+def channel_fault(name: str) -> str | None:
+    """Why ``name`` can't be a channel, as a sentence; None when it can."""
+    if not name:
+        return "the channel name is empty"
+    if _CONTROL.search(name):
+        return "the channel name has control characters"
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "the channel name is no valid UTF-8"
+    if size > MAX_CHANNEL_BYTES:
+        return f"the channel name has {size} bytes; at most {MAX_CHANNEL_BYTES} are allowed"
+    return None
+
+
+def _wrong_type(key: str, channel: str | None, message_id: str | None = None) -> RequestError:
+    return RequestError(
+        ErrorCode.BAD_REQUEST,
+        f"{key} must be {_EXPECTED.get(key, 'a string')}",
+        channel=channel,
+        message_id=message_id,
+    )
+
+
+def _or_none(value: str | UnsetType) -> str | None:
+    return None if value is UNSET else value
+
+
+def _read_slowly(frame: str) -> _Fields:
+    """Read a request key by key, to say exactly what is wrong with it; keys its action has no use for are ignored."""
+    try:
+        _raw.decode(frame)
+    except RecursionError:
+        raise RequestError(ErrorCode.BAD_JSON, "the JSON is nested too deep to read") from None
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise RequestError(ErrorCode.BAD_JSON, f"the frame is no JSON: {error}") from None
+    try:
+        keys = _object.decode(frame)
+    except msgspec.DecodeError:
+        raise RequestError(ErrorCode.BAD_REQUEST, "a request is a JSON object") from None
+    channel = _as_string(keys.get("channel"))
+    action = _as_string(keys.get("action"))
+    if action is None:
+        raise RequestError(ErrorCode.BAD_REQUEST, "action is missing or no string", channel=channel)
+    fields = _Fields(action)
+    message_id = _as_string(keys.get("messageId")) if action == "publish" else None
+    for key in _KEYS.get(action, ("channel",)):
+        raw = keys.get(key)
+        if raw is None:
+            continue
+        try:
+            setattr(fields, key, _READ.get(key, _string.decode)(raw))
+        except (msgspec.DecodeError, ValueError):
+            if action in _KEYS:
+                raise _wrong_type(key, channel, message_id) from None
+    return fields
+
+
+def _as_string(raw: Raw | None) -> str | None:
+    try:
+        return None if raw is None else _string.decode(raw)
+    except msgspec.DecodeError:
+        return None
+
+
+def _whole_number(raw: Raw) -> int:
+    """A whole number of any length; more than 18 digits are all the same to a stream."""
+    digits = bytes(raw)
+    if not digits.isdigit():
+        raise ValueError("no whole number")
+    return int(digits) if len(digits) <= 18 else 10**18
+
+
+_READ: dict[str, Any] = {"marker": _boolean.decode, "last": _whole_number, "data": lambda raw: raw}
+
+
+def encode_request(request: Request) -> str:
+    """The JSON text of a request, for a client to send."""
+    match request:
+        case Publish(channel, data, message_id):
+            return (
+                f'{{"action":"publish","channel":{_quote(channel)},"data":{data.decode()},'
+                f'"messageId":{_quote(message_id)}}}'
+            )
+        case Subscribe(channel, after, last, marker):
+            keys: dict[str, Any] = {"action": "subscribe", "channel": channel}
+            if last is not None:
+                keys["last"] = last
+            else:
+                keys["lastMessageId"] = "$" if after is None else str(after)
+            if marker:
+                keys["marker"] = True
+            return _text(keys)
+        case Unsubscribe(channel):
+            return _text({"action": "unsubscribe", "channel": channel})
+        case Ping():
+            return _text({"action": "ping"})
+
+
+# --- replies and events: what the gateway says ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    channel: str
+    last_message_id: StreamId
+    """The concrete id this subscription starts after."""
+    latest_id: StreamId
+    """The stream's last-generated id at that moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribed:
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One entry of a channel."""
+
+    channel: str
+    id: StreamId
+    json: str
+    """The data, byte for byte as it was published."""
+
+    @property
+    def data(self) -> Any:
+        """The data as Python objects, parsed anew at each access."""
+        return msgspec.json.decode(self.json)
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """History has ended and live begins; sent once, where the subscription asked for it (``marker``)."""
+
+    channel: str
+    last_message_id: StreamId
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Continuity after ``last_message_id`` can't be proven; delivery goes on after it."""
+
+    channel: str
+    last_message_id: StreamId
+    resumes_at: StreamId | None
+    """The first id there is; None when nothing is there yet."""
+    reason: Literal["trimmed", "reset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    message_id: str
+    stream_id: StreamId
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAck:
+    message_id: str
+    error: str
+    code: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    error: str
+    code: str
+    channel: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The token is missing or wrong; the connection closes."""
+
+
+Reply: TypeAlias = (
+    Connected | Subscribed | Unsubscribed | Message | CaughtUp | Gap | Ack | ErrorAck | Error | Pong | Refused
+)
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """The JSON text of a reply or an event, keys in the order of the specification."""
+    match reply:
+        case Message(channel, stream_id, json):
+            return MessageEncoder(channel).encode(str(stream_id).encode(), json.encode())
+        case Ack(message_id, stream_id):
+            return f'{{"status":"ack","messageId":{_quote(message_id)},"streamId":"{stream_id}"}}'.encode()
+        case Connected():
+            return b'{"status":"connected","message":"Welcome!"}'
+        case Refused():
+            return b'{"error":"Unauthorized","status":401}'
+        case Pong():
+            return b'{"status":"pong"}'
+        case Subscribed(channel, last, latest):
+            keys: dict[str, Any] = {
+                "status": "subscribed", "channel": channel, "lastMessageId": str(last), "latestId": str(latest)
+            }  # fmt: skip
+        case Unsubscribed(channel):
+            keys = {"status": "unsubscribed", "channel": channel}
+        case CaughtUp(channel, last):
+            keys = {"event": "caught_up", "channel": channel, "lastMessageId": str(last)}
+        case Gap(channel, last, resumes_at, reason):
+            keys = {
+                "event": "gap", "channel": channel, "lastMessageId": str(last),
+                "resumesAt": None if resumes_at is None else str(resumes_at), "reason": reason,
+            }  # fmt: skip
+        case ErrorAck(message_id, error, code, outcome):
+            keys = {
+                "status": "error_ack", "messageId": message_id, "error": error, "code": code, "outcome": outcome
+            }  # fmt: skip
+        case Error(error, code, channel_or_none):
+            keys = {"status": "error", "error": error, "code": code}
+            if channel_or_none is not None:
+                keys["channel"] = channel_or_none
+    return msgspec.json.encode(keys)
+
+
+def refusal(error: RequestError) -> ErrorAck | Error:
+    """The reply to a request that can't be honoured."""
+    if error.message_id is not None:
+        return ErrorAck(error.message_id, str(error), error.code, Outcome.NOT_STORED)
+    return Error(str(error), error.code, error.channel)
+
+
+def publish_failure(message_id: str, error: StoreError) -> ErrorAck:
+    """The reply to a publish that Redis did not confirm."""
+    return ErrorAck(message_id, str(error), error.code, error.outcome)
+
+
+class MessageEncoder:
+    """Writes the message events of one channel; all that stays the same from one to the next is made once."""
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, channel: str) -> None:
+        self._prefix = f'{{"event":"message","channel":{_quote(channel)},"streamId":"'.encode()
+
+    def encode(self, stream_id: bytes, data: bytes) -> bytes:
+        """One event; ``data`` must have passed :func:`is_json`."""
+        return b'%b%b","data":%b}' % (self._prefix, stream_id, data)
+
+
+def is_json(text: bytes) -> bool:
+    """Whether ``text`` is what a strict parser takes: valid UTF-8, no NaN, no lone surrogates."""
+    try:
+        text.decode()
+        _raw.decode(text)
+    except (UnicodeDecodeError, msgspec.DecodeError):
+        return False
+    except RecursionError:
+        # What a publish was allowed must be readable here, however deep the caller stands.
+        with _twice_the_stack():
+            try:
+                _raw.decode(text)
+            except RecursionError:
+                return False
+    return True
+
+
+@contextmanager
+def _twice_the_stack() -> Iterator[None]:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(2 * limit)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+class _ReplyFields(msgspec.Struct):
+    status: str | int | None = None
+    event: str | None = None
+    channel: str | None = None
+    streamId: str = ""
+    data: Raw = Raw()
+    lastMessageId: str = "0-0"
+    latestId: str = "0-0"
+    resumesAt: str | None = None
+    reason: Literal["trimmed", "reset"] = "trimmed"
+    messageId: str = ""
+    error: str = ""
+    code: str = ""
+    outcome: Outcome = Outcome.UNKNOWN
+
+
+_reply_fields = msgspec.json.Decoder(_ReplyFields)
+
+
+def decode_reply(frame: str) -> Reply | None:
+    """Read one reply or event; None for one of a kind this version does not know.
+
+    Raises:
+        ValueError: The frame is no reply at all: the other side does not speak this protocol.
+    """
+    try:
+        fields = _reply_fields.decode(frame)
+        channel = fields.channel or ""
+        match fields.event or fields.status:
+            case "message":
+                return Message(channel, StreamId.parse(fields.streamId), bytes(fields.data).decode())
+            case "ack":
+                return Ack(fields.messageId, StreamId.parse(fields.streamId or "0-0"))
+            case "error_ack":
+                return ErrorAck(fields.messageId, fields.error, fields.code, fields.outcome)
+            case "subscribed":
+                return Subscribed(channel, StreamId.parse(fields.lastMessageId), StreamId.parse(fields.latestId))
+            case "unsubscribed":
+                return Unsubscribed(channel)
+            case "caught_up":
+                return CaughtUp(channel, StreamId.parse(fields.lastMessageId))
+            case "gap":
+                resumes_at = None if fields.resumesAt is None else StreamId.parse(fields.resumesAt)
+                return Gap(channel, StreamId.parse(fields.lastMessageId), resumes_at, fields.reason)
+            case "error":
+                return Error(fields.error, fields.code, fields.channel)
+            case "connected":
+                return Connected()
+            case "pong":
+                return Pong()
+            case 401:
+                return Refused()
+            case _:
+                return None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(f"not a reply of this protocol: {error}") from None
+
+
+def json_text(value: Any) -> bytes:
+    """``value`` as JSON text, ready to be published.
+
+    Raises:
+        UsageError: It can't be written as JSON.
+    """
+    try:
+        text = msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise UsageError(f"can't be written as JSON: {error}") from None
+    return text
+
+
+def _quote(text: str) -> str:
+    return msgspec.json.encode(text).decode()
+
+
+def _text(keys: dict[str, Any]) -> str:
+    return msgspec.json.encode(keys).decode()

@@ -1,0 +1,185 @@
+"""Every option, said once: type, default, unit, environment name and help.
+
+Flags beat the environment, which beats ``.env`` in the working directory, which beats the defaults. The commands
+make their flags from these fields, and a test holds the README's table against them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rsws.errors import UsageError
+
+KIB = 1024
+MIB = 1024 * KIB
+SECONDS = 1.0
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What is said of a setting beside its type and default."""
+
+    env: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+def option(
+    default: Any,
+    env: str,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field of a settings class."""
+    return field(default=default, metadata={"option": Option(env, help, minimum, maximum, choices)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The gateway's settings."""
+
+    host: str = option("127.0.0.1", "HOST", "Address to listen on.")
+    port: int = option(8080, "PORT", "Port to listen on; 0 takes any free one.", minimum=0, maximum=65535)
+    redis_url: str | None = option(
+        None,
+        "REDIS_URL",
+        "Redis to use: redis://, rediss:// or unix://. Not set: a local one where it answers, else the embedded server.",
+    )
+    secret_key: str | None = option(
+        None,
+        "WEBSOCKET_SECRET_KEY",
+        "The token clients must give. Not set: on loopback one is made and kept in the data directory.",
+    )
+    data_dir: Path | None = option(
+        None, "RSWS_DATA_DIR", "Where the embedded server's data and the key are kept. Not set: the user's data directory."
+    )
+    local_redis_port: int = option(
+        6379,
+        "RSWS_LOCAL_REDIS_PORT",
+        "Loopback port of the local Redis and of the embedded server.",
+        minimum=1,
+        maximum=65535,
+    )
+    redis_timeout_s: float = option(
+        5 * SECONDS, "RSWS_REDIS_TIMEOUT", "Seconds Redis may take to answer before the link counts as broken.", minimum=0.1
+    )
+    max_message_bytes: int = option(
+        1 * MIB, "RSWS_MAX_MESSAGE_BYTES", "Bytes a client's message may have (close code 1009 above it).", minimum=1 * KIB
+    )
+    max_subscriptions: int = option(
+        1000, "RSWS_MAX_SUBSCRIPTIONS", "Subscriptions a connection may have.", minimum=1
+    )
+    high_water_bytes: int = option(
+        64 * KIB,
+        "RSWS_HIGH_WATER_BYTES",
+        "Bytes queued for one client before it falls back to reading the stream.",
+        minimum=4 * KIB,
+    )
+    ping_interval_s: float = option(
+        20 * SECONDS, "RSWS_PING_INTERVAL", "Seconds of silence after which a client is pinged.", minimum=0.1
+    )
+    idle_timeout_s: float = option(
+        60 * SECONDS,
+        "RSWS_IDLE_TIMEOUT",
+        "Seconds in which nothing came from a client and nothing drained to it, after which it is cut off.",
+        minimum=0.2,
+    )
+    shutdown_timeout_s: float = option(
+        8 * SECONDS, "RSWS_SHUTDOWN_TIMEOUT", "Seconds the gateway may take to stop.", minimum=0.1, maximum=600
+    )
+    log_level: str = option("info", "RSWS_LOG_LEVEL", "Least severe log line to print.", choices=LOG_LEVELS)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return is_loopback(self.host)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """How a command finds its gateway and is let in."""
+
+    url: str | None = option(
+        None, "RSWS_URL", "The gateway: ws://HOST:PORT or wss://... Not set: ws://127.0.0.1:PORT, PORT as for `rsws serve`."
+    )
+    token: str | None = option(
+        None, "RSWS_TOKEN", "The token. Not set: WEBSOCKET_SECRET_KEY, or for a gateway on this machine the user's own key."
+    )
+    token_file: Path | None = option(None, "RSWS_TOKEN_FILE", "A file that holds the token.")
+    data_dir: Path | None = option(
+        None, "RSWS_DATA_DIR", "Where the user's own key is kept. Not set: the user's data directory."
+    )
+
+
+def options(settings: type[Any]) -> dict[str, Option]:
+    """Field name -> what is said of it."""
+    return {item.name: item.metadata["option"] for item in fields(settings)}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` names this machine and nothing else can reach it there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_env_file(path: Path = Path(".env")) -> None:
+    """Take over what ``.env`` says of names the environment does not set."""
+    if path.is_file():
+        from dotenv import load_dotenv
+
+        load_dotenv(path, override=False)
+
+
+def default_data_dir() -> Path:
+    """The user's data directory for rsws, as the platform has it."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "rsws"
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "rsws"
+
+
+def redact_url(url: str) -> str:
+    """``url`` without its password and query, fit for a log line."""
+    try:
+        parts = urlsplit(url)
+        at = parts.netloc.rpartition("@")
+        netloc = f"{at[0].partition(':')[0]}:***@{at[2]}" if at[1] and ":" in at[0] else parts.netloc
+    except ValueError:
+        return "(a URL that can't be parsed)"
+    return f"{parts.scheme}://{netloc}{parts.path}"
+
+
+def websocket_url(url: str) -> str:
+    """``url`` checked and completed for a WebSocket client: ``localhost:8080`` becomes ``ws://localhost:8080``.
+
+    Raises:
+        UsageError: It is no ws:// or wss:// URL; the text says what to write.
+    """
+    text = url.strip()
+    if "://" not in text:
+        text = f"ws://{text}"
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("ws", "wss") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or any(ch.isspace() for ch in text):
+        raise UsageError(f"not a gateway's URL: {redact_url(url)!r}; write ws://HOST:PORT or wss://HOST")
+    return text

@@ -169,9 +169,7 @@ def decode_request(frame: str) -> Request:
         case "ping":
             return Ping()
         case unknown:
-            raise RequestError(
-                ErrorCode.UNKNOWN_ACTION, f"Aksi tidak dikenal: {unknown}", channel=channel or None
-            )
+            raise RequestError(ErrorCode.UNKNOWN_ACTION, f"Aksi tidak dikenal: {unknown}", channel=channel or None)
 
 
 def _publish(fields: _Fields) -> Publish:
@@ -188,9 +186,7 @@ def _subscribe(fields: _Fields) -> Subscribe:
     marker = fields.marker is True
     if fields.last is not UNSET:
         if fields.lastMessageId is not UNSET:
-            raise RequestError(
-                ErrorCode.BAD_REQUEST, "give lastMessageId or last, not both", channel=channel
-            )
+            raise RequestError(ErrorCode.BAD_REQUEST, "give lastMessageId or last, not both", channel=channel)
         if fields.last < 0:
             raise _wrong_type("last", channel)
         return Subscribe(channel, last=fields.last, marker=marker)

@@ -64,7 +64,9 @@ class Settings:
         "The token clients must give. Not set: on loopback one is made and kept in the data directory.",
     )
     data_dir: Path | None = option(
-        None, "RSWS_DATA_DIR", "Where the embedded server's data and the key are kept. Not set: the user's data directory."
+        None,
+        "RSWS_DATA_DIR",
+        "Where the embedded server's data and the key are kept. Not set: the user's data directory.",
     )
     local_redis_port: int = option(
         6379,
@@ -74,14 +76,18 @@ class Settings:
         maximum=65535,
     )
     redis_timeout_s: float = option(
-        5 * SECONDS, "RSWS_REDIS_TIMEOUT", "Seconds Redis may take to answer before the link counts as broken.", minimum=0.1
+        5 * SECONDS,
+        "RSWS_REDIS_TIMEOUT",
+        "Seconds Redis may take to answer before the link counts as broken.",
+        minimum=0.1,
     )
     max_message_bytes: int = option(
-        1 * MIB, "RSWS_MAX_MESSAGE_BYTES", "Bytes a client's message may have (close code 1009 above it).", minimum=1 * KIB
+        1 * MIB,
+        "RSWS_MAX_MESSAGE_BYTES",
+        "Bytes a client's message may have (close code 1009 above it).",
+        minimum=1 * KIB,
     )
-    max_subscriptions: int = option(
-        1000, "RSWS_MAX_SUBSCRIPTIONS", "Subscriptions a connection may have.", minimum=1
-    )
+    max_subscriptions: int = option(1000, "RSWS_MAX_SUBSCRIPTIONS", "Subscriptions a connection may have.", minimum=1)
     high_water_bytes: int = option(
         64 * KIB,
         "RSWS_HIGH_WATER_BYTES",
@@ -113,10 +119,14 @@ class ClientSettings:
     """How a command finds its gateway and is let in."""
 
     url: str | None = option(
-        None, "RSWS_URL", "The gateway: ws://HOST:PORT or wss://... Not set: ws://127.0.0.1:PORT, PORT as for `rsws serve`."
+        None,
+        "RSWS_URL",
+        "The gateway: ws://HOST:PORT or wss://... Not set: ws://127.0.0.1:PORT, PORT as for `rsws serve`.",
     )
     token: str | None = option(
-        None, "RSWS_TOKEN", "The token. Not set: WEBSOCKET_SECRET_KEY, or for a gateway on this machine the user's own key."
+        None,
+        "RSWS_TOKEN",
+        "The token. Not set: WEBSOCKET_SECRET_KEY, or for a gateway on this machine the user's own key.",
     )
     token_file: Path | None = option(None, "RSWS_TOKEN_FILE", "A file that holds the token.")
     data_dir: Path | None = option(

@@ -1,0 +1,69 @@
+"""What a command is told to send: an argument, standard input or a typed line, made into the JSON text of a message."""
+
+from __future__ import annotations
+
+import os
+
+from rsws.cli import stdio
+from rsws.errors import UsageError
+from rsws.protocol import channel_fault, is_json, json_text
+
+SHOWN_CHARACTERS = 60
+
+
+def check_channel(name: str) -> None:
+    """
+    Raises:
+        UsageError: ``name`` can't be a channel.
+    """
+    fault = channel_fault(name)
+    if fault is not None:
+        raise UsageError(fault)
+
+
+async def read_message(argument: str | None, *, text: bool) -> bytes:
+    """The JSON text of the one message that ``argument`` says: itself, or standard input where it is None or ``-``.
+
+    Args:
+        text: Whether it is plain text, to be sent as ``{"text": ...}``.
+
+    Raises:
+        UsageError: It is no JSON, or there is nothing.
+    """
+    if argument is not None and argument != "-":
+        try:
+            return as_message(argument.encode(), text=text)
+        except UnicodeEncodeError:
+            raise UsageError("DATA is not valid UTF-8") from None
+    if argument is None and os.isatty(stdio.STDIN):
+        raise UsageError("nothing to send: give DATA, or - to read standard input")
+    read = await stdio.read_all()
+    if not read.strip():
+        raise UsageError("nothing to send: standard input is empty")
+    return as_message(read, text=text)
+
+
+def as_message(raw: bytes, *, text: bool) -> bytes:
+    """The JSON text of the message that ``raw`` says, without blanks and line ends around it.
+
+    Args:
+        text: Whether it is plain text, to be sent as ``{"text": ...}``.
+
+    Raises:
+        UsageError: It is no JSON, or no valid UTF-8.
+    """
+    if text:
+        try:
+            return json_text({"text": raw.rstrip(b"\r\n").decode()})
+        except UnicodeDecodeError:
+            raise UsageError("the text is not valid UTF-8") from None
+    data = raw.strip(b" \t\r\n")
+    if not is_json(data):
+        shown = data.decode(errors="replace")
+        if len(shown) > SHOWN_CHARACTERS:
+            shown = shown[:SHOWN_CHARACTERS] + "..."
+        raise UsageError(
+            f"not JSON: {shown or '(empty)'} - send plain text with --text, or quote JSON for the shell: "
+            """'{"text":"hi"}'"""
+        )
+    return data

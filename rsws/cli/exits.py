@@ -1,0 +1,96 @@
+"""How a command ends: exit codes, and which error means which."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from rsws.errors import (
+    ERROR_HELP,
+    CannotConnect,
+    ConnectionLost,
+    ErrorCode,
+    Outcome,
+    PublishFailed,
+    RedisUnavailable,
+    RswsError,
+    SubscribeRefused,
+    Unauthorized,
+    UsageError,
+)
+
+
+class ExitCode(IntEnum):
+    """What the shell sees. ``EXIT_HELP`` says what each one means."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    NOT_CONNECTED = 3
+    REFUSED = 4
+    GAP = 5
+    TIMEOUT = 6
+    INTERRUPTED = 130
+
+
+EXIT_HELP: dict[ExitCode, str] = {
+    ExitCode.DONE: "done",
+    ExitCode.ERROR: "error",
+    ExitCode.USAGE: "usage",
+    ExitCode.NOT_CONNECTED: "cannot connect, or connection lost for good",
+    ExitCode.REFUSED: "refused (token, right)",
+    ExitCode.GAP: "gap",
+    ExitCode.TIMEOUT: "timeout",
+    ExitCode.INTERRUPTED: "Ctrl-C",
+}
+
+
+class Failure(RswsError):
+    """The end of a command with an exit code that its error alone does not tell."""
+
+    def __init__(self, text: str, code: ExitCode) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class StdoutClosed(RswsError):
+    """Whoever reads standard output has seen enough (``| head``): the command ends quietly, its work done."""
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """What to exit with after ``error``."""
+    match error:
+        case Failure(code=code):
+            return code
+        case UsageError():
+            return ExitCode.USAGE
+        case CannotConnect() | ConnectionLost() | RedisUnavailable():
+            return ExitCode.NOT_CONNECTED
+        case Unauthorized():
+            return ExitCode.REFUSED
+        case SubscribeRefused(code=ErrorCode.NOT_ALLOWED) | PublishFailed(code=ErrorCode.NOT_ALLOWED):
+            return ExitCode.REFUSED
+        case _:
+            return ExitCode.ERROR
+
+
+def describe(error: BaseException) -> str:
+    """One sentence for a person."""
+    match error:
+        case RedisUnavailable(cause=cause):
+            return cause
+        case PublishFailed(code=code, outcome=outcome):
+            stored = "not stored" if outcome is Outcome.NOT_STORED else "not acknowledged, it may be stored all the same"
+            return f"{stored}: {wire_error(str(error), code)}"
+        case SubscribeRefused(code=code, channel=channel):
+            return f"{channel}: {wire_error(str(error), code)}"
+        case OSError(strerror=str(reason), filename=None):
+            return reason
+        case _:
+            return str(error)
+
+
+def wire_error(text: str, code: str) -> str:
+    """What a gateway's error says to a person; deployed clients tie the text of some to one language."""
+    if code == ErrorCode.REDIS_UNAVAILABLE:
+        return f"{ERROR_HELP[ErrorCode.REDIS_UNAVAILABLE][0]} ({text})"
+    return text

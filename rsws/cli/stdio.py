@@ -1,0 +1,125 @@
+"""Standard input and output beside an event loop: whoever is slow at the other end never stops the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import stat
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from rsws.cli.exits import StdoutClosed
+from rsws.errors import UsageError
+
+STDIN, STDOUT = 0, 1
+CHUNK_BYTES = 64 * 1024
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""What is read as one message; far above what a gateway takes, and a bound for what is kept in memory."""
+
+
+class Line(NamedTuple):
+    """A line of standard input that is not blank."""
+
+    number: int
+    """Counted from 1, blank ones too."""
+    text: bytes
+    """Without its end."""
+
+
+async def write(data: bytes) -> None:
+    """Write to standard output.
+
+    Raises:
+        StdoutClosed: Nobody reads it any more.
+        OSError: It can't be written for another reason: a full disk.
+    """
+    left = memoryview(data)
+    while left:
+        await _until(STDOUT, writable=True)
+        try:
+            # As much as a pipe that polls as writable is sure to take at once.
+            left = left[os.write(STDOUT, left[: select.PIPE_BUF]) :]
+        except BrokenPipeError:
+            raise StdoutClosed from None
+
+
+async def reader_gone() -> None:
+    """Return when whoever reads standard output, a pipe, has closed it; never where it is no pipe."""
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    is_pipe = stat.S_ISFIFO(os.fstat(STDOUT).st_mode)
+    if is_pipe:
+        loop.add_reader(STDOUT, gone.set)  # the writing end never becomes readable: it can only report an error
+    try:
+        await gone.wait()
+    finally:
+        if is_pipe:
+            loop.remove_reader(STDOUT)
+
+
+async def read_all() -> bytes:
+    """Standard input to its end, as one message.
+
+    Raises:
+        UsageError: It is longer than any message may be.
+    """
+    data = bytearray()
+    while chunk := await _read():
+        data += chunk
+        _check_size(len(data), "standard input")
+    return bytes(data)
+
+
+async def read_lines() -> AsyncIterator[list[Line]]:
+    """The lines of standard input, in batches as they come in; blank ones are left out.
+
+    Raises:
+        UsageError: A line is longer than any message may be.
+    """
+    number = 0
+    rest = bytearray()
+    while chunk := await _read():
+        head, newline, tail = chunk.rpartition(b"\n")
+        if not newline:
+            rest += chunk
+            _check_size(len(rest), f"line {number + 1}")
+            continue
+        texts = (bytes(rest) + head).split(b"\n")
+        rest = bytearray(tail)
+        if batch := [Line(number + index, text) for index, text in enumerate(texts, 1) if text.strip()]:
+            yield batch
+        number += len(texts)
+    if rest.strip():
+        yield [Line(number + 1, bytes(rest))]
+
+
+def stdin_size() -> int | None:
+    """How many bytes standard input has from here on; None where only its end will tell."""
+    status = os.fstat(STDIN)
+    return status.st_size - os.lseek(STDIN, 0, os.SEEK_CUR) if stat.S_ISREG(status.st_mode) else None
+
+
+async def _read() -> bytes:
+    await _until(STDIN, writable=False)
+    return os.read(STDIN, CHUNK_BYTES)
+
+
+async def _until(descriptor: int, *, writable: bool) -> None:
+    """Wait until ``descriptor`` can be read or written without blocking; a file always can."""
+    files = [descriptor]
+    if any(select.select([] if writable else files, files if writable else [], [], 0)):
+        return
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
+    add(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        remove(descriptor)
+
+
+def _check_size(size: int, what: str) -> None:
+    if size > MAX_MESSAGE_BYTES:
+        raise UsageError(f"{what} is longer than {MAX_MESSAGE_BYTES} bytes; with --lines each line is one message")

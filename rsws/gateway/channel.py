@@ -1,0 +1,163 @@
+"""One channel: how far it has been read, its recent entries, and who is live. No I/O, no await.
+
+The channel's cursor is the last id dispatched. The ring holds exactly all dispatched messages in (floor, cursor],
+already encoded; whoever is behind by no more than that is served from it. Only :meth:`Channel.deliver` moves the
+cursor, and it never waits, so that nothing can come between a subscription's test and its joining the live ones.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from rsws.errors import StoreError
+from rsws.gateway.frames import text_frame
+from rsws.protocol import MessageEncoder, StreamId, is_json
+from rsws.streams.store import Entry
+
+RING_BYTES = 256 * 1024
+
+
+class Listener(Protocol):
+    """What a channel needs of whoever listens to it."""
+
+    position: StreamId
+
+    def take(self, frames: bytes) -> bool:
+        """Take the newest messages; False when there is no room for them: then nothing was taken."""
+
+    def advance(self) -> None:
+        """Go on from ``position``: the channel has moved, or this listener is live no more."""
+
+    def unreadable(self, error: StoreError) -> None:
+        """Redis won't read the channel for now."""
+
+    def readable(self) -> None:
+        """It does again."""
+
+
+class RingBudget:
+    """What the rings of all channels may hold together."""
+
+    def __init__(self, limit_bytes: int = 64 * 1024 * 1024) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+
+
+class Channel:
+    """One channel with at least one subscription.
+
+    Args:
+        name: The stream's name.
+        cursor: Everything up to it counts as dispatched: the stream's end when the channel was opened.
+        budget: Shared by all channels.
+        on_poison: Called with the id of an entry that is skipped because its data is missing or no JSON.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cursor: StreamId,
+        budget: RingBudget,
+        on_poison: Callable[[str, StreamId], None],
+    ) -> None:
+        self.name = name
+        self.cursor = cursor
+        self.floor = cursor
+        self.listeners: set[Listener] = set()
+        """All of them, live or not."""
+        self.live: set[Listener] = set()
+        """Those at the cursor."""
+        self.ahead: set[Listener] = set()
+        """Those that start at an id the reader has not come to yet."""
+        self._encoder = MessageEncoder(name)
+        self._on_poison = on_poison
+        self._budget = budget
+        self._ring: deque[tuple[StreamId, bytes]] = deque()
+        self._ring_bytes = 0
+        self._unreadable = False
+
+    def encode(self, entries: Iterable[Entry]) -> list[tuple[StreamId, bytes]]:
+        """The frames of those entries that are messages, each with its id."""
+        frames = []
+        for entry in entries:
+            if entry.data is not None and is_json(entry.data):
+                frames.append((entry.id, text_frame(self._encoder.encode(entry.raw_id, entry.data))))
+            else:
+                self._on_poison(self.name, entry.id)
+        return frames
+
+    def deliver(self, entries: Sequence[Entry]) -> None:
+        """Hand what comes new in the stream to everyone who is live, encoded once.
+
+        A listener without room is live no more; it goes on from where it stood when it has room again.
+        """
+        before = self.cursor
+        if entries[0].id <= before:
+            entries = [entry for entry in entries if entry.id > before]
+            if not entries:
+                return
+        self._now_readable()
+        frames = self.encode(entries)
+        batch = b"".join([frame for _, frame in frames])
+        lagging = [listener for listener in self.live if not listener.take(batch)] if batch else []
+        self.cursor = entries[-1].id
+        self._remember(frames)
+        for listener in lagging:
+            self.live.discard(listener)
+            listener.position = before
+            listener.advance()
+        if self.ahead:
+            for listener in [listener for listener in self.ahead if listener.position <= self.cursor]:
+                self.ahead.discard(listener)
+                listener.advance()
+
+    def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, StreamId]:
+        """The next messages after a position not below the floor, from the ring.
+
+        Returns:
+            Frames, of about ``limit_bytes`` (at least one message where there is any), and the position after them.
+        """
+        behind: list[tuple[StreamId, bytes]] = []
+        for item in reversed(self._ring):
+            if item[0] <= after:
+                break
+            behind.append(item)
+        frames = []
+        size = 0
+        while behind and size < limit_bytes:
+            position, frame = behind.pop()
+            frames.append(frame)
+            size += len(frame)
+        return b"".join(frames), position if behind else self.cursor
+
+    def unreadable(self, error: StoreError) -> None:
+        """Redis won't read this stream for now: say so to everyone, once."""
+        if not self._unreadable:
+            self._unreadable = True
+            for listener in self.listeners:
+                listener.unreadable(error)
+
+    def close(self) -> None:
+        """Give the ring's share of the budget back."""
+        self._budget.used_bytes -= self._ring_bytes
+        self._ring.clear()
+        self._ring_bytes = 0
+
+    def _now_readable(self) -> None:
+        if self._unreadable:
+            self._unreadable = False
+            for listener in self.listeners:
+                listener.readable()
+
+    def _remember(self, frames: list[tuple[StreamId, bytes]]) -> None:
+        ring, budget = self._ring, self._budget
+        added = sum([len(frame) for _, frame in frames])
+        ring.extend(frames)
+        self._ring_bytes += added
+        budget.used_bytes += added
+        while ring and (self._ring_bytes > RING_BYTES or budget.used_bytes > budget.limit_bytes):
+            self.floor, frame = ring.popleft()
+            self._ring_bytes -= len(frame)
+            budget.used_bytes -= len(frame)

@@ -1,0 +1,38 @@
+"""What the gateway answers to plain HTTP: health."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+
+class Pages:
+    """Answers GET requests that don't ask for a WebSocket.
+
+    Args:
+        is_ready: Whether Redis can be reached.
+    """
+
+    def __init__(self, is_ready: Callable[[], bool]) -> None:
+        self._is_ready = is_ready
+
+    def __call__(self, connection: ServerConnection, request: Request) -> Response | None:
+        """The answer, or None for a WebSocket handshake (on any path)."""
+        if "websocket" in request.headers.get("Upgrade", "").lower():
+            return None
+        match urlsplit(request.path).path:
+            case "/healthz":
+                return connection.respond(HTTPStatus.OK, "ok\n")
+            case "/readyz" if self._is_ready():
+                return connection.respond(HTTPStatus.OK, "ok\n")
+            case "/readyz":
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "Redis can't be reached\n")
+        response = connection.respond(
+            HTTPStatus.UPGRADE_REQUIRED, "This is a WebSocket gateway: connect with ws://HOST:PORT/?token=KEY\n"
+        )
+        response.headers["Upgrade"] = "websocket"
+        return response

@@ -1,0 +1,169 @@
+"""Which channels are open, who reads them, and the pages of history their subscribers share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from typing import NamedTuple
+
+from rsws.errors import RedisUnavailable, StoreError
+from rsws.gateway.channel import Channel, RingBudget
+from rsws.gateway.subscription import CHUNK_BYTES, Outlet, Page, Subscription
+from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
+from rsws.streams.reader import Reader
+from rsws.streams.store import Store, Tip
+
+log = logging.getLogger("rsws.gateway")
+
+HISTORY_READS = 16
+"""Reads of history under way at once."""
+PAGE_ENTRIES = (1, 512)
+CACHE_BYTES = 8 * 1024 * 1024
+CACHE_S = 5.0
+"""A cached page is served no longer: entries can be deleted from a stream."""
+RETRY_S = 0.25
+UNREADABLE_RETRY_S = 30.0
+
+
+class _PageKey(NamedTuple):
+    channel: Channel
+    after: StreamId
+
+
+class Hub:
+    """Opens a channel at its first subscription, closes it after its last, and reads for those who are behind."""
+
+    def __init__(self, store: Store, reader: Reader, tasks: asyncio.TaskGroup) -> None:
+        self._store = store
+        self._reader = reader
+        self._tasks = tasks
+        self._channels: dict[str, Channel] = {}
+        self._budget = RingBudget()
+        self._reads = asyncio.Semaphore(HISTORY_READS)
+        self._waiting: dict[_PageKey, list[Subscription]] = {}
+        self._cache = PageCache()
+        self._page_entries = 64
+        self._poison: dict[str, int] = {}
+
+    async def subscribe(self, request: Subscribe, outlet: Outlet) -> tuple[Subscribed, Gap | None, Subscription]:
+        """Make a subscription; it hands over nothing before its ``advance()`` is called for the first time.
+
+        Raises:
+            StoreError: Redis does not say where the stream ends.
+        """
+        name = request.channel
+        tip = await self._store.tip(name)
+        gap = None
+        if request.last is not None:
+            start = await self._store.before_last(name, request.last, tip.last)
+        elif request.after is None:
+            start = tip.last
+        else:
+            start = request.after
+            gap = continuity(name, start, tip)
+        position = ZERO if gap is not None and gap.reason == "reset" else start
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(name, tip.last, self._budget, self._skipped)
+            self._reader.follow(name, tip.last, channel.deliver, channel.unreadable)
+        subscription = Subscription(channel, position, outlet, self, marker=request.marker)
+        return Subscribed(name, start, tip.last), gap, subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription, and its channel with the last one."""
+        subscription.close()
+        channel = subscription.channel
+        if not channel.listeners and self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]
+            self._poison.pop(channel.name, None)
+            self._reader.unfollow(channel.name)
+            channel.close()
+
+    def read_page(self, subscription: Subscription) -> None:
+        """Read on from where ``subscription`` stands; all who stand there share one read."""
+        key = _PageKey(subscription.channel, subscription.position)
+        page = self._cache.get(key)
+        if page is not None:
+            asyncio.get_running_loop().call_soon(subscription.page_read, page)
+        elif key in self._waiting:
+            self._waiting[key].append(subscription)
+        else:
+            self._waiting[key] = [subscription]
+            self._tasks.create_task(self._read(key))
+
+    async def _read(self, key: _PageKey) -> None:
+        channel, after = key
+        while channel.listeners:
+            try:
+                async with self._reads:
+                    cursor, count = channel.cursor, self._page_entries
+                    entries = await self._store.page(channel.name, after, count)
+                break
+            except RedisUnavailable:
+                await asyncio.sleep(RETRY_S)
+            except StoreError as error:
+                for subscription in self._waiting[key]:
+                    subscription.unreadable(error)
+                await asyncio.sleep(UNREADABLE_RETRY_S)
+        else:
+            del self._waiting[key]
+            return
+        frames = b"".join([frame for _, frame in channel.encode(entries)])
+        if entries:
+            low, high = PAGE_ENTRIES
+            self._page_entries = max(low, min(high, CHUNK_BYTES * len(entries) // max(1, len(frames))))
+        page = Page(frames, entries[-1].id if entries else after, len(entries) < count, cursor)
+        if not page.complete:
+            self._cache.put(key, page)
+        for subscription in self._waiting.pop(key):
+            subscription.page_read(page)
+
+    def _skipped(self, channel: str, entry: StreamId) -> None:
+        """Count an entry that is no message; say so at the first, the tenth, the hundredth ..."""
+        count = self._poison[channel] = self._poison.get(channel, 0) + 1
+        if str(count).rstrip("0") == "1":
+            log.warning("entry skipped channel=%r id=%s skipped=%d: no messageData that is JSON", channel, entry, count)
+
+
+class PageCache:
+    """A few full pages of history, the least recently used dropped first."""
+
+    def __init__(self) -> None:
+        self._pages: OrderedDict[_PageKey, tuple[float, Page]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: _PageKey) -> Page | None:
+        """The page that starts there, if it is there and fresh."""
+        found = self._pages.get(key)
+        if found is None:
+            return None
+        if found[0] < asyncio.get_running_loop().time():
+            self._drop(key)
+            return None
+        self._pages.move_to_end(key)
+        return found[1]
+
+    def put(self, key: _PageKey, page: Page) -> None:
+        """Keep a page for a while."""
+        self._drop(key)
+        self._pages[key] = asyncio.get_running_loop().time() + CACHE_S, page
+        self._bytes += len(page.frames)
+        while self._bytes > CACHE_BYTES:
+            self._drop(next(iter(self._pages)))
+
+    def _drop(self, key: _PageKey) -> None:
+        found = self._pages.pop(key, None)
+        if found is not None:
+            self._bytes -= len(found[1].frames)
+
+
+def continuity(channel: str, after: StreamId, tip: Tip) -> Gap | None:
+    """The gap to announce when it can't be proven that everything after ``after`` is still in the stream."""
+    if after == ZERO:
+        return None
+    if after > tip.last:
+        return Gap(channel, after, tip.first, "reset")
+    if after == tip.last or (tip.first is not None and tip.first <= after):
+        return None
+    return Gap(channel, after, tip.first, "trimmed")

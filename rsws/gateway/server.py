@@ -1,0 +1,306 @@
+"""The gateway's life: build, listen, serve, drain, stop. Ties the rooms together; decides nothing about delivery."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from websockets.asyncio.server import Server as WebSocketServer
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as listen
+
+from rsws.datadir import DataDir
+from rsws.errors import CloseCode, RedisUnavailable, SetupError
+from rsws.gateway import logs
+from rsws.gateway.access import Access
+from rsws.gateway.connection import ClientConnection
+from rsws.gateway.http import Pages
+from rsws.gateway.hub import Hub
+from rsws.gateway.session import Session
+from rsws.protocol import Connected, Refused, encode_reply
+from rsws.settings import Settings
+from rsws.streams.embedded import LocalRedis
+from rsws.streams.link import RedisTarget, probe
+from rsws.streams.reader import Reader
+from rsws.streams.store import Store
+
+log = logging.getLogger("rsws.gateway")
+
+NOTSENT_BYTES = 16 * 1024
+"""Unsent bytes the kernel takes for one client: without this limit a stalled one swallows 4 MB."""
+TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
+BACKLOG = 4096
+OPEN_TIMEOUT_S = 10.0
+
+
+class Server:
+    """The gateway as an async context manager: it serves from the moment it is entered until it is left.
+
+    Args:
+        settings: See :class:`rsws.settings.Settings`.
+
+    Raises:
+        SetupError: On entry: it can't start; the text says what to do.
+        UsageError: On entry: a setting can't be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.key_file = None
+        data = DataDir(settings.data_dir)
+        if settings.secret_key:
+            self.key = settings.secret_key
+        elif settings.on_loopback:
+            self.key = data.make_key()
+            self.key_file = data.key_file
+        else:
+            raise SetupError(
+                f"WEBSOCKET_SECRET_KEY must be set to listen on {settings.host}, which others can reach; "
+                "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
+            )
+        self._data = data
+        self._access = Access(self.key)
+        self._connections: set[ClientConnection] = set()
+        self._stack = AsyncExitStack()
+        self._core: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # --- start ---
+
+    async def _start(self) -> None:
+        settings = self.settings
+        self._listener = await self._bind()
+        local: LocalRedis | None = None
+        if settings.redis_url is not None:
+            url = settings.redis_url
+        else:
+            local = await self._stack.enter_async_context(LocalRedis(self._data, settings.local_redis_port))
+            url = local.url
+        target = RedisTarget(url, settings.redis_timeout_s)
+        self.redis_description = local.description if local is not None else f"Redis at {target.shown}"
+        try:
+            await probe(target)
+        except RedisUnavailable:
+            self.redis_description += " (it can't be reached now; trying until it can)"
+        self._store = Store(target, self._redis_changed)
+        self._reader = Reader(target, self._store.commands)
+        started = asyncio.Event()
+        self._core = asyncio.create_task(self._run_core(local, started), name="rsws core")
+        self._stack.push_async_callback(self._stop_core)
+        await started.wait()
+        try:
+            await self._listener.start_serving()
+        except OSError as error:
+            raise self._cannot_listen(error) from None
+        sockname = self._listener.sockets[0].getsockname()
+        host = f"[{sockname[0]}]" if ":" in sockname[0] else sockname[0]
+        self.url = f"ws://{host}:{sockname[1]}"
+        log.info("listening url=%s redis=%s", self.url, target.shown)
+
+    async def _bind(self) -> WebSocketServer:
+        settings = self.settings
+        try:
+            listener = await listen(
+                self._serve_client,
+                settings.host,
+                settings.port,
+                start_serving=False,
+                backlog=BACKLOG,
+                create_connection=ClientConnection,
+                process_request=Pages(lambda: self._store.up),
+                compression=None,
+                max_size=settings.max_message_bytes,
+                write_limit=settings.high_water_bytes,
+                ping_interval=None,  # a ping would queue behind data and cut off a slow client: see _look_after_clients
+                open_timeout=OPEN_TIMEOUT_S,
+                close_timeout=settings.shutdown_timeout_s / 2,
+                server_header=None,
+            )
+        except OSError as error:
+            raise self._cannot_listen(error) from None
+        self._stack.callback(listener.close, close_connections=False)
+        if TCP_NOTSENT_LOWAT is not None:
+            for listening in listener.sockets:
+                listening.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+        return listener
+
+    def _cannot_listen(self, error: OSError) -> SetupError:
+        where = f"{self.settings.host}:{self.settings.port}"
+        if error.errno == errno.EADDRINUSE:
+            return SetupError(f"port {self.settings.port} is in use; choose another with --port or PORT")
+        if error.errno == errno.EACCES:
+            return SetupError(f"not allowed to listen on {where}; choose a port above 1023 with --port or PORT")
+        return SetupError(f"can't listen on {where}: {error.strerror or error}; choose another --host or --port")
+
+    async def _run_core(self, local: LocalRedis | None, started: asyncio.Event) -> None:
+        """Everything that has to go on for as long as the gateway serves; the first to fail ends it."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            self._hub = Hub(self._store, self._reader, tasks)
+            tasks.create_task(self._store.run())
+            tasks.create_task(self._reader.run())
+            tasks.create_task(self._look_after_clients())
+            if local is not None:
+                tasks.create_task(local.watch())
+            await asyncio.sleep(0)  # each has run up to its first wait
+            started.set()
+
+    def _redis_changed(self, trouble: str | None) -> None:
+        if trouble is None:
+            log.info("redis connected")
+        else:
+            log.warning("redis unreachable, trying again until it answers: %s", trouble)
+
+    # --- serve ---
+
+    async def _serve_client(self, websocket: ServerConnection) -> None:
+        assert isinstance(websocket, ClientConnection)
+        assert websocket.request is not None
+        if not self._access.allows(websocket.request.path):
+            websocket.ignore()
+            log.warning("token refused client=%s", websocket.peer)
+            websocket.reply(encode_reply(Refused()))
+            await websocket.close(CloseCode.POLICY_VIOLATION, "Unauthorized")
+            return
+        session = Session(websocket, self._hub, self._store, self._tasks, self.settings.max_subscriptions)
+        self._connections.add(websocket)
+        log.info("client connected client=%s clients=%d", websocket.peer, len(self._connections))
+        try:
+            websocket.reply(encode_reply(Connected()))
+            websocket.start(session)
+            await websocket.ended
+        finally:
+            session.end()
+            self._connections.discard(websocket)
+            log.info(
+                "client gone client=%s code=%s clients=%d", websocket.peer, websocket.close_code, len(self._connections)
+            )
+
+    async def _look_after_clients(self) -> None:
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(settings.ping_interval_s / 4)
+            now = loop.time()
+            for connection in list(self._connections):
+                connection.check_alive(now, settings.ping_interval_s, settings.idle_timeout_s)
+
+    async def failed(self) -> None:
+        """Wait until something the gateway can't do without has failed, and raise that."""
+        assert self._core is not None
+        await asyncio.shield(self._core)
+
+    # --- stop ---
+
+    async def stop(self) -> None:
+        """Stop accepting, finish the writes under way, tell the clients, and end; within the shutdown timeout."""
+        deadline = asyncio.get_running_loop().time() + self.settings.shutdown_timeout_s
+        log.info("stopping clients=%d", len(self._connections))
+        self._listener.close(close_connections=False)
+        for connection in self._connections:
+            connection.ignore()
+        try:
+            async with asyncio.timeout(self.settings.shutdown_timeout_s / 3):
+                await self._store.drained()
+        except TimeoutError:
+            log.warning("stopping: Redis did not answer the last publishes in time")
+        await self._close_clients(deadline - self.settings.shutdown_timeout_s / 4)
+        await self._stack.aclose()
+        log.info("stopped")
+
+    async def _close_clients(self, deadline: float) -> None:
+        closing = [
+            asyncio.create_task(connection.close(CloseCode.GOING_AWAY, "the gateway stops"))
+            for connection in self._connections
+        ]
+        if not closing:
+            return
+        _, unread = await asyncio.wait(closing, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if unread:
+            log.warning("cutting off clients that don't read clients=%d", len(unread))
+        for connection in list(self._connections):
+            connection.transport.abort()
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    async def _stop_core(self) -> None:
+        assert self._core is not None
+        self._core.cancel()
+        await asyncio.wait([self._core])
+
+
+def run(settings: Settings, on_started: Callable[[Server], None]) -> int:
+    """Serve until SIGINT or SIGTERM; a second one ends at once.
+
+    Args:
+        on_started: Called once, when clients can connect.
+
+    Returns:
+        The exit code: 0 after a signal, 1 after a failure of the gateway itself.
+
+    Raises:
+        SetupError: It can't start.
+        UsageError: A setting can't be used.
+    """
+    logs.configure(settings.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings, on_started))
+
+
+async def _until_stopped(settings: Settings, on_started: Callable[[Server], None]) -> None:
+    async with Server(settings) as server:
+        on_started(server)
+        await server.failed()
+
+
+async def _serve(settings: Settings, on_started: Callable[[Server], None]) -> int:
+    loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(_until_stopped(settings, on_started))
+    signalled = False
+
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal signalled
+        if signalled:
+            os._exit(128 + number)
+        signalled = True
+        serving.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        pass
+    except ExceptionGroup as failure:
+        log.critical("the gateway failed and stops", exc_info=failure)
+        return 1
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -1,0 +1,295 @@
+"""Connections to Redis: how one is made, and one that many callers share.
+
+redis-py makes the connection (TCP, TLS or Unix socket, password, database). Its retries stay off everywhere: on
+the write path they would store a message twice when a reply is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+
+from rsws.errors import Outcome, RedisUnavailable, SetupError, UsageError
+from rsws.settings import redact_url
+
+log = logging.getLogger("rsws.redis")
+
+BATCH_COMMANDS = 1000
+BATCH_BYTES = 1024 * 1024
+PENDING_BYTES = 64 * 1024 * 1024
+"""What callers may have waiting in one link; more is refused as unavailable."""
+BACKOFF_S = (0.05, 2.0)
+IDLE_PING_S = 5.0
+
+OnReply = Callable[[Any], None]
+"""Gets Redis' reply as it came (bytes, int, list, None), an error Redis answered with, or RedisUnavailable."""
+
+
+class RedisTarget:
+    """Which Redis, and how to connect to it.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them.
+        timeout_s: Seconds a connection attempt may take.
+
+    Raises:
+        UsageError: The URL can't be parsed; the text says what to write.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.shown = redact_url(url)
+        self.timeout_s = timeout_s
+        try:
+            self._arguments: dict[str, Any] = dict(parse_url(url))
+            self._class: type[AbstractConnection] = self._arguments.pop("connection_class", Connection)
+            if self._class is Connection and "host" not in self._arguments:
+                raise ValueError("it names no host")
+            self.connection("rsws")
+        except (ValueError, TypeError, RedisError) as error:
+            raise UsageError(
+                f"REDIS_URL {self.shown} can't be used: {error}; write redis://[[user]:password@]host[:port][/database]"
+            ) from None
+
+    def connection(self, name: str) -> AbstractConnection:
+        """A connection, not yet connected, that answers in bytes and never tries anything twice.
+
+        Its reads have no time limit of their own: each caller sets a deadline that fits what it waits for.
+        """
+        return self._class(
+            **{
+                **self._arguments,
+                "client_name": name,
+                "protocol": 2,
+                "decode_responses": False,
+                "retry": Retry(NoBackoff(), 0),
+                "retry_on_timeout": False,
+                "socket_timeout": None,
+                "socket_connect_timeout": self.timeout_s,
+                "health_check_interval": 0,
+                "driver_info": None,
+            }
+        )
+
+    async def connect(self, name: str) -> AbstractConnection:
+        """A connection that is up.
+
+        Raises:
+            RedisUnavailable: There is none to be had now.
+            SetupError: Redis refused the password or the database.
+        """
+        connection = self.connection(name)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            await connection.disconnect(nowait=True)
+            raise RedisUnavailable(f"{self.shown}: no answer within {self.timeout_s:g} s") from None
+        except RedisError as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, AuthenticationError | AuthorizationError | ResponseError):
+                raise SetupError(f"Redis at {self.shown} refused the login: {error_text(error)}") from None
+            raise RedisUnavailable(f"{self.shown}: {error_text(error)}") from None
+        return connection
+
+
+def pack(*arguments: bytes) -> bytes:
+    """A command in Redis' wire format; a tenth of the cost of packing through redis-py."""
+    parts = [b"*%d\r\n" % len(arguments)]
+    parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
+    return b"".join(parts)
+
+
+def is_reply(error: BaseException) -> bool:
+    """Whether ``error`` is something Redis said, not something that happened to the link."""
+    return isinstance(error, ResponseError) or getattr(error, "status_code", None) is not None
+
+
+def error_text(error: BaseException) -> str:
+    """What Redis said, with the error code that redis-py takes off, or what happened to the link."""
+    code = getattr(error, "status_code", None)
+    text = str(error) or type(error).__name__
+    return text if code in (None, "ERR") else f"{code} {text}"
+
+
+async def backoff(attempt: int) -> None:
+    """Wait before attempt number ``attempt`` (1 is the first repeat), jittered."""
+    low, high = BACKOFF_S
+    await asyncio.sleep(min(high, low * 2**attempt) * random.uniform(0.5, 1.0))
+
+
+class Link:
+    """One connection that many callers share.
+
+    All commands submitted in one turn of the event loop go out in one write, and are answered in the order in
+    which they were submitted. While Redis can't be reached commands are refused at once.
+
+    Args:
+        target: Which Redis.
+        name: The connection's name in Redis' ``CLIENT LIST``.
+        on_change: Called with None when Redis can be reached, and with the cause when it can't any more.
+    """
+
+    def __init__(self, target: RedisTarget, name: str, on_change: Callable[[str | None], None] | None = None) -> None:
+        self._target = target
+        self._name = name
+        self._on_change = on_change
+        self._pending: list[tuple[bytes, OnReply]] = []
+        self._pending_bytes = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._up: bool | None = None  # None: not known, what is submitted waits for one attempt to connect
+        self._cause = "not connected yet"
+
+    @property
+    def up(self) -> bool:
+        """Whether the last thing heard is that Redis answers."""
+        return self._up is True
+
+    def submit(self, command: bytes, on_reply: OnReply) -> None:
+        """Send ``command`` (see :func:`pack`); ``on_reply`` is called exactly once, maybe before this returns."""
+        if self._up is False:
+            on_reply(RedisUnavailable(self._cause))
+            return
+        if self._pending_bytes > PENDING_BYTES:
+            on_reply(RedisUnavailable("too much is waiting to be written"))
+            return
+        self._pending.append((command, on_reply))
+        self._pending_bytes += len(command)
+        self._idle.clear()
+        self._wake.set()
+
+    async def call(self, *arguments: bytes) -> Any:
+        """Send one command and wait for its reply.
+
+        Raises:
+            RedisUnavailable: Redis can't be reached, or did not answer in time.
+            RedisError: What Redis answered, when :func:`is_reply`.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def on_reply(reply: Any) -> None:
+            if future.done():
+                return
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+        self.submit(pack(*arguments), on_reply)
+        return await future
+
+    async def drained(self) -> None:
+        """Wait until everything submitted so far is answered."""
+        await self._idle.wait()
+
+    async def run(self) -> NoReturn:
+        """Keep the connection up and serve what is submitted, until cancelled."""
+        attempt = 0
+        while True:
+            try:
+                connection = await self._target.connect(self._name)
+            except (RedisUnavailable, SetupError) as error:
+                self._down(error.cause if isinstance(error, RedisUnavailable) else str(error))
+                attempt += 1
+                await backoff(attempt)
+                continue
+            attempt = 0
+            self._set_up(True)
+            try:
+                await self._serve(connection)
+            except (RedisError, OSError, TimeoutError) as error:
+                self._up = None
+                self._cause = error_text(error)
+            finally:
+                await connection.disconnect(nowait=True)
+
+    async def _serve(self, connection: AbstractConnection) -> NoReturn:
+        while True:
+            if not self._pending:
+                try:
+                    async with asyncio.timeout(IDLE_PING_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    self.submit(pack(b"PING"), _ignore)
+            self._wake.clear()
+            await self._round_trip(connection, self._take_batch())
+
+    def _take_batch(self) -> list[tuple[bytes, OnReply]]:
+        size = count = 0
+        for command, _ in self._pending:
+            if count == BATCH_COMMANDS or (count and size + len(command) > BATCH_BYTES):
+                break
+            size += len(command)
+            count += 1
+        batch, self._pending = self._pending[:count], self._pending[count:]
+        self._pending_bytes -= size
+        return batch
+
+    async def _round_trip(self, connection: AbstractConnection, batch: list[tuple[bytes, OnReply]]) -> None:
+        answered = 0
+        cause = "the gateway stopped"
+        try:
+            async with asyncio.timeout(self._target.timeout_s):
+                await connection.send_packed_command(b"".join([command for command, _ in batch]), check_health=False)
+                for _, on_reply in batch:
+                    reply = await read_reply(connection)
+                    answered += 1
+                    on_reply(reply)
+        except TimeoutError:
+            cause = f"{self._target.shown}: no answer within {self._target.timeout_s:g} s"
+            raise TimeoutError(cause) from None
+        except (RedisError, OSError) as error:
+            cause = f"{self._target.shown}: {error_text(error)}"
+            raise
+        finally:
+            for _, on_reply in batch[answered:]:
+                on_reply(RedisUnavailable(cause, Outcome.UNKNOWN))
+            if not self._pending:
+                self._idle.set()
+
+    def _down(self, cause: str) -> None:
+        self._cause = cause
+        self._set_up(False)
+        refused, self._pending, self._pending_bytes = self._pending, [], 0
+        for _, on_reply in refused:
+            on_reply(RedisUnavailable(cause))
+        self._idle.set()
+
+    def _set_up(self, up: bool) -> None:
+        changed, self._up = up is not self._up, up
+        if changed and self._on_change is not None:
+            self._on_change(None if up else self._cause)
+
+
+async def read_reply(connection: AbstractConnection) -> Any:
+    """The next reply; an error Redis answered with is returned, one that happened to the link is raised."""
+    try:
+        return await connection.read_response(disconnect_on_error=False)
+    except RedisError as error:
+        if is_reply(error):
+            return error
+        raise
+
+
+async def probe(target: RedisTarget) -> None:
+    """Try to reach Redis once.
+
+    Raises:
+        RedisUnavailable: It can't be reached now.
+        SetupError: It refused the login.
+    """
+    connection = await target.connect("rsws")
+    await connection.disconnect(nowait=True)
+
+
+def _ignore(reply: Any) -> None:
+    """For a command sent only to see whether the link still carries anything."""

@@ -1,0 +1,87 @@
+"""Writes messages straight to Redis, without a gateway: what ``rsws xadd`` does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from rsws.errors import Outcome, RedisUnavailable, SetupError, StoreError
+from rsws.protocol import FIELD, StreamId
+from rsws.streams.link import RedisTarget, error_text, pack, read_reply
+from rsws.streams.store import store_error
+
+
+def xadd(channel: str, data: bytes, maxlen: int | None = None) -> list[bytes]:
+    """The command that stores one message, word by word.
+
+    Args:
+        data: JSON text.
+        maxlen: About how many entries the stream keeps, the newest; None keeps all.
+    """
+    trim = [] if maxlen is None else [b"MAXLEN", b"~", b"%d" % maxlen]
+    return [b"XADD", channel.encode(), *trim, b"*", FIELD.encode(), data]
+
+
+class Publisher:
+    """One connection that adds messages to streams; an asynchronous context manager.
+
+    Args:
+        target: Which Redis.
+
+    Raises:
+        RedisUnavailable: On entering: it can't be reached.
+        SetupError: On entering: it refused the login.
+    """
+
+    def __init__(self, target: RedisTarget) -> None:
+        self._target = target
+
+    async def __aenter__(self) -> Self:
+        self._connection: AbstractConnection = await self._target.connect("rsws-xadd")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    async def add(
+        self, channel: str, messages: Sequence[bytes], *, maxlen: int | None = None
+    ) -> list[StreamId | StoreError]:
+        """Add messages at the end of ``channel``, in one round trip.
+
+        Args:
+            messages: JSON texts.
+            maxlen: As for :func:`xadd`.
+
+        Returns:
+            What became of each: its id, or what Redis answered instead of storing it.
+
+        Raises:
+            RedisUnavailable: The link broke; what of ``messages`` is stored is not known.
+            SetupError: This user may not write there.
+        """
+        commands = b"".join([pack(*xadd(channel, data, maxlen)) for data in messages])
+        try:
+            async with asyncio.timeout(self._target.timeout_s):
+                await self._connection.send_packed_command(commands, check_health=False)
+                replies = [await read_reply(self._connection) for _ in messages]
+        except TimeoutError:
+            cause = f"{self._target.shown}: no answer within {self._target.timeout_s:g} s"
+            raise RedisUnavailable(cause, Outcome.UNKNOWN) from None
+        except (RedisError, OSError) as error:
+            raise RedisUnavailable(f"{self._target.shown}: {error_text(error)}", Outcome.UNKNOWN) from None
+        return [self._result(channel, reply) for reply in replies]
+
+    def _result(self, channel: str, reply: bytes | Exception) -> StreamId | StoreError:
+        if isinstance(reply, bytes):
+            return StreamId.from_redis(reply)
+        text = error_text(reply)
+        if text.startswith(("NOAUTH", "NOPERM")):
+            raise SetupError(f"Redis at {self._target.shown} refused to write to {channel!r}: {text}")
+        return store_error(channel, reply)

@@ -1,0 +1,273 @@
+"""Follows many streams at once: XREAD BLOCK on connections of its own, a shard of the channels on each.
+
+The reader knows no channel and no client: whoever follows a stream gives it a callable that takes the entries.
+Positions are always explicit ids, so nothing is lost while a connection is made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from rsws.errors import ChannelUnreadable, RedisUnavailable, SetupError, StoreError
+from rsws.protocol import StreamId
+from rsws.streams.link import Link, RedisTarget, backoff, error_text, is_reply, pack, read_reply
+from rsws.streams.store import Entry, parse_entries, store_error
+
+log = logging.getLogger("rsws.reader")
+
+SHARD_CHANNELS = 64
+"""Channels of one connection: one XREAD over N keys costs Redis 0.2 ms at N = 50, but 1.2 ms at 1,000."""
+BLOCK_S = 5.0
+REPLY_ENTRIES = 200
+REPLY_BYTES = 1024 * 1024
+BUSY_S = 0.002
+PAUSE_S = 0.001
+QUARANTINE_S = 30.0
+
+
+class _Followed:
+    """One stream being read."""
+
+    __slots__ = ("deliver", "key", "name", "position", "retry_at", "unreadable")
+
+    def __init__(
+        self,
+        name: str,
+        after: StreamId,
+        deliver: Callable[[list[Entry]], None],
+        unreadable: Callable[[StoreError], None],
+    ) -> None:
+        self.name = name
+        self.key = name.encode()
+        self.position = str(after).encode()
+        self.deliver = deliver
+        self.unreadable = unreadable
+        self.retry_at: float | None = None
+        """When a quarantined stream is tried again; None for a good one."""
+
+
+class Reader:
+    """Reads what comes new in the streams it is told to follow.
+
+    Args:
+        target: Which Redis.
+        commands: The connection over which a blocked read is woken when its set of channels changes.
+    """
+
+    def __init__(self, target: RedisTarget, commands: Link) -> None:
+        self._target = target
+        self._commands = commands
+        self._shards: list[_Shard] = []
+        self._shard_of: dict[str, _Shard] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Read until cancelled. Nothing may be followed before this runs."""
+        async with asyncio.TaskGroup() as self._tasks:
+            await asyncio.get_running_loop().create_future()
+
+    def follow(
+        self,
+        name: str,
+        after: StreamId,
+        deliver: Callable[[list[Entry]], None],
+        unreadable: Callable[[StoreError], None],
+    ) -> None:
+        """Hand every entry of the stream ``name`` after a position to ``deliver``, in order, once.
+
+        Following a name again replaces what was followed: nothing read for the old position arrives any more.
+
+        Args:
+            unreadable: Called when Redis won't read this stream (again at each vain attempt, every 30 s);
+                reading resumes by itself.
+        """
+        assert self._tasks is not None, "the reader is not running"
+        shard = self._shard_of.get(name)
+        if shard is None:
+            shard = next((shard for shard in self._shards if len(shard.followed) < SHARD_CHANNELS), None)
+        if shard is None:
+            shard = _Shard(self._target, self._commands, self._tasks)
+            self._shards.append(shard)
+        self._shard_of[name] = shard
+        shard.add(_Followed(name, after, deliver, unreadable))
+
+    def unfollow(self, name: str) -> None:
+        """Read this stream no more; nothing of it is delivered after this call."""
+        shard = self._shard_of.pop(name, None)
+        if shard is not None:
+            shard.remove(name)
+
+
+class _Shard:
+    """The channels of one connection."""
+
+    def __init__(self, target: RedisTarget, commands: Link, tasks: asyncio.TaskGroup) -> None:
+        self.followed: dict[bytes, _Followed] = {}
+        self._target = target
+        self._commands = commands
+        self._tasks = tasks
+        self._changed = asyncio.Event()
+        self._client_id = b""
+        self._blocked = False
+        self._waking = False
+        self._block_s = BLOCK_S
+        self._count = REPLY_ENTRIES
+        tasks.create_task(self._run())
+
+    def add(self, followed: _Followed) -> None:
+        self.followed[followed.key] = followed
+        self._wake()
+
+    def remove(self, name: str) -> None:
+        del self.followed[name.encode()]
+        if not self.followed:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        if self._blocked and not self._waking:
+            self._waking = True
+            self._tasks.create_task(self._unblock())
+
+    async def _unblock(self) -> None:
+        """Make the blocked read return, however soon after it was sent this comes."""
+        try:
+            while self._blocked and self._changed.is_set():
+                woken = await self._commands.call(b"CLIENT", b"UNBLOCK", self._client_id)
+                if not woken:  # Redis has not seen the read yet
+                    await asyncio.sleep(PAUSE_S)
+        except RedisUnavailable:
+            pass  # the read ends with the same outage, or after the block time
+        except RedisError as error:
+            self._block_s = min(self._block_s, 0.5)
+            log.warning("CLIENT UNBLOCK refused, new channels may wait %g s: %s", self._block_s, error_text(error))
+        finally:
+            self._waking = False
+
+    async def _run(self) -> NoReturn:
+        attempt = 0
+        while True:
+            if not self.followed:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            try:
+                connection = await self._target.connect("rsws-reader")
+            except (RedisUnavailable, SetupError):  # the store, which has the same trouble, says so
+                attempt += 1
+                await backoff(attempt)
+                continue
+            try:
+                self._client_id = b"%d" % await self._ask(connection, b"CLIENT", b"ID")
+                while self.followed:
+                    await self._read(connection)
+                    attempt = 0
+            except (RedisError, OSError, TimeoutError) as error:
+                log.info("reading interrupted: %s", error_text(error))
+                attempt += 1
+                await backoff(attempt)
+            finally:
+                self._blocked = False
+                await connection.disconnect(nowait=True)
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        """One XREAD over all good channels of this shard."""
+        loop = asyncio.get_running_loop()
+        await self._probe_due(connection, loop.time())
+        asked = {key: followed for key, followed in self.followed.items() if followed.retry_at is None}
+        self._changed.clear()
+        if not asked:
+            await self._wait(self._block_s)
+            return
+        command = pack(
+            b"XREAD", b"COUNT", b"%d" % self._count, b"BLOCK", b"%d" % (self._block_s * 1000),
+            b"STREAMS", *asked, *[followed.position for followed in asked.values()],
+        )  # fmt: skip
+        sent_at = loop.time()
+        self._blocked = True
+        async with asyncio.timeout(self._block_s + self._target.timeout_s):
+            await connection.send_packed_command(command, check_health=False)
+            reply = await read_reply(connection)
+        self._blocked = False
+        if isinstance(reply, RedisError):
+            await self._quarantine(connection, asked.values(), reply)
+        elif reply:
+            self._deliver(asked, reply)
+            if loop.time() - sent_at < BUSY_S:  # one call more would find few entries: let some gather
+                await asyncio.sleep(PAUSE_S)
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass  # time to look after the quarantined ones
+
+    def _deliver(self, asked: dict[bytes, _Followed], reply: Iterable[Any]) -> None:
+        size = total = largest = 0
+        for key, raw in reply:
+            followed = asked[key]
+            if not raw or self.followed.get(key) is not followed:
+                continue
+            entries = parse_entries(raw)
+            followed.position = entries[-1].raw_id
+            followed.deliver(entries)
+            size += sum([len(entry.data or b"") for entry in entries])
+            total += len(entries)
+            largest = max(largest, len(entries))
+        if total:
+            streams = max(1, total // largest)
+            self._count = max(1, min(REPLY_ENTRIES, REPLY_BYTES * total // ((size or 1) * streams)))
+
+    async def _quarantine(self, connection: AbstractConnection, asked: Iterable[_Followed], error: RedisError) -> None:
+        """One bad key fails a whole XREAD: find it, set it aside, and go on with the rest."""
+        bad = await self._probe(connection, list(asked))
+        if not bad:
+            raise error
+        retry_at = asyncio.get_running_loop().time() + QUARANTINE_S
+        for followed, reason in bad:
+            followed.retry_at = retry_at
+            log.warning("channel unreadable channel=%r: %s", followed.name, reason)
+            followed.unreadable(reason)
+
+    async def _probe_due(self, connection: AbstractConnection, now: float) -> None:
+        due = [item for item in self.followed.values() if item.retry_at is not None and item.retry_at <= now]
+        if not due:
+            return
+        bad = dict(await self._probe(connection, due))
+        for followed in due:
+            followed.retry_at = now + QUARANTINE_S if followed in bad else None
+            if followed in bad:
+                followed.unreadable(bad[followed])
+            else:
+                log.info("channel readable again channel=%r", followed.name)
+
+    async def _probe(
+        self, connection: AbstractConnection, items: list[_Followed]
+    ) -> list[tuple[_Followed, ChannelUnreadable]]:
+        """Those of ``items`` that Redis won't read, each with the reason."""
+        commands = [pack(b"XREAD", b"COUNT", b"1", b"STREAMS", item.key, item.position) for item in items]
+        async with asyncio.timeout(self._target.timeout_s):
+            await connection.send_packed_command(b"".join(commands), check_health=False)
+            replies = [await read_reply(connection) for _ in items]
+        bad = []
+        for item, reply in zip(items, replies, strict=True):
+            if isinstance(reply, RedisError):
+                error = store_error(item.name, reply)
+                if isinstance(error, ChannelUnreadable):
+                    bad.append((item, error))
+        return bad
+
+    async def _ask(self, connection: AbstractConnection, *command: bytes) -> Any:
+        async with asyncio.timeout(self._target.timeout_s):
+            await connection.send_packed_command(pack(*command), check_health=False)
+            reply = await read_reply(connection)
+        if isinstance(reply, RedisError) and is_reply(reply):
+            raise reply
+        return reply

@@ -44,6 +44,13 @@ EXIT_HELP: dict[ExitCode, str] = {
 }
 
 
+def epilog(*examples: str) -> str:
+    """The end of a command's help: the exit codes, and lines to copy."""
+    codes = ", ".join(f"{code} {text}" for code, text in EXIT_HELP.items())
+    lines = "\n".join(f"  {example}" for example in examples).replace("[", r"\[")
+    return f"Exit codes: {codes}.\n\nExamples:\n{lines}"
+
+
 class Failure(RswsError):
     """The end of a command with an exit code that its error alone does not tell."""
 

@@ -6,8 +6,8 @@ import asyncio
 import os
 import select
 import stat
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, NamedTuple
 
 from rsws.cli.exits import StdoutClosed
 from rsws.errors import UsageError
@@ -44,13 +44,32 @@ async def write(data: bytes) -> None:
             raise StdoutClosed from None
 
 
-async def reader_gone() -> None:
-    """Return when whoever reads standard output, a pipe, has closed it; never where it is no pipe."""
+async def while_read(work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work`` for as long as somebody reads standard output, also while there is nothing to write.
+
+    Raises:
+        StdoutClosed: It is a pipe, and whoever read it has closed it.
+    """
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(_reader_gone())
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise StdoutClosed
+        await working
+    finally:
+        working.cancel()
+        gone.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _reader_gone() -> None:
+    """Return when whoever reads standard output has closed it; never where it is no pipe."""
     gone = asyncio.Event()
     loop = asyncio.get_running_loop()
     is_pipe = stat.S_ISFIFO(os.fstat(STDOUT).st_mode)
     if is_pipe:
-        loop.add_reader(STDOUT, gone.set)  # the writing end never becomes readable: it can only report an error
+        loop.add_reader(STDOUT, gone.set)  # the writing end never has anything to read: it can only report an error
     try:
         await gone.wait()
     finally:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from types import TracebackType
 from typing import Self
 from zlib import crc32
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.highlighter import RegexHighlighter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.rule import Rule
 from rich.text import Text
 
 from rsws.cli import stdio
-from rsws.protocol import Message, StreamId
+from rsws.protocol import Gap, Message, StreamId, json_text
 
 PROGRESS_AFTER_S = 0.5
 HIGHLIGHT_CHARACTERS = 20_000
@@ -32,6 +33,234 @@ _COLOURS = (
     "cyan", "green", "magenta", "yellow", "blue",
     "bright_cyan", "bright_green", "bright_magenta", "bright_yellow", "bright_blue",
 )  # fmt: skip
-# Control characters, and those that reorder or hide the text around them.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
+# Control characters, and those that change the order in which the text around them is shown.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LINE_BREAK = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
+
+
+class _JsonHighlighter(RegexHighlighter):
+    base_style = "json."
+    highlights = (
+        r'(?P<key>"(?:[^"\\]|\\.)*+"(?=\s*:))|(?P<str>"(?:[^"\\]|\\.)*+")'
+        r"|(?P<bool_true>true)|(?P<bool_false>false)|(?P<null>null)"
+        r"|(?P<number>-?\d[\d.eE+-]*)|(?P<brace>[{}\[\]])",
+    )  # fmt: skip
+
+
+_highlight_json = _JsonHighlighter().highlight
+
+
+# --- text from others ---
+
+
+def safe(text: str) -> str:
+    """``text`` without anything that a terminal obeys instead of showing it: such a character becomes ``\\u009b``.
+
+    Of JSON without line breaks the result is JSON again, and means the same.
+    """
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
+
+
+def one_line(json: str) -> str:
+    """JSON text without line breaks, which can only be between its tokens: each becomes one space."""
+    return _LINE_BREAK.sub(" ", json) if "\n" in json or "\r" in json else json
+
+
+# --- standard output ---
+
+
+def format_json(message: Message) -> str:
+    """A message as one JSON object; its data byte for byte, but for line breaks."""
+    when = _time(message.id)
+    head = json_text(
+        {
+            "channel": message.channel,
+            "id": str(message.id),
+            "time": when and when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+    )
+    return f'{head.decode()[:-1]},"data":{one_line(message.json)}}}'
+
+
+class MessageFormat:
+    """Messages as a person reads them: time, channel, id and data in columns, each channel in its own colour.
+
+    Args:
+        channels: Those that are expected; their names decide how wide the column is.
+    """
+
+    WIDEST_CHANNEL = 24
+
+    def __init__(self, channels: Sequence[str]) -> None:
+        self._colours: dict[str, str] = {}
+        self._width = min(self.WIDEST_CHANNEL, max((cell_len(safe(channel)) for channel in channels), default=0))
+        for channel in channels:
+            self.colour(channel)
+
+    def colour(self, channel: str) -> str:
+        """The colour of a channel: the same in every run, unless another channel of this one has it already."""
+        if channel not in self._colours:
+            first = crc32(channel.encode()) % len(_COLOURS)
+            choices = _COLOURS[first:] + _COLOURS[:first]
+            taken = set(self._colours.values())
+            self._colours[channel] = next((each for each in choices if each not in taken), choices[0])
+        return self._colours[channel]
+
+    def format(self, message: Message) -> Text:
+        """One message; a long one is left to the terminal to wrap, so that it can be copied in one piece."""
+        channel = safe(message.channel)
+        line = Text.assemble(
+            (_clock(message.id), "dim"),
+            "  ",
+            (channel, f"bold {self.colour(message.channel)}"),
+            " " * (max(0, self._width - cell_len(channel)) + 2),
+            (str(message.id), "dim"),
+            "  ",
+            end="",
+        )
+        data = Text(safe(one_line(message.json)))
+        if len(data) <= HIGHLIGHT_CHARACTERS:
+            _highlight_json(data)
+        return line.append_text(data)
+
+
+def render(text: Text) -> str:
+    """A line for standard output, coloured where that is a terminal that shows colours."""
+    console = _stdout()
+    with console.capture() as capture:
+        console.print(text, soft_wrap=True)
+    return capture.get()
+
+
+def _time(stream_id: StreamId) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(stream_id.ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):  # an id that somebody made up
+        return None
+
+
+def _clock(stream_id: StreamId) -> str:
+    """The time of day, here; with its date where that is not today."""
+    when = _time(stream_id)
+    if when is None:
+        return "(no time)"
+    local = when.astimezone()
+    today = local.date() == datetime.now().astimezone().date()
+    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S") + f".{stream_id.ms % 1000:03d}"
+
+
+# --- standard error ---
+
+
+def format_error(text: str) -> Text:
+    """Why a command ends, or did not do what it was told."""
+    return _marked("bold red", text)
+
+
+def format_warning(text: str) -> Text:
+    """Something that is not as it should be; the command goes on."""
+    return _marked("bold yellow", text)
+
+
+def format_note(text: str) -> Text:
+    """Something worth knowing."""
+    return _marked("dim", text, "dim")
+
+
+def format_gap(gap: Gap) -> Text:
+    """That messages may be missing."""
+    why = "they were trimmed" if gap.reason == "trimmed" else "the stream was deleted, made anew or rolled back"
+    goes_on = "nothing is there yet" if gap.resumes_at is None else f"going on at {gap.resumes_at}"
+    return format_warning(
+        f"{gap.channel}: gap, messages after {gap.last_message_id} may be missing ({why}); {goes_on}"
+    )
+
+
+def _marked(mark_style: str, text: str, style: str = "") -> Text:
+    return Text.assemble(("rsws: ", mark_style), (safe(one_line(text)), style))
+
+
+def print_line(text: Text) -> None:
+    """One line on standard error; a long one is left to the terminal to wrap."""
+    _stderr().print(text, soft_wrap=True)
+
+
+def print_rule(title: str) -> None:
+    """A line across the terminal."""
+    _stderr().print(Rule(Text(safe(title)), style="dim"))
+
+
+def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequence[str]) -> None:
+    """What a person wants to know when a server has started."""
+    text = Text.assemble((f"\n{title}\n\n", "bold"))
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        text.append_text(Text.assemble((f"  {name:{width}}  ", "dim"), safe(fact), "\n"))
+    text.append(f"\n  {heading}\n", "dim")
+    for line in lines:
+        text.append(f"    {line}\n", "bold cyan")
+    print_line(text)
+
+
+class Tally:
+    """Prints the ids of what was stored, one a line, and on a terminal the progress when it takes long.
+
+    Args:
+        total_bytes: How long the input is; None where it is not known.
+    """
+
+    def __init__(self, total_bytes: int | None) -> None:
+        self._total_bytes = total_bytes
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    async def add(self, ids: Sequence[StreamId], size_bytes: int) -> None:
+        """Print what was stored.
+
+        Args:
+            ids: In the order of the input.
+            size_bytes: How much of the input they are.
+        """
+        if self._progress is None and _stderr().is_terminal and time.monotonic() - self._started > PROGRESS_AFTER_S:
+            self._progress = _new_progress()
+            self._progress.start()
+            self._progress.add_task("", total=self._total_bytes, messages=0)
+        lines = "".join(f"{stream_id}\n" for stream_id in ids)
+        if self._progress is not None:
+            task = self._progress.tasks[0]
+            self._progress.update(task.id, advance=size_bytes, messages=task.fields["messages"] + len(ids))
+            if _stdout().is_terminal:  # then it is the same one, and only the progress bar knows where to write
+                self._progress.print(lines, end="")
+                return
+        await stdio.write(lines.encode())
+
+
+def _new_progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[messages]:,} messages"),
+        TimeRemainingColumn(),
+        console=_stderr(),
+        transient=True,
+    )
+
+
+@cache
+def _stdout() -> Console:
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+@cache
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)

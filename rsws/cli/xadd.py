@@ -3,23 +3,165 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import typer
 
-from rsws.cli import data, stdio, terminal
-from rsws.cli.exits import ExitCode, Failure, describe
+from rsws.cli import stdio, terminal
+from rsws.cli.data import as_messages, check_channel, check_lines, read_message
+from rsws.cli.exits import ExitCode, Failure, describe, epilog, exit_code
 from rsws.cli.options import from_settings
-from rsws.errors import RedisUnavailable, SetupError, StoreError, UsageError
+from rsws.errors import Outcome, RedisUnavailable, SetupError, StoreError
+from rsws.protocol import StreamId
 from rsws.settings import Settings
 
 if TYPE_CHECKING:
+    from rsws.streams.link import RedisTarget
     from rsws.streams.publisher import Publisher
 
-EXAMPLES = """\
-  rsws xadd pending '{"type":"ALERT"}'
-  rsws xadd pending --lines --maxlen 100000 < messages.jsonl
-  rsws xadd pending '{"type":"ALERT"}' --print-command"""
+EPILOG = epilog(
+    """rsws xadd pending '{"type":"ALERT"}'""",
+    "rsws xadd pending --lines --maxlen 100000 < messages.jsonl",
+    """rsws xadd pending '{"type":"ALERT"}' --print-command""",
+)
+
+
+@from_settings(Settings, panel="Redis", only=("redis_url", "local_redis_port", "redis_timeout_s"))
+def xadd(
+    channel: Annotated[str, typer.Argument(help="The stream to add to.")],
+    settings: Settings,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA|-]", help="The message, JSON; - or nothing reads it from standard input."),
+    ] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Each line of standard input is a message.")] = False,
+    text: Annotated[bool, typer.Option("--text", help='DATA is plain text, stored as {"text": DATA}.')] = False,
+    maxlen: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Keep about the N newest messages of the stream.")
+    ] = None,
+    print_command: Annotated[
+        bool, typer.Option("--print-command", help="Print the same thing as a redis-cli line, and don't do it.")
+    ] = False,
+) -> None:
+    """Add a message to a channel's stream in Redis, without a gateway. Prints its id.
+
+    Redis is the one of REDIS_URL, else the local one that `rsws serve` finds or starts.
+    """
+    check_channel(channel)
+    if lines:
+        check_lines(data)
+    from rsws.streams.link import RedisTarget
+
+    url = settings.redis_url or f"redis://127.0.0.1:{settings.local_redis_port}"
+    target = RedisTarget(url, settings.redis_timeout_s)
+    if print_command:
+        asyncio.run(_print(url, channel, data, lines=lines, text=text, maxlen=maxlen))
+    else:
+        asyncio.run(_add(target, channel, data, lines=lines, text=text, maxlen=maxlen))
+
+
+async def _add(
+    target: RedisTarget, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None
+) -> None:
+    from rsws.streams.publisher import Publisher
+
+    message = None if lines else await read_message(argument, text=text)
+    try:
+        async with Publisher(target) as publisher:
+            if message is None:
+                await _add_lines(publisher, channel, text, maxlen)
+            else:
+                (result,) = await publisher.add(channel, [message], maxlen=maxlen)
+                if isinstance(result, StoreError):
+                    raise result
+                await stdio.write(f"{result}\n".encode())
+    except SetupError as refused:
+        raise Failure(str(refused), ExitCode.REFUSED) from None
+    except RedisUnavailable as error:
+        if error.outcome is Outcome.UNKNOWN:
+            raise
+        raise RedisUnavailable(
+            f"can't reach Redis at {error.cause}; start one with `rsws serve`, "
+            "or say where it is with --redis-url or REDIS_URL"
+        ) from None
+
+
+async def _add_lines(publisher: Publisher, channel: str, text: bool, maxlen: int | None) -> None:
+    with terminal.Tally(stdio.stdin_size()) as tally:
+        async for batch in stdio.read_lines():
+            messages, fault = as_messages(batch, text=text)
+            if messages:
+                try:
+                    results = await publisher.add(channel, messages, maxlen=maxlen)
+                except RedisUnavailable as error:
+                    first, last = batch[0].number, batch[len(messages) - 1].number
+                    raise RedisUnavailable(
+                        f"{error.cause}; lines {first} to {last} may be stored all the same", error.outcome
+                    ) from None
+                stored = list(takewhile(lambda result: isinstance(result, StreamId), results))
+                await tally.add(stored, sum(map(len, messages)))
+                _check_stored(batch, results, len(stored))
+            if fault is not None:
+                raise fault
+
+
+def _check_stored(batch: Sequence[stdio.Line], results: Sequence[StreamId | StoreError], stored: int) -> None:
+    """Raise the first refusal, if there is one, with its line; what stands behind it was sent already."""
+    if stored == len(results):
+        return
+    refusal = results[stored]
+    assert isinstance(refusal, StoreError)
+    later = sum(isinstance(result, StreamId) for result in results[stored:])
+    also = f"; {later} lines after it are stored" if later else ""
+    raise Failure(f"line {batch[stored].number}: {describe(refusal)}{also}", exit_code(refusal))
+
+
+async def _print(
+    url: str, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None
+) -> None:
+    from rsws.streams.publisher import xadd
+
+    client = _redis_cli(url)
+
+    async def show(message: bytes) -> None:
+        words = [*client, *(word.decode() for word in xadd(channel, message, maxlen))]
+        await stdio.write(f"{shlex.join(words)}\n".encode())
+
+    if not lines:
+        await show(await read_message(argument, text=text))
+        return
+    async for batch in stdio.read_lines():
+        messages, fault = as_messages(batch, text=text)
+        for message in messages:
+            await show(message)
+        if fault is not None:
+            raise fault
+
+
+def _redis_cli(url: str) -> list[str]:
+    """``redis-cli`` with the options that lead it to ``url``, but for the password."""
+    parts = urlsplit(url)
+    words = ["redis-cli"]
+    if parts.scheme == "unix":
+        words += ["-s", unquote(parts.path)]
+        database = parse_qs(parts.query).get("db", [""])[0]
+    else:
+        if parts.hostname not in (None, "127.0.0.1", "localhost"):
+            words += ["-h", str(parts.hostname)]
+        if parts.port not in (None, 6379):
+            words += ["-p", str(parts.port)]
+        if parts.scheme == "rediss":
+            words.append("--tls")
+        database = parts.path.strip("/")
+    if database not in ("", "0"):
+        words += ["-n", database]
+    if parts.username:
+        words += ["--user", unquote(parts.username)]
+    if parts.password:
+        note = "the password is left out: redis-cli takes it from the environment variable REDISCLI_AUTH"
+        terminal.print_line(terminal.format_note(note))
+    return words

@@ -1,158 +1,378 @@
-"""One WebSocket connection to a gateway: making it, and reading what its end means."""
+"""The connection that lasts: one WebSocket after the other, made anew when it is lost."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
-import socket
-import ssl
-from dataclasses import dataclass
-from urllib.parse import quote, urlsplit, urlunsplit
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as connect_websocket
-from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
-from websockets.uri import parse_uri
+from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
-from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, Unauthorized, UsageError
-from rsws.protocol import Connected, Refused, decode_reply
-from rsws.settings import MIB, is_loopback, redact_url, websocket_url
-
-MAX_MESSAGE_BYTES = 64 * MIB
-"""Well above what a gateway lets through by default: it may be configured larger."""
-CLOSE_TIMEOUT_S = 2.0
-
-_log = logging.getLogger("rsws.client.websocket")
-_log.setLevel(logging.INFO)  # at DEBUG websockets logs the request's path, and the token is in it
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a gateway is, and how to be let in."""
-
-    url: str
-    """Fit to be shown: without query and password."""
-    full_url: str
-    """With the token: never part of a text."""
-
-    @classmethod
-    def of(cls, url: str, token: str | None) -> Address:
-        """Check ``url``, and put the token into its query; one that is there already gives way.
-
-        Raises:
-            UsageError: It is no gateway's URL.
-        """
-        full_url = websocket_url(url)
-        if token is not None:
-            parts = urlsplit(full_url)
-            kept = [pair for pair in parts.query.split("&") if pair and pair.partition("=")[0] != "token"]
-            full_url = urlunsplit(parts._replace(query="&".join([*kept, f"token={quote(token, safe='')}"])))
-        shown = redact_url(full_url)
-        try:
-            parse_uri(full_url)
-        except InvalidURI as error:
-            raise UsageError(f"not a gateway's URL: {shown!r}: {error.msg}") from None
-        except ValueError:  # a host name that can't be written for DNS
-            raise UsageError(f"not a gateway's URL: {shown!r}: no valid host name") from None
-        return cls(shown, full_url)
-
-    async def open(self, timeout_s: float) -> ClientConnection:
-        """Connect, and wait until the gateway has let us in.
-
-        Raises:
-            CannotConnect: No gateway answers there.
-            Unauthorized: It refuses the token.
-        """
-        # Errors are raised `from None`: the texts and attributes of the originals hold the URL, token included.
-        try:
-            async with asyncio.timeout(timeout_s):
-                connection = await connect_websocket(
-                    self.full_url,
-                    compression=None,
-                    proxy=None if is_loopback(urlsplit(self.full_url).hostname or "") else True,
-                    open_timeout=None,
-                    close_timeout=CLOSE_TIMEOUT_S,
-                    max_size=MAX_MESSAGE_BYTES,
-                    logger=_log,
-                )
-                try:
-                    await self._be_let_in(connection)
-                except BaseException:
-                    connection.transport.abort()
-                    raise
-        except TimeoutError:
-            raise self._cannot(f"no answer within {timeout_s:g} s; is the address right?") from None
-        except ConnectionClosed as closed:
-            ending = Ending.of(closed)
-            if ending.code == CloseCode.POLICY_VIOLATION:
-                raise self._unauthorized() from None
-            raise self._cannot(ending.reason) from None
-        except (OSError, WebSocketException, ImportError) as error:
-            raise self._cannot(_explain(error)) from None
-        return connection
-
-    async def _be_let_in(self, connection: ClientConnection) -> None:
-        frame = await connection.recv()
-        try:
-            first = decode_reply(frame) if isinstance(frame, str) else None
-        except ValueError:
-            first = None
-        if isinstance(first, Refused):
-            raise self._unauthorized()
-        if not isinstance(first, Connected):
-            raise self._cannot("what answers there is no rsws gateway; is the address right?")
-
-    def _cannot(self, reason: str) -> CannotConnect:
-        return CannotConnect(f"can't connect to {self.url}: {reason}")
-
-    def _unauthorized(self) -> Unauthorized:
-        given = any(pair.startswith("token=") for pair in urlsplit(self.full_url).query.split("&"))
-        fault = "refuses the token" if given else "wants a token, and none was given"
-        return Unauthorized(f"the gateway at {self.url} {fault}; its own is in its WEBSOCKET_SECRET_KEY")
-
-
-def _explain(error: Exception) -> str:
-    """What went wrong and what to do, without the URL (an InvalidURI after a redirect would show it whole)."""
-    match error:
-        case InvalidStatus(response=response):
-            return f"HTTP status {response.status_code} and no WebSocket; is this an rsws gateway's address?"
-        case ImportError():
-            return str(error)  # a SOCKS proxy of the environment, and no python-socks
-        case WebSocketException():
-            return f"no WebSocket there ({type(error).__name__}); is this an rsws gateway, and ws:// or wss:// right?"
-        case ssl.SSLCertVerificationError():
-            return f"its certificate can't be trusted: {error.verify_message}"
-        case ssl.SSLError():
-            return f"TLS failed ({error.reason}); does the gateway speak ws:// rather than wss://?"
-        case socket.gaierror():
-            return f"the host name can't be resolved ({error.strerror})"
-    # asyncio joins the refusals of several addresses (localhost has two) into the text of one OSError.
-    if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
-        return "connection refused; is the gateway running? `rsws serve` starts one"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+from rsws.client.address import CLOSE_TIMEOUT_S, Address, Ending, read_reply
+from rsws.client.subscription import MAX_RETRY_S, Feed, log, retry_delays
+from rsws.errors import (
+    CannotConnect,
+    ClientError,
+    CloseCode,
+    ConnectionLost,
+    Outcome,
+    PublishFailed,
+    Unauthorized,
+    UsageError,
+)
+from rsws.protocol import (
+    Ack,
+    CaughtUp,
+    Error,
+    ErrorAck,
+    Gap,
+    Message,
+    Pong,
+    Reply,
+    StreamId,
+    Subscribed,
+    Unsubscribed,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """Why a connection ended."""
+class Disconnected:
+    """The connection is lost; attempts to have it again begin."""
 
     reason: str
-    code: int | None
-    """Its close code; None where the connection broke without one."""
-    by_gateway: bool
-    come_back: bool
-    """Whether connecting again makes sense."""
 
-    @classmethod
-    def of(cls, closed: ConnectionClosed) -> Ending:
-        """Read the exception that ``websockets`` raises at the end of a connection."""
-        by_gateway = closed.rcvd is not None and closed.rcvd_then_sent is not False
-        frame = closed.rcvd if by_gateway else closed.sent
-        if frame is None:
-            return cls("the connection broke", None, False, True)
-        why, come_back = CLOSE_HELP.get(CloseCode(frame.code), ("", True)) if frame.code in CLOSE_HELP else ("", True)
-        if by_gateway:
-            said = f": {frame.reason}" if frame.reason else ""
-            return cls(f"the gateway closed, {frame.code}{said}{f' ({why})' if why else ''}", frame.code, True, come_back)
-        return cls(f"closed from here, {frame.code}: {frame.reason}", frame.code, False, come_back)
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """It is there again; the subscriptions go on from where they were."""
+
+    after_s: float
+    """How long it was away."""
+
+
+ConnectionEvent: TypeAlias = Disconnected | Reconnected
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A request that gets one answer."""
+
+    frame: bytes
+    answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    sent_at: float | None = None
+    """None as long as the gateway can't have seen it."""
+
+    def take(self) -> bytes:
+        """The frame to send now."""
+        self.sent_at = time.monotonic()
+        return self.frame
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it was sent and is not answered."""
+        return self.sent_at is not None and not self.answer.done()
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Link:
+    """Sends requests, hands out the answers, and comes back when the connection is lost.
+
+    Entering it connects, and raises what :meth:`Address.open` does.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        reconnect: bool,
+        give_up_after_s: float | None,
+        connect_timeout_s: float,
+        on_connection: Callable[[ConnectionEvent], None] | None,
+    ) -> None:
+        self.address = address
+        self._reconnect = reconnect
+        self._give_up_after_s = give_up_after_s
+        self._connect_timeout_s = connect_timeout_s
+        self._on_connection = on_connection
+        self._connection: ClientConnection
+        self._task: asyncio.Task[None]
+        self._failure: Exception | None = None
+        self._publishes: dict[str, _Call] = {}
+        self._pings: deque[_Call] = deque()
+        self._feeds: dict[str, Feed] = {}
+        # What is to be sent, in order. What was not taken when a connection is lost goes to the next one.
+        self._outbox: OrderedDict[_Call | Feed, None] = OrderedDict()
+        self._outbox_filled = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._connection = await self.address.open(self._connect_timeout_s)
+        self._task = asyncio.create_task(self._run(), name="rsws client")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for feed in [*self._feeds.values()]:
+            feed.inbox.end()
+        self._end(ConnectionLost("the client is closed"))
+        try:
+            await self._hang_up()
+        finally:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            self._connection.transport.abort()  # it may have come back meanwhile
+        if not self._task.cancelled():
+            self._task.result()  # raises a bug, or what on_connection raised
+
+    # --- requests -----------------------------------------------------------------------------------------
+
+    async def publish(self, message_id: str, frame: bytes, timeout_s: float) -> StreamId:
+        """See :meth:`Client.publish`."""
+        if message_id in self._publishes:
+            raise UsageError(f"a publish with message_id {message_id!r} is under way")
+        call = self._publishes[message_id] = _Call(frame)
+        try:
+            stream_id: StreamId = await self._ask(call, timeout_s)
+        except TimeoutError:
+            if call.sent_at is None:
+                raise PublishFailed(f"no connection within {timeout_s:g} s", "timeout", Outcome.NOT_STORED) from None
+            raise PublishFailed(f"no ack within {timeout_s:g} s", "timeout", Outcome.UNKNOWN) from None
+        finally:
+            del self._publishes[message_id]
+        return stream_id
+
+    async def ping(self, frame: bytes, timeout_s: float) -> float:
+        """See :meth:`Client.ping`."""
+        call = _Call(frame)
+        self._pings.append(call)
+        try:
+            answered_at: float = await self._ask(call, timeout_s)
+        finally:
+            if call.sent_at is None:  # else it stays until its pong comes: pongs come in order and without a name
+                self._pings.remove(call)
+        assert call.sent_at is not None
+        return answered_at - call.sent_at
+
+    async def _ask(self, call: _Call, timeout_s: float) -> Any:
+        self.check_alive()
+        self.post(call)
+        try:
+            await asyncio.wait((call.answer,), timeout=timeout_s)
+        finally:
+            unanswered = call.answer.cancel()
+            self._outbox.pop(call, None)
+        if unanswered:
+            raise TimeoutError
+        return call.answer.result()
+
+    def check_alive(self) -> None:
+        """Raise the error the link has ended with, if it has."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+
+    def has_feed(self, channel: str) -> bool:
+        """Whether there is a subscription of ``channel``, or the gateway may still think so."""
+        return channel in self._feeds
+
+    def add(self, feeds: Iterable[Feed]) -> None:
+        """Begin with them, now and after each reconnect."""
+        for feed in feeds:
+            self._feeds[feed.channel] = feed
+            self.post(feed)
+
+    def forget(self, feed: Feed) -> None:
+        """Its subscription has ended."""
+        self._feeds.pop(feed.channel, None)
+        self._outbox.pop(feed, None)
+
+    def post(self, item: _Call | Feed) -> None:
+        """Have ``item.take()`` called, and what it returns sent, when its turn comes."""
+        self._outbox[item] = None
+        self._outbox_filled.set()
+
+    # --- the task -----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            delays = retry_delays()
+            while True:
+                since = time.monotonic()
+                ending = await self._serve()
+                self._lost(ending)
+                if time.monotonic() - since > MAX_RETRY_S:  # a gateway that lets us in and drops us gets no storm
+                    delays = retry_delays()
+                await self._come_back(ending.reason, delays)
+        except Exception as error:
+            self._end(error)
+            if not isinstance(error, ClientError):
+                raise
+
+    async def _serve(self) -> Ending:
+        """Read and write until the connection ends."""
+        async with asyncio.TaskGroup() as tasks:
+            writer = tasks.create_task(self._write(), name="rsws client writer")
+            ending = await self._read()
+            writer.cancel()
+        await self._hang_up()
+        return ending
+
+    async def _hang_up(self) -> None:
+        # At the end of the client reading goes on meanwhile: the gateway's close frame comes after what it sent before.
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._connection.close()
+        finally:
+            self._connection.transport.abort()
+
+    async def _come_back(self, reason: str, delays: Iterator[float]) -> None:
+        """Connect again.
+
+        Raises:
+            ConnectionLost: It took too long, or is not wanted.
+            Unauthorized: The token is taken no more.
+        """
+        lost = f"the connection to {self.address.url} is lost"
+        if not self._reconnect:
+            raise ConnectionLost(f"{lost}: {reason}")
+        lost_at = time.monotonic()
+        self._tell(Disconnected(reason))
+        try:
+            async with asyncio.timeout(self._give_up_after_s):
+                while True:
+                    await asyncio.sleep(next(delays))
+                    try:
+                        self._connection = await self.address.open(self._connect_timeout_s)
+                        break
+                    except CannotConnect as error:
+                        reason = str(error)
+                        log.info("%s", reason)
+        except TimeoutError:
+            raise ConnectionLost(f"{lost}, for {self._give_up_after_s:g} s now: {reason}") from None
+        self._tell(Reconnected(time.monotonic() - lost_at))
+
+    def _tell(self, event: ConnectionEvent) -> None:
+        log.info("%s: %s", self.address.url, event)
+        if self._on_connection is not None:
+            self._on_connection(event)
+
+    async def _write(self) -> None:
+        """Send what is in the outbox, as fast as the socket takes it."""
+        while True:
+            while self._outbox and self._connection.state is State.OPEN:
+                item, _ = self._outbox.popitem(last=False)
+                frame = item.take()
+                if frame is not None:
+                    try:
+                        await self._connection.send(frame, text=True)
+                    except ConnectionClosed:  # the reader is told why
+                        return
+            self._outbox_filled.clear()
+            await self._outbox_filled.wait()
+
+    async def _read(self) -> Ending:
+        """Take what the gateway says until the connection ends; waits for nothing else, be it slow or full."""
+        try:
+            while True:
+                frame = await self._connection.recv()
+                try:
+                    reply = read_reply(frame)
+                except ValueError as error:
+                    return Ending(f"the gateway does not speak the protocol: {error}", None, False, False)
+                if isinstance(reply, Message) and (feed := self._feeds.get(reply.channel)) and feed.inbox.full:
+                    await asyncio.sleep(0)  # an application that keeps up gets its turn
+                self._receive(reply)
+        except ConnectionClosed as closed:
+            return Ending.of(closed)
+
+    def _receive(self, reply: Reply | None) -> None:
+        match reply:
+            case Message() | Subscribed() | Unsubscribed() | CaughtUp() | Gap():
+                feed = self._feeds.get(reply.channel)
+                if feed is not None:
+                    feed.receive(reply)
+            case Ack(message_id, stream_id):
+                call = self._publishes.get(message_id)
+                if call is not None and call.is_awaited:
+                    call.answer.set_result(stream_id)
+            case ErrorAck(message_id, text, code, outcome):
+                call = self._publishes.get(message_id)
+                if call is not None and call.is_awaited:
+                    call.fail(PublishFailed(text, code, outcome))
+            case Pong():
+                if self._pings and self._pings[0].sent_at is not None:
+                    call = self._pings.popleft()
+                    if call.is_awaited:
+                        call.answer.set_result(time.monotonic())
+            case Error(text, code, channel):
+                feed = self._feeds.get(channel or "")
+                if feed is not None:
+                    feed.receive(reply)
+                else:
+                    log.warning("the gateway: %s (%s)", text, code)
+
+    # --- its end ------------------------------------------------------------------------------------------
+
+    def _lost(self, ending: Ending) -> None:
+        """See to those who wait for an answer, and to whether it makes sense to come back.
+
+        Raises:
+            ClientError: It doesn't.
+        """
+        url = self.address.url
+        blamed = ending.by_gateway and ending.code == CloseCode.TOO_BIG and self._blame_biggest()
+        self._fail_sent(ending.reason)
+        for feed in [*self._feeds.values()]:
+            feed.disconnected()
+        if ending.by_gateway and ending.code == CloseCode.POLICY_VIOLATION:
+            raise Unauthorized(f"the gateway at {url} does not let us in any more: {ending.reason}")
+        if not (ending.come_back or blamed):
+            raise ConnectionLost(f"the connection to {url} is lost: {ending.reason}")
+
+    def _blame_biggest(self) -> bool:
+        """A message was too big: fail the biggest, send those behind it again. False when none is under way."""
+        sent = [call for call in self._publishes.values() if call.is_awaited]
+        if not sent:
+            return False
+        # One is over the limit, so the biggest is. Frames are looked at in turn, up to the first that is over the
+        # limit: that is the biggest or comes before it, so what was sent behind the biggest was not looked at.
+        biggest = max(sent, key=lambda call: len(call.frame))
+        size = len(biggest.frame)
+        biggest.fail(PublishFailed(f"too big for the gateway: {size:,} bytes", "too_big", Outcome.NOT_STORED))
+        for call in reversed(sent[sent.index(biggest) + 1 :]):
+            call.sent_at = None
+            self._outbox[call] = None
+            self._outbox.move_to_end(call, last=False)
+        return True
+
+    def _fail_sent(self, reason: str) -> None:
+        """No answer will come any more to what was sent."""
+        for call in self._publishes.values():
+            if call.is_awaited:
+                text = f"no ack came before the connection ended ({reason}); the message may be stored"
+                call.fail(PublishFailed(text, "connection_lost", Outcome.UNKNOWN))
+        for call in self._pings:
+            if call.is_awaited:
+                call.fail(ConnectionLost(f"no pong came before the connection ended ({reason})"))
+        self._pings = deque(call for call in self._pings if call.sent_at is None)
+
+    def _end(self, error: Exception) -> None:
+        """Nothing goes on from here: whoever waits is told."""
+        if self._failure is not None:
+            return
+        self._failure = error
+        self._fail_sent(str(error))
+        for call in (*self._publishes.values(), *self._pings):
+            call.fail(error)
+        for feed in [*self._feeds.values()]:
+            feed.inbox.end(error)
+            feed.disconnected()

@@ -1,4 +1,4 @@
-"""Subscriptions: what the application iterates over, and how each channel stands with the gateway. No I/O.
+"""Subscriptions: what the application iterates over, and how each of its channels stands with the gateway. No I/O.
 
 The queue between the two is bounded, and reading the connection never waits for the application (whose loop may
 itself wait for an ack on that connection). When the queue is full, a channel does what the gateway does for a slow
@@ -16,10 +16,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import Enum, auto
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar, assert_never
+from typing import Self, TypeAlias, TypeVar, assert_never, cast
 
-from rsws.errors import ErrorCode, RswsError, SubscribeRefused
+from rsws.errors import ErrorCode, SubscribeRefused
 from rsws.protocol import (
+    ZERO,
     CaughtUp,
     Error,
     Gap,
@@ -29,19 +30,18 @@ from rsws.protocol import (
     Subscribed,
     Unsubscribe,
     Unsubscribed,
-    ZERO,
     encode_request,
 )
 from rsws.settings import MIB
 
 QUEUE_ENTRIES = 1000
 QUEUE_CHARACTERS = 4 * MIB
-"""Of JSON text; a queue may exceed it by one message, which is then the only reason it is full."""
+"""Of JSON text. A longer message alone fills the queue."""
 FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
 UNSUBSCRIBE_TIMEOUT_S = 2.0
 
-Event: TypeAlias = Message | Subscribed | CaughtUp | Gap | Error
+SubscriptionEvent: TypeAlias = Message | Subscribed | CaughtUp | Gap | Error
 """What a subscription with ``events=True`` yields."""
 T_co = TypeVar("T_co", covariant=True)
 
@@ -56,6 +56,101 @@ def retry_delays() -> Iterator[float]:
         ceiling = min(2 * ceiling, MAX_RETRY_S)
 
 
+class Inbox:
+    """What the channels of one subscription have received and the application has not.
+
+    Attributes:
+        events: Whether the application wants events beside the messages.
+        ended: Whether nothing is taken any more.
+        feeds: The channels.
+        paused: Those of them that wait for room.
+    """
+
+    def __init__(
+        self,
+        starts: Iterable[Subscribe],
+        events: bool,
+        post: Callable[[Feed], None],
+        forget: Callable[[Feed], None],
+    ) -> None:
+        self.events = events
+        self.ended = False
+        self.feeds = [Feed(start, self, post, forget) for start in starts]
+        self.paused: set[Feed] = set()
+        self._queue: deque[SubscriptionEvent] = deque()
+        self._characters = 0
+        self._news = asyncio.Event()
+        self._error: Exception | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether the next message has to wait in the stream."""
+        return len(self._queue) >= QUEUE_ENTRIES or self._characters >= QUEUE_CHARACTERS
+
+    @property
+    def _drained(self) -> bool:
+        # Not only when it is empty: the next messages come while the application is busy with the last ones.
+        return 4 * len(self._queue) <= QUEUE_ENTRIES and 4 * self._characters <= QUEUE_CHARACTERS
+
+    def put(self, item: SubscriptionEvent) -> None:
+        """Queue it for the application."""
+        if self.ended:
+            return
+        if isinstance(item, Message):
+            self._characters += len(item.json)
+        self._queue.append(item)
+        self._news.set()
+
+    def notify(self, item: Gap | Error, text: str) -> None:
+        """Tell the application: as an event, or in the log when it does not want events."""
+        if self.events:
+            self.put(item)
+        else:
+            log.warning("%s", text)
+
+    async def get(self) -> SubscriptionEvent:
+        """The next item.
+
+        Raises:
+            StopAsyncIteration: It has ended and nothing is left.
+            Exception: The error it has ended with.
+        """
+        while not self._queue:
+            if self.ended:
+                raise StopAsyncIteration if self._error is None else self._error.with_traceback(None)
+            self._news.clear()
+            await self._news.wait()
+        item = self._queue.popleft()
+        if isinstance(item, Message):
+            self._characters -= len(item.json)
+        if self.paused and self._drained:
+            paused, self.paused = self.paused, set()
+            for feed in paused:
+                feed.sync()
+        return item
+
+    def refused(self, feed: Feed, reply: Error) -> None:
+        """The gateway refused a channel. With events the other channels go on; without, and with none left, it ends."""
+        self.feeds.remove(feed)
+        if self.events:
+            self.put(reply)
+        if not (self.events and self.feeds):
+            self.end(SubscribeRefused(f"{feed.channel}: {reply.error}", reply.code, feed.channel))
+
+    def end(self, error: Exception | None = None) -> None:
+        """Take nothing more; what is queued is still to be had when there is an error, and is dropped otherwise."""
+        if self.ended:
+            return
+        self.ended = True
+        self._error = error
+        self.paused.clear()
+        if error is None:
+            self._queue.clear()
+        self._news.set()
+        for feed in self.feeds:
+            feed.sync()
+
+
 class _State(Enum):
     OFF = auto()
     JOINING = auto()
@@ -65,92 +160,111 @@ class _State(Enum):
     """Unsubscribe was sent."""
 
 
-class Feed:
-    """One channel of a subscription on the wire.
+_PASSING = (ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_REFUSED, ErrorCode.CHANNEL_UNREADABLE)
+"""Why a subscription that was good may be refused for a while."""
 
-    One request at a time is under way, and what comes counts in state ON alone. So messages of a subscription
-    that was given up, which may still be on the wire, can't be taken for those of the next one: the gateway sends
-    none of the channel behind its ``unsubscribed``.
+
+class Feed:
+    """One channel of a subscription: what the gateway was asked last, and the position to go on from.
+
+    One request at a time is under way, and messages count in state ON alone. So those of a subscription that was
+    given up, which may still be on the wire, can't be taken for messages of the next one: the gateway sends none
+    of them behind its ``unsubscribed``.
 
     Args:
-        start: The first subscribe, for as long as no position is known.
-        post: Has :meth:`take` called as soon as something can be sent.
-        forget: Called when the gateway has, or will have, nothing to do with this feed any more.
+        start: The subscribe to send for as long as no position is known.
+        inbox: Where messages and events go.
+        post: Has :meth:`take` called when something can be sent.
+        forget: Called when the gateway knows nothing of this feed and will not hear of it again.
     """
 
     def __init__(
-        self,
-        start: Subscribe,
-        subscription: Subscription[Any],
-        post: Callable[[Feed], None],
-        forget: Callable[[Feed], None],
+        self, start: Subscribe, inbox: Inbox, post: Callable[[Feed], None], forget: Callable[[Feed], None]
     ) -> None:
         self.channel = start.channel
-        self.subscription = subscription
-        self.gone = asyncio.Event()
+        self.inbox = inbox
+        self.forgotten = asyncio.Event()
         self._start = start
         self._post = post
         self._forget = forget
         self._state = _State.OFF
         self._position: StreamId | None = None
-        self._paused = False
         self._announced = False
         self._caught_up = False
         self._in_trouble = False
         self._delays = retry_delays()
         self._retry: asyncio.TimerHandle | None = None
 
-    @property
-    def _wanted(self) -> bool:
-        return not (self._paused or self.subscription.ended)
+    def sync(self) -> None:
+        """What is wanted of the gateway, or what it has done, has changed: see to what is to be done next."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self.inbox.ended and self._state is _State.OFF:
+            self._forget(self)
+            self.forgotten.set()
+        else:
+            self._post(self)
 
     def take(self) -> bytes | None:
-        """The request to send now; None when all is as it should be, or an answer is still awaited."""
+        """The request to send now; None when all is as it should be, or an answer is awaited first."""
+        wanted = not self.inbox.ended and self not in self.inbox.paused
         request: Subscribe | Unsubscribe
-        if self._state is _State.OFF and self._wanted:
+        if self._state is _State.OFF and wanted:
             self._state = _State.JOINING
             start = self._start if self._position is None else Subscribe(self.channel, self._position)
-            request = replace(start, marker=self.subscription.events and not self._caught_up)
-        elif self._state is _State.ON and not self._wanted:
+            request = replace(start, marker=self.inbox.events and not self._caught_up)
+        elif self._state is _State.ON and not wanted:
             self._state = _State.LEAVING
             request = Unsubscribe(self.channel)
         else:
             return None
         return encode_request(request).encode()
 
+    def disconnected(self) -> None:
+        """The gateway knows nothing any more: go on from the position with the next connection."""
+        self._state = _State.OFF
+        self._announced = self._caught_up = False
+        if not self.inbox.full:
+            self.inbox.paused.discard(self)
+        elif not self.inbox.ended:
+            self.inbox.paused.add(self)
+        self.sync()
+
     def receive(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | Gap | Error) -> None:
         """Take what the gateway says of this channel."""
         match self._state:
             case _State.ON:
-                self._receive_on(reply)
+                self._go_on(reply)
             case _State.JOINING if isinstance(reply, Subscribed):
                 self._joined(reply)
             case _State.JOINING if isinstance(reply, Error):
                 self._refused(reply)
             case _State.LEAVING if isinstance(reply, Unsubscribed):
-                self._turn_off()
+                self._state = _State.OFF
+                self.sync()
             case _:
                 pass  # of a subscription that was given up
 
-    def _receive_on(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | Gap | Error) -> None:
-        subscription = self.subscription
+    def _go_on(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | Gap | Error) -> None:
+        inbox = self.inbox
         match reply:
             case Message():
-                if not subscription.full:
+                if not inbox.full:
                     self._position = reply.id
-                    subscription.put(reply)
-                elif not self._paused:
-                    self._paused = True
-                    self._post(self)
+                    inbox.put(reply)
+                elif self not in inbox.paused:
+                    inbox.paused.add(self)
+                    self.sync()
             case CaughtUp():
                 self._caught_up = True
-                subscription.put(reply)
+                inbox.put(reply)
             case Gap():
-                # After a reset the ids start anew; everything there is follows.
-                self._position = ZERO if reply.reason == "reset" else reply.last_message_id
-                subscription.notify(reply, f"{self.channel}: gap after {reply.last_message_id} ({reply.reason})")
+                if reply.reason == "reset":
+                    self._position = ZERO  # ids begin anew
+                inbox.notify(reply, f"{self.channel}: gap after {reply.last_message_id} ({reply.reason})")
             case Error():
-                subscription.notify(reply, f"{self.channel}: {reply.error} ({reply.code})")
+                inbox.notify(reply, f"{self.channel}: {reply.error} ({reply.code})")
             case Subscribed() | Unsubscribed():
                 pass  # nothing was asked
             case _:
@@ -161,87 +275,36 @@ class Feed:
         self._position = reply.last_message_id
         self._in_trouble = False
         self._delays = retry_delays()
-        if not self._announced:
+        if self.inbox.events and not self._announced:
             self._announced = True
-            if self.subscription.events:
-                self.subscription.put(reply)
-        self._post(self)  # it may be unwanted by now
+            self.inbox.put(reply)
+        self.sync()  # it may not be wanted any more
 
     def _refused(self, reply: Error) -> None:
         self._state = _State.OFF
-        lasting = self._position is None and reply.code != ErrorCode.REDIS_UNAVAILABLE
-        if self.subscription.ended:
-            self._turn_off()
-        elif lasting or reply.code not in _PASSING:
-            self.subscription.refused(self, reply)
-        else:
+        passing = _PASSING if self._position is not None else (ErrorCode.REDIS_UNAVAILABLE,)
+        if self.inbox.ended:
+            self.sync()
+        elif reply.code in passing:
             if not self._in_trouble:
                 self._in_trouble = True
-                self.subscription.notify(reply, f"{self.channel}: {reply.error} ({reply.code}); trying again")
-            self._retry = asyncio.get_running_loop().call_later(next(self._delays), self._post, self)
-
-    def resume(self) -> None:
-        """Go on after a pause: there is room again."""
-        if self._paused:
-            self._paused = False
-            self._post(self)
-
-    def leave(self) -> None:
-        """The subscription has ended: have the gateway forget it."""
-        self._stop_retrying()
-        if self._state is _State.OFF:
-            self._turn_off()
+                self.inbox.notify(reply, f"{self.channel}: {reply.error} ({reply.code}); trying again")
+            self._retry = asyncio.get_running_loop().call_later(next(self._delays), self.sync)
         else:
-            self._post(self)
-
-    def disconnected(self) -> None:
-        """The gateway knows nothing any more: start again from the position, on the next connection."""
-        self._stop_retrying()
-        self._announced = self._caught_up = False
-        self._paused = self.subscription.full
-        self._turn_off()
-
-    def _turn_off(self) -> None:
-        self._state = _State.OFF
-        if self.subscription.ended:
             self._forget(self)
-            self.gone.set()
-        else:
-            self._post(self)
-
-    def _stop_retrying(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-
-
-_PASSING = (ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_REFUSED, ErrorCode.CHANNEL_UNREADABLE)
-"""What a subscription that was good gets over by itself."""
+            self.forgotten.set()
+            self.inbox.refused(self, reply)
 
 
 class Subscription(AsyncIterator[T_co]):
-    """The messages of one or more channels, each channel in its own order, in one iterator.
+    """The messages of one or more channels in one iterator, each channel in its own order.
 
-    It begins at once, not with the first step of the iteration. It goes on across reconnects, and ends with
-    :meth:`close`, with the ``async with`` block it is used in, or with the client.
-
-    Attributes:
-        events: Whether events are yielded too.
-        ended: Whether it is closed or has failed.
+    It begins at once, not with the first step of the iteration. It goes on across reconnects. It ends with
+    :meth:`close`, with the ``async with`` block it is used in, or with the client; not with a ``break``.
     """
 
-    def __init__(self, events: bool) -> None:
-        self.events = events
-        self.ended = False
-        self._feeds: list[Feed] = []
-        self._queue: deque[Any] = deque()
-        self._characters = 0
-        self._news = asyncio.Event()
-        self._error: Exception | None = None
-
-    def begin(self, feeds: Iterable[Feed]) -> None:
-        """Called once, by the client."""
-        self._feeds = list(feeds)
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
 
     def __aiter__(self) -> Self:
         return self
@@ -250,22 +313,11 @@ class Subscription(AsyncIterator[T_co]):
         """The next message or event. Cancelling it loses nothing.
 
         Raises:
-            SubscribeRefused: The gateway refused the subscription (without ``events``).
-            ConnectionLost: The connection is lost for good; what was received before it has been yielded.
-            Unauthorized: The gateway takes the token no more.
+            SubscribeRefused: The gateway refused the channel; with events, the last one of the channels.
+            ConnectionLost: The connection is lost for good. What was received before it has been yielded.
+            Unauthorized: The gateway does not take the token any more.
         """
-        while not self._queue:
-            if self.ended:
-                raise StopAsyncIteration if self._error is None else self._error.with_traceback(None)
-            self._news.clear()
-            await self._news.wait()
-        item = self._queue.popleft()
-        if isinstance(item, Message):
-            self._characters -= len(item.json)
-        if 4 * len(self._queue) <= QUEUE_ENTRIES and 4 * self._characters <= QUEUE_CHARACTERS and not self.ended:
-            for feed in self._feeds:
-                feed.resume()
-        return item  # type: ignore[no-any-return]
+        return cast(T_co, await self._inbox.get())
 
     async def __aenter__(self) -> Self:
         return self
@@ -276,50 +328,11 @@ class Subscription(AsyncIterator[T_co]):
         await self.close()
 
     async def close(self) -> None:
-        """End it: the iteration stops, what is queued is dropped, the channels are free for another subscription."""
-        self.end()
+        """End it. The iteration stops, what is queued is dropped, the channels are free for another subscription."""
+        self._inbox.end()
         try:
             async with asyncio.timeout(UNSUBSCRIBE_TIMEOUT_S):
-                for feed in self._feeds:
-                    await feed.gone.wait()
+                for feed in self._inbox.feeds:
+                    await feed.forgotten.wait()
         except TimeoutError:
-            log.warning("no answer to unsubscribe within %g s", UNSUBSCRIBE_TIMEOUT_S)
-
-    @property
-    def full(self) -> bool:
-        """Whether the next message has to wait in the stream."""
-        return len(self._queue) >= QUEUE_ENTRIES or self._characters >= QUEUE_CHARACTERS
-
-    def put(self, item: Event) -> None:
-        """Queue it for the application."""
-        if isinstance(item, Message):
-            self._characters += len(item.json)
-        self._queue.append(item)
-        self._news.set()
-
-    def notify(self, item: Gap | Error, text: str) -> None:
-        """Tell the application, as an event or in the log."""
-        if self.events:
-            self.put(item)
-        else:
-            log.warning("%s", text)
-
-    def refused(self, feed: Feed, reply: Error) -> None:
-        """The gateway refused a channel: without events the end, with events the other channels go on."""
-        if not self.events:
-            self.end(SubscribeRefused(f"{feed.channel}: {reply.error}", reply.code, feed.channel))
-            return
-        self.put(reply)
-        ...
-
-    def end(self, error: RswsError | None = None) -> None:
-        """End it, with an error after what is queued or without; only the first call counts."""
-        if self.ended:
-            return
-        self.ended = True
-        self._error = error
-        if error is None:
-            self._queue.clear()
-        self._news.set()
-        for feed in self._feeds:
-            feed.leave()
+            log.warning("the gateway has not confirmed an unsubscribe within %g s", UNSUBSCRIBE_TIMEOUT_S)

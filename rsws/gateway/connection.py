@@ -219,6 +219,12 @@ class ClientConnection(ServerConnection):
         address = self.remote_address
         return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unknown"
 
+    @property
+    def end_code(self) -> int:
+        """The close code of a connection that has ended, or is about to."""
+        closed = self.protocol.close_rcvd or self.protocol.close_sent
+        return closed.code if closed is not None else 1006  # RFC 6455: gone without a close frame
+
     def check_alive(self, now: float, ping_after_s: float, dead_after_s: float) -> None:
         """Ping a silent client; cut off one from which nothing came and to which nothing drained for too long."""
         drained = self._written - self.transport.get_write_buffer_size()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Awaitable, Coroutine
 from typing import NamedTuple
 
 from rsws.errors import RedisUnavailable, StoreError
@@ -46,14 +47,23 @@ class Hub:
         self._page_entries = 64
         self._poison: dict[str, int] = {}
 
-    async def subscribe(self, request: Subscribe, outlet: Outlet) -> tuple[Subscribed, Gap | None, Subscription]:
+    def subscribe(
+        self, request: Subscribe, outlet: Outlet
+    ) -> Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]:
         """Make a subscription; it hands over nothing before its ``advance()`` is called for the first time.
 
+        Where the stream ends is asked for at once: what is published after this call comes after ``$``.
+
         Raises:
-            StoreError: Redis does not say where the stream ends.
+            StoreError: (when awaited) Redis does not say where the stream ends.
         """
+        return self._subscribe(request, outlet, self._store.tip(request.channel))
+
+    async def _subscribe(
+        self, request: Subscribe, outlet: Outlet, asked: Awaitable[Tip]
+    ) -> tuple[Subscribed, Gap | None, Subscription]:
         name = request.channel
-        tip = await self._store.tip(name)
+        tip = await asked
         gap = None
         if request.last is not None:
             start = await self._store.before_last(name, request.last, tip.last)

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -55,7 +56,8 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.key_file = None
+        self.key_file: Path | None = None
+        """Where the key came from; None when it was given."""
         data = DataDir(settings.data_dir)
         if settings.secret_key:
             self.key = settings.secret_key
@@ -194,9 +196,8 @@ class Server:
         finally:
             session.end()
             self._connections.discard(websocket)
-            log.info(
-                "client gone client=%s code=%s clients=%d", websocket.peer, websocket.close_code, len(self._connections)
-            )
+            clients = len(self._connections)
+            log.info("client gone client=%s code=%d clients=%d", websocket.peer, websocket.end_code, clients)
 
     async def _look_after_clients(self) -> None:
         settings = self.settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Coroutine
 from functools import partial
 
 from rsws.errors import CloseCode, ErrorCode, RequestError, StoreError
@@ -14,11 +15,13 @@ from rsws.gateway.subscription import Subscription
 from rsws.protocol import (
     Ack,
     Error,
+    Gap,
     Ping,
     Pong,
     Publish,
     StreamId,
     Subscribe,
+    Subscribed,
     Unsubscribe,
     Unsubscribed,
     decode_request,
@@ -48,7 +51,7 @@ class Session:
         self._tasks = tasks
         self._max_subscriptions = max_subscriptions
         self._subscriptions: dict[str, Subscription] = {}
-        self._opening: dict[str, deque[Subscribe | Unsubscribe]] = {}
+        self._opening: dict[str, deque[Publish | Subscribe | Unsubscribe]] = {}
         """Channels with a subscribe under way, and what came for them meanwhile."""
         self._ended = False
 
@@ -66,18 +69,26 @@ class Session:
         except RequestError as error:
             self._connection.reply(encode_reply(refusal(error)))
             return
+        if isinstance(request, Ping):
+            self._connection.reply(encode_reply(Pong()))
+            return
+        waiting = self._opening.get(request.channel) if self._opening else None
+        # A publish overtakes the answer to a subscribe, which has asked Redis for its position already; what follows
+        # a second change of the same channel has to wait for it.
+        if waiting is None or (not waiting and isinstance(request, Publish)):
+            self._handle(request)
+        else:
+            self._connection.request_started(0)
+            waiting.append(request)
+
+    def _handle(self, request: Publish | Subscribe | Unsubscribe) -> None:
         match request:
             case Publish():
                 self._publish(request)
-            case Subscribe() | Unsubscribe():
-                waiting = self._opening.get(request.channel)
-                if waiting is None:
-                    self._change(request)
-                else:
-                    self._connection.request_started(0)
-                    waiting.append(request)
-            case Ping():
-                self._connection.reply(encode_reply(Pong()))
+            case Subscribe():
+                self._subscribe(request)
+            case Unsubscribe(channel):
+                self._unsubscribe(channel)
 
     def _publish(self, request: Publish) -> None:
         size = len(request.data)
@@ -91,31 +102,33 @@ class Session:
         reply = Ack(message_id, result) if isinstance(result, StreamId) else publish_failure(message_id, result)
         self._connection.reply(encode_reply(reply))
 
-    def _change(self, request: Subscribe | Unsubscribe) -> None:
+    def _unsubscribe(self, channel: str) -> None:
+        subscription = self._subscriptions.pop(channel, None)
+        if subscription is not None:
+            self._hub.unsubscribe(subscription)
+        self._connection.reply(encode_reply(Unsubscribed(channel)))
+
+    def _subscribe(self, request: Subscribe) -> None:
         channel = request.channel
-        if isinstance(request, Unsubscribe):
-            subscription = self._subscriptions.pop(channel, None)
-            if subscription is not None:
-                self._hub.unsubscribe(subscription)
-            self._connection.reply(encode_reply(Unsubscribed(channel)))
-            return
         if len(self._subscriptions.keys() | self._opening.keys() | {channel}) > self._max_subscriptions:
             text = f"more than {self._max_subscriptions} subscriptions on a connection; unsubscribe, or open another"
             self._connection.reply(encode_reply(Error(text, ErrorCode.TOO_MANY, channel)))
             return
         self._opening[channel] = deque()
         self._connection.request_started(0)
-        self._tasks.create_task(self._subscribe(request))
+        self._tasks.create_task(self._open(channel, self._hub.subscribe(request, self._connection)))
 
-    async def _subscribe(self, request: Subscribe) -> None:
-        channel = request.channel
+    async def _open(
+        self, channel: str, asked: Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]
+    ) -> None:
         try:
-            subscribed, gap, subscription = await self._hub.subscribe(request, self._connection)
+            subscribed, gap, subscription = await asked
         except StoreError as error:
             self._connection.reply(encode_reply(Error(str(error), error.code, channel)))
         except Exception:
             log.exception("a bug in the gateway client=%s", self._connection.peer)
             self._connection.fail(CloseCode.INTERNAL_ERROR, "internal error")
+            return
         else:
             if self._ended:
                 self._hub.unsubscribe(subscription)
@@ -128,14 +141,15 @@ class Session:
             if gap is not None:
                 self._connection.reply(encode_reply(gap))
             subscription.advance()
-        if self._ended:
-            return
         self._connection.request_done(0)
-        waiting = self._opening.pop(channel)
-        while waiting:
-            later = waiting.popleft()
+        self._catch_up_with(self._opening.pop(channel))
+
+    def _catch_up_with(self, waiting: deque[Publish | Subscribe | Unsubscribe]) -> None:
+        """Handle what came for a channel while it was opening, until one of them opens it anew."""
+        while waiting and not self._ended:
+            request = waiting.popleft()
             self._connection.request_done(0)
-            self._change(later)
-            if channel in self._opening:  # a subscribe again: what is left waits for this one
-                self._opening[channel] = waiting
+            self._handle(request)
+            if request.channel in self._opening:
+                self._opening[request.channel] = waiting
                 return

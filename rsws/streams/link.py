@@ -167,12 +167,12 @@ class Link:
         self._idle.clear()
         self._wake.set()
 
-    async def call(self, *arguments: bytes) -> Any:
-        """Send one command and wait for its reply.
+    def call(self, *arguments: bytes) -> asyncio.Future[Any]:
+        """Send one command, now; the future has its reply.
 
         Raises:
-            RedisUnavailable: Redis can't be reached, or did not answer in time.
-            RedisError: What Redis answered, when :func:`is_reply`.
+            RedisUnavailable: (the future) Redis can't be reached, or did not answer in time.
+            RedisError: (the future) What Redis answered, when :func:`is_reply`.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -185,7 +185,7 @@ class Link:
                 future.set_result(reply)
 
         self.submit(pack(*arguments), on_reply)
-        return await future
+        return future
 
     async def drained(self) -> None:
         """Wait until everything submitted so far is answered."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
@@ -83,14 +83,17 @@ class Store:
 
         self.commands.submit(command, on_reply)
 
-    async def tip(self, channel: str) -> Tip:
-        """Both ends of ``channel``.
+    def tip(self, channel: str) -> Awaitable[Tip]:
+        """Both ends of ``channel``, as they are before anything that is appended after this call.
 
         Raises:
-            StoreError: See :func:`store_error`.
+            StoreError: (when awaited) See :func:`store_error`.
         """
+        return self._tip(channel, self.commands.call(b"XINFO", b"STREAM", channel.encode()))
+
+    async def _tip(self, channel: str, reply: asyncio.Future[Any]) -> Tip:
         try:
-            return _tip(await self.commands.call(b"XINFO", b"STREAM", channel.encode()))
+            return _tip(await reply)
         except (RedisError, RedisUnavailable) as error:
             if isinstance(error, RedisError) and "no such key" in str(error):
                 return Tip(None, ZERO)

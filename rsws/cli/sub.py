@@ -1,0 +1,261 @@
+"""``rsws sub``: print what is published."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from rsws.cli import stdio, terminal
+from rsws.cli.data import check_channel
+from rsws.cli.exits import ExitCode, Failure, epilog, wire_error
+from rsws.cli.options import Gateway, find_gateway, from_settings
+from rsws.errors import ErrorCode, SubscribeRefused, UsageError
+from rsws.protocol import ZERO, CaughtUp, Error, Gap, Message, StreamId, Subscribed
+from rsws.settings import ClientSettings
+
+if TYPE_CHECKING:
+    from rsws.client import Disconnected, Event, Reconnected
+
+EPILOG = epilog(
+    "rsws sub news",
+    "rsws sub news weather --from 10m",
+    "rsws sub news --from 0 --no-follow | wc -l",
+)
+FROM_HELP = (
+    "Where to start: 0 (the whole history), $ (only what is new), -N (the last N), an ID (what follows it), "
+    "10m (that long ago, also s, h, d), or a time such as 2026-11-23T10:00."
+)
+
+_AGO = re.compile(r"([0-9]{1,9})([smhd])")
+_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class Output(StrEnum):
+    """What is printed of a message."""
+
+    PRETTY = "pretty"
+    JSON = "json"
+    RAW = "raw"
+
+
+class Start(NamedTuple):
+    """A position to subscribe from: ``last`` entries before the end, or after ``after`` where ``last`` is None."""
+
+    after: str
+    last: int | None = None
+
+
+def parse_start(text: str, now_ms: int | None = None) -> Start:
+    """What ``--from`` says.
+
+    Args:
+        now_ms: Milliseconds since 1970, for the tests; None asks the clock.
+
+    Raises:
+        UsageError: It says nothing that is known.
+    """
+    text = text.strip()
+    if text == "$":
+        return Start("$")
+    if re.fullmatch(r"-[0-9]{1,18}", text):
+        return Start("$", last=int(text[1:]))
+    try:
+        return Start(str(StreamId.parse(text)))
+    except ValueError:
+        pass
+    if match := _AGO.fullmatch(text):
+        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        return _since(now_ms - int(match[1]) * _UNIT_MS[match[2]])
+    try:
+        return _since(int(datetime.fromisoformat(text).timestamp() * 1000))  # without a zone: local time
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"{text!r} is no place to start: write 0, $, -N, an ID, a time ago such as 10m, or a time such as "
+            "2026-11-23T10:00"
+        ) from None
+
+
+def _since(ms: int) -> Start:
+    return Start(str(StreamId(ms, 0).before() if ms > 0 else ZERO))
+
+
+@from_settings(ClientSettings, panel="Gateway")
+def sub(
+    channels: Annotated[list[str], typer.Argument(metavar="CHANNEL...", help="What to subscribe to.")],
+    settings: ClientSettings,
+    start: Annotated[str, typer.Option("--from", metavar="START", help=FROM_HELP)] = "$",
+    count: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after N messages.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Stop after that long, with exit code 6 unless --count or --no-follow has ended it before.",
+        ),
+    ] = None,
+    no_follow: Annotated[
+        bool, typer.Option("--no-follow", help="Stop at the end of the channels as it was at the start.")
+    ] = False,
+    output: Annotated[
+        Output | None,
+        typer.Option(
+            help="pretty, for reading; json, one object a line with channel, id, time and data; raw, the data alone. "
+            "Not given: pretty on a terminal, json in a pipe."
+        ),
+    ] = None,
+) -> None:
+    """Print what is published on channels: from a position on, then live.
+
+    Standard output carries messages alone; everything else goes to standard error. A lost connection is made again,
+    and each channel goes on after the last message printed.
+    """
+    channels = list(dict.fromkeys(channels))
+    for channel in channels:
+        check_channel(channel)
+    position = parse_start(start)
+    gateway = find_gateway(settings)
+    run = _Run(channels, output, count=count, follow=not no_follow)
+    asyncio.run(_follow(gateway, position, run, timeout))
+
+
+async def _follow(gateway: Gateway, start: Start, run: _Run, timeout_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(timeout_s) as deadline:
+            await stdio.while_read(_print_all(gateway, start, run))
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise Failure(f"timeout: stopped after {timeout_s:g} s", ExitCode.TIMEOUT) from None
+
+
+async def _print_all(gateway: Gateway, start: Start, run: _Run) -> None:
+    from rsws.client import connect
+
+    async with (
+        connect(gateway.url, token=gateway.token, on_connection=run.connection_changed) as client,
+        client.subscribe(*run.channels, after=start.after, last=start.last, events=True) as events,
+    ):
+        async for event in events:
+            await run.take(event)
+            if run.done:
+                return
+
+
+class _Run:
+    """One run of the command: what it prints, and when that is enough.
+
+    Args:
+        channels: What it subscribes to.
+        output: How; None chooses what fits standard output.
+        count: How many messages; None for any number.
+        follow: Whether to go on after the end as it was at the start.
+    """
+
+    def __init__(self, channels: Sequence[str], output: Output | None, *, count: int | None, follow: bool) -> None:
+        self.channels = channels
+        self._on_terminal = os.isatty(stdio.STDOUT)
+        self._output = output or (Output.PRETTY if self._on_terminal else Output.JSON)
+        self._format = self._formatter()
+        self._left = count
+        self._follow = follow
+        self._ends: dict[str, StreamId] = {}
+        """Where each channel ended at the start, once that is known."""
+        self._open = set(channels)
+        """Those that have not come to their end, which they do without ``follow`` alone."""
+        self._in_history = set(channels)
+        self._resuming: dict[str, bool] = {}
+        """After a reconnection: the channels that have not caught up, and whether they are subscribed to again."""
+        self._outage_s = 0.0
+        self._caught_up = 0
+
+    def _formatter(self) -> Callable[[Message], str]:
+        match self._output:
+            case Output.PRETTY:
+                lines = terminal.MessageFormat(self.channels)
+                return lambda message: terminal.render(lines.format(message))
+            case Output.JSON:
+                plain: Callable[[Message], str] = terminal.format_json
+            case Output.RAW:
+                plain = lambda message: terminal.one_line(message.json)  # noqa: E731
+        if self._on_terminal:
+            return lambda message: terminal.safe(plain(message)) + "\n"
+        return lambda message: plain(message) + "\n"
+
+    @property
+    def done(self) -> bool:
+        """Whether it is enough."""
+        return self._left == 0 or not self._open
+
+    def connection_changed(self, event: Disconnected | Reconnected) -> None:
+        from rsws.client import Disconnected
+
+        if isinstance(event, Disconnected):
+            terminal.print_line(terminal.format_warning(f"{event.reason}; reconnecting"))
+        else:
+            self._outage_s = event.after_s
+            self._resuming = dict.fromkeys(self._open, False)
+            self._caught_up = 0
+
+    async def take(self, event: Event) -> None:
+        """Print one event.
+
+        Raises:
+            SubscribeRefused: It says that a channel is not to be had.
+        """
+        match event:
+            case Message(channel=channel):
+                await self._take_message(event)
+            case Subscribed(channel=channel):
+                if channel in self._resuming:
+                    self._resuming[channel] = True
+                self._ends.setdefault(channel, event.latest_id)
+                if event.last_message_id >= self._ends[channel]:
+                    self._close(channel)
+            case CaughtUp(channel=channel):
+                self._take_caught_up(channel)
+            case Gap():
+                terminal.print_line(terminal.format_gap(event))
+            case Error(error=text, code=code, channel=str(channel)):
+                new = channel not in self._ends
+                if code == ErrorCode.NOT_ALLOWED or (new and code != ErrorCode.REDIS_UNAVAILABLE):
+                    raise SubscribeRefused(text, code, channel)
+                terminal.print_line(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
+
+    async def _take_message(self, message: Message) -> None:
+        channel = message.channel
+        if channel not in self._open:
+            return
+        beyond = not self._follow and message.id > self._ends[channel]
+        if not beyond:
+            await stdio.write(self._format(message).encode())
+            if self._left is not None:
+                self._left -= 1
+            if self._resuming.get(channel):
+                self._caught_up += 1
+        if message.id >= self._ends[channel]:
+            self._close(channel)
+
+    def _take_caught_up(self, channel: str) -> None:
+        self._close(channel)
+        if self._in_history:
+            self._in_history.discard(channel)
+            if not self._in_history and self._output is Output.PRETTY and self._follow:
+                terminal.print_rule("live")
+        if self._resuming.get(channel):
+            del self._resuming[channel]
+            if not self._resuming:
+                resumed = f"reconnected after {self._outage_s:.1f} s, caught up {self._caught_up}"
+                terminal.print_line(terminal.format_note(resumed))
+
+    def _close(self, channel: str) -> None:
+        """The channel has come to its end as it was at the start."""
+        if not self._follow:
+            self._open.discard(channel)

@@ -1,0 +1,170 @@
+"""Where a gateway is: one attempt to connect to it, and what the end of a connection means."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as connect_websocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+from websockets.uri import parse_uri
+
+from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, Unauthorized, UsageError
+from rsws.protocol import Connected, Refused, Reply, decode_reply
+from rsws.settings import MIB, is_loopback, redact_url, websocket_url
+
+MAX_MESSAGE_BYTES = 64 * MIB
+"""Well above what a gateway lets through by default: it may be configured larger."""
+CLOSE_TIMEOUT_S = 2.0
+
+_log = logging.getLogger("rsws.client.websocket")
+_log.setLevel(logging.INFO)  # at DEBUG websockets logs the request's path, and the token is in it
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a gateway is, and how to be let in."""
+
+    url: str
+    """Fit to be shown: without query and password."""
+    full_url: str
+    """With the token: never part of a text."""
+
+    @classmethod
+    def of(cls, url: str, token: str | None) -> Address:
+        """Check ``url``, and put the token into its query; one that is there already gives way.
+
+        Raises:
+            UsageError: It is no gateway's URL.
+        """
+        full_url = websocket_url(url)
+        if token is not None:
+            parts = urlsplit(full_url)
+            kept = [pair for pair in parts.query.split("&") if pair and pair.partition("=")[0] != "token"]
+            full_url = urlunsplit(parts._replace(query="&".join([*kept, f"token={quote(token, safe='')}"])))
+        shown = redact_url(full_url)
+        try:
+            parse_uri(full_url)
+        except InvalidURI as error:
+            raise UsageError(f"not a gateway's URL: {shown!r}: {error.msg}") from None
+        except ValueError:  # a host name that can't be written for DNS
+            raise UsageError(f"not a gateway's URL: {shown!r}: no valid host name") from None
+        return cls(shown, full_url)
+
+    async def open(self, timeout_s: float) -> ClientConnection:
+        """Connect, and wait until the gateway has let us in.
+
+        Raises:
+            CannotConnect: No gateway answers there.
+            Unauthorized: It refuses the token.
+        """
+        # Errors are raised `from None`: the texts and attributes of the originals hold the URL, token included.
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await connect_websocket(
+                    self.full_url,
+                    compression=None,
+                    proxy=None if is_loopback(urlsplit(self.full_url).hostname or "") else True,
+                    open_timeout=None,
+                    close_timeout=CLOSE_TIMEOUT_S,
+                    max_size=MAX_MESSAGE_BYTES,
+                    logger=_log,
+                )
+                try:
+                    await self._be_let_in(connection)
+                except BaseException:
+                    connection.transport.abort()
+                    raise
+        except TimeoutError:
+            raise self._cannot(f"no answer within {timeout_s:g} s; is the address right?") from None
+        except ConnectionClosed as closed:
+            ending = Ending.of(closed)
+            if ending.code == CloseCode.POLICY_VIOLATION:
+                raise self._unauthorized() from None
+            raise self._cannot(ending.reason) from None
+        except (OSError, WebSocketException, ImportError) as error:
+            raise self._cannot(_explain(error)) from None
+        return connection
+
+    async def _be_let_in(self, connection: ClientConnection) -> None:
+        try:
+            first = read_reply(await connection.recv())
+        except ValueError:
+            first = None
+        if isinstance(first, Refused):
+            raise self._unauthorized()
+        if not isinstance(first, Connected):
+            raise self._cannot("what answers there is no rsws gateway; is the address right?")
+
+    def _cannot(self, reason: str) -> CannotConnect:
+        return CannotConnect(f"can't connect to {self.url}: {reason}")
+
+    def _unauthorized(self) -> Unauthorized:
+        given = any(pair.startswith("token=") for pair in urlsplit(self.full_url).query.split("&"))
+        fault = "refuses the token" if given else "wants a token, and none was given"
+        return Unauthorized(f"the gateway at {self.url} {fault}; its own is in its WEBSOCKET_SECRET_KEY")
+
+
+def read_reply(frame: str | bytes) -> Reply | None:
+    """:func:`decode_reply` for whatever came.
+
+    Raises:
+        ValueError: It is no reply.
+    """
+    if isinstance(frame, bytes):
+        raise ValueError("a binary frame")
+    return decode_reply(frame)
+
+
+def _explain(error: Exception) -> str:
+    """What went wrong and what to do, without the URL (an InvalidURI after a redirect would show it whole)."""
+    match error:
+        case InvalidStatus(response=response):
+            return f"HTTP status {response.status_code} and no WebSocket; is this an rsws gateway's address?"
+        case ImportError():
+            return str(error)  # a SOCKS proxy of the environment, and no python-socks
+        case WebSocketException():
+            return f"no WebSocket there ({type(error).__name__}); is this an rsws gateway, and ws:// or wss:// right?"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate can't be trusted: {error.verify_message}"
+        case ssl.SSLError():
+            return f"TLS failed ({error.reason}); does the gateway speak ws:// rather than wss://?"
+        case socket.gaierror():
+            return f"the host name can't be resolved ({error.strerror})"
+    # asyncio joins the refusals of several addresses (localhost has two) into the text of one OSError.
+    if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
+        return "connection refused; is the gateway running? `rsws serve` starts one"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a connection ended."""
+
+    reason: str
+    code: int | None
+    """Its close code; None where the connection broke without one."""
+    by_gateway: bool
+    come_back: bool
+    """Whether connecting again makes sense."""
+
+    @classmethod
+    def of(cls, closed: ConnectionClosed) -> Ending:
+        """Read the exception that ``websockets`` raises at the end of a connection."""
+        by_gateway = closed.rcvd is not None and closed.rcvd_then_sent is not False
+        frame = closed.rcvd if by_gateway else closed.sent
+        if frame is None:
+            return cls("the connection broke", None, False, True)
+        meaning, come_back = _CLOSE_HELP.get(frame.code, ("", True))
+        said = frame.reason or (meaning if by_gateway else "")
+        text = f"closed by {'the gateway' if by_gateway else 'this side'} with {frame.code}"
+        return cls(f"{text}: {said}" if said else text, frame.code, by_gateway, come_back)
+
+
+_CLOSE_HELP = {int(code): help for code, help in CLOSE_HELP.items()}

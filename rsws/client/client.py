@@ -1,0 +1,234 @@
+"""The client of a gateway: publish, subscribe, ping."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Literal, overload
+
+from rsws.client.address import Address
+from rsws.client.link import ConnectionEvent, Link
+from rsws.client.subscription import Inbox, Subscription, SubscriptionEvent
+from rsws.errors import UsageError
+from rsws.protocol import (
+    Message,
+    Ping,
+    Publish,
+    StreamId,
+    Subscribe,
+    channel_fault,
+    encode_request,
+    is_json,
+    json_text,
+)
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    token: str | None = None,
+    reconnect: bool = True,
+    give_up_after_s: float | None = None,
+    connect_timeout_s: float = 10,
+    on_connection: Callable[[ConnectionEvent], None] | None = None,
+) -> AsyncIterator[Client]:
+    """Connect to a gateway::
+
+        async with connect("ws://127.0.0.1:8080", token="...") as client:
+            await client.publish("news", {"text": "hi"})
+            async for message in client.subscribe("news", after="0"):
+                print(message.id, message.data)
+
+    Leaving the block closes the connection and ends every subscription.
+
+    Args:
+        url: ``ws://HOST:PORT`` or ``wss://HOST``; ``ws://`` may be left out.
+        token: The gateway's token. None sends none, or the one that ``url`` has in its query.
+        reconnect: Whether a connection that is lost later is made anew. A first one is tried once.
+        give_up_after_s: Seconds of outage after which it counts as lost for good; None never gives up.
+        connect_timeout_s: Seconds one attempt may take.
+        on_connection: Called with each loss and each return, in the event loop: it must not block. What it raises
+            ends the client.
+
+    Raises:
+        UsageError: The URL is none.
+        CannotConnect: No gateway answers there; the text says why and what to do.
+        Unauthorized: The gateway refuses the token.
+    """
+    address = Address.of(url, token)
+    async with Link(address, reconnect, give_up_after_s, connect_timeout_s, on_connection) as link:
+        yield Client(link)
+
+
+class Client:
+    """A connection to a gateway, made by :func:`connect`.
+
+    Its calls wait while the connection is being made anew. All of them, and the iteration of its subscriptions,
+    raise ConnectionLost once it is lost for good or closed, and Unauthorized once the token is taken no more.
+
+    Attributes:
+        url: Where it is connected to, without query and token.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.url = link.address.url
+
+    async def publish(
+        self, channel: str, data: Any, *, message_id: str | None = None, timeout_s: float = 30
+    ) -> StreamId:
+        """Publish ``data``, and return its id once it is stored.
+
+        Any number may be under way at once. None is ever sent twice: where the outcome is unknown, sending again
+        could store it twice, and that is for the caller to decide.
+
+        Args:
+            channel: Where to.
+            data: What JSON can express.
+            message_id: What the ack refers to; no two publishes under way may have the same. None makes one.
+            timeout_s: Seconds to wait, for a connection and for the ack.
+
+        Raises:
+            UsageError: ``channel``, ``data`` or ``message_id`` can't be used.
+            PublishFailed: It was not acknowledged. ``outcome`` says whether it may be stored, ``code`` why: a code of
+                the gateway, or ``timeout``, ``connection_lost``, ``too_big``.
+            ConnectionLost: There is no connection and won't be; it was not sent.
+            Unauthorized: Likewise, because the token is taken no more.
+        """
+        return await self._publish(channel, json_text(data), message_id, timeout_s)
+
+    async def publish_json(
+        self, channel: str, text: str | bytes, *, message_id: str | None = None, timeout_s: float = 30
+    ) -> StreamId:
+        """Publish JSON text, which stays as it is, byte for byte (white space around it excepted).
+
+        Arguments and errors are those of :meth:`publish`; text that is no strict JSON is a UsageError.
+        """
+        try:
+            data = text.encode() if isinstance(text, str) else text
+        except UnicodeEncodeError:
+            raise UsageError("the text to publish is no valid Unicode") from None
+        if not is_json(data):
+            raise UsageError("the text to publish is no JSON")
+        return await self._publish(channel, data, message_id, timeout_s)
+
+    async def _publish(self, channel: str, data: bytes, message_id: str | None, timeout_s: float) -> StreamId:
+        _check_channel(channel)
+        message_id = uuid.uuid4().hex if message_id is None else message_id
+        if message_id in self._publishes:
+            raise UsageError(f"a publish with message_id {message_id!r} is under way")
+        try:
+            call = _Call(encode_request(Publish(channel, data, message_id)).encode())
+        except UnicodeEncodeError:
+            raise UsageError("message_id is no valid Unicode") from None
+        self._publishes[message_id] = call
+        try:
+            stream_id: StreamId = await self._ask(call, timeout_s)
+        except TimeoutError:
+            if call.sent_at is None:
+                raise PublishFailed(f"no connection within {timeout_s:g} s", "timeout", Outcome.NOT_STORED) from None
+            raise PublishFailed(f"no ack within {timeout_s:g} s", "timeout", Outcome.UNKNOWN) from None
+        finally:
+            del self._publishes[message_id]
+        return stream_id
+
+    @overload
+    def subscribe(
+        self,
+        *channels: str,
+        after: str | StreamId = "$",
+        last: int | None = None,
+        events: Literal[False] = False,
+    ) -> Subscription[Message]: ...
+    @overload
+    def subscribe(
+        self, *channels: str, after: str | StreamId = "$", last: int | None = None, events: Literal[True]
+    ) -> Subscription[SubscriptionEvent]: ...
+    def subscribe(
+        self, *channels: str, after: str | StreamId = "$", last: int | None = None, events: bool = False
+    ) -> Subscription[Any]:
+        """Everything of ``channels`` after a position, then live, each message once and in order.
+
+        Args:
+            channels: One or more. A client can have one subscription of a channel at a time.
+            after: ``"0"`` for the whole history, ``"$"`` for what comes from now on, or an id.
+            last: Start that many entries before the end instead.
+            events: Whether to yield, among the messages of a channel, also
+
+                - ``Subscribed`` at the start and after each reconnect, ``CaughtUp`` where history then ends,
+                - ``Gap`` where continuity can't be proven (else a warning in the log),
+                - ``Error``. Before the channel's first ``Subscribed`` it refuses the channel and the others go on,
+                  except for ``redis_unavailable``, which is tried again. After it, all goes on by itself.
+
+        Raises:
+            UsageError: A name, ``after`` or ``last`` can't be used, or a channel is subscribed already.
+            ConnectionLost: The connection is lost for good, or closed.
+            Unauthorized: The token is taken no more.
+        """
+        self._check_alive()
+        if not channels:
+            raise UsageError("subscribe to at least one channel")
+        for channel in channels:
+            _check_channel(channel)
+            if channel in self._feeds or channels.count(channel) > 1:
+                raise UsageError(f"{channel!r} is subscribed already; close that subscription first")
+        starts = [_start_of(channel, after, last) for channel in channels]
+        inbox = Inbox(starts, events, post=self._post, forget=self._forget)
+        for feed in inbox.feeds:
+            self._feeds[feed.channel] = feed
+            feed.sync()
+        return Subscription(inbox)
+
+    async def ping(self, timeout_s: float = 10) -> float:
+        """Seconds a request and its answer take, the gateway's own handling included.
+
+        Raises:
+            TimeoutError: No answer came within ``timeout_s``, or there was no connection.
+            ConnectionLost: The connection was lost meanwhile.
+            Unauthorized: The token is taken no more.
+        """
+        call = _Call(encode_request(Ping()).encode())
+        self._pings.append(call)
+        try:
+            answered_at: float = await self._ask(call, timeout_s)
+        finally:
+            if call.sent_at is None:
+                self._pings.remove(call)
+        assert call.sent_at is not None
+        return answered_at - call.sent_at
+
+    async def _ask(self, call: _Call, timeout_s: float) -> Any:
+        self._check_alive()
+        self._post(call)
+        try:
+            await asyncio.wait((call.answer,), timeout=timeout_s)
+        finally:
+            unanswered = call.answer.cancel()
+            self._outbox.pop(call, None)
+        if unanswered:
+            raise TimeoutError
+        return call.answer.result()
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+
+def _check_channel(channel: str) -> None:
+    fault = channel_fault(channel)
+    if fault is not None:
+        raise UsageError(fault)
+
+
+def _start_of(channel: str, after: str | StreamId, last: int | None) -> Subscribe:
+    if last is not None:
+        if last < 0 or after != "$":
+            raise UsageError("last is a number >= 0 and stands in for after")
+        return Subscribe(channel, last=last)
+    if after == "$":
+        return Subscribe(channel, None)
+    try:
+        return Subscribe(channel, after if isinstance(after, StreamId) else StreamId.parse(after))
+    except ValueError:
+        raise UsageError(f'{after!r} is no position: give "0", "$" or an id as received') from None

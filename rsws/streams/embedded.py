@@ -1,0 +1,321 @@
+"""Finds a Redis on this machine for the set-up without REDIS_URL, and runs one where none answers.
+
+Whose Redis it is decides what happens when it dies:
+
+- the user's own: it is used as it is; nothing is ever started in its place;
+- ours: this gateway runs the server and restarts it;
+- shared: another gateway runs it on the same directory; when that goes away, this one takes over.
+
+Two locks in the server's directory keep it so. ``gateway.lock`` is held by the gateway that runs the server,
+``server.lock`` by the server itself, which inherits the descriptor: after a kill -9 of the gateway the first is free
+at once, the second only when the server has ended. Locks end with their holder, whatever a recorded pid means by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Self
+
+from rsws.datadir import DataDir
+from rsws.errors import SetupError
+from rsws.settings import SECONDS
+from rsws.streams.valkey import HOST, POLL_S, Server, choose_server, disconnected, is_redis, ping
+
+logger = logging.getLogger("rsws.embedded")
+
+TAKEOVER_TIMEOUT_S = 10 * SECONDS
+"""How long the server of a gateway that has gone may take to end, or that of another gateway to answer."""
+RESTART_DELAY_S = 0.1 * SECONDS
+MAX_RESTART_DELAY_S = 30 * SECONDS
+STEADY_S = 60 * SECONDS
+"""A server that ran this long is restarted without the back-off of earlier failures."""
+
+
+class _Role(Enum):
+    USERS = "the user's own"
+    OURS = "ours"
+    SHARED = "another gateway's"
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """What ``gateway.lock`` says of the gateway that holds it and runs a server."""
+
+    pid: int
+    port: int
+
+
+class LocalRedis:
+    """The Redis of this machine, its own or one that runs as long as the ``async with`` block.
+
+        async with LocalRedis(DataDir(), 6379) as local:
+            watch = asyncio.create_task(local.watch())
+            ...  # serve with local.url
+            watch.cancel()  # and wait for it, before the block ends
+
+    Attributes:
+        url: Where it answers.
+        embedded: Whether it is an embedded server, this gateway's or another's.
+        directory: Where the embedded server keeps its data; None for the user's own Redis.
+        description: Which Redis it is, for a person.
+
+    Raises:
+        SetupError: On entry, when there is no Redis to use and none can be started; the text says what to do.
+    """
+
+    def __init__(self, data_dir: DataDir, port: int) -> None:
+        """
+        Args:
+            data_dir: Below it lies the embedded server's directory, made when it is needed.
+            port: Where a Redis is looked for and the embedded server listens, on 127.0.0.1 alone.
+        """
+        self.url = f"redis://{HOST}:{port}"
+        self.description = ""
+        self._data_dir = data_dir
+        self._directory = data_dir.redis.absolute()
+        self._port = port
+        self._role: _Role | None = None
+        self._owner_lock: int | None = None
+        self._server: Server | None = None
+
+    @property
+    def embedded(self) -> bool:
+        return self._role in (_Role.OURS, _Role.SHARED)
+
+    @property
+    def directory(self) -> Path | None:
+        return self._directory if self.embedded else None
+
+    async def __aenter__(self) -> Self:
+        await self._claim()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            if self._server is not None:
+                await self._server.stop()
+        finally:
+            self._release()
+
+    async def watch(self) -> None:
+        """Keep an embedded server running until cancelled: restart ours, take over when another gateway's goes away."""
+        clock = asyncio.get_running_loop().time
+        delay = RESTART_DELAY_S
+        while True:
+            since = clock()
+            await self._ended()
+            if clock() - since > STEADY_S:
+                delay = RESTART_DELAY_S
+            while True:
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, MAX_RESTART_DELAY_S)
+                try:
+                    await (self._launch() if self._role is _Role.OURS else self._claim())
+                    break
+                except SetupError as error:
+                    logger.error("no embedded server, trying again in %.1f s: %s", delay, error)
+
+    async def _ended(self) -> None:
+        """Return when the embedded server is gone."""
+        if self._role is _Role.OURS:
+            assert self._server is not None
+            code = await self._server.ended()
+            await self._server.stop()  # its watchdog is left
+            logger.error("the embedded server has ended (exit code %d), its log is in %s", code, self._log_file)
+        elif self._role is _Role.SHARED:
+            await disconnected(self._port)
+            logger.warning("the embedded server of another gateway is gone")
+        else:
+            await asyncio.Event().wait()
+
+    async def _claim(self) -> None:
+        """Find the Redis to use, or start it.
+
+        Raises:
+            SetupError: There is none, and none can be started.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + TAKEOVER_TIMEOUT_S
+        while not await self._settle():
+            if clock() > deadline:
+                raise SetupError(
+                    f"{self._holder()} runs the embedded server in {self._directory}, and that does not answer on "
+                    f"{HOST}:{self._port}; end that gateway, or choose another directory with --data-dir"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _settle(self) -> bool:
+        """Decide whose Redis it is; False when another gateway is just starting or ending, so ask again."""
+        if not self._directory.is_dir():
+            reply = await ping(self._port)
+            if reply is None:
+                self._make_directory()
+            if reply is None or self._directory.is_dir():  # made by another gateway: its server may be what answered
+                return False
+            self._use_users_own(reply)
+            return True
+        if not self._acquire():
+            return await self._share()
+        try:
+            # Nobody else can start a server on this directory now; once the last one has ended, and be it that of
+            # a gateway that was killed just now, what answers is the user's own.
+            os.close(await self._server_lock())
+            reply = await ping(self._port)
+            if reply is None:
+                await self._launch()
+                return True
+            self._use_users_own(reply)
+        except BaseException:
+            self._release()
+            raise
+        self._release()
+        return True
+
+    async def _share(self) -> bool:
+        """Use the server of the gateway that holds the directory; False when it does not answer, or not yet."""
+        owner = self._read_owner()
+        if owner is None:
+            return False
+        reply = await ping(self._port)
+        if owner.port == self._port:
+            if reply is None or not is_redis(reply):
+                return False
+            self._role = _Role.SHARED
+            self.description = f"the embedded server of the gateway with pid {owner.pid}, data in {self._directory}"
+        elif reply is not None:
+            self._use_users_own(reply)
+        else:
+            raise SetupError(
+                f"{self._holder()} runs the embedded server in {self._directory} on port {owner.port}; "
+                f"set RSWS_LOCAL_REDIS_PORT={owner.port} to use it, or choose another directory with --data-dir"
+            )
+        return True
+
+    def _use_users_own(self, reply: bytes) -> None:
+        address = f"{HOST}:{self._port}"
+        if reply.startswith(b"-NOAUTH"):
+            raise SetupError(f"the Redis on {address} wants a password; set REDIS_URL=redis://:PASSWORD@{address}")
+        if not is_redis(reply):
+            answer = f"it answered {reply[:60].decode(errors='replace').strip()!r}" if reply else "it did not answer"
+            raise SetupError(
+                f"what listens on {address} is no Redis ({answer} to PING); end it, choose another port with "
+                f"RSWS_LOCAL_REDIS_PORT, or set REDIS_URL"
+            )
+        if self._role is _Role.SHARED:
+            raise SetupError(f"a Redis that is not the embedded server answers on {address} in its place")
+        self._role = _Role.USERS
+        self.description = f"the Redis on {address}"
+
+    # The server's directory and who holds it
+
+    @property
+    def _log_file(self) -> Path:
+        return self._directory / "server.log"
+
+    def _make_directory(self) -> None:
+        self._data_dir.create()
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> SetupError:
+        return SetupError(
+            f"the embedded server's directory {self._directory} can't be written ({error.strerror}); "
+            f"choose another with --data-dir or RSWS_DATA_DIR"
+        )
+
+    def _try_lock(self, name: str) -> int | None:
+        """The descriptor that holds the lock; None when another process has it."""
+        try:
+            descriptor = os.open(self._directory / name, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._unwritable(error) from None
+        return descriptor
+
+    def _acquire(self) -> bool:
+        """Take the gateway's lock; False when another gateway has it."""
+        if (descriptor := self._try_lock("gateway.lock")) is None:
+            return False
+        self._owner_lock = descriptor
+        os.ftruncate(descriptor, 0)
+        return True
+
+    def _release(self) -> None:
+        if self._owner_lock is not None:
+            os.close(self._owner_lock)
+            self._owner_lock = None
+
+    def _read_owner(self) -> _Owner | None:
+        """The gateway that runs the server; None when it has not come so far."""
+        try:
+            return _Owner(**json.loads((self._directory / "gateway.lock").read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _holder(self) -> str:
+        owner = self._read_owner()
+        return f"the gateway with pid {owner.pid}" if owner else "another gateway"
+
+    # Running it
+
+    async def _launch(self) -> None:
+        """Start our server and wait until it answers; the gateway's lock is held.
+
+        Raises:
+            SetupError: There is none to start, or it does not start.
+        """
+        assert self._owner_lock is not None
+        lock = await self._server_lock()
+        try:
+            engine, binary = await asyncio.to_thread(choose_server, self._directory)
+            os.pwrite(self._owner_lock, json.dumps(asdict(_Owner(os.getpid(), self._port))).encode(), 0)
+            self._server = server = await Server.start(binary, self._directory, self._port, lock)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        finally:
+            os.close(lock)
+        try:
+            await server.ready()
+        except BaseException:
+            await server.stop()
+            raise
+        self._role = _Role.OURS
+        self.description = f"embedded {engine}, data in {self._directory}"
+        logger.info("started %s (pid %d) on %s:%d, data in %s", engine, server.pid, HOST, self._port, self._directory)
+
+    async def _server_lock(self) -> int:
+        """Take the server's lock, waiting for a server that is ending; the gateway's lock is held.
+
+        Raises:
+            SetupError: A server of a gateway that has gone does not end.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + TAKEOVER_TIMEOUT_S
+        waiting = False
+        while (descriptor := self._try_lock("server.lock")) is None:
+            if not waiting:
+                logger.info("waiting for the end of the server that an earlier gateway ran in %s", self._directory)
+                waiting = True
+            if clock() > deadline:
+                pid = (self._directory / "server.lock").read_text()
+                raise SetupError(
+                    f"the server that an earlier gateway ran in {self._directory} does not end; "
+                    f"end it (kill {pid}), or choose another directory with --data-dir"
+                )
+            await asyncio.sleep(POLL_S)
+        return descriptor

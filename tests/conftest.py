@@ -1,0 +1,59 @@
+"""Fixtures that every test may use; what they are made of is in ``support``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+from uuid import uuid4
+
+import pytest
+
+from rsws.settings import ClientSettings, Settings, options
+from support import RedisServer, free_port
+
+_OURS = {each.env for settings in (Settings, ClientSettings) for each in options(settings).values()}
+_LOOKS = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "COLUMNS", "LINES"}
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of the user's: no rsws variable, an empty HOME, an empty working directory, a port of its own.
+
+    What the test changes in ``os.environ`` is undone, also what ``load_env_file`` put there.
+    """
+    with mock.patch.dict(os.environ):
+        for name in list(os.environ):
+            if name in _OURS | _LOOKS or name.startswith("RSWS_"):
+                del os.environ[name]
+        home = tmp_path / "home"
+        home.mkdir()
+        os.environ |= {
+            "HOME": str(home),
+            "XDG_DATA_HOME": str(home / ".local" / "share"),
+            "RSWS_DATA_DIR": str(tmp_path / "data"),
+            "RSWS_LOCAL_REDIS_PORT": str(free_port()),
+        }
+        monkeypatch.chdir(tmp_path)
+        yield
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis that all tests share: take names from ``channel``, and do it no harm."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A fresh Redis to stop, kill or pause."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def channel() -> str:
+    """A channel name that no other test has."""
+    return f"test-{uuid4().hex[:12]}"

@@ -1,0 +1,154 @@
+"""The join/lag/resume machine: every interleaving of a small world, random ones of longer lives, and planted bugs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interleavings import RING_MESSAGES, Violation, World, entry, search
+from rsws.gateway import channel as channel_module
+from rsws.gateway import subscription as subscription_module
+from rsws.gateway.channel import Channel
+from rsws.gateway.subscription import Page, Subscription
+from rsws.protocol import StreamId
+from rsws.streams.store import Entry
+
+
+@pytest.fixture(autouse=True)
+def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = len(World().channel.encode([entry(1)])[0][1])
+    monkeypatch.setattr(channel_module, "RING_BYTES", RING_MESSAGES * frame)
+    monkeypatch.setattr(subscription_module, "CHUNK_BYTES", 1)
+
+
+def test_every_interleaving_of_a_small_world() -> None:
+    assert search(7) > 5_000
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 1000), max_size=60))
+def test_longer_lives(choices: list[int]) -> None:
+    world = World(max_entries=40)
+    for choice in choices:
+        events = list(world.events())
+        if not events:
+            break
+        world.happen(events[choice % len(events)])
+    world.settle()
+
+
+class CursorOfNow(Subscription):
+    """Takes the cursor of the moment a page arrives, not of the one it was issued."""
+
+    def page_read(self, page: Page) -> None:
+        super().page_read(Page(page.frames, page.last, page.complete, self.channel.cursor))
+
+
+class EveryPageIsComplete(Subscription):
+    def page_read(self, page: Page) -> None:
+        super().page_read(Page(page.frames, page.last, True, page.cursor))
+
+
+class NeverComplete(Subscription):
+    """Trusts only what a page holds: on a busy channel, and at a deleted tail, it never comes live."""
+
+    def page_read(self, page: Page) -> None:
+        super().page_read(Page(page.frames, self.position, False, page.cursor))
+
+
+class PageAfterClose(Subscription):
+    def close(self) -> None:
+        super().close()
+        self._open = True
+
+
+class DeafToRoom(Subscription):
+    """Lags and never asks to be woken."""
+
+    def advance(self) -> None:
+        if self._outlet.has_room:
+            super().advance()
+
+
+class TakesWithoutRoom(Subscription):
+    """Says there was no room, but took the messages."""
+
+    def take(self, frames: bytes) -> bool:
+        room = self._outlet.has_room
+        self._outlet.write(frames)
+        return room
+
+
+class JoinsBehind(Subscription):
+    """Joins the live ones while the ring still has something for it."""
+
+    def advance(self) -> None:
+        if self._open and not self._reading and self.position >= self.channel.floor:
+            self.channel.live.add(self)
+        else:
+            super().advance()
+
+
+class CursorFirst(Channel):
+    """Moves the cursor before it notes where a lagging listener stood."""
+
+    def deliver(self, entries: list[Entry]) -> None:  # type: ignore[override]
+        live = set(self.live)
+        super().deliver(entries)
+        for listener in live - self.live:
+            listener.position = self.cursor
+
+
+class RingTooShort(Channel):
+    """Forgets the oldest message of the ring but not that it did."""
+
+    def deliver(self, entries: list[Entry]) -> None:  # type: ignore[override]
+        super().deliver(entries)
+        if len(self._ring) > 1:
+            self._ring.popleft()
+
+
+class FloorTooHigh(Channel):
+    def deliver(self, entries: list[Entry]) -> None:  # type: ignore[override]
+        super().deliver(entries)
+        self.floor = StreamId(max(0, self.floor.ms - 1), 0)
+
+
+class NeverTellsThoseAhead(Channel):
+    def deliver(self, entries: list[Entry]) -> None:  # type: ignore[override]
+        ahead, self.ahead = self.ahead, set()
+        super().deliver(entries)
+        self.ahead = ahead
+
+
+class DeliversTwice(Channel):
+    """Does not skip what was dispatched before."""
+
+    def deliver(self, entries: list[Entry]) -> None:  # type: ignore[override]
+        before = self.cursor
+        super().deliver(entries)
+        self.cursor = before
+        super().deliver(entries)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bug=bug: World(**bug)
+        for bug in (
+            *({"subscription": bug} for bug in (CursorOfNow, EveryPageIsComplete, NeverComplete, PageAfterClose,
+                                                DeafToRoom, TakesWithoutRoom, JoinsBehind)),
+            *({"channel": bug} for bug in (CursorFirst, RingTooShort, FloorTooHigh, NeverTellsThoseAhead,
+                                           DeliversTwice)),
+        )
+    ],
+    ids=["cursor of now", "every page complete", "never complete", "page after close", "deaf to room",
+         "takes without room", "joins behind", "cursor first", "ring too short", "floor too low", "ahead forgotten",
+         "delivers twice"],
+)  # fmt: skip
+def test_a_planted_bug_is_caught(make: Callable[[], World]) -> None:
+    with pytest.raises(Violation):
+        search(7, make)

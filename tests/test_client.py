@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.protocol import State
 
-from rsws.client import Client, Disconnected, Event, Reconnected, Subscription, connect, link, subscription
+from rsws.client import Client, Disconnected, Event, Reconnected, Subscription, address, connect, link, subscription
 from rsws.errors import (
     CannotConnect,
     ConnectionLost,
@@ -107,8 +108,11 @@ class Peer:
         assert await self.hear() == request
 
     async def say(self, *replies: Reply | str) -> None:
+        """All in one go, as the gateway does."""
         for reply in replies:
-            await self.websocket.send(reply if isinstance(reply, str) else encode_reply(reply).decode())
+            self.websocket.protocol.send_text(reply.encode() if isinstance(reply, str) else encode_reply(reply))
+        self.websocket.transport.write(b"".join(self.websocket.protocol.data_to_send()))
+        await self.websocket.drain()
 
     async def grant(self, channel: str, after: int, latest: int = 0) -> None:
         """Answer a subscribe."""
@@ -267,6 +271,7 @@ async def test_a_server_that_does_not_let_us_in(greetings: list[str], code: int 
         with pytest.raises(CannotConnect, match=text) as caught:
             await connect(script.url, token=SECRET, connect_timeout_s=0.2).__aenter__()
         assert_no_token(caught.value)
+        await (await script.peer()).websocket.wait_closed()
 
 
 @pytest.mark.parametrize("greetings", [[REFUSED], []])
@@ -318,7 +323,7 @@ async def test_publish_returns_the_id_of_the_ack() -> None:
         publishing = asyncio.create_task(client.publish("news", {"text": "hällo"}, message_id="m1"))
         text = await peer.hear_text()
         assert text == '{"action":"publish","channel":"news","data":{"text":"hällo"},"messageId":"m1"}'
-        await peer.say(Ack("m1", StreamId(7, 1)))
+        await peer.say(Ack("m1", StreamId(7, 1)), Ack("m1", StreamId(8, 0)))
         assert await publishing == StreamId(7, 1)
 
 
@@ -426,6 +431,23 @@ async def test_a_publish_during_an_outage_waits_for_the_connection() -> None:
             await peer.say(Ack(str(number), StreamId(number, 0)))
         assert [(await each).ms for each in waiting] == [0, 1, 2]
         await context.__aexit__(None, None, None)
+
+
+@in_a_loop
+async def test_a_publish_on_a_closing_connection_waits_for_the_next() -> None:
+    async with connected() as (script, peer, client):
+        peer.websocket.transport.pause_reading()  # it does not see that the client agrees to the end
+        peer.websocket.protocol.send_close(1012)
+        peer.websocket.send_data()
+        while client._link._connection.state is not State.CLOSING:  # noqa: ASYNC110 there is no event for it
+            await asyncio.sleep(0.001)
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        await asyncio.sleep(0.01)
+        await peer.drop()
+        peer = await script.peer()
+        assert await peer.hear_publish() == "m"
+        await peer.say(Ack("m", StreamId(1, 0)))
+        assert await publishing == StreamId(1, 0)
 
 
 @in_a_loop
@@ -802,6 +824,7 @@ async def test_closing_a_subscription_does_not_wait_for_a_connection() -> None:
         await (await script.peer()).hear()
     await lost.wait()
     await messages.close()
+    assert not client._link._outbox
     client.subscribe("c")
     await context.__aexit__(None, None, None)
 
@@ -847,22 +870,25 @@ async def test_leaving_does_not_wait_for_a_gateway_that_does_not_answer(monkeypa
 # --- a slow application -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("events", [False, True])
 @in_a_loop
-async def test_a_full_queue_lets_the_stream_be_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_queue_lets_the_stream_be_the_buffer(events: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 8)
     async with connected() as (_, peer, client):
-        messages = client.subscribe("c", after="0")
+        received = client.subscribe("c", after="0", events=events)
         await peer.hear()
         await peer.grant("c", 0)
         await peer.say(*(message("c", number) for number in range(1, 13)))
         await peer.expect(action="unsubscribe", channel="c")
         await peer.say(message("c", 13))
-        assert ids(await take(messages, 6)) == [1, 2, 3, 4, 5, 6]
+        assert ids(await take(received, 6)) == [1, 2, 3, 4, 5, 6][: 6 - events]
         await peer.say(message("c", 14), Unsubscribed("c"))
-        await peer.expect(action="subscribe", channel="c", lastMessageId="8-0")
-        await peer.grant("c", 8)
-        await peer.say(message("c", 9), message("c", 10))
-        assert ids(await take(messages, 4)) == [7, 8, 9, 10]
+        last = 8 - events
+        marker = {"marker": True} if events else {}
+        await peer.expect(action="subscribe", channel="c", lastMessageId=f"{last}-0", **marker)
+        await peer.grant("c", last)
+        await peer.say(*(message("c", number) for number in range(last + 1, 11)))
+        assert ids(await take(received, 4 + events)) == [6, 7, 8, 9, 10][1 - events :]
 
 
 @in_a_loop
@@ -912,11 +938,7 @@ async def test_an_application_that_keeps_up_is_never_unsubscribed() -> None:
         await peer.hear()
         await peer.grant("c", 0)
         reading = asyncio.create_task(take(messages, 20_000))
-        peer.websocket.protocol.max_message_size = None
-        frames = [encode_reply(message("c", number)) for number in range(1, 20_001)]
-        for frame in frames:  # as many in one segment as the gateway joins in one write
-            peer.websocket.protocol.send_text(frame)
-        peer.websocket.transport.write(b"".join(peer.websocket.protocol.data_to_send()))
+        await peer.say(*(message("c", number) for number in range(1, 20_001)))
         assert ids(await reading) == [*range(1, 20_001)]
         pinging = asyncio.create_task(client.ping())
         await peer.expect(action="ping")
@@ -1020,6 +1042,23 @@ async def test_close_codes_that_would_come_again_are_final(code: int) -> None:
         await peer.close(code)
         with pytest.raises(ConnectionLost, match=str(code)):
             await anext(messages)
+
+
+@in_a_loop
+async def test_a_message_too_big_to_receive_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "MAX_MESSAGE_BYTES", 1000)
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c")
+        await peer.hear()
+        publishing = asyncio.create_task(client.publish("c", 1))
+        await peer.hear_publish()
+        await peer.grant("c", 0)
+        await peer.say(message("c", 1, "x" * 1000))
+        with pytest.raises(ConnectionLost, match="closed by this side with 1009: frame with 10"):
+            await anext(messages)
+        with pytest.raises(PublishFailed) as caught:
+            await publishing
+        assert caught.value.outcome == Outcome.UNKNOWN
 
 
 @in_a_loop

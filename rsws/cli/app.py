@@ -80,7 +80,7 @@ def _run() -> int:
     """The one place where what went wrong becomes a line on standard error and an exit code."""
     try:
         _load_env_file()
-        app()
+        app(prog_name="rsws")
     except SystemExit as end:  # how typer ends, always
         return end.code if isinstance(end.code, int) else ExitCode.DONE
     except StdoutClosed:

@@ -35,6 +35,7 @@ FROM_HELP = (
 )
 
 _AGO = re.compile(r"([0-9]{1,9})([smhd])")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -75,12 +76,14 @@ def parse_start(text: str, now_ms: int | None = None) -> Start:
         now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         return _since(now_ms - int(match[1]) * _UNIT_MS[match[2]])
     try:
-        return _since(int(datetime.fromisoformat(text).timestamp() * 1000))  # without a zone: local time
-    except (ValueError, OverflowError, OSError):
-        raise UsageError(
-            f"{text!r} is no place to start: write 0, $, -N, an ID, a time ago such as 10m, or a time such as "
-            "2026-11-23T10:00"
-        ) from None
+        if _DATE.match(text):
+            return _since(int(datetime.fromisoformat(text).timestamp() * 1000))  # without a zone: local time
+    except (ValueError, OverflowError, OSError):  # no such day, or too long ago for a clock
+        pass
+    raise UsageError(
+        f"{text!r} is no place to start: write 0, $, -N, an ID, a time ago such as 10m, or a time such as "
+        "2026-11-23T10:00"
+    )
 
 
 def _since(ms: int) -> Start:

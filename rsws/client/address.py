@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -151,7 +152,8 @@ def _explain(error: Exception) -> str:
         return "connection refused; is the gateway running? `rsws serve` starts one"
     if isinstance(error, ConnectionError):
         return "the connection was cut while it was made; is ws:// or wss:// right?"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error) or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +170,8 @@ class Ending:
     @classmethod
     def of(cls, closed: ConnectionClosed) -> Ending:
         """Read the exception that ``websockets`` raises at the end of a connection."""
-        by_gateway = closed.rcvd is not None and closed.rcvd_then_sent is not False
-        frame = closed.rcvd if by_gateway else closed.sent
+        by_gateway = closed.rcvd is not None
+        frame = closed.rcvd or closed.sent
         if frame is None:
             return cls("the connection broke", None, False, True)
         meaning, come_back = _CLOSE_HELP.get(frame.code, ("", True))

@@ -147,10 +147,11 @@ class Client:
             last: Start that many entries before the end instead.
             events: Whether to yield, among the messages of a channel, also
 
-                - ``Subscribed`` at the start and after each reconnect, ``CaughtUp`` where history then ends,
-                - ``Gap`` where continuity can't be proven (else a warning in the log),
-                - ``Error``. Before the channel's first ``Subscribed`` it refuses the channel and the others go on,
-                  except for ``redis_unavailable``, which is tried again. After it, all goes on by itself.
+                - ``Subscribed`` at the start and after each reconnect, ``CaughtUp`` where history then ends;
+                - ``Gap`` where continuity can't be proven (without events a warning in the log);
+                - ``Error``, once for each trouble (likewise). One with Redis passes: ``redis_unavailable`` always,
+                  ``redis_refused`` and ``channel_unreadable`` once the channel has been ``Subscribed``. Any other
+                  ends the channel and leaves the others.
 
         Raises:
             UsageError: A name, ``after`` or ``last`` can't be used, or a channel is subscribed already.

@@ -338,4 +338,4 @@ class Subscription(AsyncIterator[T_co]):
                 for feed in self._inbox.feeds:
                     await feed.forgotten.wait()
         except TimeoutError:
-            log.warning("the gateway has not confirmed an unsubscribe within %g s", UNSUBSCRIBE_TIMEOUT_S)
+            log.info("the gateway has not confirmed an unsubscribe within %g s", UNSUBSCRIBE_TIMEOUT_S)

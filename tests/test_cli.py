@@ -1,0 +1,214 @@
+"""The command line as a whole: help, settings, exit codes, what goes wrong before a command begins."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from rsws.cli import pub, serve, sub, xadd
+from rsws.cli.app import app
+from rsws.cli.exits import EXIT_HELP, ExitCode, describe, exit_code
+from rsws.cli.options import flag
+from rsws.errors import (
+    CannotConnect,
+    ConnectionLost,
+    Outcome,
+    PublishFailed,
+    RedisRefused,
+    RedisUnavailable,
+    SetupError,
+    SubscribeRefused,
+    Unauthorized,
+    UsageError,
+)
+from rsws.settings import ClientSettings, Settings, options
+from support import run_rsws
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+EPILOGS = {"serve": serve.EPILOG, "sub": sub.EPILOG, "pub": pub.EPILOG, "xadd": xadd.EPILOG}
+WIDE = {"COLUMNS": "200"}
+
+
+def examples(epilog: str) -> list[str]:
+    return epilog.partition("Examples:\n")[2].splitlines()
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_ends_with_exit_codes_and_examples(command: tuple[str, ...]) -> None:
+    shown = run_rsws(*command, "--help", env=WIDE)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    for code, meaning in EXIT_HELP.items():
+        assert f"{code} {meaning}" in shown.stdout
+    last_lines = shown.stdout.partition("Examples:")[2].split("\n")
+    assert 2 <= len([line for line in last_lines if line.strip()]) <= 3
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_the_help_can_be_run(name: str) -> None:
+    for example in examples(EPILOGS[name]):
+        words = shlex.split(re.split(r"[<|]", example)[0])
+        command, *arguments = words[words.index("rsws") + 1 :]
+        assert command == name
+        COMMANDS[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "own"),
+    [
+        ("serve", Settings, set()),
+        ("sub", ClientSettings, {"channels", "start", "count", "timeout", "no_follow", "output"}),
+        ("pub", ClientSettings, {"channel", "data", "lines", "text", "timeout"}),
+    ],
+)
+def test_the_options_are_the_settings(name: str, settings: type[Any], own: set[str]) -> None:
+    parameters = {parameter.name: parameter for parameter in COMMANDS[name].params}
+    assert parameters.keys() - own == options(settings).keys()
+    for field, option in options(settings).items():
+        assert parameters[field].opts == [flag(field)]
+        assert parameters[field].envvar == option.env
+
+
+def test_the_help_of_serve_says_each_option_with_its_environment_name() -> None:
+    shown = run_rsws("serve", "--help", env=WIDE).stdout
+    for field, option in options(Settings).items():
+        assert re.search(rf"{flag(field)}\b.*\[env var: {option.env}\]", " ".join(shown.split()))
+
+
+def test_no_command_is_a_question_for_the_help() -> None:
+    asked = run_rsws()
+    assert asked.returncode == ExitCode.USAGE
+    assert "Usage: rsws" in asked.stdout + asked.stderr
+
+
+# --- settings ---
+
+
+def where_it_looks(*arguments: str, env: dict[str, str | None] | None = None) -> str:
+    """The port at which ``rsws sub`` finds no gateway."""
+    looked = run_rsws("sub", "news", "--token", "x", *arguments, env=env)
+    assert looked.returncode == ExitCode.NOT_CONNECTED
+    found = re.search(r"ws://127\.0\.0\.1:(\d+)", looked.stderr)
+    assert found is not None
+    return found[1]
+
+
+def test_flags_beat_the_environment_which_beats_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("# a comment\nPORT=1\n")
+    assert where_it_looks() == "1"
+    assert where_it_looks(env={"PORT": "2"}) == "2"
+    assert where_it_looks("--url", "ws://127.0.0.1:3", env={"PORT": "2"}) == "3"
+
+
+def test_an_empty_variable_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=\nRSWS_URL=\n")
+    assert COMMANDS["serve"].make_context("serve", []).params["port"] == 8080
+    assert where_it_looks(env={"PORT": "2"}) == "2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env_file", "named"),
+    [
+        (("serve",), "PORT=abc", "PORT"),
+        (("sub", "news"), "PORT=abc", "PORT"),
+        (("serve",), "PORT=70000", "PORT"),
+        (("serve",), "RSWS_LOG_LEVEL=loud", "RSWS_LOG_LEVEL"),
+        (("serve", "--redis-timeout", "0"), "", "--redis-timeout"),
+        (("serve", "--ping-interval", "nan"), "", "--ping-interval"),
+        (("serve", "--idle-timeout", "inf"), "", "--idle-timeout"),
+        (("serve", "--no-such-option"), "", "--no-such-option"),
+        (("nonsense",), "", "nonsense"),
+        (("sub",), "", "CHANNEL"),
+        (("sub", "news", "--count", "0"), "", "--count"),
+        (("sub", "news", "--output", "xml"), "", "--output"),
+        (("sub", "news", "--from", "yesterday"), "", "yesterday"),
+        (("sub", "news", "--url", "http://127.0.0.1"), "", "ws://HOST:PORT"),
+        (("sub", "news", "--token-file", "nowhere"), "", "nowhere"),
+        (("sub", ""), "", "channel name is empty"),
+        (("pub", "a\nb", "1"), "", "control characters"),
+        (("pub", "a" * 513, "1"), "", "513 bytes"),
+        (("pub", "news", "1", "--lines"), "", "--lines"),
+        (("xadd", "news", "1", "--redis-url", "http://cache"), "", "redis://"),
+    ],
+)
+def test_what_can_not_be_used_is_a_usage_error(
+    tmp_path: Path, arguments: tuple[str, ...], env_file: str, named: str
+) -> None:
+    (tmp_path / ".env").write_text(env_file)
+    refused = run_rsws(*arguments, env=WIDE | {"RSWS_TOKEN": "x"})
+    assert refused.returncode == ExitCode.USAGE, refused.stderr
+    assert named in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_an_env_file_that_is_no_text_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"PORT=\xff\xfe")
+    refused = run_rsws("sub", "news")
+    assert refused.returncode == ExitCode.USAGE
+    assert re.fullmatch(r"rsws: \.env .* can't be read: .*\n", refused.stderr)
+
+
+# --- how it ends ---
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError(""), 2),
+        (CannotConnect(""), 3),
+        (ConnectionLost(""), 3),
+        (RedisUnavailable(""), 3),
+        (PublishFailed("", "connection_lost", Outcome.UNKNOWN), 3),
+        (Unauthorized(""), 4),
+        (SubscribeRefused("", "not_allowed", "news"), 4),
+        (PublishFailed("", "not_allowed", Outcome.NOT_STORED), 4),
+        (PublishFailed("", "timeout", Outcome.UNKNOWN), 6),
+        (SubscribeRefused("", "channel_unreadable", "news"), 1),
+        (PublishFailed("", "redis_unavailable", Outcome.NOT_STORED), 1),
+        (RedisRefused(""), 1),
+        (SetupError(""), 1),
+        (OSError(), 1),
+    ],
+)
+def test_each_error_has_its_exit_code(error: Exception, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_what_the_wire_says_in_one_language_is_explained() -> None:
+    failed = PublishFailed("Server Redis tidak siap", "redis_unavailable", Outcome.NOT_STORED)
+    assert describe(failed) == "not stored: Redis can't be reached (Server Redis tidak siap)"
+    failed = PublishFailed("no ack within 1 s", "timeout", Outcome.UNKNOWN)
+    assert describe(failed) == "no ack within 1 s; the message may be stored all the same"
+
+
+def test_help_for_a_reader_that_has_gone_shows_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "rsws", "serve", "--help"], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=20
+    )
+    os.close(writing)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_standard_stream_that_is_closed_is_an_empty_one(closed: int) -> None:
+    script = f"exec {sys.executable} -m rsws pub news - {closed}>&-"
+    environment = {**os.environ, "RSWS_URL": "ws://127.0.0.1:1", "RSWS_TOKEN": "x"}
+    done = subprocess.run(
+        ["sh", "-c", script], input="1", env=environment, capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == (ExitCode.USAGE if closed == 0 else ExitCode.NOT_CONNECTED)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr

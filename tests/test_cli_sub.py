@@ -1,0 +1,300 @@
+"""``rsws sub``, run for real."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+from array import array
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from cli_kit import KEY, Gateway, entries, fake_gateway, serving
+from rsws.cli.exits import ExitCode
+from rsws.cli.sub import Start, parse_start
+from rsws.errors import UsageError
+from support import RedisServer, RswsProcess, eventually, free_port, run_rsws
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
+    with serving(redis_server.url) as gateway:
+        yield gateway
+
+
+def add(server: RedisServer, channel: str, *data: str, id: str = "*") -> list[str]:
+    return [server.call("XADD", channel, id, "messageData", each).decode() for each in data]
+
+
+# --- where it starts ---
+
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("0", Start("0-0")),
+        ("0-0", Start("0-0")),
+        ("$", Start("$")),
+        (" $ ", Start("$")),
+        ("1700000001234-7", Start("1700000001234-7")),
+        ("1700000001234", Start("1700000001234-0")),
+        ("-1", Start("$", last=1)),
+        ("-0", Start("$", last=0)),
+        ("10s", Start(f"{NOW_MS - 10_001}-{2**64 - 1}")),  # what is stored in that very millisecond is printed
+        ("10m", Start(f"{NOW_MS - 600_001}-{2**64 - 1}")),
+        ("2h", Start(f"{NOW_MS - 7_200_001}-{2**64 - 1}")),
+        ("3d", Start(f"{NOW_MS - 259_200_001}-{2**64 - 1}")),
+        ("999999999d", Start("0-0")),
+        ("1970-01-01T00:00:01Z", Start(f"999-{2**64 - 1}")),
+        ("1969-01-01T00:00:00Z", Start("0-0")),
+        ("2026-11-23T10:00+07:00", Start(f"1795402799999-{2**64 - 1}")),
+    ],
+)
+def test_start(text: str, start: Start) -> None:
+    assert parse_start(text, NOW_MS) == start
+
+
+def test_a_time_without_a_zone_is_local() -> None:
+    local = datetime(2026, 11, 23, 10, 0)
+    assert parse_start("2026-11-23T10:00") == Start(f"{int(local.timestamp() * 1000) - 1}-{2**64 - 1}")
+    assert parse_start("2026-11-23") == parse_start("2026-11-23T00:00")
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "+", "*", ">", "--1", "1-2-3", "10w", "-x", "2026-13-01", "1" * 21])
+def test_no_start(text: str) -> None:
+    with pytest.raises(UsageError, match="no place to start"):
+        parse_start(text, NOW_MS)
+
+
+# --- what it prints ---
+
+
+def test_a_json_line_for_each_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    add(redis_server, channel, '{"n" : 1e400, "b":[ ]}', id="1700000001234-5")
+    shown = run_rsws("sub", channel, "--from", "0", "--count", "1", env=gateway.env)
+    assert shown.returncode == ExitCode.DONE
+    assert shown.stdout == (
+        f'{{"channel":"{channel}","id":"1700000001234-5","time":"2023-11-14T22:13:21.234Z",'
+        '"data":{"n" : 1e400, "b":[ ]}}\n'
+    )
+    assert shown.stderr == ""
+
+
+def test_raw_is_the_data_alone_one_a_line(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    add(redis_server, channel, '{\r\n  "a": [\n    1\n  ]\n}', '"\\n"', '"é"')
+    shown = run_rsws("sub", channel, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
+    assert shown.stdout == '{ "a": [ 1 ] }\n"\\n"\n"é"\n'
+
+
+def test_pretty_in_a_pipe_has_no_colours_and_no_breaks(
+    gateway: Gateway, redis_server: RedisServer, channel: str
+) -> None:
+    (stream_id,) = add(redis_server, channel, json.dumps("x" * 300))
+    shown = run_rsws("sub", channel, "--from", "0", "--count", "1", "--output", "pretty", env=gateway.env)
+    assert shown.stdout.endswith(f'  {channel}  {stream_id}  "{"x" * 300}"\n')
+    assert "\x1b" not in shown.stdout
+
+
+def test_lines_are_there_at_once(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    add(redis_server, channel, "0")
+    with RswsProcess("sub", channel, "--from", "-1", "--output", "raw", env=gateway.env) as process:
+        process.wait_lines(1)
+        for number in range(1, 4):
+            add(redis_server, channel, str(number))
+            assert process.wait_lines(number + 1)[-1] == str(number)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == []
+
+
+def test_history_is_complete_whatever_the_pace(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    with redis_server.client.pipeline(transaction=False) as pipeline:
+        for number in range(20_000):
+            pipeline.xadd(channel, {"messageData": f'{{"n":{number},"text":"{"x" * 50}"}}'})
+        pipeline.execute()
+    shown = run_rsws("sub", channel, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
+    assert shown.stdout.splitlines() == [data for _, data in entries(redis_server, channel)]
+
+
+# --- when it stops ---
+
+
+def test_no_follow_stops_at_the_end_as_it_was(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    one, two, empty = f"{channel}-1", f"{channel}-2", f"{channel}-3"
+    add(redis_server, one, "1", "2")
+    add(redis_server, two, "3")
+    last = add(redis_server, two, "4")[0]
+    redis_server.call("XDEL", two, last)  # the end is then where no message is
+    shown = run_rsws("sub", one, two, empty, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
+    assert shown.returncode == ExitCode.DONE
+    assert sorted(shown.stdout.split()) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("start", ["$", "-0", "10m"])
+def test_no_follow_of_nothing_stops_at_once(gateway: Gateway, channel: str, start: str) -> None:
+    shown = run_rsws("sub", channel, "--from", start, "--no-follow", env=gateway.env)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
+
+
+def test_no_follow_prints_nothing_that_comes_later() -> None:
+    replies = iter(
+        [
+            {"status": "subscribed", "channel": "c", "lastMessageId": "0-0", "latestId": "2-0"},
+            {"event": "message", "channel": "c", "streamId": "1-0", "data": 1},
+            {"event": "message", "channel": "c", "streamId": "3-0", "data": 3},
+        ]
+    )
+    with fake_gateway(*replies) as env:
+        shown = run_rsws("sub", "c", "--from", "0", "--no-follow", "--output", "raw", env=env)
+    assert (shown.returncode, shown.stdout) == (ExitCode.DONE, "1\n")
+
+
+def test_count_of_all_channels(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    add(redis_server, f"{channel}-1", "1", "2")
+    add(redis_server, f"{channel}-2", "3", "4")
+    shown = run_rsws("sub", f"{channel}-1", f"{channel}-2", "--from", "0", "--count", "3", env=gateway.env)
+    assert len(shown.stdout.splitlines()) == 3
+
+
+def test_timeout(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    add(redis_server, channel, "1")
+    shown = run_rsws("sub", channel, "--from", "0", "--count", "2", "--timeout", "0.5", env=gateway.env)
+    assert shown.returncode == ExitCode.TIMEOUT
+    assert len(shown.stdout.splitlines()) == 1
+    assert shown.stderr == "rsws: timeout: stopped after 0.5 s\n"
+
+
+@pytest.mark.parametrize("messages", [1, 5000])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(
+    gateway: Gateway, redis_server: RedisServer, channel: str, messages: int
+) -> None:
+    add(redis_server, channel, *(str(number) for number in range(messages)))
+    script = f'"{sys.executable}" -m rsws sub {channel} --from 0 --output raw | head -1; exit ${{PIPESTATUS[0]}}'
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.DONE, "0\n", "")
+
+
+def test_ctrl_c_while_nobody_reads(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    add(redis_server, channel, *[json.dumps("x" * 10_000)] * 30)
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    arguments = [sys.executable, "-m", "rsws", "sub", channel, "--from", "0"]
+    with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            eventually(lambda: unread(process.stdout) > 40_000, what="a pipe that is full")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5) == ExitCode.INTERRUPTED
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+
+
+def unread(pipe: IO[bytes] | None) -> int:
+    """Bytes that wait in a pipe."""
+    assert pipe is not None
+    size = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, size)
+    return size[0]
+
+
+# --- what goes wrong ---
+
+
+def test_no_gateway() -> None:
+    shown = run_rsws("sub", "news", "--url", "ws://127.0.0.1:1", "--token", "x")
+    assert shown.returncode == ExitCode.NOT_CONNECTED
+    assert shown.stderr == (
+        "rsws: can't connect to ws://127.0.0.1:1: connection refused; "
+        "is the gateway running? `rsws serve` starts one\n"
+    )
+
+
+def test_a_wrong_token_is_refused_and_not_shown(gateway: Gateway) -> None:
+    shown = run_rsws("sub", "news", "--url", f"{gateway.url}/?token=hunter2")
+    assert shown.returncode == ExitCode.REFUSED
+    assert "refuses the token" in shown.stderr
+    assert "hunter2" not in shown.stderr
+
+
+def test_no_token(tmp_path: Path) -> None:
+    shown = run_rsws("sub", "news")
+    assert shown.returncode == ExitCode.REFUSED
+    assert "--token, --token-file, RSWS_TOKEN or WEBSOCKET_SECRET_KEY" in shown.stderr
+
+
+def test_a_key_that_is_no_stream(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    redis_server.call("SET", channel, "1")
+    shown = run_rsws("sub", channel, "other", "--from", "0", env=gateway.env)
+    assert shown.returncode == ExitCode.ERROR
+    assert shown.stderr.startswith(f"rsws: {channel}: ")
+    assert "no stream" in shown.stderr
+
+
+def test_a_right_that_is_missing() -> None:
+    with fake_gateway({"status": "error", "error": "not for you", "code": "not_allowed", "channel": "c"}) as env:
+        shown = run_rsws("sub", "c", env=env)
+    assert (shown.returncode, shown.stderr) == (ExitCode.REFUSED, "rsws: c: not for you\n")
+
+
+def test_a_gap_is_said_and_it_goes_on() -> None:
+    replies = (
+        {"status": "subscribed", "channel": "c", "lastMessageId": "1-0", "latestId": "5-0"},
+        {"event": "gap", "channel": "c", "lastMessageId": "1-0", "resumesAt": "4-0", "reason": "trimmed"},
+        {"event": "message", "channel": "c", "streamId": "4-0", "data": "later"},
+    )
+    with fake_gateway(*replies) as env:
+        shown = run_rsws("sub", "c", "--from", "1-0", "--count", "1", "--output", "raw", env=env)
+    assert (shown.returncode, shown.stdout) == (ExitCode.DONE, '"later"\n')
+    assert shown.stderr == "rsws: c: gap, messages after 1-0 may be missing (they were trimmed); going on at 4-0\n"
+
+
+def test_trouble_of_a_channel_that_was_good_is_said_and_it_goes_on() -> None:
+    replies = (
+        {"status": "subscribed", "channel": "c", "lastMessageId": "0-0", "latestId": "0-0"},
+        {"status": "error", "error": "bad\x1b[31m", "code": "channel_unreadable", "channel": "c"},
+        {"event": "message", "channel": "c", "streamId": "4-0", "data": 1},
+    )
+    with fake_gateway(*replies) as env:
+        shown = run_rsws("sub", "c", "--count", "1", "--output", "raw", env=env)
+    assert (shown.returncode, shown.stdout) == (ExitCode.DONE, "1\n")
+    assert shown.stderr == "rsws: c: bad\\u001b[31m\n"
+
+
+def test_it_comes_back_and_says_so(redis_server: RedisServer, channel: str) -> None:
+    other = f"{channel}-2"
+    with serving(redis_server.url, port := free_port()) as gateway:
+        process = RswsProcess("sub", channel, other, "--output", "raw", "--from", "0", env=gateway.env)
+        with process:
+            add(redis_server, channel, "1")
+            process.wait_lines(1)
+            gateway.process.kill()
+            process.wait_for("reconnecting$")
+            add(redis_server, channel, "2", "3")
+            add(redis_server, other, "4")
+            with serving(redis_server.url, port):
+                process.wait_for(r"^rsws: reconnected after \d+\.\d s, caught up 3$")
+                add(redis_server, other, "5")
+                assert sorted(process.wait_lines(5)) == ["1", "2", "3", "4", "5"]
+                assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert len(process.stderr) == 2
+
+
+def test_the_key_of_the_data_directory_opens_the_gateway_of_this_user(
+    redis_server: RedisServer, channel: str, tmp_path: Path
+) -> None:
+    with RswsProcess("serve", "--port", "0", env={"REDIS_URL": redis_server.url}) as serve:
+        url = serve.wait_for(r"url=(ws://\S+)")[1]
+        assert run_rsws("sub", channel, "--url", url, "--no-follow").returncode == ExitCode.DONE
+        refused = run_rsws("sub", channel, "--url", url, "--no-follow", env={"WEBSOCKET_SECRET_KEY": KEY})
+        assert refused.returncode == ExitCode.REFUSED

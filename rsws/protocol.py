@@ -107,6 +107,8 @@ class Publish:
     data: bytes
     """JSON text, byte for byte as the client wrote it."""
     message_id: str
+    producer: str | None = None
+    """With it, (producer, channel, messageId) is stored at most once within the gateway's window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ class _Fields(msgspec.Struct):
     marker: bool | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
     messageId: str | UnsetType = UNSET
+    producer: str | UnsetType = UNSET
 
 
 _fields = msgspec.json.Decoder(_Fields)
@@ -138,7 +141,7 @@ _boolean = msgspec.json.Decoder(bool)
 _KEYS: dict[str, tuple[str, ...]] = {
     "subscribe": ("channel", "lastMessageId", "last", "marker"),
     "unsubscribe": ("channel",),
-    "publish": ("channel", "data", "messageId"),
+    "publish": ("channel", "data", "messageId", "producer"),
     "ping": (),
 }
 _EXPECTED = {"lastMessageId": "a stream id, \"0\" or \"$\", as a string", "last": "a whole number >= 0",
@@ -178,7 +181,7 @@ def _publish(fields: _Fields) -> Publish:
         raise RequestError(
             ErrorCode.BAD_REQUEST, PUBLISH_FORMAT_TEXT, channel=channel or None, message_id=_or_none(message_id)
         )
-    return Publish(_channel(channel, message_id), bytes(data), message_id)
+    return Publish(_channel(channel, message_id), bytes(data), message_id, _or_none(fields.producer))
 
 
 def _subscribe(fields: _Fields) -> Subscribe:
@@ -292,10 +295,11 @@ _READ: dict[str, Any] = {"marker": _boolean.decode, "last": _whole_number, "data
 def encode_request(request: Request) -> str:
     """The JSON text of a request, for a client to send."""
     match request:
-        case Publish(channel, data, message_id):
+        case Publish(channel, data, message_id, producer):
+            once = "" if producer is None else f',"producer":{_quote(producer)}'
             return (
                 f'{{"action":"publish","channel":{_quote(channel)},"data":{data.decode()},'
-                f'"messageId":{_quote(message_id)}}}'
+                f'"messageId":{_quote(message_id)}{once}}}'
             )
         case Subscribe(channel, after, last, marker):
             keys: dict[str, Any] = {"action": "subscribe", "channel": channel}
@@ -372,6 +376,8 @@ class Gap:
 class Ack:
     message_id: str
     stream_id: StreamId
+    duplicate: bool = False
+    """Stored before, by the same producer under the same messageId: the id is that of then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,8 +415,9 @@ def encode_reply(reply: Reply) -> bytes:
     match reply:
         case Message(channel, stream_id, json):
             return MessageEncoder(channel).encode(str(stream_id).encode(), json.encode())
-        case Ack(message_id, stream_id):
-            return f'{{"status":"ack","messageId":{_quote(message_id)},"streamId":"{stream_id}"}}'.encode()
+        case Ack(message_id, stream_id, duplicate):
+            again = ',"duplicate":true' if duplicate else ""
+            return f'{{"status":"ack","messageId":{_quote(message_id)},"streamId":"{stream_id}"{again}}}'.encode()
         case Connected():
             return b'{"status":"connected","message":"Welcome!"}'
         case Refused():
@@ -507,6 +514,7 @@ class _ReplyFields(msgspec.Struct):
     error: str = ""
     code: str = ""
     outcome: Outcome = Outcome.UNKNOWN
+    duplicate: bool = False
 
 
 _reply_fields = msgspec.json.Decoder(_ReplyFields)
@@ -525,7 +533,7 @@ def decode_reply(frame: str) -> Reply | None:
             case "message":
                 return Message(channel, StreamId.parse(fields.streamId), bytes(fields.data).decode())
             case "ack":
-                return Ack(fields.messageId, StreamId.parse(fields.streamId or "0-0"))
+                return Ack(fields.messageId, StreamId.parse(fields.streamId or "0-0"), fields.duplicate)
             case "error_ack":
                 return ErrorAck(fields.messageId, fields.error, fields.code, fields.outcome)
             case "subscribed":

@@ -88,6 +88,12 @@ class Settings:
         minimum=1 * KIB,
     )
     max_subscriptions: int = option(1000, "RSWS_MAX_SUBSCRIPTIONS", "Subscriptions a connection may have.", minimum=1)
+    producer_window_s: float = option(
+        120 * SECONDS,
+        "RSWS_PRODUCER_WINDOW",
+        "Seconds in which a message that names its producer is stored at most once.",
+        minimum=1,
+    )
     high_water_bytes: int = option(
         64 * KIB,
         "RSWS_HIGH_WATER_BYTES",

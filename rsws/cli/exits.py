@@ -86,7 +86,9 @@ def describe(error: BaseException) -> str:
         case RedisUnavailable(cause=cause):
             return cause
         case PublishFailed(code=code, outcome=outcome):
-            stored = "not stored" if outcome is Outcome.NOT_STORED else "not acknowledged, it may be stored all the same"
+            stored = (
+                "not stored" if outcome is Outcome.NOT_STORED else "not acknowledged, it may be stored all the same"
+            )
             return f"{stored}: {wire_error(str(error), code)}"
         case SubscribeRefused(code=code, channel=channel):
             return f"{channel}: {wire_error(str(error), code)}"

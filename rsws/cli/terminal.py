@@ -171,9 +171,7 @@ def format_gap(gap: Gap) -> Text:
     """That messages may be missing."""
     why = "they were trimmed" if gap.reason == "trimmed" else "the stream was deleted, made anew or rolled back"
     goes_on = "nothing is there yet" if gap.resumes_at is None else f"going on at {gap.resumes_at}"
-    return format_warning(
-        f"{gap.channel}: gap, messages after {gap.last_message_id} may be missing ({why}); {goes_on}"
-    )
+    return format_warning(f"{gap.channel}: gap, messages after {gap.last_message_id} may be missing ({why}); {goes_on}")
 
 
 def _marked(mark_style: str, text: str, style: str = "") -> Text:

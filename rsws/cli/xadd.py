@@ -120,9 +120,7 @@ def _check_stored(batch: Sequence[stdio.Line], results: Sequence[StreamId | Stor
     raise Failure(f"line {batch[stored].number}: {describe(refusal)}{also}", exit_code(refusal))
 
 
-async def _print(
-    url: str, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None
-) -> None:
+async def _print(url: str, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None) -> None:
     from rsws.streams.publisher import xadd
 
     client = _redis_cli(url)

@@ -215,6 +215,7 @@ class Client:
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 
+
 def _check_channel(channel: str) -> None:
     fault = channel_fault(channel)
     if fault is not None:

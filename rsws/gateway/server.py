@@ -163,6 +163,7 @@ class Server:
             self._hub = Hub(self._store, self._reader, tasks)
             tasks.create_task(self._store.run())
             tasks.create_task(self._reader.run())
+            tasks.create_task(self._hub.check_quiet())
             tasks.create_task(self._look_after_clients())
             if local is not None:
                 tasks.create_task(local.watch())
@@ -186,7 +187,7 @@ class Server:
             websocket.reply(encode_reply(Refused()))
             await websocket.close(CloseCode.POLICY_VIOLATION, "Unauthorized")
             return
-        session = Session(websocket, self._hub, self._store, self._tasks, self.settings.max_subscriptions)
+        session = Session(websocket, self._hub, self._store, self._tasks, self.settings)
         self._connections.add(websocket)
         log.info("client connected client=%s clients=%d", websocket.peer, len(self._connections))
         try:

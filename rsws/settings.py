@@ -109,6 +109,20 @@ class Settings:
         "Seconds in which nothing came from a client and nothing drained to it, after which it is cut off.",
         minimum=0.2,
     )
+    drain_s: float = option(
+        0 * SECONDS,
+        "RSWS_DRAIN",
+        "Seconds over which the clients are closed (with 1012) when the gateway stops, so that they don't all come back "
+        "at once; 0 closes them together (with 1001).",
+        minimum=0,
+        maximum=600,
+    )
+    retain: tuple[str, ...] = option(
+        (),
+        "RSWS_RETAIN",
+        "Trim the channels a pattern names to about COUNT entries, and to those younger than AGE (s, m, h, d); "
+        "may be repeated. Not set: nothing is ever trimmed.",
+    )
     shutdown_timeout_s: float = option(
         8 * SECONDS, "RSWS_SHUTDOWN_TIMEOUT", "Seconds the gateway may take to stop.", minimum=0.1, maximum=600
     )

@@ -85,6 +85,11 @@ class Channel:
         self.quiet = True
         """Whether nothing was delivered since somebody last set this."""
 
+    @property
+    def reach(self) -> StreamId:
+        """The furthest anybody is: a stream that ends before it is not the one that was read."""
+        return max([self.cursor, *[listener.position for listener in self.ahead]])
+
     def encode(self, entries: Iterable[Entry]) -> list[tuple[StreamId, bytes]]:
         """The frames of those entries that are messages, each with its id."""
         frames = []

@@ -55,6 +55,7 @@ class ClientConnection(ServerConnection):
         self._waiting: deque[Subscription] = deque()
         self._in_flight = 0
         self._in_flight_bytes = 0
+        self._settled: asyncio.Future[None] | None = None
         self._reading_paused = False
         self._heard_at = self.loop.time()
         self._pinged_at = self._heard_at
@@ -143,6 +144,15 @@ class ClientConnection(ServerConnection):
         self._in_flight -= 1
         self._in_flight_bytes -= size
         self._adjust_reading()
+        if self._settled is not None and not self._in_flight:
+            self._settled.set_result(None)
+            self._settled = None
+
+    async def settled(self) -> None:
+        """Wait until every request under way is answered, or the connection is gone."""
+        if self._in_flight and not self.ended.done():
+            self._settled = self.loop.create_future()
+            await asyncio.wait([self._settled, self.ended], return_when=asyncio.FIRST_COMPLETED)
 
     def _adjust_reading(self) -> None:
         full = (

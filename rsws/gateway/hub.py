@@ -70,7 +70,7 @@ class Hub:
     ) -> tuple[Subscribed, Gap | None, Subscription]:
         name = request.channel
         channel = self._channels.get(name)
-        cursor = channel.cursor if channel is not None else ZERO
+        reach = channel.reach if channel is not None else ZERO
         tip = await asked
         gap = None
         if request.last is not None:
@@ -80,7 +80,7 @@ class Hub:
             if position > tip.last:
                 gap = Gap(name, position, tip.first, "reset")
                 position = ZERO
-        if self._channels.get(name) is channel and channel is not None and tip.last < cursor:
+        if self._channels.get(name) is channel and channel is not None and tip.last < reach:
             self._reset(channel, tip)
         channel = self._channels.get(name)
         if channel is None:
@@ -102,7 +102,30 @@ class Hub:
         self._tasks.create_task(self._reopen(channel))
 
     async def _reopen(self, channel: Channel) -> None:
+        tip, reach = await self._tip(channel)
+        if tip is None:
+            return
+        if tip.last < reach:
+            self._reset(channel, tip)
+        else:
+            channel.reopen(tip.last)
+            self._follow(channel)
+
+    async def _start_over(self, channel: Channel) -> None:
+        """Somebody's position lies beyond the end of the stream, which was not so when it was taken."""
+        generation = channel.generation
+        tip, _ = await self._tip(channel)
+        if tip is not None and generation == channel.generation:
+            self._reset(channel, tip)
+
+    async def _tip(self, channel: Channel) -> tuple[Tip | None, StreamId]:
+        """The ends of an open channel's stream, and the channel's reach when they were asked for.
+
+        It asks until there is an answer; None instead of the ends when the channel was closed meanwhile.
+        """
+        reach = channel.reach
         while self._is_open(channel):
+            reach = channel.reach
             try:
                 tip = await self._store.tip(channel.name)
             except ChannelUnreadable as error:
@@ -111,14 +134,8 @@ class Hub:
             except StoreError:
                 await asyncio.sleep(RETRY_S)
             else:
-                break
-        if not self._is_open(channel):
-            return
-        if tip.last < channel.cursor:
-            self._reset(channel, tip)
-        else:
-            channel.reopen(tip.last)
-            self._follow(channel)
+                return (tip if self._is_open(channel) else None), reach
+        return None, reach
 
     def _reset(self, channel: Channel, tip: Tip) -> None:
         log.warning("stream reset channel=%r cursor=%s now=%s", channel.name, channel.cursor, tip.last)
@@ -133,12 +150,12 @@ class Hub:
             for channel in self._channels.values():
                 channel.quiet = True
             for channel in quiet:
-                cursor = channel.cursor
+                reach = channel.reach
                 try:
                     tip = await self._store.tip(channel.name)
                 except StoreError:
                     continue  # the reader has the same trouble, and says so
-                if tip.last < cursor and self._is_open(channel):
+                if tip.last < reach and self._is_open(channel):
                     self._reset(channel, tip)
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -188,7 +205,9 @@ class Hub:
             except StoreError:
                 await asyncio.sleep(RETRY_S)
             else:
-                return self._encode(key, history, limit, cursor)
+                if history.broken != "reset":
+                    return self._encode(key, history, limit, cursor)
+                await self._start_over(channel)
         return None
 
     def _encode(self, key: _PageKey, history: History, limit: int, cursor: StreamId) -> Page:
@@ -197,7 +216,11 @@ class Hub:
         if entries:
             low, high = PAGE_ENTRIES
             self._page_entries = max(low, min(high, CHUNK_BYTES * len(entries) // max(1, len(frames))))
-        gap = None if history.broken is None else Gap(channel.name, key.after, history.first, history.broken)
+        gap = None
+        if history.tip is not None:
+            cursor = max(cursor, history.tip.last)
+            if history.broken is not None:
+                gap = Gap(channel.name, key.after, history.tip.first, history.broken)
         last = entries[-1].id if entries else key.after
         page = Page(frames, last, len(entries) < limit, cursor, gap)
         if not page.complete:

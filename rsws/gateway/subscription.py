@@ -28,7 +28,7 @@ class Page:
     complete: bool
     """Whether the read found less than it asked for, and so came to the end of the stream."""
     cursor: StreamId
-    """The channel's cursor when the read was *issued*: up to there a complete page has seen everything."""
+    """Up to there a complete page has seen everything: the channel's cursor when the read was *issued*, or better."""
     gap: Gap | None = None
     """What to tell before the page: it can't be proven that nothing is missing."""
 

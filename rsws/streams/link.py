@@ -144,15 +144,14 @@ class Link:
         self._pending: list[tuple[bytes, OnReply]] = []
         self._pending_bytes = 0
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._up: bool | None = None  # None: not known, what is submitted waits for one attempt to connect
         self._cause = "not connected yet"
+        self._healthy = False
 
     @property
-    def up(self) -> bool:
-        """Whether the last thing heard is that Redis answers."""
-        return self._up is True
+    def ready(self) -> bool:
+        """Whether Redis could be reached and did its work, neither loading nor down, when last it was asked."""
+        return self._up is True and self._healthy
 
     def submit(self, command: bytes, on_reply: OnReply) -> None:
         """Send ``command`` (see :func:`pack`); ``on_reply`` is called exactly once, maybe before this returns."""
@@ -164,7 +163,6 @@ class Link:
             return
         self._pending.append((command, on_reply))
         self._pending_bytes += len(command)
-        self._idle.clear()
         self._wake.set()
 
     def call(self, *arguments: bytes) -> asyncio.Future[Any]:
@@ -186,10 +184,6 @@ class Link:
 
         self.submit(pack(*arguments), on_reply)
         return future
-
-    async def drained(self) -> None:
-        """Wait until everything submitted so far is answered."""
-        await self._idle.wait()
 
     async def run(self) -> NoReturn:
         """Keep the connection up and serve what is submitted, until cancelled."""
@@ -213,13 +207,14 @@ class Link:
                 await connection.disconnect(nowait=True)
 
     async def _serve(self, connection: AbstractConnection) -> NoReturn:
+        self.submit(pack(b"PING"), self._note_health)
         while True:
             if not self._pending:
                 try:
                     async with asyncio.timeout(IDLE_PING_S):
                         await self._wake.wait()
                 except TimeoutError:
-                    self.submit(pack(b"PING"), _ignore)
+                    self.submit(pack(b"PING"), self._note_health)
             self._wake.clear()
             await self._round_trip(connection, self._take_batch())
 
@@ -253,8 +248,9 @@ class Link:
         finally:
             for _, on_reply in batch[answered:]:
                 on_reply(RedisUnavailable(cause, Outcome.UNKNOWN))
-            if not self._pending:
-                self._idle.set()
+
+    def _note_health(self, reply: Any) -> None:
+        self._healthy = not isinstance(reply, Exception)
 
     def _down(self, cause: str) -> None:
         self._cause = cause
@@ -262,7 +258,6 @@ class Link:
         refused, self._pending, self._pending_bytes = self._pending, [], 0
         for _, on_reply in refused:
             on_reply(RedisUnavailable(cause))
-        self._idle.set()
 
     def _set_up(self, up: bool) -> None:
         changed, self._up = up is not self._up, up
@@ -289,7 +284,3 @@ async def probe(target: RedisTarget) -> None:
     """
     connection = await target.connect("rsws")
     await connection.disconnect(nowait=True)
-
-
-def _ignore(reply: Any) -> None:
-    """For a command sent only to see whether the link still carries anything."""

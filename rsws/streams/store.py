@@ -89,22 +89,18 @@ class Store:
 
     def __init__(self, target: RedisTarget, on_change: Callable[[str | None], None]) -> None:
         self.commands = Link(target, "rsws-commands", on_change)
-        self._history = Link(target, "rsws-history")
+        self.history = Link(target, "rsws-history")
 
     @property
-    def up(self) -> bool:
-        """Whether Redis could be reached the last time anything was heard of it."""
-        return self.commands.up
+    def ready(self) -> bool:
+        """Whether Redis could be reached and did its work when last it was asked; at most some seconds ago."""
+        return self.commands.ready
 
     async def run(self) -> None:
         """Keep both connections up, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.commands.run())
-            tasks.create_task(self._history.run())
-
-    async def drained(self) -> None:
-        """Wait until each append so far has its result."""
-        await self.commands.drained()
+            tasks.create_task(self.history.run())
 
     def append(
         self,
@@ -192,9 +188,9 @@ class Store:
         # It is not, which need not mean anything: both ends and what follows, as of one moment, tell.
         steps = [(b"MULTI",), (b"XINFO", b"STREAM", key), read, (b"EXEC",)]
         # Asked for without an await in between: nobody else's command gets into this transaction.
-        ends, found = (await self._answers(channel, [self._history.call(*step) for step in steps]))[-1]
+        ends, found = (await self._answers(channel, [self.history.call(*step) for step in steps]))[-1]
         tip = _tip(ends) if not isinstance(ends, RedisError) else _no_stream(channel, ends)
-        return History(parse_entries(found)[:limit], broken_continuity(after, tip), tip.first)
+        return History(parse_entries(found)[:limit], broken_continuity(after, tip), tip)
 
     async def before_last(self, channel: str, count: int, end: StreamId) -> StreamId:
         """The position with exactly ``count`` entries after it up to ``end``; ``0-0`` where there are no more.
@@ -221,7 +217,7 @@ class Store:
             end = first.before()
 
     async def _ask(self, channel: str, *command: bytes) -> Any:
-        return (await self._answers(channel, [self._history.call(*command)]))[0]
+        return (await self._answers(channel, [self.history.call(*command)]))[0]
 
     async def _answers(self, channel: str, replies: list[asyncio.Future[Any]]) -> list[Any]:
         try:
@@ -236,8 +232,8 @@ class History(NamedTuple):
     entries: list[Entry]
     broken: Literal["trimmed", "reset"] | None = None
     """Why it can't be proven that nothing is missing before them; None when it is."""
-    first: StreamId | None = None
-    """Where it is broken, the id of the stream's first entry; None where there is none."""
+    tip: Tip | None = None
+    """The stream's ends as of that read, where it looked at them: always when continuity is broken."""
 
 
 def broken_continuity(after: StreamId, tip: Tip) -> Literal["trimmed", "reset"] | None:

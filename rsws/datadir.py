@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from rsws.errors import SetupError
@@ -47,7 +49,7 @@ class DataDir:
         """The key made by :meth:`make_key` earlier; None when there is none or it can't be read."""
         try:
             return self.key_file.read_text().strip() or None
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return None
 
     def make_key(self) -> str:
@@ -57,19 +59,17 @@ class DataDir:
             SetupError: The data directory can't be written, or the key there can't be read.
         """
         self.create()
-        # Written whole under another name first: two gateways that start at once agree on one key.
-        draft = self.key_file.with_name(f"key.{os.getpid()}")
         try:
             if not self.key_file.exists():
-                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(secrets.token_urlsafe(24) + "\n")
+                # Written whole under another name first: gateways that start at once agree on one key.
+                descriptor, draft = tempfile.mkstemp(prefix="key.", dir=self.path)  # mode 0600
                 try:
-                    os.link(draft, self.key_file)
-                except FileExistsError:
-                    pass
+                    with open(descriptor, "w") as file:
+                        file.write(secrets.token_urlsafe(24) + "\n")
+                    with suppress(FileExistsError):
+                        os.link(draft, self.key_file)
                 finally:
-                    draft.unlink()
+                    os.unlink(draft)
         except OSError as error:
             raise self._unwritable(error) from None
         key = self.read_key()
@@ -80,5 +80,6 @@ class DataDir:
     def _unwritable(self, error: OSError) -> SetupError:
         reason = error.strerror or str(error)
         return SetupError(
-            f"the data directory {self.path} can't be written ({reason}); choose another with --data-dir or RSWS_DATA_DIR"
+            f"the data directory {self.path} can't be written ({reason}); "
+            f"choose another with --data-dir or RSWS_DATA_DIR"
         )

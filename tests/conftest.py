@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -57,3 +58,11 @@ def own_redis() -> Iterator[RedisServer]:
 def channel() -> str:
     """A channel name that no other test has."""
     return f"test-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A temporary directory that ``unprivileged`` can reach, which it can't below ``tmp_path``."""
+    with tempfile.TemporaryDirectory(prefix="rsws-test-") as path:
+        os.chmod(path, 0o755)
+        yield Path(path)

@@ -18,8 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -79,6 +79,19 @@ def is_running(pid: int) -> bool:
         return not Path("/proc").exists()
 
 
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root writes everywhere, so be somebody else for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 class _Reaper:
     """A process that kills what is left when its standard input ends: the test run is over, however it went."""
 
@@ -102,7 +115,7 @@ for pid in pids:
         self._tell(f"+{pid}")
 
     def forget(self, pid: int) -> None:
-        """Call it before the process is waited for: after that its pid may be another's."""
+        """It has ended: its pid may be another's from now on."""
         self._tell(f"-{pid}")
 
     def _tell(self, line: str) -> None:
@@ -145,6 +158,7 @@ class RedisServer:
         port: Its port.
         url: What REDIS_URL would say, password included.
         directory: Where its data lies.
+        options: Its configuration; what is changed there counts from the next start() on.
         client: A ``redis.Redis`` for it (bytes, no retries, 5 s timeout).
         process: The running server; None when it is stopped.
     """
@@ -186,8 +200,8 @@ class RedisServer:
         """What the server has written to its log."""
         return (self.directory / "server.log").read_text()
 
-    def start(self) -> None:
-        """Run it, and return when it answers."""
+    def start(self, wait: bool = True) -> None:
+        """Run it, and return when it answers (and has loaded its data) or at once."""
         assert self.process is None, "it is running"
         arguments = [part for name, value in self.options.items() for part in (f"--{name}", value)]
         with open(self.directory / "server.log", "ab") as log:
@@ -208,7 +222,8 @@ class RedisServer:
                 start_new_session=True,
             )
         _reaper.watch(self.process.pid)
-        eventually(self._answers, what="start of the Redis server")
+        if wait:
+            eventually(self._answers, what="start of the Redis server")
 
     def _answers(self) -> bool:
         assert self.running, f"the Redis server ended at once:\n{self.log}"
@@ -258,6 +273,24 @@ class RedisServer:
             self.kill()
         self.client.close()
         self._temporary.cleanup()
+
+
+@contextmanager
+def run_python(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that runs ``script`` beside the test, with pipes for stdin and stdout; killed at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        _reaper.watch(process.pid)
+        try:
+            yield process
+        finally:
+            process.kill()
+            _reaper.forget(process.pid)
 
 
 def _spawn(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from rsws.cli import stdio
-from rsws.cli.stdio import Line
 from rsws.errors import UsageError
 from rsws.protocol import channel_fault, is_json, json_text
 
@@ -21,15 +19,6 @@ def check_channel(name: str) -> None:
     fault = channel_fault(name)
     if fault is not None:
         raise UsageError(fault)
-
-
-def check_lines(argument: str | None) -> None:
-    """
-    Raises:
-        UsageError: ``--lines`` was given, and DATA too.
-    """
-    if argument not in (None, "-"):
-        raise UsageError("--lines reads standard input: leave DATA out")
 
 
 async def read_message(argument: str | None, *, text: bool) -> bytes:
@@ -78,14 +67,3 @@ def as_message(raw: bytes, *, text: bool) -> bytes:
             """'{"text":"hi"}'"""
         )
     return data
-
-
-def as_messages(lines: Sequence[Line], *, text: bool) -> tuple[list[bytes], UsageError | None]:
-    """What :func:`as_message` makes of each line up to the first bad one, and what is wrong with that."""
-    messages: list[bytes] = []
-    for line in lines:
-        try:
-            messages.append(as_message(line.text, text=text))
-        except UsageError as fault:
-            return messages, UsageError(f"line {line.number}: {fault}")
-    return messages, None

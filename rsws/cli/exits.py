@@ -76,6 +76,10 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.REFUSED
         case SubscribeRefused(code=ErrorCode.NOT_ALLOWED) | PublishFailed(code=ErrorCode.NOT_ALLOWED):
             return ExitCode.REFUSED
+        case PublishFailed(code="timeout"):
+            return ExitCode.TIMEOUT
+        case PublishFailed(code="connection_lost"):
+            return ExitCode.NOT_CONNECTED
         case _:
             return ExitCode.ERROR
 
@@ -85,11 +89,10 @@ def describe(error: BaseException) -> str:
     match error:
         case RedisUnavailable(cause=cause):
             return cause
-        case PublishFailed(code=code, outcome=outcome):
-            stored = (
-                "not stored" if outcome is Outcome.NOT_STORED else "not acknowledged, it may be stored all the same"
-            )
-            return f"{stored}: {wire_error(str(error), code)}"
+        case PublishFailed(code=code, outcome=Outcome.NOT_STORED):
+            return f"not stored: {wire_error(str(error), code)}"
+        case PublishFailed(code=code) if code != "connection_lost":  # whose text says so itself
+            return f"{wire_error(str(error), code)}; the message may be stored all the same"
         case SubscribeRefused(code=code, channel=channel):
             return f"{channel}: {wire_error(str(error), code)}"
         case OSError(strerror=str(reason), filename=None):

@@ -84,15 +84,12 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
 
 
 def _metavar(name: str, type_: Any, option: Option) -> str | None:
-    if name.endswith("_s"):
-        return "SECONDS"
-    if name.endswith("_bytes"):
-        return "BYTES"
-    if name.endswith("url"):
-        return "URL"
-    if type_ == Path | None:
-        return "PATH"
-    return None if option.choices or type_ is int else "TEXT"
+    if option.choices:
+        return None
+    for ending, metavar in (("_s", "SECONDS"), ("_bytes", "BYTES"), ("port", "PORT"), ("url", "URL")):
+        if name.endswith(ending):
+            return metavar
+    return {int: "N", Path | None: "PATH"}.get(type_, "TEXT")
 
 
 def _finite(value: Any) -> Any:
@@ -124,7 +121,7 @@ def find_gateway(settings: ClientSettings) -> Gateway:
     url, token_in_url = _split_token(websocket_url(settings.url or f"ws://127.0.0.1:{_port()}"))
     given: dict[str, Callable[[], str | None]] = {
         "token": lambda: settings.token,
-        "token_file": lambda: settings.token_file and _read_token(settings.token_file),
+        "token_file": lambda: None if settings.token_file is None else _read_token(settings.token_file),
         "url": lambda: token_in_url,
     }
     for name in sorted(given, key=lambda name: not _is_flag(settings, name)):  # stable: flags before the environment

@@ -22,7 +22,7 @@ from rsws.protocol import ZERO, CaughtUp, Error, Gap, Message, StreamId, Subscri
 from rsws.settings import ClientSettings
 
 if TYPE_CHECKING:
-    from rsws.client import Disconnected, Event, Reconnected
+    from rsws.client import ConnectionEvent, Event
 
 EPILOG = epilog(
     "rsws sub news",
@@ -89,7 +89,7 @@ def _since(ms: int) -> Start:
 
 @from_settings(ClientSettings, panel="Gateway")
 def sub(
-    channels: Annotated[list[str], typer.Argument(metavar="CHANNEL...", help="What to subscribe to.")],
+    channels: Annotated[list[str], typer.Argument(metavar="CHANNEL", help="What to subscribe to.")],
     settings: ClientSettings,
     start: Annotated[str, typer.Option("--from", metavar="START", help=FROM_HELP)] = "$",
     count: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after N messages.")] = None,
@@ -139,11 +139,9 @@ async def _follow(gateway: Gateway, start: Start, run: _Run, timeout_s: float | 
 async def _print_all(gateway: Gateway, start: Start, run: _Run) -> None:
     from rsws.client import connect
 
-    async with (
-        connect(gateway.url, token=gateway.token, on_connection=run.connection_changed) as client,
-        client.subscribe(*run.channels, after=start.after, last=start.last, events=True) as events,
-    ):
-        async for event in events:
+    async with connect(gateway.url, token=gateway.token, on_connection=run.connection_changed) as client:
+        # Left to the client to end: to have the gateway confirm it first is time that Ctrl-C would take.
+        async for event in client.subscribe(*run.channels, after=start.after, last=start.last, events=True):
             await run.take(event)
             if run.done:
                 return
@@ -194,11 +192,11 @@ class _Run:
         """Whether it is enough."""
         return self._left == 0 or not self._open
 
-    def connection_changed(self, event: Disconnected | Reconnected) -> None:
+    def connection_changed(self, event: ConnectionEvent) -> None:
         from rsws.client import Disconnected
 
         if isinstance(event, Disconnected):
-            terminal.print_line(terminal.format_warning(f"{event.reason}; reconnecting"))
+            terminal.print_line(terminal.format_disconnected(event.reason))
         else:
             self._outage_s = event.after_s
             self._resuming = dict.fromkeys(self._open, False)
@@ -248,12 +246,11 @@ class _Run:
         if self._in_history:
             self._in_history.discard(channel)
             if not self._in_history and self._output is Output.PRETTY and self._follow:
-                terminal.print_rule("live")
+                terminal.print_line(terminal.format_rule("live"))
         if self._resuming.get(channel):
             del self._resuming[channel]
             if not self._resuming:
-                resumed = f"reconnected after {self._outage_s:.1f} s, caught up {self._caught_up}"
-                terminal.print_line(terminal.format_note(resumed))
+                terminal.print_line(terminal.format_reconnected(self._outage_s, self._caught_up))
 
     def _close(self, channel: str) -> None:
         """The channel has come to its end as it was at the start."""

@@ -25,6 +25,9 @@ from rich.text import Text
 from rsws.cli import stdio
 from rsws.protocol import Gap, Message, StreamId, json_text
 
+Shown = Text | Rule
+"""What ``format_*`` returns to be shown, on standard error or above the prompt."""
+
 PROGRESS_AFTER_S = 0.5
 HIGHLIGHT_CHARACTERS = 20_000
 """Longer data is shown plain: to colour it would take longer than to read it."""
@@ -124,11 +127,16 @@ class MessageFormat:
         return line.append_text(data)
 
 
-def render(text: Text) -> str:
-    """A line for standard output, coloured where that is a terminal that shows colours."""
+def format_ack(stream_id: StreamId, took_s: float) -> Text:
+    """That a message is stored."""
+    return Text.assemble(("stored ", "green"), (str(stream_id), "dim"), (f"  {took_s * 1000:.0f} ms", "dim"))
+
+
+def render(what: Shown) -> str:
+    """Lines for standard output, coloured where that is a terminal that shows colours."""
     console = _stdout()
     with console.capture() as capture:
-        console.print(text, soft_wrap=True)
+        console.print(what, soft_wrap=isinstance(what, Text))
     return capture.get()
 
 
@@ -149,22 +157,22 @@ def _clock(stream_id: StreamId) -> str:
     return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S") + f".{stream_id.ms % 1000:03d}"
 
 
-# --- standard error ---
+# --- beside the data ---
 
 
 def format_error(text: str) -> Text:
     """Why a command ends, or did not do what it was told."""
-    return _marked("bold red", text)
+    return Text(safe(one_line(text)), style="red")
 
 
 def format_warning(text: str) -> Text:
     """Something that is not as it should be; the command goes on."""
-    return _marked("bold yellow", text)
+    return Text(safe(one_line(text)), style="yellow")
 
 
 def format_note(text: str) -> Text:
     """Something worth knowing."""
-    return _marked("dim", text, "dim")
+    return Text(safe(one_line(text)), style="dim")
 
 
 def format_gap(gap: Gap) -> Text:
@@ -174,18 +182,28 @@ def format_gap(gap: Gap) -> Text:
     return format_warning(f"{gap.channel}: gap, messages after {gap.last_message_id} may be missing ({why}); {goes_on}")
 
 
-def _marked(mark_style: str, text: str, style: str = "") -> Text:
-    return Text.assemble(("rsws: ", mark_style), (safe(one_line(text)), style))
+def format_disconnected(reason: str) -> Text:
+    """That the connection to the gateway is lost."""
+    return format_warning(f"{reason}; reconnecting")
 
 
-def print_line(text: Text) -> None:
-    """One line on standard error; a long one is left to the terminal to wrap."""
-    _stderr().print(text, soft_wrap=True)
+def format_reconnected(after_s: float, caught_up: int | None = None) -> Text:
+    """That it is there again, and how many messages came meanwhile, where that is known."""
+    what = "" if caught_up is None else f", caught up {caught_up}"
+    return format_note(f"reconnected after {after_s:.1f} s{what}")
 
 
-def print_rule(title: str) -> None:
+def format_rule(title: str) -> Rule:
     """A line across the terminal."""
-    _stderr().print(Rule(Text(safe(title)), style="dim"))
+    return Rule(Text(safe(title)), style="dim")
+
+
+def print_line(what: Shown) -> None:
+    """Print on standard error; a long line is left to the terminal to wrap."""
+    if isinstance(what, Text):
+        _stderr().print(Text.assemble(("rsws: ", f"bold {what.style}"), what), soft_wrap=True)
+    else:
+        _stderr().print(what)
 
 
 def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequence[str]) -> None:
@@ -197,7 +215,7 @@ def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequ
     text.append(f"\n  {heading}\n", "dim")
     for line in lines:
         text.append(f"    {line}\n", "bold cyan")
-    print_line(text)
+    _stderr().print(text, soft_wrap=True)
 
 
 class Tally:

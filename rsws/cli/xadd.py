@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Sequence
-from itertools import takewhile
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import typer
 
 from rsws.cli import stdio, terminal
-from rsws.cli.data import as_messages, check_channel, check_lines, read_message
-from rsws.cli.exits import ExitCode, Failure, describe, epilog, exit_code
+from rsws.cli.data import check_channel, read_message
+from rsws.cli.exits import ExitCode, Failure, epilog
+from rsws.cli.lines import check_no_data, line_message, send_lines
 from rsws.cli.options import from_settings
 from rsws.errors import Outcome, RedisUnavailable, SetupError, StoreError
-from rsws.protocol import StreamId
 from rsws.settings import Settings
 
 if TYPE_CHECKING:
     from rsws.streams.link import RedisTarget
-    from rsws.streams.publisher import Publisher
 
 EPILOG = epilog(
     """rsws xadd pending '{"type":"ALERT"}'""",
@@ -32,11 +30,11 @@ EPILOG = epilog(
 
 @from_settings(Settings, panel="Redis", only=("redis_url", "local_redis_port", "redis_timeout_s"))
 def xadd(
-    channel: Annotated[str, typer.Argument(help="The stream to add to.")],
+    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The stream to add to.")],
     settings: Settings,
     data: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA|-]", help="The message, JSON; - or nothing reads it from standard input."),
+        typer.Argument(metavar="DATA|-", help="The message, JSON; - or nothing reads it from standard input."),
     ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Each line of standard input is a message.")] = False,
     text: Annotated[bool, typer.Option("--text", help='DATA is plain text, stored as {"text": DATA}.')] = False,
@@ -53,7 +51,7 @@ def xadd(
     """
     check_channel(channel)
     if lines:
-        check_lines(data)
+        check_no_data(data)
     from rsws.streams.link import RedisTarget
 
     url = settings.redis_url or f"redis://127.0.0.1:{settings.local_redis_port}"
@@ -73,7 +71,7 @@ async def _add(
     try:
         async with Publisher(target) as publisher:
             if message is None:
-                await _add_lines(publisher, channel, text, maxlen)
+                await send_lines(partial(publisher.add, channel, maxlen=maxlen), text=text)
             else:
                 (result,) = await publisher.add(channel, [message], maxlen=maxlen)
                 if isinstance(result, StoreError):
@@ -85,39 +83,9 @@ async def _add(
         if error.outcome is Outcome.UNKNOWN:
             raise
         raise RedisUnavailable(
-            f"can't reach Redis at {error.cause}; start one with `rsws serve`, "
+            f"can't reach Redis at {error.cause.rstrip('.')}; start one with `rsws serve`, "
             "or say where it is with --redis-url or REDIS_URL"
         ) from None
-
-
-async def _add_lines(publisher: Publisher, channel: str, text: bool, maxlen: int | None) -> None:
-    with terminal.Tally(stdio.stdin_size()) as tally:
-        async for batch in stdio.read_lines():
-            messages, fault = as_messages(batch, text=text)
-            if messages:
-                try:
-                    results = await publisher.add(channel, messages, maxlen=maxlen)
-                except RedisUnavailable as error:
-                    first, last = batch[0].number, batch[len(messages) - 1].number
-                    raise RedisUnavailable(
-                        f"{error.cause}; lines {first} to {last} may be stored all the same", error.outcome
-                    ) from None
-                stored = list(takewhile(lambda result: isinstance(result, StreamId), results))
-                await tally.add(stored, sum(map(len, messages)))
-                _check_stored(batch, results, len(stored))
-            if fault is not None:
-                raise fault
-
-
-def _check_stored(batch: Sequence[stdio.Line], results: Sequence[StreamId | StoreError], stored: int) -> None:
-    """Raise the first refusal, if there is one, with its line; what stands behind it was sent already."""
-    if stored == len(results):
-        return
-    refusal = results[stored]
-    assert isinstance(refusal, StoreError)
-    later = sum(isinstance(result, StreamId) for result in results[stored:])
-    also = f"; {later} lines after it are stored" if later else ""
-    raise Failure(f"line {batch[stored].number}: {describe(refusal)}{also}", exit_code(refusal))
 
 
 async def _print(url: str, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None) -> None:
@@ -133,11 +101,8 @@ async def _print(url: str, channel: str, argument: str | None, *, lines: bool, t
         await show(await read_message(argument, text=text))
         return
     async for batch in stdio.read_lines():
-        messages, fault = as_messages(batch, text=text)
-        for message in messages:
-            await show(message)
-        if fault is not None:
-            raise fault
+        for line in batch:
+            await show(line_message(line, text=text))
 
 
 def _redis_cli(url: str) -> list[str]:

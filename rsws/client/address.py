@@ -12,7 +12,14 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_websocket
-from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidProxy,
+    InvalidStatus,
+    InvalidURI,
+    ProxyError,
+    WebSocketException,
+)
 from websockets.uri import parse_uri
 
 from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, Unauthorized, UsageError
@@ -108,7 +115,7 @@ class Address:
     def _unauthorized(self) -> Unauthorized:
         given = any(pair.startswith("token=") for pair in urlsplit(self.full_url).query.split("&"))
         fault = "refuses the token" if given else "wants a token, and none was given"
-        return Unauthorized(f"the gateway at {self.url} {fault}; its own is in its WEBSOCKET_SECRET_KEY")
+        return Unauthorized(f"the gateway at {self.url} {fault}; give the one it was started with")
 
 
 def read_reply(frame: str | bytes) -> Reply | None:
@@ -129,6 +136,8 @@ def _explain(error: Exception) -> str:
             return f"HTTP status {response.status_code} and no WebSocket; is this an rsws gateway's address?"
         case ImportError():
             return str(error)  # a SOCKS proxy of the environment, and no python-socks
+        case ProxyError() | InvalidProxy():
+            return f"the proxy that the environment names can't be used ({type(error).__name__})"
         case WebSocketException():
             return f"no WebSocket there ({type(error).__name__}); is this an rsws gateway, and ws:// or wss:// right?"
         case ssl.SSLCertVerificationError():
@@ -140,6 +149,8 @@ def _explain(error: Exception) -> str:
     # asyncio joins the refusals of several addresses (localhost has two) into the text of one OSError.
     if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
         return "connection refused; is the gateway running? `rsws serve` starts one"
+    if isinstance(error, ConnectionError):
+        return "the connection was cut while it was made; is ws:// or wss:// right?"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 from rsws.client.address import Address
 from rsws.client.link import ConnectionEvent, Link
-from rsws.client.subscription import Inbox, Subscription, SubscriptionEvent
+from rsws.client.subscription import Event, Inbox, Subscription
 from rsws.errors import UsageError
 from rsws.protocol import (
     Message,
@@ -116,23 +116,13 @@ class Client:
 
     async def _publish(self, channel: str, data: bytes, message_id: str | None, timeout_s: float) -> StreamId:
         _check_channel(channel)
-        message_id = uuid.uuid4().hex if message_id is None else message_id
-        if message_id in self._publishes:
-            raise UsageError(f"a publish with message_id {message_id!r} is under way")
+        if message_id is None:
+            message_id = uuid.uuid4().hex
         try:
-            call = _Call(encode_request(Publish(channel, data, message_id)).encode())
+            frame = encode_request(Publish(channel, data, message_id)).encode()
         except UnicodeEncodeError:
             raise UsageError("message_id is no valid Unicode") from None
-        self._publishes[message_id] = call
-        try:
-            stream_id: StreamId = await self._ask(call, timeout_s)
-        except TimeoutError:
-            if call.sent_at is None:
-                raise PublishFailed(f"no connection within {timeout_s:g} s", "timeout", Outcome.NOT_STORED) from None
-            raise PublishFailed(f"no ack within {timeout_s:g} s", "timeout", Outcome.UNKNOWN) from None
-        finally:
-            del self._publishes[message_id]
-        return stream_id
+        return await self._link.publish(message_id, frame, timeout_s)
 
     @overload
     def subscribe(
@@ -145,7 +135,7 @@ class Client:
     @overload
     def subscribe(
         self, *channels: str, after: str | StreamId = "$", last: int | None = None, events: Literal[True]
-    ) -> Subscription[SubscriptionEvent]: ...
+    ) -> Subscription[Event]: ...
     def subscribe(
         self, *channels: str, after: str | StreamId = "$", last: int | None = None, events: bool = False
     ) -> Subscription[Any]:
@@ -167,18 +157,18 @@ class Client:
             ConnectionLost: The connection is lost for good, or closed.
             Unauthorized: The token is taken no more.
         """
-        self._check_alive()
         if not channels:
             raise UsageError("subscribe to at least one channel")
+        if len({*channels}) < len(channels):
+            raise UsageError("a channel is named twice")
         for channel in channels:
             _check_channel(channel)
-            if channel in self._feeds or channels.count(channel) > 1:
+            if self._link.has_feed(channel):
                 raise UsageError(f"{channel!r} is subscribed already; close that subscription first")
         starts = [_start_of(channel, after, last) for channel in channels]
-        inbox = Inbox(starts, events, post=self._post, forget=self._forget)
-        for feed in inbox.feeds:
-            self._feeds[feed.channel] = feed
-            feed.sync()
+        self._link.check_alive()
+        inbox = Inbox(starts, events, post=self._link.post, forget=self._link.forget)
+        self._link.add(inbox.feeds)
         return Subscription(inbox)
 
     async def ping(self, timeout_s: float = 10) -> float:
@@ -189,31 +179,7 @@ class Client:
             ConnectionLost: The connection was lost meanwhile.
             Unauthorized: The token is taken no more.
         """
-        call = _Call(encode_request(Ping()).encode())
-        self._pings.append(call)
-        try:
-            answered_at: float = await self._ask(call, timeout_s)
-        finally:
-            if call.sent_at is None:
-                self._pings.remove(call)
-        assert call.sent_at is not None
-        return answered_at - call.sent_at
-
-    async def _ask(self, call: _Call, timeout_s: float) -> Any:
-        self._check_alive()
-        self._post(call)
-        try:
-            await asyncio.wait((call.answer,), timeout=timeout_s)
-        finally:
-            unanswered = call.answer.cancel()
-            self._outbox.pop(call, None)
-        if unanswered:
-            raise TimeoutError
-        return call.answer.result()
-
-    def _check_alive(self) -> None:
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
+        return await self._link.ping(encode_request(Ping()).encode(), timeout_s)
 
 
 def _check_channel(channel: str) -> None:

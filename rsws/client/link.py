@@ -82,6 +82,7 @@ class _Call:
     def fail(self, error: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
+            self.answer.exception()  # no log line if whoever waits is cancelled in this very moment
 
 
 class Link:

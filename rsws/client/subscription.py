@@ -41,7 +41,7 @@ FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
 UNSUBSCRIBE_TIMEOUT_S = 2.0
 
-SubscriptionEvent: TypeAlias = Message | Subscribed | CaughtUp | Gap | Error
+Event: TypeAlias = Message | Subscribed | CaughtUp | Gap | Error
 """What a subscription with ``events=True`` yields."""
 T_co = TypeVar("T_co", covariant=True)
 
@@ -77,7 +77,7 @@ class Inbox:
         self.ended = False
         self.feeds = [Feed(start, self, post, forget) for start in starts]
         self.paused: set[Feed] = set()
-        self._queue: deque[SubscriptionEvent] = deque()
+        self._queue: deque[Event] = deque()
         self._characters = 0
         self._news = asyncio.Event()
         self._error: Exception | None = None
@@ -92,7 +92,7 @@ class Inbox:
         # Not only when it is empty: the next messages come while the application is busy with the last ones.
         return 4 * len(self._queue) <= QUEUE_ENTRIES and 4 * self._characters <= QUEUE_CHARACTERS
 
-    def put(self, item: SubscriptionEvent) -> None:
+    def put(self, item: Event) -> None:
         """Queue it for the application."""
         if self.ended:
             return
@@ -108,7 +108,7 @@ class Inbox:
         else:
             log.warning("%s", text)
 
-    async def get(self) -> SubscriptionEvent:
+    async def get(self) -> Event:
         """The next item.
 
         Raises:
@@ -156,6 +156,8 @@ class _State(Enum):
     JOINING = auto()
     """Subscribe was sent."""
     ON = auto()
+    BEHIND = auto()
+    """A message was not taken, for want of room; so none is until it comes again from the stream."""
     LEAVING = auto()
     """Unsubscribe was sent."""
 
@@ -214,7 +216,7 @@ class Feed:
             self._state = _State.JOINING
             start = self._start if self._position is None else Subscribe(self.channel, self._position)
             request = replace(start, marker=self.inbox.events and not self._caught_up)
-        elif self._state is _State.ON and not wanted:
+        elif self._state is _State.BEHIND or (self._state is _State.ON and not wanted):
             self._state = _State.LEAVING
             request = Unsubscribe(self.channel)
         else:
@@ -253,7 +255,8 @@ class Feed:
                 if not inbox.full:
                     self._position = reply.id
                     inbox.put(reply)
-                elif self not in inbox.paused:
+                else:
+                    self._state = _State.BEHIND
                     inbox.paused.add(self)
                     self.sync()
             case CaughtUp():

@@ -153,11 +153,11 @@ class LocalRedis:
 
     async def _settle(self) -> bool:
         """Decide whose Redis it is; False when another gateway is just starting or ending, so ask again."""
-        if not self._directory.is_dir():
+        if not self._is_known():
             reply = await ping(self._port)
             if reply is None:
                 self._make_directory()
-            if reply is None or self._directory.is_dir():  # made by another gateway: its server may be what answered
+            if reply is None or self._is_known():  # made by another gateway: its server may be what answered
                 return False
             self._use_users_own(reply)
             return True
@@ -218,6 +218,10 @@ class LocalRedis:
     @property
     def _log_file(self) -> Path:
         return self._directory / "server.log"
+
+    def _is_known(self) -> bool:
+        """Whether an embedded server has ever run here; False also where this user may not look."""
+        return os.path.isdir(self._directory)
 
     def _make_directory(self) -> None:
         self._data_dir.create()
@@ -286,7 +290,7 @@ class LocalRedis:
             os.pwrite(self._owner_lock, json.dumps(asdict(_Owner(os.getpid(), self._port))).encode(), 0)
             self._server = server = await Server.start(binary, self._directory, self._port, lock)
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise SetupError(f"the embedded server in {self._directory} can't be started: {error}") from None
         finally:
             os.close(lock)
         try:

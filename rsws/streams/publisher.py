@@ -60,28 +60,32 @@ class Publisher:
             maxlen: As for :func:`xadd`.
 
         Returns:
-            What became of each: its id, or what Redis answered instead of storing it.
+            What became of each: its id, or why it has none. Where the link broke that is RedisUnavailable, and
+            the message may be stored all the same.
 
         Raises:
-            RedisUnavailable: The link broke; what of ``messages`` is stored is not known.
             SetupError: This user may not write there.
         """
         commands = b"".join([pack(*xadd(channel, data, maxlen)) for data in messages])
+        results: list[StreamId | StoreError] = []
         try:
             async with asyncio.timeout(self._target.timeout_s):
                 await self._connection.send_packed_command(commands, check_health=False)
-                replies = [await read_reply(self._connection) for _ in messages]
+                while len(results) < len(messages):
+                    results.append(self._result(channel, await read_reply(self._connection)))
         except TimeoutError:
-            cause = f"{self._target.shown}: no answer within {self._target.timeout_s:g} s"
-            raise RedisUnavailable(cause, Outcome.UNKNOWN) from None
+            cause = f"no answer within {self._target.timeout_s:g} s"
         except (RedisError, OSError) as error:
-            raise RedisUnavailable(f"{self._target.shown}: {error_text(error)}", Outcome.UNKNOWN) from None
-        return [self._result(channel, reply) for reply in replies]
+            cause = error_text(error)
+        else:
+            return results
+        lost = RedisUnavailable(f"lost Redis at {self._target.shown}: {cause}", Outcome.UNKNOWN)
+        return results + [lost] * (len(messages) - len(results))
 
     def _result(self, channel: str, reply: bytes | Exception) -> StreamId | StoreError:
         if isinstance(reply, bytes):
             return StreamId.from_redis(reply)
         text = error_text(reply)
         if text.startswith(("NOAUTH", "NOPERM")):
-            raise SetupError(f"Redis at {self._target.shown} refused to write to {channel!r}: {text}")
+            raise SetupError(f"Redis at {self._target.shown} refuses to write to {channel!r}: {text}")
         return store_error(channel, reply)

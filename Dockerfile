@@ -1,0 +1,19 @@
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY rsws ./rsws
+RUN python -m venv --without-pip /opt/rsws && \
+    pip --python /opt/rsws/bin/python install --no-cache-dir .
+
+FROM python:3.12-slim
+RUN useradd --create-home --uid 10001 rsws
+COPY --from=build /opt/rsws /opt/rsws
+# Others have to reach it: 127.0.0.1, the default elsewhere, is the container alone.
+ENV PATH=/opt/rsws/bin:$PATH \
+    HOST=0.0.0.0 \
+    PORT=8080
+USER rsws
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
+    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT'] or 8080), timeout=4); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
+CMD ["rsws", "serve"]

@@ -1,0 +1,109 @@
+"""The command line: which commands there are, and how each of them ends."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsws.cli import pub, serve, sub, terminal, xadd
+from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
+from rsws.errors import RswsError, UsageError
+from rsws.settings import load_env_file
+
+ENV_FILE = Path(".env")
+
+app = typer.Typer(
+    name="rsws",
+    help="A WebSocket gateway over Redis Streams, and the command-line kit around it.",
+    epilog=epilog("rsws serve", "rsws sub news --from 0", """rsws pub news '{"text":"hi"}'"""),
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _help(command: Callable[..., None]) -> str:
+    """Its docstring, each paragraph in one line: how long the lines are is for the terminal to say."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+
+
+for _command, _epilog in (
+    (serve.serve, serve.EPILOG),
+    (sub.sub, sub.EPILOG),
+    (pub.pub, pub.EPILOG),
+    (xadd.xadd, xadd.EPILOG),
+):
+    app.command(help=_help(_command), epilog=_epilog)(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"rsws {version('rsws')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script: do what the command line says, and exit with a code of :class:`ExitCode`."""
+    _open_standard_streams()
+    sys.exit(_flushed(_run()))
+
+
+def _open_standard_streams() -> None:
+    """A stream that was closed before we started: its number must not go to a socket, and data be written to that."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+
+
+def _run() -> int:
+    """The one place where what went wrong becomes a line on standard error and an exit code."""
+    try:
+        _load_env_file()
+        app()
+    except SystemExit as end:  # how typer ends, always
+        return end.code if isinstance(end.code, int) else ExitCode.DONE
+    except StdoutClosed:
+        return ExitCode.DONE
+    except (RswsError, OSError) as error:
+        terminal.print_line(terminal.format_error(describe(error)))
+        return exit_code(error)
+    return ExitCode.DONE
+
+
+def _load_env_file() -> None:
+    try:
+        load_env_file(ENV_FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{ENV_FILE} in the working directory can't be read: {reason}") from None
+
+
+def _flushed(code: int) -> int:
+    """Have what is left of standard output written here, where a reader that has gone can be overlooked."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

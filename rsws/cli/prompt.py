@@ -1,0 +1,268 @@
+"""``rsws pub CHANNEL`` on a terminal: a prompt, and above it what happens on the channels."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+from rsws.cli import terminal
+from rsws.cli.data import as_message
+from rsws.cli.exits import describe, wire_error
+from rsws.cli.options import Gateway
+from rsws.cli.sub import Start, parse_start
+from rsws.client import Client, ConnectionEvent, Disconnected, Event, Subscription, connect
+from rsws.datadir import DataDir
+from rsws.errors import ConnectionLost, PublishFailed, SetupError, SubscribeRefused, UsageError
+from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed, is_json
+
+NEW = Start("$")
+
+
+async def talk(gateway: Gateway, channel: str, data_dir: DataDir, timeout_s: float) -> bool:
+    """Publish what is typed, line by line, until the user has had enough.
+
+    Args:
+        data_dir: Where the history of the prompt is kept.
+        timeout_s: Seconds to wait for an ack.
+
+    Returns:
+        Whether it was Ctrl-C that ended it.
+
+    Raises:
+        ClientError: There is no connection, or none any more.
+    """
+    talk = _Talk(channel, timeout_s, _history(data_dir))
+    try:
+        async with asyncio.TaskGroup() as tasks, connect(
+            gateway.url, token=gateway.token, on_connection=talk.connection_changed
+        ) as client:  # fmt: skip
+            return await talk.run(client, tasks)
+    except ExceptionGroup as group:  # what ended a subscription; the first says it all
+        raise group.exceptions[0] from None
+
+
+def _history(data_dir: DataDir) -> History:
+    try:
+        data_dir.create()
+    except SetupError as error:
+        terminal.print_line(terminal.format_warning(f"no history is kept: {error}"))
+        return InMemoryHistory()
+    return FileHistory(str(data_dir.prompt_history))
+
+
+class _Command(NamedTuple):
+    """What a line beginning with ``/`` does."""
+
+    usage: str
+    help: str
+    run: Callable[[str], Awaitable[None]]
+
+
+class _Talk:
+    """One run of the prompt.
+
+    Args:
+        channel: Where lines are published.
+        timeout_s: Seconds to wait for an ack.
+        history: The lines typed earlier.
+    """
+
+    def __init__(self, channel: str, timeout_s: float, history: History) -> None:
+        self._channel = channel
+        self._timeout_s = timeout_s
+        self._messages = terminal.MessageFormat([channel])
+        self._watched: dict[str, Subscription[Event]] = {}
+        self._own: set[StreamId] = set()
+        """Ids of what was published here and has not come back yet."""
+        self._publishing = asyncio.Lock()
+        self._over = False
+        self._commands = {
+            "/sub": _Command("/sub CHANNEL", "show what is published on another channel, too", self._sub),
+            "/unsub": _Command("/unsub [CHANNEL]", "show it no more", self._unsub),
+            "/from": _Command("/from START [CHANNEL]", "show it from 0, an ID, -N, 10m ago or a time on", self._from),
+            "/ping": _Command("/ping", "how long the gateway takes to answer", self._ping),
+            "/help": _Command("/help", "this list", self._help),
+            "/quit": _Command("/quit", "end, as Ctrl-D does", self._quit),
+        }
+        in_command = Condition(lambda: self._session.default_buffer.text.startswith("/"))
+        self._session: PromptSession[str] = PromptSession(
+            history=history,
+            completer=_Completions(self._commands, self._watched),
+            complete_while_typing=in_command,  # the room for the choices is taken then alone
+            enable_history_search=~in_command,
+        )
+
+    async def run(self, client: Client, tasks: asyncio.TaskGroup) -> bool:
+        """Read and publish lines; returns whether Ctrl-C ended it."""
+        self._client = client
+        self._tasks = tasks
+        await self._show_note(f"{client.url}: a line is published on {self._channel}; /help says what else there is")
+        self._watch(self._channel, NEW)
+        colour = "ansi" + self._messages.colour(self._channel).replace("_", "")
+        while not self._over:
+            try:
+                line = await self._session.prompt_async([(f"bold {colour}", terminal.safe(self._channel)), ("", "> ")])
+            except EOFError:
+                return False
+            except KeyboardInterrupt:
+                if self._session.default_buffer.text:
+                    continue
+                return True
+            await self._take(line.strip())
+        return False
+
+    def connection_changed(self, event: ConnectionEvent) -> None:
+        """Say that the connection was lost, or is there again."""
+        if isinstance(event, Disconnected):
+            text = terminal.format_disconnected(event.reason)
+        else:
+            text = terminal.format_reconnected(event.after_s)
+        self._tasks.create_task(self._show(text))
+
+    async def _take(self, line: str) -> None:
+        """Do what one line says."""
+        try:
+            if line.startswith("/"):
+                name, _, argument = line.partition(" ")
+                command = self._commands.get(name)
+                if command is None:
+                    raise UsageError(f"{name}: no such command; /help lists them")
+                await command.run(argument.strip())
+            elif line:
+                await self._publish(line.encode())
+        except (UsageError, PublishFailed) as error:
+            await self._show(terminal.format_error(describe(error)))
+
+    # --- publish ---
+
+    async def _publish(self, line: bytes) -> None:
+        data = as_message(line, text=not is_json(line))
+        began = time.monotonic()
+        async with self._publishing:
+            stream_id = await self._client.publish_json(self._channel, data, timeout_s=self._timeout_s)
+            if self._channel in self._watched:
+                self._own.add(stream_id)
+        await self._show(terminal.format_ack(stream_id, time.monotonic() - began))
+
+    # --- watch ---
+
+    def _watch(self, channel: str, start: Start) -> None:
+        subscription = self._client.subscribe(channel, after=start.after, last=start.last, events=True)
+        self._watched[channel] = subscription
+        self._tasks.create_task(self._show_events(channel, subscription, from_history=start != NEW))
+
+    async def _show_events(self, channel: str, subscription: Subscription[Event], *, from_history: bool) -> None:
+        try:
+            async for event in subscription:
+                match event:
+                    case Message():
+                        await self._show_message(event)
+                    case CaughtUp() if from_history:
+                        from_history = False
+                        await self._show(terminal.format_rule(f"{channel} live"))
+                    case Gap():
+                        await self._show(terminal.format_gap(event))
+                    case Error(error=text, code=code):
+                        await self._show(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
+                    case Subscribed() | CaughtUp():
+                        pass
+        except SubscribeRefused as refused:
+            await self._show(terminal.format_error(describe(refused)))
+            if self._watched.get(channel) is subscription:
+                del self._watched[channel]
+
+    async def _show_message(self, message: Message) -> None:
+        if message.channel == self._channel:
+            async with self._publishing:  # whose ack is not here yet: it may be this message's
+                if message.id in self._own:
+                    self._own.discard(message.id)
+                    return
+        await self._show(self._messages.format(message))
+
+    # --- commands ---
+
+    async def _sub(self, channel: str) -> None:
+        if not channel:
+            raise UsageError("/sub CHANNEL: which one?")
+        self._watch(channel, NEW)
+
+    async def _unsub(self, channel: str) -> None:
+        channel = channel or self._channel
+        subscription = self._watched.pop(channel, None)
+        if subscription is None:
+            raise UsageError(f"{channel} is not subscribed to")
+        await subscription.close()
+
+    async def _from(self, argument: str) -> None:
+        text, _, channel = argument.partition(" ")
+        channel = channel.strip() or self._channel
+        start = parse_start(text)
+        if channel in self._watched:
+            await self._unsub(channel)
+        self._watch(channel, start)
+
+    async def _ping(self, _: str) -> None:
+        try:
+            took_s = await self._client.ping()
+        except TimeoutError:
+            await self._show(terminal.format_error("no answer within 10 s"))
+        except ConnectionLost as error:
+            await self._show(terminal.format_error(str(error)))
+        else:
+            await self._show_note(f"{self._client.url} answers within {took_s * 1000:.1f} ms")
+
+    async def _help(self, _: str) -> None:
+        width = max(len(command.usage) for command in self._commands.values())
+        for command in self._commands.values():
+            await self._show_note(f"{command.usage:{width}}  {command.help}")
+        await self._show_note('JSON is sent as it is, other text as {"text": ...}; text with a / in front as "/..."')
+
+    async def _quit(self, _: str) -> None:
+        self._over = True
+
+    # --- show ---
+
+    async def _show_note(self, text: str) -> None:
+        await self._show(terminal.format_note(text))
+
+    async def _show(self, what: terminal.Shown) -> None:
+        """Print above the prompt, or at the end of the screen while there is none."""
+        rendered = terminal.render(what)
+
+        def write() -> None:
+            sys.stdout.write(rendered)
+            sys.stdout.flush()
+
+        await run_in_terminal(write)
+
+
+class _Completions(Completer):
+    """Completes commands, and what may follow them."""
+
+    def __init__(self, commands: Mapping[str, _Command], watched: Collection[str]) -> None:
+        self._commands = commands
+        self._watched = watched
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        name, space, argument = document.text_before_cursor.partition(" ")
+        if not name.startswith("/"):
+            return
+        if not space:
+            for command, said in self._commands.items():
+                if command.startswith(name):
+                    yield Completion(command, -len(name), display=said.usage, display_meta=said.help)
+            return
+        choices = {"/unsub": self._watched, "/from": ("0", "$", "-10", "10m")}.get(name, ())
+        for choice in choices:
+            if choice.startswith(argument):
+                yield Completion(choice, -len(argument))

@@ -1,0 +1,1275 @@
+"""The client: against a scripted gateway, where each frame is the test's own, and against the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import re
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from itertools import islice
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from rsws.client import Client, Disconnected, Event, Reconnected, Subscription, connect, link, subscription
+from rsws.errors import (
+    CannotConnect,
+    ConnectionLost,
+    Outcome,
+    PublishFailed,
+    SubscribeRefused,
+    Unauthorized,
+    UsageError,
+)
+from rsws.gateway.server import Server
+from rsws.protocol import (
+    Ack,
+    CaughtUp,
+    Error,
+    ErrorAck,
+    Gap,
+    Message,
+    Pong,
+    Reply,
+    StreamId,
+    Subscribe,
+    Subscribed,
+    Unsubscribed,
+    encode_reply,
+)
+from rsws.settings import Settings
+from support import RedisServer, free_port
+
+SECRET = "s3cret/+&="
+WELCOME = '{"status":"connected","message":"Welcome!"}'
+REFUSED = '{"error":"Unauthorized","status":401}'
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(subscription, "MAX_RETRY_S", 0.05)
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run the coroutine of a test, for at most 20 s."""
+
+    @wraps(test)
+    def run(**fixtures: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(**fixtures), 20))
+
+    return run
+
+
+def message(channel: str, number: int, data: object = None) -> Message:
+    return Message(channel, StreamId(number, 0), json.dumps(number if data is None else data))
+
+
+def ids(items: list[Any]) -> list[int]:
+    return [item.id.ms for item in items if isinstance(item, Message)]
+
+
+async def take(events: Subscription[Any], count: int) -> list[Any]:
+    return [await anext(events) for _ in range(count)]
+
+
+class Peer:
+    """The gateway's end of one connection: it hears and says what the test wants."""
+
+    def __init__(self, websocket: ServerConnection) -> None:
+        self.websocket = websocket
+        assert websocket.request is not None
+        self.path = websocket.request.path
+
+    async def hear_text(self) -> str:
+        text = await self.websocket.recv()
+        assert isinstance(text, str)
+        return text
+
+    async def hear(self) -> dict[str, Any]:
+        request = json.loads(await self.hear_text())
+        assert isinstance(request, dict)
+        return request
+
+    async def hear_publish(self) -> str:
+        request = await self.hear()
+        assert request["action"] == "publish", request
+        return str(request["messageId"])
+
+    async def expect(self, **request: object) -> None:
+        assert await self.hear() == request
+
+    async def say(self, *replies: Reply | str) -> None:
+        for reply in replies:
+            await self.websocket.send(reply if isinstance(reply, str) else encode_reply(reply).decode())
+
+    async def grant(self, channel: str, after: int, latest: int = 0) -> None:
+        """Answer a subscribe."""
+        await self.say(Subscribed(channel, StreamId(after, 0), StreamId(latest, 0)))
+
+    async def drop(self) -> None:
+        """End the connection with no close frame, as a crash or a cut line does."""
+        self.websocket.transport.abort()
+        await self.websocket.wait_closed()
+
+    async def close(self, code: int, reason: str = "") -> None:
+        await self.websocket.close(code, reason)
+
+
+class Script:
+    """A gateway that lets everybody in and leaves the rest to the test."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.greetings = [WELCOME]
+        self.close_code: int | None = None
+        self._peers: asyncio.Queue[Peer] = asyncio.Queue()
+
+    async def handle(self, websocket: ServerConnection) -> None:
+        for greeting in self.greetings:
+            await websocket.send(greeting)
+        if self.close_code is not None:
+            await websocket.close(self.close_code)
+        self._peers.put_nowait(Peer(websocket))
+        await websocket.wait_closed()
+
+    async def peer(self) -> Peer:
+        """The next connection that was made."""
+        return await self._peers.get()
+
+
+@asynccontextmanager
+async def scripted(port: int = 0) -> AsyncIterator[Script]:
+    script = Script()
+    async with serve(script.handle, "127.0.0.1", port, ping_interval=None, close_timeout=0.1) as server:
+        script.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        yield script
+
+
+@asynccontextmanager
+async def connected(**options: Any) -> AsyncIterator[tuple[Script, Peer, Client]]:
+    async with scripted() as script, connect(script.url, token=SECRET, **options) as client:
+        yield script, await script.peer(), client
+
+
+# --- connecting -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("{}", "/?token=s3cret%2F%2B%26%3D"),
+        ("{}/some/path?room=1", "/some/path?room=1&token=s3cret%2F%2B%26%3D"),
+        ("{}/?token=other&room=1", "/?room=1&token=s3cret%2F%2B%26%3D"),
+    ],
+)
+@in_a_loop
+async def test_the_token_goes_into_the_query_and_into_no_text(url: str, path: str) -> None:
+    async with scripted() as script, connect(url.format(script.url), token=SECRET) as client:
+        assert (await script.peer()).path == path
+        assert client.url == url.format(script.url).partition("?")[0]
+
+
+@in_a_loop
+async def test_a_token_in_the_url_is_used_and_not_shown() -> None:
+    async with scripted() as script, connect(f"{script.url}?token=abc") as client:
+        assert (await script.peer()).path == "/?token=abc"
+        assert client.url == script.url
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h", "ws://", "ws://h:0", "ws://h:x", "ws://h/#part", "ws://a@h", "ws://\udc80"]
+)
+@in_a_loop
+async def test_an_impossible_url_is_a_usage_error(url: str) -> None:
+    with pytest.raises(UsageError, match="not a gateway's URL") as caught:
+        await connect(url, token=SECRET).__aenter__()
+    assert_no_token(caught.value)
+
+
+def assert_no_token(error: BaseException) -> None:
+    text = "".join(traceback.format_exception(error)) + repr(error) + str(error)
+    assert "s3cret" not in text
+
+
+async def answer_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+    writer.close()
+
+
+async def answer_garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+    writer.close()
+
+
+async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    query = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+    writer.write(b"HTTP/1.1 302 Found\r\nLocation: https://127.0.0.1" + query + b"\r\nContent-Length: 0\r\n\r\n")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "text"),
+    [
+        ("ws", answer_http, "HTTP status 200 .*is this an rsws gateway"),
+        ("ws", answer_garbage, "no WebSocket there"),
+        ("ws", redirect, "no WebSocket there"),
+        ("wss", answer_garbage, "TLS failed"),
+    ],
+)
+@in_a_loop
+async def test_what_is_no_websocket_server_is_called_that(
+    scheme: str, answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], text: str
+) -> None:
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(CannotConnect, match=text) as caught:
+            await connect(url, token=SECRET).__aenter__()
+        assert url in str(caught.value)
+        assert_no_token(caught.value)
+
+
+@in_a_loop
+async def test_nobody_there_is_said_with_what_to_do() -> None:
+    for host in ("127.0.0.1", "localhost"):
+        with pytest.raises(CannotConnect, match="connection refused; is the gateway running") as caught:
+            await connect(f"{host}:{free_port()}", token=SECRET).__aenter__()
+        assert_no_token(caught.value)
+    with pytest.raises(CannotConnect, match="can't be resolved"):
+        await connect("ws://no-such-host.invalid", token=SECRET).__aenter__()
+    async with scripted() as script:
+        with pytest.raises(CannotConnect, match="is ws:// or wss:// right"):
+            await connect(script.url.replace("ws:", "wss:"), token=SECRET).__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("greetings", "code", "text"),
+    [
+        ([], None, r"no answer within 0\.2 s"),
+        (["hello"], None, "no rsws gateway"),
+        (['{"status":"pong"}'], None, "no rsws gateway"),
+        ([], 1013, "1013"),
+    ],
+)
+@in_a_loop
+async def test_a_server_that_does_not_let_us_in(greetings: list[str], code: int | None, text: str) -> None:
+    async with scripted() as script:
+        script.greetings, script.close_code = greetings, code
+        with pytest.raises(CannotConnect, match=text) as caught:
+            await connect(script.url, token=SECRET, connect_timeout_s=0.2).__aenter__()
+        assert_no_token(caught.value)
+
+
+@pytest.mark.parametrize("greetings", [[REFUSED], []])
+@in_a_loop
+async def test_a_refused_token_is_unauthorized(greetings: list[str]) -> None:
+    async with scripted() as script:
+        script.greetings, script.close_code = greetings, 1008
+        with pytest.raises(Unauthorized, match="refuses the token") as caught:
+            await connect(script.url, token=SECRET).__aenter__()
+        assert_no_token(caught.value)
+        with pytest.raises(Unauthorized, match="none was given"):
+            await connect(script.url).__aenter__()
+
+
+@in_a_loop
+async def test_proxies_of_the_environment_are_not_used_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "all_proxy", "socks_proxy"):
+        monkeypatch.setenv(name, "socks5h://127.0.0.1:9")
+    async with connected() as (_, peer, _client):
+        assert peer.path.startswith("/?token=")
+    for proxy, text in (("socks5h://127.0.0.1:9", "python-socks"), ("gopher://u:s3cret@h", "InvalidProxy")):
+        monkeypatch.setenv("socks_proxy", proxy)
+        with pytest.raises(CannotConnect, match=text) as caught:
+            await connect("ws://gateway.example", token=SECRET).__aenter__()
+        assert_no_token(caught.value)
+
+
+@in_a_loop
+async def test_no_log_line_has_the_token(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with scripted() as script, connect(script.url, token=SECRET) as client:
+        await (await script.peer()).drop()
+        await script.peer()
+        script.greetings = [REFUSED]
+        with pytest.raises(Unauthorized):
+            await connect(script.url, token=SECRET).__aenter__()
+        assert client.url == script.url
+    ours = [record for record in caplog.records if not record.name.startswith("websockets.server")]
+    assert ours
+    assert not [record for record in ours if "s3cret" in record.getMessage()]
+
+
+# --- publishing -------------------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_publish_returns_the_id_of_the_ack() -> None:
+    async with connected() as (_, peer, client):
+        publishing = asyncio.create_task(client.publish("news", {"text": "hällo"}, message_id="m1"))
+        text = await peer.hear_text()
+        assert text == '{"action":"publish","channel":"news","data":{"text":"hällo"},"messageId":"m1"}'
+        await peer.say(Ack("m1", StreamId(7, 1)))
+        assert await publishing == StreamId(7, 1)
+
+
+@pytest.mark.parametrize("text", ['{"b":1.0, "a" : 1e400,"ü":"\\u00fc"}', b"  [1,\t2 ]\n", '"x"', "null"])
+@in_a_loop
+async def test_publish_json_stays_as_it_is(text: str | bytes) -> None:
+    async with connected() as (_, peer, client):
+        publishing = asyncio.create_task(client.publish_json("c", text, message_id="m"))
+        wanted = text if isinstance(text, str) else text.decode()
+        assert await peer.hear_text() == f'{{"action":"publish","channel":"c","data":{wanted},"messageId":"m"}}'
+        await peer.say(Ack("m", StreamId(1, 0)))
+        await publishing
+
+
+@in_a_loop
+async def test_what_can_not_be_published_is_a_usage_error_and_is_not_sent() -> None:
+    async with connected() as (_, peer, client):
+        for text in ("", "{", "NaN", '{"a":1}x', "hello", '"\udc80"', b'"\xff"', '"\\ud800"'):
+            with pytest.raises(UsageError):
+                await client.publish_json("c", text)
+        for data in (object(), "\udc80"):
+            with pytest.raises(UsageError):
+                await client.publish("c", data)
+        for channel in ("", "a\nb", "x" * 513, "\udc80"):
+            with pytest.raises(UsageError):
+                await client.publish(channel, 1)
+        with pytest.raises(UsageError, match="message_id"):
+            await client.publish("c", 1, message_id="\udc80")
+        pinging = asyncio.create_task(client.ping())
+        await peer.expect(action="ping")
+        await peer.say(Pong())
+        await pinging
+
+
+@in_a_loop
+async def test_an_error_ack_says_code_and_outcome() -> None:
+    async with connected() as (_, peer, client):
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        await peer.hear_publish()
+        await peer.say(ErrorAck("m", "Server Redis tidak siap", "redis_unavailable", Outcome.NOT_STORED))
+        with pytest.raises(PublishFailed, match="Server Redis tidak siap") as caught:
+            await publishing
+        assert (caught.value.code, caught.value.outcome) == ("redis_unavailable", Outcome.NOT_STORED)
+
+
+@in_a_loop
+async def test_many_publishes_may_be_under_way_and_each_gets_its_own_ack() -> None:
+    async with connected() as (_, peer, client):
+        publishing = [asyncio.create_task(client.publish("c", number)) for number in range(200)]
+        requests = [await peer.hear() for _ in publishing]
+        assert [request["data"] for request in requests] == [*range(200)]
+        for request in reversed(requests):
+            await peer.say(Ack(request["messageId"], StreamId(request["data"], 0)))
+        assert [(await each).ms for each in publishing] == [*range(200)]
+
+
+@in_a_loop
+async def test_two_publishes_under_way_can_not_have_one_message_id() -> None:
+    async with connected() as (_, peer, client):
+        first = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        await peer.hear_publish()
+        with pytest.raises(UsageError, match="'m' is under way"):
+            await client.publish("c", 2, message_id="m")
+        await peer.say(Ack("m", StreamId(1, 0)))
+        assert await first == StreamId(1, 0)
+        again = asyncio.create_task(client.publish("c", 3, message_id="m"))
+        await peer.hear_publish()
+        await peer.say(Ack("m", StreamId(2, 0)))
+        assert await again == StreamId(2, 0)
+
+
+@in_a_loop
+async def test_a_lost_ack_leaves_the_outcome_unknown_and_nothing_is_sent_twice() -> None:
+    async with connected() as (script, peer, client):
+        first = asyncio.create_task(client.publish("c", 1))
+        await peer.hear_publish()
+        await peer.drop()
+        with pytest.raises(PublishFailed) as caught:
+            await first
+        assert (caught.value.code, caught.value.outcome) == ("connection_lost", Outcome.UNKNOWN)
+        peer = await script.peer()
+        second = asyncio.create_task(client.publish("c", 2, message_id="m2"))
+        assert (await peer.hear())["data"] == 2
+        await peer.say(Ack("m2", StreamId(2, 0)))
+        assert await second == StreamId(2, 0)
+
+
+@in_a_loop
+async def test_a_publish_during_an_outage_waits_for_the_connection() -> None:
+    lost = asyncio.Event()
+    port = free_port()
+    async with scripted(port) as script:
+        client = await (context := connect(script.url, on_connection=lambda _: lost.set())).__aenter__()
+    await lost.wait()
+    waiting = [asyncio.create_task(client.publish("c", number, message_id=str(number))) for number in range(3)]
+    with pytest.raises(PublishFailed, match="no connection") as caught:
+        await client.publish("c", "too late", timeout_s=0.05)
+    assert (caught.value.code, caught.value.outcome) == ("timeout", Outcome.NOT_STORED)
+    with pytest.raises(TimeoutError):
+        await client.ping(timeout_s=0.01)
+    async with scripted(port) as script:
+        peer = await script.peer()
+        for number in range(3):
+            assert (await peer.hear())["data"] == number
+            await peer.say(Ack(str(number), StreamId(number, 0)))
+        assert [(await each).ms for each in waiting] == [0, 1, 2]
+        await context.__aexit__(None, None, None)
+
+
+@in_a_loop
+async def test_no_ack_in_time_leaves_the_outcome_unknown() -> None:
+    async with connected() as (_, peer, client):
+        with pytest.raises(PublishFailed, match="no ack within") as caught:
+            await client.publish("c", 1, message_id="m", timeout_s=0.05)
+        assert (caught.value.code, caught.value.outcome) == ("timeout", Outcome.UNKNOWN)
+        await peer.say(Ack("m", StreamId(1, 0)))  # too late, and no harm
+        pinging = asyncio.create_task(client.ping())
+        assert await peer.hear_publish()
+        await peer.expect(action="ping")
+        await peer.say(Pong())
+        assert await pinging >= 0
+
+
+@in_a_loop
+async def test_a_message_over_the_limit_fails_alone() -> None:
+    async with connected() as (script, peer, client):
+        publishing = [
+            asyncio.create_task(client.publish("c", data, message_id=name))
+            for name, data in {"before": 1, "big": "x" * 10_000, "after1": 2, "after2": 3}.items()
+        ]
+        assert [await peer.hear_publish() for _ in publishing] == ["before", "big", "after1", "after2"]
+        await peer.close(1009)
+        peer = await script.peer()
+        for name in ("after1", "after2"):
+            assert await peer.hear_publish() == name
+            await peer.say(Ack(name, StreamId(1, 0)))
+        before, big, *after = await asyncio.gather(*publishing, return_exceptions=True)
+        assert isinstance(big, PublishFailed)
+        assert (big.code, big.outcome) == ("too_big", Outcome.NOT_STORED)
+        assert re.search(r"too big for the gateway: 10,0\d\d bytes", str(big))
+        assert isinstance(before, PublishFailed)
+        assert (before.code, before.outcome) == ("connection_lost", Outcome.UNKNOWN)
+        assert after == [StreamId(1, 0)] * 2
+
+
+@in_a_loop
+async def test_a_cancelled_publish_is_forgotten() -> None:
+    async with connected() as (_, peer, client):
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        await peer.hear_publish()
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        again = asyncio.create_task(client.publish("c", 2, message_id="m"))
+        await peer.hear_publish()
+        await peer.say(Ack("m", StreamId(2, 0)))
+        assert await again == StreamId(2, 0)
+
+
+async def sending_stops(client: Client) -> None:
+    left = -1
+    while left != len(client._link._outbox) or not client._link._connection.paused:
+        left = len(client._link._outbox)
+        await asyncio.sleep(0.02)
+
+
+@in_a_loop
+async def test_a_gateway_that_does_not_read_stops_the_sending() -> None:
+    async with connected() as (_, peer, client):
+        peer.websocket.transport.pause_reading()
+        publishing = [asyncio.create_task(client.publish("c", "x" * 100_000)) for _ in range(200)]
+        await sending_stops(client)
+        assert len(client._link._outbox) > 100
+        assert client._link._connection.transport.get_write_buffer_size() < 300_000
+        peer.websocket.transport.resume_reading()
+        for number in range(200):
+            await peer.say(Ack(await peer.hear_publish(), StreamId(number, 0)))
+        assert [(await each).ms for each in publishing] == [*range(200)]
+
+
+# --- ping -------------------------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_ping_measures_and_a_late_pong_is_not_taken_for_the_next() -> None:
+    async with connected() as (script, peer, client):
+        with pytest.raises(TimeoutError):
+            await client.ping(timeout_s=0.02)
+        pinging = asyncio.create_task(client.ping())
+        await peer.expect(action="ping")
+        await peer.expect(action="ping")
+        await peer.say(Pong())
+        _, undone = await asyncio.wait([pinging], timeout=0.05)
+        assert undone
+        await peer.say(Pong())
+        assert 0.05 <= await pinging < 5
+        pinging = asyncio.create_task(client.ping())
+        await peer.expect(action="ping")
+        await peer.drop()
+        with pytest.raises(ConnectionLost):
+            await pinging
+        peer = await script.peer()
+        pinging = asyncio.create_task(client.ping())
+        await peer.expect(action="ping")
+        await peer.say(Pong())
+        await pinging
+
+
+# --- subscribing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "request_"),
+    [
+        ({}, {"lastMessageId": "$"}),
+        ({"after": "0"}, {"lastMessageId": "0-0"}),
+        ({"after": "5-1"}, {"lastMessageId": "5-1"}),
+        ({"after": StreamId(5, 1)}, {"lastMessageId": "5-1"}),
+        ({"last": 3}, {"last": 3}),
+        ({"last": 3, "events": True}, {"last": 3, "marker": True}),
+    ],
+)
+@in_a_loop
+async def test_where_a_subscription_starts(options: dict[str, Any], request_: dict[str, Any]) -> None:
+    async with connected() as (_, peer, client):
+        client.subscribe("c", **options)
+        await peer.expect(action="subscribe", channel="c", **request_)
+
+
+@in_a_loop
+async def test_a_subscription_that_makes_no_sense_is_a_usage_error() -> None:
+    async with connected() as (_, _peer, client):
+        calls: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+            ((), {}),
+            (("a", "a"), {}),
+            (("",), {}),
+            (("a\0",), {}),
+            (("a",), {"after": "+"}),
+            (("a",), {"after": ""}),
+            (("a",), {"last": -1}),
+            (("a",), {"last": 1, "after": "0"}),
+        ]
+        for channels, options in calls:
+            with pytest.raises(UsageError):
+                client.subscribe(*channels, **options)
+        client.subscribe("a")
+        with pytest.raises(UsageError, match="'a' is subscribed already"):
+            client.subscribe("b", "a")
+        client.subscribe("b")
+
+
+@in_a_loop
+async def test_messages_come_in_order_and_resume_after_the_last_one_received() -> None:
+    async with connected() as (script, peer, client):
+        messages = client.subscribe("c", after="0")
+        await peer.expect(action="subscribe", channel="c", lastMessageId="0-0")
+        await peer.grant("c", 0)
+        await peer.say(message("c", 1, {"text": "hi"}), message("c", 2))
+        first = await anext(messages)
+        assert (first.channel, first.id, first.json, first.data) == (
+            "c",
+            StreamId(1, 0),
+            '{"text": "hi"}',
+            {"text": "hi"},
+        )
+        await peer.say(message("c", 3))
+        assert ids(await take(messages, 2)) == [2, 3]
+        for last, code in ((3, 1012), (4, 1001), (5, 1011), (6, 1013)):
+            await peer.close(code)
+            peer = await script.peer()
+            await peer.expect(action="subscribe", channel="c", lastMessageId=f"{last}-0")
+            await peer.grant("c", last)
+            await peer.say(message("c", last + 1))
+            assert ids(await take(messages, 1)) == [last + 1]
+
+
+@in_a_loop
+async def test_a_subscription_that_has_seen_nothing_resumes_where_the_gateway_pinned_it() -> None:
+    async with connected() as (script, peer, client):
+        client.subscribe("new", events=True)
+        client.subscribe("last", last=2)
+        client.subscribe("unanswered", last=9)
+        assert [(await peer.hear())["channel"] for _ in range(3)] == ["new", "last", "unanswered"]
+        await peer.grant("new", 100)
+        await peer.grant("last", 98)
+        await peer.say(Pong())
+        await peer.drop()
+        peer = await script.peer()
+        await peer.expect(action="subscribe", channel="new", lastMessageId="100-0", marker=True)
+        await peer.expect(action="subscribe", channel="last", lastMessageId="98-0")
+        await peer.expect(action="subscribe", channel="unanswered", last=9)
+
+
+@in_a_loop
+async def test_several_channels_in_one_iterator() -> None:
+    async with connected() as (script, peer, client):
+        messages = client.subscribe("a", "b", after="0")
+        await peer.expect(action="subscribe", channel="a", lastMessageId="0-0")
+        await peer.expect(action="subscribe", channel="b", lastMessageId="0-0")
+        await peer.grant("a", 0)
+        await peer.grant("b", 0)
+        await peer.say(message("b", 1), message("a", 5), message("b", 2), message("other", 1))
+        assert [(each.channel, each.id.ms) for each in await take(messages, 3)] == [("b", 1), ("a", 5), ("b", 2)]
+        await peer.drop()
+        peer = await script.peer()
+        await peer.expect(action="subscribe", channel="a", lastMessageId="5-0")
+        await peer.expect(action="subscribe", channel="b", lastMessageId="2-0")
+
+
+@in_a_loop
+async def test_events_tell_the_start_the_end_of_history_and_each_return() -> None:
+    async with connected() as (script, peer, client):
+        events = client.subscribe("c", after="0", events=True)
+        await peer.expect(action="subscribe", channel="c", lastMessageId="0-0", marker=True)
+        await peer.grant("c", 0, 1)
+        await peer.say(message("c", 1), CaughtUp("c", StreamId(1, 0)))
+        await peer.say(Error("the key is no stream", "channel_unreadable", "c"), message("c", 2))
+        await peer.say(Gap("c", StreamId(2, 0), StreamId(9, 0), "trimmed"), message("c", 9))
+        kinds: list[type[Event]] = [Subscribed, Message, CaughtUp, Error, Message, Gap, Message]
+        assert [type(event) for event in await take(events, 7)] == kinds
+        await peer.drop()
+        peer = await script.peer()
+        await peer.expect(action="subscribe", channel="c", lastMessageId="9-0", marker=True)
+        await peer.grant("c", 9, 10)
+        await peer.say(message("c", 10), CaughtUp("c", StreamId(10, 0)))
+        assert await take(events, 3) == [
+            Subscribed("c", StreamId(9, 0), StreamId(10, 0)),
+            message("c", 10),
+            CaughtUp("c", StreamId(10, 0)),
+        ]
+
+
+@in_a_loop
+async def test_without_events_gaps_and_troubles_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with connected() as (script, peer, client):
+        messages = client.subscribe("c", after="4")
+        await peer.hear()
+        await peer.grant("c", 4)
+        await peer.say(Gap("c", StreamId(4, 0), None, "reset"))
+        await peer.say(Error("the key is no stream", "channel_unreadable", "c"))
+        await peer.drop()
+        peer = await script.peer()
+        await peer.expect(action="subscribe", channel="c", lastMessageId="0-0")  # ids begin anew
+        await peer.grant("c", 0)
+        await peer.say(message("c", 1))
+        assert ids(await take(messages, 1)) == [1]
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "c: gap after 4-0 (reset)",
+        "c: the key is no stream (channel_unreadable)",
+    ]
+
+
+@in_a_loop
+async def test_a_refused_subscription_raises() -> None:
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("a", "b", after="0")
+        await peer.hear()
+        await peer.hear()
+        await peer.grant("a", 0)
+        await peer.say(message("a", 1), Error("the key is no stream", "channel_unreadable", "b"))
+        assert ids(await take(messages, 1)) == [1]
+        with pytest.raises(SubscribeRefused, match="b: the key is no stream") as caught:
+            await anext(messages)
+        assert (caught.value.code, caught.value.channel) == ("channel_unreadable", "b")
+        await peer.expect(action="unsubscribe", channel="a")
+        client.subscribe("b")
+        await peer.expect(action="subscribe", channel="b", lastMessageId="$")
+        with pytest.raises(UsageError):
+            client.subscribe("a")  # the gateway may still send messages of the other one
+        await peer.say(Unsubscribed("a"))
+        await messages.close()
+        client.subscribe("a")
+
+
+@in_a_loop
+async def test_with_events_a_refused_channel_does_not_end_the_others() -> None:
+    async with connected() as (_, peer, client):
+        events = client.subscribe("a", "b", after="0", events=True)
+        await peer.hear()
+        await peer.hear()
+        refused = Error("no", "not_allowed", "a")
+        await peer.say(refused)
+        await peer.grant("b", 0)
+        await peer.say(message("b", 1))
+        assert await take(events, 3) == [refused, Subscribed("b", StreamId(0, 0), StreamId(0, 0)), message("b", 1)]
+
+        events = client.subscribe("a", events=True)
+        await peer.hear()
+        await peer.say(refused)
+        assert await anext(events) == refused
+        with pytest.raises(SubscribeRefused):
+            await anext(events)
+
+
+@in_a_loop
+async def test_a_subscribe_while_redis_is_away_is_tried_again_and_said_once() -> None:
+    async with connected() as (_, peer, client):
+        events = client.subscribe("c", after="0", events=True)
+        away = Error("Server Redis tidak siap", "redis_unavailable", "c")
+        for _ in range(3):
+            await peer.expect(action="subscribe", channel="c", lastMessageId="0-0", marker=True)
+            await peer.say(away)
+        await peer.expect(action="subscribe", channel="c", lastMessageId="0-0", marker=True)
+        await peer.grant("c", 0)
+        assert await take(events, 2) == [away, Subscribed("c", StreamId(0, 0), StreamId(0, 0))]
+
+
+@pytest.mark.parametrize("code", ["redis_unavailable", "redis_refused", "channel_unreadable"])
+@in_a_loop
+async def test_a_subscription_that_was_good_gets_over_a_refusal(code: str) -> None:
+    async with connected() as (script, peer, client):
+        messages = client.subscribe("c", after="0")
+        await peer.hear()
+        await peer.grant("c", 0)
+        await peer.say(message("c", 1))
+        assert ids(await take(messages, 1)) == [1]
+        await peer.drop()
+        peer = await script.peer()
+        for _ in range(2):
+            await peer.expect(action="subscribe", channel="c", lastMessageId="1-0")
+            await peer.say(Error("not now", code, "c"))
+        await peer.expect(action="subscribe", channel="c", lastMessageId="1-0")
+        await peer.grant("c", 1)
+        await peer.say(message("c", 2))
+        assert ids(await take(messages, 1)) == [2]
+
+
+@in_a_loop
+async def test_a_cancelled_step_loses_nothing() -> None:
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c", after="0")
+        await peer.hear()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await anext(messages)
+        await peer.grant("c", 0)
+        await peer.say(message("c", 1))
+        assert ids(await take(messages, 1)) == [1]
+
+
+@in_a_loop
+async def test_closing_a_subscription_unsubscribes_and_frees_the_channel() -> None:
+    async with connected() as (_, peer, client):
+        async with client.subscribe("c", after="0") as messages:
+            await peer.hear()
+            await peer.grant("c", 0)
+            await peer.say(message("c", 1), message("c", 2))
+            assert ids(await take(messages, 1)) == [1]
+            closing = asyncio.create_task(messages.close())
+            await peer.expect(action="unsubscribe", channel="c")
+            await peer.say(message("c", 3), Unsubscribed("c"))
+            await closing
+        assert [each async for each in messages] == []
+        other = client.subscribe("c", after="7")
+        await peer.expect(action="subscribe", channel="c", lastMessageId="7-0")
+        await peer.grant("c", 7)
+        await peer.say(message("c", 8))
+        assert ids(await take(other, 1)) == [8]
+
+
+@in_a_loop
+async def test_a_subscription_closed_before_it_was_granted_is_ended_when_it_is() -> None:
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c")
+        await peer.expect(action="subscribe", channel="c", lastMessageId="$")
+        closing = asyncio.create_task(messages.close())
+        await asyncio.sleep(0)
+        await peer.grant("c", 0)
+        await peer.say(message("c", 1))
+        await peer.expect(action="unsubscribe", channel="c")
+        await peer.say(Unsubscribed("c"))
+        await closing
+        assert [each async for each in messages] == []
+
+
+@in_a_loop
+async def test_closing_a_subscription_does_not_wait_for_a_connection() -> None:
+    lost = asyncio.Event()
+    async with scripted() as script:
+        client = await (context := connect(script.url, on_connection=lambda _: lost.set())).__aenter__()
+        messages = client.subscribe("c")
+        await (await script.peer()).hear()
+    await lost.wait()
+    await messages.close()
+    client.subscribe("c")
+    await context.__aexit__(None, None, None)
+
+
+@in_a_loop
+async def test_leaving_the_client_ends_its_iterators_and_calls() -> None:
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c", after="0")
+        await peer.hear()
+        await peer.grant("c", 0)
+        await peer.say(message("c", 1))
+        assert ids(await take(messages, 1)) == [1]
+        reading = asyncio.create_task(take(messages, 1))
+        publishing = asyncio.create_task(client.publish("c", 1))
+        await peer.hear_publish()
+    assert peer.websocket.close_code == 1000
+    with pytest.raises(StopAsyncIteration):
+        await reading
+    with pytest.raises(PublishFailed) as caught:
+        await publishing
+    assert caught.value.outcome == Outcome.UNKNOWN
+    assert [each async for each in messages] == []
+    for call in (client.publish("c", 1), client.ping()):
+        with pytest.raises(ConnectionLost, match="the client is closed"):
+            await call
+    with pytest.raises(ConnectionLost, match="the client is closed"):
+        client.subscribe("d")
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("rsws")]
+
+
+@in_a_loop
+async def test_leaving_does_not_wait_for_a_gateway_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "CLOSE_TIMEOUT_S", 0.2)
+    async with connected() as (_, peer, client):
+        peer.websocket.transport.pause_reading()
+        publishing = asyncio.gather(*(client.publish("c", "x" * 100_000) for _ in range(200)), return_exceptions=True)
+        await sending_stops(client)
+        since = time.monotonic()
+    assert time.monotonic() - since < 2
+    assert {type(result) for result in await publishing} == {PublishFailed, ConnectionLost}
+
+
+# --- a slow application -----------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_a_full_queue_lets_the_stream_be_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 8)
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c", after="0")
+        await peer.hear()
+        await peer.grant("c", 0)
+        await peer.say(*(message("c", number) for number in range(1, 13)))
+        await peer.expect(action="unsubscribe", channel="c")
+        await peer.say(message("c", 13))
+        assert ids(await take(messages, 6)) == [1, 2, 3, 4, 5, 6]
+        await peer.say(message("c", 14), Unsubscribed("c"))
+        await peer.expect(action="subscribe", channel="c", lastMessageId="8-0")
+        await peer.grant("c", 8)
+        await peer.say(message("c", 9), message("c", 10))
+        assert ids(await take(messages, 4)) == [7, 8, 9, 10]
+
+
+@in_a_loop
+async def test_a_queue_is_bounded_in_size_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "QUEUE_CHARACTERS", 1000)
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c", after="0")
+        await peer.hear()
+        await peer.grant("c", 0)
+        await peer.say(message("c", 1, "x" * 5000), message("c", 2, "y"), message("c", 3, "z"))
+        await peer.expect(action="unsubscribe", channel="c")
+        await peer.say(Unsubscribed("c"))
+        assert ids(await take(messages, 1)) == [1]
+        await peer.expect(action="subscribe", channel="c", lastMessageId="1-0")
+
+
+@in_a_loop
+async def test_a_full_queue_holds_up_neither_acks_nor_other_subscriptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 4)
+    async with connected() as (script, peer, client):
+        client.subscribe("full", after="0")
+        messages = client.subscribe("other", after="0")
+        for channel in ("full", "other"):
+            await peer.hear()
+            await peer.grant(channel, 0)
+        await peer.say(*(message("full", number) for number in range(1, 100)), message("other", 1))
+        assert ids(await take(messages, 1)) == [1]
+        await peer.expect(action="unsubscribe", channel="full")
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        await peer.hear_publish()
+        await peer.say(Ack("m", StreamId(1, 0)))
+        await publishing
+        # A new connection doesn't fill it further: the full one waits, the other goes on.
+        await peer.drop()
+        peer = await script.peer()
+        await peer.expect(action="subscribe", channel="other", lastMessageId="1-0")
+        pinging = asyncio.create_task(client.ping())
+        await peer.expect(action="ping")
+        await peer.say(Pong())
+        await pinging
+
+
+@in_a_loop
+async def test_an_application_that_keeps_up_is_never_unsubscribed() -> None:
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c", after="0")
+        await peer.hear()
+        await peer.grant("c", 0)
+        reading = asyncio.create_task(take(messages, 20_000))
+        peer.websocket.protocol.max_message_size = None
+        frames = [encode_reply(message("c", number)) for number in range(1, 20_001)]
+        for frame in frames:  # as many in one segment as the gateway joins in one write
+            peer.websocket.protocol.send_text(frame)
+        peer.websocket.transport.write(b"".join(peer.websocket.protocol.data_to_send()))
+        assert ids(await reading) == [*range(1, 20_001)]
+        pinging = asyncio.create_task(client.ping())
+        await peer.expect(action="ping")
+        await peer.say(Pong())
+        await pinging
+
+
+# --- losing the connection --------------------------------------------------------------------------------
+
+
+def test_delays_grow_are_random_and_have_a_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "FIRST_RETRY_S", 0.1)
+    monkeypatch.setattr(subscription, "MAX_RETRY_S", 5.0)
+    runs = [[*islice(subscription.retry_delays(), 20)] for _ in range(200)]
+    for position, ceiling in enumerate([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 14]):
+        delays = [each[position] for each in runs]
+        assert 0 <= min(delays) < ceiling / 4
+        assert ceiling * 3 / 4 < max(delays) <= ceiling
+
+
+@in_a_loop
+async def test_losses_and_returns_are_told() -> None:
+    events: asyncio.Queue[Disconnected | Reconnected] = asyncio.Queue()
+    async with connected(on_connection=events.put_nowait) as (script, peer, _client):
+        await peer.close(1012, "back soon")
+        assert await events.get() == Disconnected("closed by the gateway with 1012: back soon")
+        back = await events.get()
+        assert isinstance(back, Reconnected)
+        assert 0 < back.after_s < 5
+        await (await script.peer()).drop()
+        assert await events.get() == Disconnected("the connection broke")
+        await script.peer()
+        await events.get()
+    assert events.empty()
+
+
+@in_a_loop
+async def test_an_error_of_on_connection_ends_the_client() -> None:
+    def fail(event: Disconnected | Reconnected) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
+        async with connected(on_connection=fail) as (_, peer, client):
+            messages = client.subscribe("c")
+            await peer.drop()
+            with pytest.raises(ZeroDivisionError):
+                await anext(messages)
+
+
+@in_a_loop
+async def test_giving_up() -> None:
+    async with scripted() as script:
+        client = await (context := connect(script.url, token=SECRET, give_up_after_s=0.3)).__aenter__()
+        messages = client.subscribe("c", after="0")
+        peer = await script.peer()
+        await peer.hear()
+        await peer.grant("c", 0)
+        await peer.say(message("c", 1), message("c", 2))
+        assert ids(await take(messages, 1)) == [1]
+        await peer.drop()
+    with pytest.raises(ConnectionLost) as caught:
+        await client.publish("c", 1)
+    assert "lost, for 0.3 s now: can't connect to" in str(caught.value)
+    assert_no_token(caught.value)
+    assert ids(await take(messages, 1)) == [2]
+    for _ in range(2):
+        with pytest.raises(ConnectionLost):
+            await anext(messages)
+    with pytest.raises(ConnectionLost):
+        await client.ping()
+    with pytest.raises(ConnectionLost):
+        client.subscribe("d")
+    await messages.close()
+    await context.__aexit__(None, None, None)
+
+
+@in_a_loop
+async def test_without_reconnect_a_loss_is_final() -> None:
+    events: list[object] = []
+    async with connected(reconnect=False, on_connection=events.append) as (_, peer, client):
+        messages = client.subscribe("c")
+        publishing = asyncio.create_task(client.publish("c", 1))
+        await peer.hear()
+        await peer.hear_publish()
+        await peer.close(1001)
+        with pytest.raises(PublishFailed):
+            await publishing
+        with pytest.raises(ConnectionLost, match="closed by the gateway with 1001"):
+            await anext(messages)
+        with pytest.raises(ConnectionLost):
+            await client.publish("c", 2)
+    assert events == []
+
+
+@pytest.mark.parametrize("code", [1003, 1007, 1009])
+@in_a_loop
+async def test_close_codes_that_would_come_again_are_final(code: int) -> None:
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c")
+        await peer.hear()
+        await peer.close(code)
+        with pytest.raises(ConnectionLost, match=str(code)):
+            await anext(messages)
+
+
+@in_a_loop
+async def test_a_token_that_is_taken_no_more_is_final() -> None:
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c")
+        await peer.close(1008)
+        with pytest.raises(Unauthorized, match="does not let us in any more"):
+            await anext(messages)
+    async with connected() as (script, peer, client):
+        script.greetings, script.close_code = [REFUSED], 1008
+        messages = client.subscribe("c")
+        await peer.drop()
+        with pytest.raises(Unauthorized, match="refuses the token") as caught:
+            await anext(messages)
+        assert_no_token(caught.value)
+        with pytest.raises(Unauthorized):
+            await client.publish("c", 1)
+
+
+@pytest.mark.parametrize("frame", ["hello", '{"event":"message","channel":"c","streamId":"x","data":1}', b"\x00", "[]"])
+@in_a_loop
+async def test_frames_that_are_no_replies_are_final(frame: str | bytes) -> None:
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c")
+        await peer.websocket.send(frame)
+        with pytest.raises(ConnectionLost, match="does not speak the protocol"):
+            await anext(messages)
+
+
+@in_a_loop
+async def test_replies_of_unknown_kinds_and_for_nobody_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    async with connected() as (_, peer, client):
+        messages = client.subscribe("c", after="0")
+        await peer.hear()
+        await peer.say('{"event":"news_of_2030"}', "{}", Pong(), Ack("nobody", StreamId(1, 0)), Unsubscribed("c"))
+        await peer.say(CaughtUp("x", StreamId(1, 0)), message("c", 1), Error("what?", "bad_request"))
+        await peer.grant("c", 0)
+        await peer.say(Subscribed("c", StreamId(9, 0), StreamId(9, 0)), message("c", 2))
+        assert ids(await take(messages, 1)) == [2]
+    assert "the gateway: what? (bad_request)" in caplog.messages
+
+
+@in_a_loop
+async def test_a_gateway_that_lets_in_and_drops_gets_no_storm(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def delays() -> Any:
+        asked.append(0)
+        while True:
+            asked[-1] += 1
+            yield 0.01
+
+    monkeypatch.setattr(link, "retry_delays", delays)
+    async with connected() as (script, peer, _client):
+        for _ in range(4):
+            await peer.drop()
+            peer = await script.peer()
+        assert asked == [4]
+        monkeypatch.setattr(link, "MAX_RETRY_S", 0)
+        for _ in range(2):
+            await peer.drop()
+            peer = await script.peer()
+        assert asked == [4, 1, 1]
+
+
+# --- a random walk ----------------------------------------------------------------------------------------
+
+
+class Walk:
+    """A subscription of two channels, a gateway and the wires between them, a random step at a time."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.outbox: list[subscription.Feed] = []
+        self.streams: dict[str, int] = {"a": 0, "b": 0}
+        self.positions: dict[str, int] = {}
+        self.requests: list[dict[str, Any]] = []
+        self.replies: list[Any] = []
+        self.seen: dict[str, list[int]] = {"a": [], "b": []}
+        starts = [Subscribe(channel) for channel in self.streams]
+        self.inbox = subscription.Inbox(starts, False, post=self.outbox.append, forget=self.outbox.remove)
+        for feed in self.inbox.feeds:
+            feed.sync()
+
+    def publish(self) -> None:
+        self.streams[self.random.choice("ab")] += self.random.randint(1, 3)
+
+    def send(self) -> None:
+        if self.outbox and (frame := self.outbox.pop(0).take()):
+            self.requests.append(json.loads(frame))
+
+    def answer(self) -> None:
+        if not self.requests:
+            return
+        request = self.requests.pop(0)
+        channel = request["channel"]
+        if request["action"] == "unsubscribe":
+            self.positions.pop(channel, None)
+            self.replies.append(Unsubscribed(channel))
+        elif self.random.random() < 0.2:
+            self.replies.append(Error("not now", "redis_unavailable", channel))
+        else:
+            position = StreamId.parse(request["lastMessageId"])
+            self.positions[channel] = position.ms
+            self.replies.append(Subscribed(channel, position, StreamId(0, 0)))
+
+    def deliver(self) -> None:
+        for channel, position in self.positions.items():
+            if position < self.streams[channel]:
+                self.positions[channel] += 1
+                self.replies.append(message(channel, position + 1))
+
+    def receive(self) -> None:
+        if self.replies:
+            reply = self.replies.pop(0)
+            self.inbox.feeds[reply.channel == "b"].receive(reply)
+
+    @property
+    def complete(self) -> bool:
+        return self.seen == {channel: [*range(1, last + 1)] for channel, last in self.streams.items()}
+
+    async def take(self, step: Callable[[], Awaitable[None] | None]) -> None:
+        taken = step()
+        if taken is not None:
+            await taken
+        await asyncio.sleep(0)  # retries
+
+    async def consume(self) -> None:
+        assert len(self.inbox._queue) <= subscription.QUEUE_ENTRIES
+        if self.inbox._queue:
+            item = await self.inbox.get()
+            assert isinstance(item, Message)
+            self.seen[item.channel].append(item.id.ms)
+
+    def disconnect(self) -> None:
+        for left in (self.requests, self.replies, self.positions):
+            left.clear()
+        for feed in self.inbox.feeds:
+            feed.disconnected()
+
+
+@in_a_loop
+async def test_each_message_once_and_in_order_on_every_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 4)
+    monkeypatch.setattr(subscription, "FIRST_RETRY_S", 0)
+    for seed in random.sample(range(10**9), 150):
+        walk = Walk(seed)
+        steps = [walk.send, walk.answer, walk.deliver, walk.receive, walk.consume, walk.publish, walk.disconnect]
+        weights = [walk.random.randint(1, 9) for _ in steps[:-1]]
+        for step in walk.random.choices(steps, [*weights, 0.3], k=300):
+            await walk.take(step)
+        for _ in range(2000):
+            for step in steps[:5]:
+                await walk.take(step)
+            if walk.complete:
+                break
+        assert walk.complete, f"seed {seed}: {walk.seen}"
+
+
+# --- the real gateway -------------------------------------------------------------------------------------
+
+
+def gateway(redis_server: RedisServer, port: int = 0) -> Server:
+    return Server(Settings(port=port, redis_url=redis_server.url, secret_key=SECRET))
+
+
+@in_a_loop
+async def test_publish_and_subscribe_on_the_gateway(redis_server: RedisServer, channel: str) -> None:
+    async with gateway(redis_server) as server, connect(server.url, token=SECRET) as client:
+        first = await client.publish(channel, {"text": "hi"})
+        second = await client.publish_json(channel, '{"n": 1.0, "big": 1e400}')
+        async with client.subscribe(channel, after="0") as messages:
+            one, two = await take(messages, 2)
+            assert (one.id, one.data, two.id, two.json) == (
+                first,
+                {"text": "hi"},
+                second,
+                '{"n": 1.0, "big": 1e400}',
+            )
+            third = await client.publish(channel, 3)
+            assert (await anext(messages)).id == third
+        async with client.subscribe(channel, last=1) as messages:
+            assert (await anext(messages)).id == third
+        assert 0 < await client.ping() < 1
+        with pytest.raises(PublishFailed, match="too big") as caught:
+            await client.publish(channel, "x" * 2_000_000)
+        assert caught.value.code == "too_big"
+        assert await client.publish(channel, 4) > third
+
+
+@in_a_loop
+async def test_the_gateway_refuses(redis_server: RedisServer, channel: str) -> None:
+    async with gateway(redis_server) as server:
+        for token in ("wrong", None):
+            with pytest.raises(Unauthorized):
+                await connect(server.url, token=token).__aenter__()
+        redis_server.call("LPUSH", channel, "x")
+        async with connect(server.url, token=SECRET) as client:
+            with pytest.raises(SubscribeRefused) as refused:
+                await anext(client.subscribe(channel))
+            assert refused.value.code == "channel_unreadable"
+            with pytest.raises(PublishFailed) as failed:
+                await client.publish(channel, 1)
+            assert failed.value.outcome == Outcome.NOT_STORED
+
+
+@in_a_loop
+async def test_a_slow_loop_that_publishes_gets_everything(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 100)
+    async with gateway(redis_server) as server, connect(server.url, token=SECRET) as client:
+        pipeline = redis_server.client.pipeline()
+        for number in range(5000):
+            pipeline.xadd(channel, {"messageData": number})
+        pipeline.execute()
+        async for each in client.subscribe(channel, after="0"):
+            await client.publish(f"{channel}-copy", each.data)
+            if each.data == 4999:
+                break
+        copies = redis_server.call("XRANGE", f"{channel}-copy", "-", "+")
+        assert [int(fields[1]) for _, fields in copies] == [*range(5000)]
+
+
+@in_a_loop
+async def test_subscribers_go_on_when_the_gateway_comes_back(redis_server: RedisServer, channel: str) -> None:
+    port = free_port()
+    lost, back = asyncio.Event(), asyncio.Event()
+
+    def note(event: Disconnected | Reconnected) -> None:
+        (lost if isinstance(event, Disconnected) else back).set()
+
+    def store(number: int) -> None:
+        redis_server.call("XADD", channel, "*", "messageData", str(number))
+
+    async with gateway(redis_server, port) as server:
+        context = connect(server.url, token=SECRET, on_connection=note)
+        client = await context.__aenter__()
+        messages = client.subscribe(channel, after="0")
+        for number in range(10):
+            store(number)
+        assert [each.data for each in await take(messages, 10)] == [*range(10)]
+    await lost.wait()
+    for number in range(10, 20):
+        store(number)
+    waiting = asyncio.create_task(client.publish(channel, 20))
+    async with gateway(redis_server, port):
+        await back.wait()
+        await waiting
+        store(21)
+        assert [each.data for each in await take(messages, 12)] == [*range(10, 22)]
+        await context.__aexit__(None, None, None)

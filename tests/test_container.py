@@ -1,0 +1,213 @@
+"""The container files, as far as they can be checked without a Docker engine: parsed, and their commands run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from dotenv import dotenv_values
+
+from rsws.settings import Settings
+from support import RedisServer, eventually, free_port, run_rsws
+
+ROOT = Path(__file__).parent.parent
+USER_HOME = os.environ.get("HOME", "")  # where pip finds its settings; each test has an empty HOME
+PREFIX = "/opt/rsws"
+
+
+class Instruction(NamedTuple):
+    name: str
+    text: str
+
+
+def dockerfile_stages() -> list[list[Instruction]]:
+    """The instructions of the Dockerfile, stage by stage."""
+    stages: list[list[Instruction]] = []
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
+        name, _, text = line.partition(" ")
+        if name == "FROM":
+            stages.append([])
+        if name:
+            stages[-1].append(Instruction(name, text))
+    return stages
+
+
+BUILD, IMAGE = dockerfile_stages()
+
+
+def in_image(name: str) -> str:
+    """The text of the one instruction of that name in the final stage."""
+    [text] = [instruction.text for instruction in IMAGE if instruction.name == name]
+    return text
+
+
+class Image(NamedTuple):
+    prefix: Path
+    """What is /opt/rsws in the image."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process finds in a container that is run without -e."""
+        said = dict(pair.split("=", 1) for pair in in_image("ENV").split())
+        said["PATH"] = said["PATH"].replace(PREFIX, str(self.prefix)).removesuffix(":$PATH")  # nothing of this machine
+        return said | {"HOME": "/dev/null"}  # nothing in it may be needed
+
+    @contextmanager
+    def run(self, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        """CMD as it is written there, with -e ENVIRONMENT; killed at the end of the block if it runs then."""
+        process = subprocess.Popen(
+            self.command(json.loads(in_image("CMD"))),
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    def is_healthy(self, **environment: str) -> bool:
+        """What HEALTHCHECK as it is written there says."""
+        command = json.loads(in_image("HEALTHCHECK").partition("CMD ")[2])
+        return not subprocess.run(
+            self.command(command), env=self.environment | environment, stderr=subprocess.DEVNULL, timeout=10
+        ).returncode
+
+    def command(self, words: list[str]) -> list[str]:
+        """Found on the image's PATH, not on ours."""
+        return [shutil.which(words[0], path=self.environment["PATH"]) or words[0], *words[1:]]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """What the first stage builds, in another directory than /opt/rsws."""
+    context, prefix = tmp_path_factory.mktemp("context"), tmp_path_factory.mktemp("image") / "rsws"
+    environment = {**os.environ, "HOME": USER_HOME, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for name, text in BUILD:
+        if name == "COPY":
+            *sources, target = text.split()
+            for source in sources:
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, context / target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(ROOT / source, context / target)
+        elif name == "RUN":
+            built = subprocess.run(
+                ["sh", "-c", text.replace(PREFIX, str(prefix))],
+                cwd=context,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=50,
+            )
+            assert built.returncode == 0, built.stdout + built.stderr
+    return Image(prefix)
+
+
+# --- Dockerfile ---
+
+
+def test_the_image_serves_is_healthy_and_stops(image: Image, redis_server: RedisServer) -> None:
+    given = {"PORT": str(free_port()), "WEBSOCKET_SECRET_KEY": "k", "REDIS_URL": redis_server.url}
+    with image.run(**given) as process:
+        eventually(lambda: image.is_healthy(**given), what="health")
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert f"url=ws://0.0.0.0:{given['PORT']} " in log
+    assert not image.is_healthy(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"REDIS_URL": "redis://127.0.0.1:1"}, "WEBSOCKET_SECRET_KEY must be set to listen on 0.0.0.0"),
+        ({"WEBSOCKET_SECRET_KEY": "k"}, "REDIS_URL"),  # the extra `embedded` is not in it
+    ],
+)
+def test_the_image_says_what_it_needs(image: Image, given: dict[str, str], text: str, tmp_path: Path) -> None:
+    given = {"PORT": str(free_port()), "RSWS_LOCAL_REDIS_PORT": str(free_port()), "HOME": str(tmp_path)} | given
+    with image.run(**given) as process:
+        _, log = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert text in log.splitlines()[-1]
+
+
+def test_the_image_runs_without_root() -> None:
+    user = in_image("USER")
+    assert user not in ("root", "0")
+    assert [name for name, _ in IMAGE].index("USER") < [name for name, _ in IMAGE].index("CMD")
+    assert any(name == "RUN" and "useradd" in text and text.endswith(user) for name, text in IMAGE)
+
+
+def test_the_image_says_its_port() -> None:
+    assert in_image("EXPOSE") == str(Settings().port)
+    assert f"PORT={Settings().port}" in in_image("ENV").split()
+
+
+def test_the_context_is_what_is_copied_and_nothing_else() -> None:
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert ignored[0] == "*"
+    copied = [source for name, text in BUILD if name == "COPY" for source in text.split()[:-1]]
+    assert sorted(line[1:] for line in ignored if line.startswith("!")) == sorted(copied)
+
+
+# --- docker-compose.yaml and .env.example ---
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+    return loaded
+
+
+def test_compose_keeps_what_its_users_have(compose: dict[str, Any]) -> None:
+    [service] = compose["services"].values()
+    assert service["build"] == "."
+    assert service["container_name"] == "websocket_server"
+    assert service["ports"] == ["8080:8080"]
+    assert service["env_file"] == ".env"
+    assert service["networks"] == ["my-shared-network"]
+    assert service["restart"] == "unless-stopped"
+    assert compose["networks"] == {"my-shared-network": {"external": True}}
+
+
+@pytest.mark.parametrize("line", ["PORT=9000", "HOST=127.0.0.1", ""])
+def test_in_compose_the_mapped_port_is_served_whatever_the_env_file_says(
+    compose: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    [service] = compose["services"].values()
+    env_file = tmp_path / ".env"
+    env_file.write_text(line)
+    environment = {**dotenv_values(env_file), **{name: str(value) for name, value in service["environment"].items()}}
+    assert environment["PORT"] == service["ports"][0].split(":")[1]
+    assert environment["HOST"] == "0.0.0.0"
+
+
+def test_the_env_example_names_redis_by_its_container(compose: dict[str, Any]) -> None:
+    example = dotenv_values(ROOT / ".env.example")
+    assert example == {"WEBSOCKET_SECRET_KEY": "", "REDIS_URL": "redis://my-redis-container:6379", "PORT": "8080"}
+
+
+def test_an_env_example_that_was_not_filled_in_is_refused(tmp_path: Path) -> None:
+    shutil.copy(ROOT / ".env.example", tmp_path / ".env")
+    done = run_rsws("serve", env={"HOST": "0.0.0.0", "PORT": str(free_port())})
+    assert done.returncode == 1
+    assert "WEBSOCKET_SECRET_KEY must be set" in done.stderr

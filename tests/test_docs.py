@@ -1,0 +1,267 @@
+"""The documents say what is there, all of it, and what they tell the reader to do works."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from websockets.asyncio.client import connect
+
+from rsws.cli.app import app
+from rsws.cli.options import flag
+from rsws.errors import CLOSE_HELP, ERROR_HELP
+from rsws.protocol import decode_reply, decode_request, encode_reply, encode_request
+from rsws.settings import ClientSettings, Settings, options
+from support import RedisServer, RswsProcess, eventually, free_port, run_rsws
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+NOT_OURS = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "node_modules", "build", "dist", "*.egg-info")
+USER_HOME = Path(os.environ.get("HOME", ""))  # where pip finds its settings and its cache; each test has an empty HOME
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    head, *body = rows
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, *body)).replace(
+        "|\n", f"|\n|{'---|' * len(head)}\n", 1
+    )  # fmt: skip
+
+
+def settings_table(settings: type[Any]) -> str:
+    """What the README says of a settings class."""
+    rows = [("flag", "environment", "default", "meaning")]
+    for name, option in options(settings).items():
+        default = getattr(settings(), name)
+        shown = f"{default:g}" if isinstance(default, float) else str(default)
+        choices = f" One of {', '.join(option.choices)}." if option.choices else ""
+        rows.append(
+            (f"`{flag(name)}`", f"`{option.env}`", "" if default is None else f"`{shown}`", option.help + choices)
+        )
+    return table(*rows)
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """The fenced code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+SERVE, TOUR, *_ = blocks("sh")
+
+
+# --- all of it is said ---
+
+
+@pytest.mark.parametrize("settings", [Settings, ClientSettings])
+def test_the_readme_has_every_setting(settings: type[Any]) -> None:
+    assert settings_table(settings) in README
+
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_the_readme_has_every_command_and_option() -> None:
+    said = set(re.findall(r"`(--[a-z-]+)", README))
+    for name, command in COMMANDS.items():
+        assert f"| `rsws {name}" in README
+        for parameter in command.params:
+            flags = {text for text in parameter.opts if text.startswith("--")} - {"--help"}
+            assert flags <= said, f"rsws {name}"
+            assert parameter.envvar is None or f"`{parameter.envvar}`" in README
+
+
+def test_the_readme_names_no_option_that_is_not_there() -> None:
+    said = set(re.findall(r"^\| `(--[a-z-]+)", README, flags=re.MULTILINE))
+    there = {text for command in COMMANDS.values() for parameter in command.params for text in parameter.opts}
+    assert said <= there
+
+
+def test_the_exit_codes_are_those_of_the_help() -> None:
+    said = re.search(r"\*\*Exit codes:\*\* (.*?)\n\n", README, flags=re.DOTALL)
+    assert said is not None
+    shown = " ".join(run_rsws("--help", env={"COLUMNS": "120"}).stdout.split())
+    assert f"Exit codes: {' '.join(said[1].split())}" in shown
+
+
+def test_the_protocol_has_every_error_code() -> None:
+    rows = [(f"`{code}`", when, what_to_do) for code, (when, what_to_do) in ERROR_HELP.items()]
+    assert table(("code", "when", "what to do"), *rows) in PROTOCOL
+
+
+def test_the_protocol_has_every_close_code() -> None:
+    rows = [(str(int(code)), why, "yes" if again else "no") for code, (why, again) in CLOSE_HELP.items()]
+    assert table(("code", "why", "come back?"), *rows) in PROTOCOL
+
+
+# --- and it is so ---
+
+
+@pytest.mark.parametrize("frame", re.findall(r"-> (\{.*?\})(?: {2,}.*)?$", PROTOCOL + README, flags=re.MULTILINE))
+def test_requests_in_the_documents_are_requests(frame: str) -> None:
+    assert encode_request(decode_request(frame)) == frame.replace('"lastMessageId":"0"', '"lastMessageId":"0-0"')
+
+
+@pytest.mark.parametrize("frame", re.findall(r"<- (\{.*\})$", PROTOCOL + README, flags=re.MULTILINE))
+def test_replies_in_the_documents_are_replies(frame: str) -> None:
+    reply = decode_reply(frame)
+    assert reply is not None
+    assert encode_reply(reply).decode() == frame
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/protocol.md", "examples/README.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(path: str) -> None:
+    document = ROOT / path
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", document.read_text()):
+        file = (document.parent / target) if target else document
+        assert file.is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+def test_the_first_screen_is_short_and_the_rest_not_long() -> None:
+    assert README.index("rsws sub news") < 2_000
+    assert README.count("\n") < 250
+
+
+def test_the_changelog_ends_with_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    latest = re.search(r"^## \[(\d\S*)\] - \d{4}-\d\d-\d\d$", CHANGELOG, flags=re.MULTILINE)
+    assert latest is not None
+    assert latest[1] == version
+    assert run_rsws("--version").stdout == f"rsws {version}\n"
+
+
+def test_nothing_says_where_it_was_written() -> None:
+    elsewhere = re.compile(r"(?<![\w.~$}])/(?:work|root|home|Users)/\w")
+    ignore = shutil.ignore_patterns(*NOT_OURS)
+    for directory, names, files in os.walk(ROOT):
+        skipped = ignore(directory, [*names, *files])
+        names[:] = [name for name in names if name not in skipped]
+        for name in set(files) - skipped:
+            text = Path(directory, name).read_text(errors="replace")
+            assert not elsewhere.search(text), Path(directory, name)
+
+
+# --- what the reader is told to do ---
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a clone of the project has in it."""
+    target = tmp_path_factory.mktemp("clone") / "rsws"
+    return Path(shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*NOT_OURS)))
+
+
+def test_the_two_commands_and_the_tour(clone: Path, tmp_path: Path) -> None:
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in ("RSWS_DATA_DIR", "XDG_DATA_HOME")},
+        "PORT": str(free_port()),
+        "PIP_CACHE_DIR": str(USER_HOME / ".cache" / "pip"),
+        "PIP_CONFIG_FILE": str(USER_HOME / ".config" / "pip" / "pip.conf"),
+    }
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        serving = subprocess.Popen(
+            ["bash", "-c", SERVE],
+            cwd=clone,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        eventually(
+            lambda: "Try in another terminal" in log.read_text() or serving.poll() is not None, 50, "the gateway"
+        )
+        assert serving.poll() is None, log.read_text()
+        on_path = environment | {"PATH": f"{clone / '.venv' / 'bin'}:{environment['PATH']}"}
+        shown = [
+            subprocess.run(
+                ["bash", "-c", line], env=on_path, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True
+            ).stdout
+            for line in TOUR.splitlines()
+        ]
+    finally:
+        os.killpg(serving.pid, signal.SIGINT)
+        try:
+            serving.wait(10)
+        finally:
+            if serving.poll() is None:
+                os.killpg(serving.pid, signal.SIGKILL)
+                serving.wait()
+    assert len(shown) == 4
+    alert, news = json.loads(shown[1]), json.loads(shown[3])
+    assert alert == {"channel": "pending", "id": shown[0].strip(), "time": alert["time"], "data": {"type": "ALERT"}}
+    assert news == {"channel": "news", "id": shown[2].strip(), "time": news["time"], "data": {"text": "hi"}}
+    assert (tmp_path / "home" / ".local" / "share" / "rsws" / "key").is_file()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(environment["RSWS_LOCAL_REDIS_PORT"]))), "the embedded server is gone"
+
+
+def test_ci_finds_the_test_command() -> None:
+    """It takes the first line of the README that looks like it."""
+    [command] = [line for line in README.splitlines() if re.match("python3 -m venv .*pytest", line)]
+    assert f"{command}\n" in blocks("sh")
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_blocks_run(block: str, own_redis: RedisServer) -> None:
+    with RswsProcess("serve", "--port", "0", env={"REDIS_URL": own_redis.url, "WEBSOCKET_SECRET_KEY": "k"}) as gateway:
+        url = gateway.wait_for(r"url=(ws://\S+)")[1]
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block],
+            env={**os.environ, "RSWS_URL": url, "RSWS_TOKEN": "k"},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"stored as (\S+)\nnews \1 \{'text': 'hi'\}\n", done.stdout)
+
+
+def test_the_redis_user_of_the_readme_has_the_rights_it_needs(own_redis: RedisServer, channel: str) -> None:
+    [rights] = re.findall(r"^ACL SETUSER .*$", README, flags=re.MULTILINE)
+    own_redis.call(*rights.split())
+    settings = {"REDIS_URL": own_redis.url.replace("//", "//gateway:PASSWORD@"), "WEBSOCKET_SECRET_KEY": "k"}
+
+    def reader_blocks() -> bool:
+        clients = own_redis.client.client_list(_type="normal")
+        return any(client["name"] == "rsws-reader" and "b" in client["flags"] for client in clients)
+
+    async def use(url: str) -> list[str]:
+        async with asyncio.timeout(10), connect(f"{url}/?token=k") as websocket:
+            said = []
+
+            async def ask(expected: int, **request: Any) -> None:
+                await websocket.send(json.dumps(request))
+                said.extend([json.loads(await websocket.recv()) for _ in range(expected)])
+
+            await ask(2, action="publish", channel=channel, data=1, messageId="1")
+            await ask(2, action="subscribe", channel=channel)
+            await ask(2, action="publish", channel=channel, data=2, messageId="2")
+            await asyncio.to_thread(eventually, reader_blocks)  # so that it has to be woken for the next channel
+            await ask(2, action="subscribe", channel=f"{channel}-2", last=1, marker=True)
+            await ask(2, action="publish", channel=f"{channel}-2", data=3, messageId="3")
+            return [reply.get("event") or reply.get("status") for reply in said]
+
+    with RswsProcess("serve", "--port", "0", env=settings) as gateway:
+        said = asyncio.run(use(gateway.wait_for(r"url=(ws://\S+)")[1]))
+    assert sorted(said) == sorted(
+        ["connected", "ack", "subscribed", "message", "ack", "message", "subscribed", "caught_up", "ack", "message"]
+    )
+    assert not re.search("NOPERM|WARNING|ERROR", "\n".join(gateway.stderr))

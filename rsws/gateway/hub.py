@@ -80,8 +80,12 @@ class Hub:
             if position > tip.last:
                 gap = Gap(name, position, tip.first, "reset")
                 position = ZERO
-        if self._channels.get(name) is channel and channel is not None and tip.last < reach:
-            self._reset(channel, tip)
+        if channel is not None and self._is_open(channel):
+            if tip.last < reach:
+                self._reset(channel, tip)
+            elif channel.is_unreadable:  # no more, it seems: nobody has to wait for the next attempt
+                channel.reopen(tip.last)
+                self._follow(channel)
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(name, tip.last, self._budget, self._skipped)

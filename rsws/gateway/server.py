@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,6 +37,8 @@ from rsws.streams.retention import Retention, Rule
 from rsws.streams.store import Store
 
 log = logging.getLogger("rsws.gateway")
+_websocket_log = logging.getLogger("rsws.gateway.websocket")
+_websocket_log.setLevel(logging.WARNING)  # at DEBUG websockets logs the request line, and the token is in it
 
 NOTSENT_BYTES = 16 * 1024
 """Unsent bytes the kernel takes for one client: without this limit a stalled one swallows 4 MB."""
@@ -73,7 +76,9 @@ class Server:
         self._rules = [Rule.parse(text) for text in settings.retain]
         self._data = data
         self._access = Access(self.key)
+        self._sockets: set[ClientConnection] = set()
         self._connections: set[ClientConnection] = set()
+        """Those that were let in."""
         self._stack = AsyncExitStack()
         self._core: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
@@ -133,7 +138,8 @@ class Server:
                 settings.port,
                 start_serving=False,
                 backlog=BACKLOG,
-                create_connection=ClientConnection,
+                create_connection=partial(ClientConnection, everyone=self._sockets),  # type: ignore[arg-type]
+                logger=_websocket_log,
                 process_request=Pages(lambda: self._store.ready),
                 compression=None,
                 max_size=settings.max_message_bytes,
@@ -238,9 +244,10 @@ class Server:
             _, unread = await asyncio.wait(retiring, timeout=settings.drain_s + settings.shutdown_timeout_s * 3 / 4)
             if unread:
                 log.warning("cutting off clients that don't read clients=%d", len(unread))
-            for connection in list(self._connections):
-                connection.transport.abort()
-            await asyncio.gather(*retiring)
+        for connection in list(self._sockets):
+            connection.transport.abort()
+        await asyncio.gather(*retiring)
+        await self._listener.wait_closed()
         await self._stack.aclose()
         log.info("stopped")
 

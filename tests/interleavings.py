@@ -353,5 +353,3 @@ def replay(path: tuple[Event, ...], make: Callable[[], World]) -> World:
     for event in path:
         world.happen(event)
     return world
-
-

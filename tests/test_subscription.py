@@ -24,7 +24,9 @@ def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription_module, "CHUNK_BYTES", 1)
 
 
-@pytest.mark.parametrize(("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5)])
+@pytest.mark.parametrize(
+    ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5)]
+)
 def test_every_interleaving_of_a_small_world(faults: str, depth: int) -> None:
     assert search(depth, lambda: World(faults=faults)) > 3_000
 

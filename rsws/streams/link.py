@@ -19,6 +19,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, InvalidResponse, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rsws.errors import Outcome, RedisUnavailable, SetupError, UsageError
 from rsws.settings import redact_url
@@ -250,14 +251,18 @@ class Link:
                 on_reply(RedisUnavailable(cause, Outcome.UNKNOWN))
 
     async def _write(self, connection: AbstractConnection) -> NoReturn:
+        """Send what is pending, a batch at a time: what was not sent when the link breaks is known not to be stored."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._pending:
-                batch = self._take_batch()
-                now = time.monotonic()
-                self._sent.extend([(now, len(command), on_reply) for command, on_reply in batch])
-                await connection.send_packed_command(b"".join([command for command, _ in batch]), check_health=False)
+            if not self._pending or self._sent:
+                continue
+            if await connection.can_read():  # Redis owes nothing: this is the end of the connection
+                raise RedisConnectionError("connection closed by Redis")
+            batch = self._take_batch()
+            now = time.monotonic()
+            self._sent.extend([(now, len(command), on_reply) for command, on_reply in batch])
+            await connection.send_packed_command(b"".join([command for command, _ in batch]), check_health=False)
 
     async def _read(self, connection: AbstractConnection) -> NoReturn:
         while True:
@@ -267,6 +272,8 @@ class Link:
             _, size, on_reply = self._sent.popleft()
             self._pending_bytes -= size
             on_reply(reply)
+            if not self._sent and self._pending:
+                self._wake.set()
 
     async def _watch(self) -> NoReturn:
         """Notice a link that answers nothing; ask something of one that was asked nothing."""

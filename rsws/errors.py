@@ -9,6 +9,7 @@ The exception tree::
     ├── StoreError               Redis did not do what it was asked to
     │   ├── RedisUnavailable     it can't be reached, or the link broke
     │   ├── RedisRefused         it answered with an error
+    │   ├── Conflict             the same producer stored other data under the same messageId
     │   └── ChannelUnreadable    the key is no stream, or Redis forbids it
     └── ClientError              what a client of a gateway meets
         ├── CannotConnect        no gateway answers at that URL
@@ -36,6 +37,7 @@ class ErrorCode(StrEnum):
     TOO_MANY = "too_many"
     NOT_ALLOWED = "not_allowed"
     CHANNEL_UNREADABLE = "channel_unreadable"
+    CONFLICT = "conflict"
     REDIS_UNAVAILABLE = "redis_unavailable"
     REDIS_REFUSED = "redis_refused"
 
@@ -54,6 +56,10 @@ ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
     ErrorCode.CHANNEL_UNREADABLE: (
         "the key exists and is no stream, or Redis forbids it",
         "mend the key; a subscription that was good resumes by itself",
+    ),
+    ErrorCode.CONFLICT: (
+        "this producer published other data under this `messageId` on this channel before",
+        "use a new `messageId` for a new message",
     ),
     ErrorCode.REDIS_UNAVAILABLE: ("Redis can't be reached", "try again later"),
     ErrorCode.REDIS_REFUSED: ("Redis answered with an error, which the text names", "ask the operator"),
@@ -165,6 +171,12 @@ class ChannelUnreadable(StoreError):
     """The key exists and is no stream, or Redis forbids it to this user."""
 
     code = ErrorCode.CHANNEL_UNREADABLE
+
+
+class Conflict(StoreError):
+    """The same producer stored other data under the same messageId on this channel before."""
+
+    code = ErrorCode.CONFLICT
 
 
 class ClientError(RswsError):

@@ -9,10 +9,8 @@ again, so that numbers, key order and spacing survive.
 
 from __future__ import annotations
 
+import json
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -25,10 +23,13 @@ FIELD = "messageData"
 """The field of a stream entry that holds a message's JSON text."""
 
 MAX_CHANNEL_BYTES = 512
+MAX_DEPTH = 256
+"""How deep published data may be nested: what one parser accepts, all others on its way must be able to read."""
 PUBLISH_FORMAT_TEXT = "Format publish salah. Wajib ada: channel, data, messageId"
 
 _MAX_HALF = 2**64 - 1
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -107,6 +108,8 @@ class Publish:
     data: bytes
     """JSON text, byte for byte as the client wrote it."""
     message_id: str
+    producer: str | None = None
+    """With it, (producer, channel, messageId) is stored at most once within the gateway's window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ class _Fields(msgspec.Struct):
     marker: bool | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
     messageId: str | UnsetType = UNSET
+    producer: str | UnsetType = UNSET
 
 
 _fields = msgspec.json.Decoder(_Fields)
@@ -138,7 +142,7 @@ _boolean = msgspec.json.Decoder(bool)
 _KEYS: dict[str, tuple[str, ...]] = {
     "subscribe": ("channel", "lastMessageId", "last", "marker"),
     "unsubscribe": ("channel",),
-    "publish": ("channel", "data", "messageId"),
+    "publish": ("channel", "data", "messageId", "producer"),
     "ping": (),
 }
 _EXPECTED = {"lastMessageId": "a stream id, \"0\" or \"$\", as a string", "last": "a whole number >= 0",
@@ -178,7 +182,12 @@ def _publish(fields: _Fields) -> Publish:
         raise RequestError(
             ErrorCode.BAD_REQUEST, PUBLISH_FORMAT_TEXT, channel=channel or None, message_id=_or_none(message_id)
         )
-    return Publish(_channel(channel, message_id), bytes(data), message_id)
+    name, text = _channel(channel, message_id), bytes(data)
+    if _is_too_deep(text):
+        raise RequestError(
+            ErrorCode.BAD_JSON, f"data is nested deeper than {MAX_DEPTH} levels", channel=name, message_id=message_id
+        )
+    return Publish(name, text, message_id, _or_none(fields.producer))
 
 
 def _subscribe(fields: _Fields) -> Subscribe:
@@ -248,7 +257,9 @@ def _read_slowly(frame: str) -> _Fields:
     except RecursionError:
         raise RequestError(ErrorCode.BAD_JSON, "the JSON is nested too deep to read") from None
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise RequestError(ErrorCode.BAD_JSON, f"the frame is no JSON: {error}") from None
+        raise RequestError(
+            ErrorCode.BAD_JSON, f"the frame is no JSON: {error}", message_id=_waited_for(frame)
+        ) from None
     try:
         keys = _object.decode(frame)
     except msgspec.DecodeError:
@@ -269,6 +280,18 @@ def _read_slowly(frame: str) -> _Fields:
             if action in _KEYS:
                 raise _wrong_type(key, channel, message_id) from None
     return fields
+
+
+def _waited_for(frame: str) -> str | None:
+    """The messageId of a publish that only a lenient parser reads (a lone surrogate, NaN); its client waits for it."""
+    try:
+        match json.loads(frame):
+            case {"action": "publish", "messageId": str(message_id)}:
+                message_id.encode()
+                return message_id
+    except (ValueError, RecursionError):
+        pass
+    return None
 
 
 def _as_string(raw: Raw | None) -> str | None:
@@ -292,10 +315,11 @@ _READ: dict[str, Any] = {"marker": _boolean.decode, "last": _whole_number, "data
 def encode_request(request: Request) -> str:
     """The JSON text of a request, for a client to send."""
     match request:
-        case Publish(channel, data, message_id):
+        case Publish(channel, data, message_id, producer):
+            once = "" if producer is None else f',"producer":{_quote(producer)}'
             return (
                 f'{{"action":"publish","channel":{_quote(channel)},"data":{data.decode()},'
-                f'"messageId":{_quote(message_id)}}}'
+                f'"messageId":{_quote(message_id)}{once}}}'
             )
         case Subscribe(channel, after, last, marker):
             keys: dict[str, Any] = {"action": "subscribe", "channel": channel}
@@ -372,6 +396,8 @@ class Gap:
 class Ack:
     message_id: str
     stream_id: StreamId
+    duplicate: bool = False
+    """Stored before, by the same producer under the same messageId: the id is that of then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,10 +433,11 @@ Reply: TypeAlias = (
 def encode_reply(reply: Reply) -> bytes:
     """The JSON text of a reply or an event, keys in the order of the specification."""
     match reply:
-        case Message(channel, stream_id, json):
-            return MessageEncoder(channel).encode(str(stream_id).encode(), json.encode())
-        case Ack(message_id, stream_id):
-            return f'{{"status":"ack","messageId":{_quote(message_id)},"streamId":"{stream_id}"}}'.encode()
+        case Message(channel, stream_id, text):
+            return MessageEncoder(channel).encode(str(stream_id).encode(), text.encode())
+        case Ack(message_id, stream_id, duplicate):
+            again = ',"duplicate":true' if duplicate else ""
+            return f'{{"status":"ack","messageId":{_quote(message_id)},"streamId":"{stream_id}"{again}}}'.encode()
         case Connected():
             return b'{"status":"connected","message":"Welcome!"}'
         case Refused():
@@ -471,26 +498,24 @@ def is_json(text: bytes) -> bool:
     try:
         text.decode()
         _raw.decode(text)
-    except (UnicodeDecodeError, msgspec.DecodeError):
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return False
-    except RecursionError:
-        # What a publish was allowed must be readable here, however deep the caller stands.
-        with _twice_the_stack():
-            try:
-                _raw.decode(text)
-            except RecursionError:
-                return False
     return True
 
 
-@contextmanager
-def _twice_the_stack() -> Iterator[None]:
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(2 * limit)
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)
+def _is_too_deep(data: bytes) -> bool:
+    """Whether a JSON text is nested deeper than MAX_DEPTH."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = deepest = 0
+    for match in _NESTING.finditer(data):
+        bracket = match[0]
+        if bracket in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif bracket in b"]}":
+            depth -= 1
+    return deepest > MAX_DEPTH
 
 
 class _ReplyFields(msgspec.Struct):
@@ -507,6 +532,7 @@ class _ReplyFields(msgspec.Struct):
     error: str = ""
     code: str = ""
     outcome: Outcome = Outcome.UNKNOWN
+    duplicate: bool = False
 
 
 _reply_fields = msgspec.json.Decoder(_ReplyFields)
@@ -525,7 +551,7 @@ def decode_reply(frame: str) -> Reply | None:
             case "message":
                 return Message(channel, StreamId.parse(fields.streamId), bytes(fields.data).decode())
             case "ack":
-                return Ack(fields.messageId, StreamId.parse(fields.streamId or "0-0"))
+                return Ack(fields.messageId, StreamId.parse(fields.streamId or "0-0"), fields.duplicate)
             case "error_ack":
                 return ErrorAck(fields.messageId, fields.error, fields.code, fields.outcome)
             case "subscribed":

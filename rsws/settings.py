@@ -56,7 +56,7 @@ class Settings:
     redis_url: str | None = option(
         None,
         "REDIS_URL",
-        "Redis to use: redis://, rediss:// or unix://. Not set: a local one where it answers, else the embedded server.",
+        "Redis to use: redis://, rediss:// or unix://. Not set: a local one that answers, else the embedded server.",
     )
     secret_key: str | None = option(
         None,
@@ -88,6 +88,12 @@ class Settings:
         minimum=1 * KIB,
     )
     max_subscriptions: int = option(1000, "RSWS_MAX_SUBSCRIPTIONS", "Subscriptions a connection may have.", minimum=1)
+    producer_window_s: float = option(
+        120 * SECONDS,
+        "RSWS_PRODUCER_WINDOW",
+        "Seconds in which a message that names its producer is stored at most once.",
+        minimum=1,
+    )
     high_water_bytes: int = option(
         64 * KIB,
         "RSWS_HIGH_WATER_BYTES",
@@ -102,6 +108,20 @@ class Settings:
         "RSWS_IDLE_TIMEOUT",
         "Seconds in which nothing came from a client and nothing drained to it, after which it is cut off.",
         minimum=0.2,
+    )
+    drain_s: float = option(
+        0 * SECONDS,
+        "RSWS_DRAIN",
+        "Seconds over which clients are closed (with 1012) when the gateway stops, so that they don't all come back at "
+        "once; 0 closes them together (with 1001).",
+        minimum=0,
+        maximum=600,
+    )
+    retain: tuple[str, ...] = option(
+        (),
+        "RSWS_RETAIN",
+        "Trim the channels a pattern names to about COUNT entries, and to those younger than AGE (s, m, h, d); "
+        "may be repeated. Not set: nothing is ever trimmed.",
     )
     shutdown_timeout_s: float = option(
         8 * SECONDS, "RSWS_SHUTDOWN_TIMEOUT", "Seconds the gateway may take to stop.", minimum=0.1, maximum=600

@@ -159,6 +159,13 @@ class Client:
         assert (frame["event"], frame["channel"]) == ("message", channel), frame
         return frame["streamId"], frame["data"]
 
+    async def gap(self, channel: str) -> tuple[str, str | None, str]:
+        """The next frame, a gap in ``channel``: after which id, where it goes on, and why."""
+        frame = await self.next()
+        assert list(frame) == ["event", "channel", "lastMessageId", "resumesAt", "reason"], frame
+        assert (frame["event"], frame["channel"]) == ("gap", channel), frame
+        return frame["lastMessageId"], frame["resumesAt"], frame["reason"]
+
     async def messages(self, channel: str, count: int) -> list[tuple[str, Any]]:
         return [await self.message(channel) for _ in range(count)]
 

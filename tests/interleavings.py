@@ -1,46 +1,53 @@
 """The join/lag/resume machine against a model of everything around it, one event at a time.
 
-The real :class:`Channel` and :class:`Subscription` run between a model stream, a model reader, page reads whose three
-moments (issued, carried out by Redis, arrived) are events of their own, and clients whose buffers fill and drain. A
-world is reached by a sequence of events; :func:`search` visits every world up to a depth, :func:`settle` lets one come
-to rest and judges it.
+The real :class:`Channel` and :class:`Subscription` run between a model stream (which grows, is trimmed and is deleted
+and made anew), a model reader (which is interrupted and goes on), page reads whose three moments (issued, carried out
+by Redis, arrived) are events of their own, and clients whose buffers fill and drain. A world is reached by a sequence
+of events; :func:`search` visits every world up to a depth, :meth:`World.settle` lets one come to rest and judges it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from rsws.gateway.channel import Channel, RingBudget
 from rsws.gateway.subscription import Page, Subscription
-from rsws.protocol import StreamId
-from rsws.streams.store import Entry
+from rsws.protocol import Gap, StreamId
+from rsws.streams.store import Entry, Tip, broken_continuity
 
 PAGE_ENTRIES = 2
 RING_MESSAGES = 2
 ROOM = 2
 
 Event = tuple[str, int]
+Seen = tuple[str, int]
+"""What a client saw: ("message", id), ("trimmed", C) or ("reset", C)."""
 
 
 class Violation(AssertionError):
-    """The promise is broken: a message missing, twice, out of order, or nobody's."""
+    """The promise is broken: a message missing, twice, out of order, or a gap wrongly told or not told."""
 
 
 def entry(number: int) -> Entry:
     return Entry(StreamId(number, 0), b"%d-0" % number, b"1")
 
 
-def ids_in(frames: bytes) -> Iterator[int]:
-    """The ids of the message events in a run of (short) text frames."""
+def seen_in(frames: bytes) -> Iterator[Seen]:
+    """What a run of (short) text frames shows a client."""
     while frames:
-        size = frames[1]
-        event = msgspec.json.decode(frames[2 : 2 + size])
+        size, head = frames[1], 2
+        if size == 126:
+            size, head = int.from_bytes(frames[2:4]), 4
+        event: dict[str, Any] = msgspec.json.decode(frames[head : head + size])
         if event["event"] == "message":
-            yield int(event["streamId"].partition("-")[0])
-        frames = frames[2 + size :]
+            yield "message", int(event["streamId"].partition("-")[0])
+        elif event["event"] == "gap":
+            yield event["reason"], int(event["lastMessageId"].partition("-")[0])
+        frames = frames[head + size :]
 
 
 @dataclass
@@ -48,10 +55,13 @@ class Read:
     """A page read under way."""
 
     after: int
+    generation: int
     cursor: StreamId
     waiting: list[Subscription]
-    result: list[int] | None = None
+    done: bool = False
+    found: list[int] = field(default_factory=list)
     complete: bool = False
+    gap: Gap | None = None
 
 
 @dataclass
@@ -59,7 +69,7 @@ class Client:
     """One client: what it was sent, and how much room is left on the way to it."""
 
     start: int
-    received: list[int] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
     room: int = ROOM
     waiting: list[Subscription] = field(default_factory=list)
     subscription: Subscription | None = None
@@ -73,56 +83,85 @@ class Client:
         if self.gone:
             raise Violation("sent something after unsubscribed")
         self.room -= 1
-        self.received.extend(ids_in(frames))
+        self.seen.extend(seen_in(frames))
 
     def when_room(self, subscription: Subscription) -> None:
         self.waiting.append(subscription)
 
 
 class World:
-    """Everything that takes part, in one state."""
+    """Everything that takes part, in one state.
+
+    Args:
+        max_entries: How far the stream grows.
+        faults: Which of "trim", "interrupt" and "reset" may happen.
+    """
 
     def __init__(
         self,
         channel: type[Channel] = Channel,
         subscription: type[Subscription] = Subscription,
         max_entries: int = 6,
+        faults: str = "",
     ) -> None:
         self.stream: list[int] = [1, 2]
-        self.max_entries = max_entries
+        self.last = 2
         self.channel = channel("c", StreamId(2, 0), RingBudget(), lambda name, id: None)
-        self._subscription = subscription
         self.clients: list[Client] = []
         self.reads: list[Read] = []
+        self.interrupted = False
+        self.was_reset = False
+        self._max_entries = max_entries
+        self._faults = faults
+        self._subscription = subscription
+
+    @property
+    def tip(self) -> Tip:
+        return Tip(StreamId(self.stream[0], 0) if self.stream else None, StreamId(self.last, 0))
+
+    @property
+    def hidden(self) -> bool:
+        """Whether there was a reset that nobody can see: the new stream had grown beyond the old one's end."""
+        return self.was_reset and self.channel.generation == 0 and self.last >= self.channel.reach.ms
 
     # --- what the machine calls ---
 
     def read_page(self, subscription: Subscription) -> None:
-        after = subscription.position.ms
+        after, generation = subscription.position.ms, self.channel.generation
         for read in self.reads:
-            if read.after == after:
+            if (read.after, read.generation) == (after, generation):
                 read.waiting.append(subscription)
                 return
-        self.reads.append(Read(after, self.channel.cursor, [subscription]))
+        self.reads.append(Read(after, generation, self.channel.cursor, [subscription]))
 
     # --- what may happen next ---
 
     def events(self) -> Iterator[Event]:
-        if self.stream[-1] < self.max_entries:
+        if self.last < self._max_entries:
             yield "add", 0
-        if self.channel.cursor.ms < self.stream[-1]:
+        if not self.interrupted and any(number > self.channel.cursor.ms for number in self.stream):
             yield "deliver", 1
             yield "deliver", 2
         for index, read in enumerate(self.reads):
-            yield ("execute", index) if read.result is None else ("arrive", index)
+            yield ("arrive" if read.done else "execute"), index
         if len(self.clients) < 2:
-            for start in (0, 1, self.stream[-1]):
-                yield "subscribe", start
+            for start in {0, 1, self.last}:
+                if start <= self.last:
+                    yield "subscribe", start
         for index, client in enumerate(self.clients):
             if client.room < ROOM:
                 yield "drain", index
             if not client.gone:
                 yield "unsubscribe", index
+        # Without an interruption the reader gets each entry before it is trimmed.
+        if "trim" in self._faults and self.stream and (self.interrupted or self.stream[0] <= self.channel.cursor.ms):
+            yield "trim", 0
+        if "interrupt" in self._faults or self.interrupted:
+            yield ("resume" if self.interrupted else "interrupt"), 0
+        if "reset" in self._faults and not self.was_reset:
+            yield "reset", 0
+        if self.last < self.channel.reach.ms and not self.interrupted:
+            yield "notice", 0
 
     def happen(self, event: Event) -> None:
         name, argument = event
@@ -130,7 +169,8 @@ class World:
         self.check()
 
     def add(self, _: int) -> None:
-        self.stream.append(self.stream[-1] + 1)
+        self.last += 1
+        self.stream.append(self.last)
 
     def deliver(self, count: int) -> None:
         news = [number for number in self.stream if number > self.channel.cursor.ms]
@@ -138,18 +178,30 @@ class World:
 
     def execute(self, index: int) -> None:
         read = self.reads[index]
+        after = StreamId(read.after, 0)
         found = [number for number in self.stream if number > read.after]
-        read.result, read.complete = found[:PAGE_ENTRIES], len(found) < PAGE_ENTRIES
+        read.done, read.found, read.complete = True, found[:PAGE_ENTRIES], len(found) < PAGE_ENTRIES
+        if read.after in self.stream or not read.after:
+            return
+        broken = broken_continuity(after, self.tip)
+        read.cursor = max(read.cursor, self.tip.last)
+        read.gap = None if broken is None else Gap("c", after, self.tip.first, broken)
 
     def arrive(self, index: int) -> None:
         read = self.reads.pop(index)
-        assert read.result is not None
-        frames = b"".join(frame for _, frame in self.channel.encode(entry(number) for number in read.result))
-        page = Page(frames, StreamId((read.result or [read.after])[-1], 0), read.complete, read.cursor)
+        if read.generation != self.channel.generation:
+            return
+        if read.gap is not None and read.gap.reason == "reset":
+            self.channel.reset(self.tip)
+            return
+        frames = b"".join(frame for _, frame in self.channel.encode(entry(number) for number in read.found))
+        last = StreamId((read.found or [read.after])[-1], 0)
         for subscription in read.waiting:
-            subscription.page_read(page)
+            subscription.page_read(Page(frames, last, read.complete, read.cursor, read.gap))
 
     def subscribe(self, start: int) -> None:
+        if self.last < self.channel.reach.ms:  # the same look at the stream's end that places a subscription
+            self.channel.reset(self.tip)
         client = Client(start)
         self.clients.append(client)
         client.subscription = self._subscription(self.channel, StreamId(start, 0), client, self)
@@ -168,50 +220,100 @@ class World:
         client.subscription.close()
         client.gone = True
 
+    def trim(self, _: int) -> None:
+        self.stream.pop(0)
+
+    def interrupt(self, _: int) -> None:
+        self.interrupted = True
+
+    def resume(self, _: int) -> None:
+        self.interrupted = False
+        if self.last < self.channel.reach.ms:
+            self.channel.reset(self.tip)
+        else:
+            self.channel.reopen(StreamId(self.last, 0))
+
+    def reset(self, _: int) -> None:
+        self.was_reset = True
+        self.stream = [1]
+        self.last = 1
+
+    def notice(self, _: int) -> None:
+        self.channel.reset(self.tip)
+
     # --- judging ---
 
     def check(self) -> None:
         """What holds at every moment."""
         for client in self.clients:
-            due = [number for number in self.stream if number > client.start]
-            if client.received != due[: len(client.received)]:
-                raise Violation(f"start {client.start}: received {client.received} of {due}")
-        live = self.channel.live
+            self._judge(client)
         if len(self.reads) > 2 * len(self.clients):
             raise Violation("reads are not shared")
-        for client in self.clients:
-            if client.subscription in live and client.received != [
-                number for number in self.stream if client.start < number <= self.channel.cursor.ms
-            ]:
-                raise Violation("live, but not at the cursor")
+        for client in [] if self.was_reset and not self.channel.generation else self.clients:
+            if client.subscription in self.channel.live and self._position(client) < self.channel.cursor.ms:
+                missing = [number for number in self.stream if number > self._position(client)]
+                if any(number <= self.channel.cursor.ms for number in missing):
+                    raise Violation("live, but not at the cursor")
+
+    def _judge(self, client: Client) -> None:
+        """Ascending, each once, nothing left out without a word."""
+        position, told = client.start, -1
+        for kind, number in client.seen:
+            if kind == "reset":
+                if not self.was_reset:
+                    raise Violation("a reset that was none")
+                position, told = 0, -1
+            elif kind == "trimmed":
+                if not (self._faults and "trim" in self._faults):
+                    raise Violation("trimmed, but nothing was")
+                if number < position or number == told:
+                    raise Violation(f"a gap told twice, or after {number} when the client was at {position}")
+                told = number
+            else:
+                if number <= position:
+                    raise Violation(f"start {client.start}: {client.seen}")
+                # Until the reset is noticed, what is read at a position may already be of the new stream.
+                if number > position + 1 and position and told < 0 and not self.was_reset:
+                    raise Violation(f"start {client.start}: {client.seen} leaves something out")
+                position, told = number, -1
+
+    def _position(self, client: Client) -> int:
+        for kind, number in reversed(client.seen):
+            if kind == "message":
+                return number
+            if kind == "reset":
+                return 0
+        return client.start
 
     def settle(self) -> None:
         """Let everything under way end; then each client that stayed must have everything and be live."""
-        for _ in range(100):
-            event = next(
-                (event for event in self.events() if event[0] in ("deliver", "execute", "arrive", "drain")), None
-            )
+        urgent = ("resume", "notice", "deliver", "execute", "arrive", "drain")
+        for _ in range(200):
+            event = next((event for event in self.events() if event[0] in urgent), None)
             if event is None:
                 break
             self.happen(event)
         else:
             raise Violation("it never comes to rest")
         for client in self.clients:
-            due = [number for number in self.stream if number > client.start]
-            if not client.gone and (client.received != due or client.subscription not in self.channel.live):
-                raise Violation(f"at rest, start {client.start}: received {client.received} of {due}")
+            if client.gone or self.hidden:
+                continue
+            left = [number for number in self.stream if number > self._position(client)]
+            if left or client.subscription not in self.channel.live:
+                raise Violation(f"at rest, start {client.start}: saw {client.seen}, still due {left}")
 
     def state(self) -> object:
         """What tells this world from others, for the search not to go twice the same way."""
-        ring = tuple(id.ms for id, _ in self.channel._ring)
+        channel = self.channel
         order = {id(client.subscription): index for index, client in enumerate(self.clients)}
         return (
-            tuple(self.stream), self.channel.cursor, self.channel.floor, ring,
-            tuple((c.start, tuple(c.received), c.room, len(c.waiting), c.gone, c.subscription in self.channel.live,
-                   c.subscription in self.channel.ahead, c.subscription and c.subscription.position)
+            tuple(self.stream), self.last, self.interrupted, self.was_reset, channel.generation,
+            channel.cursor, channel.floor, tuple(id.ms for id, _ in channel._ring),
+            tuple((c.start, tuple(c.seen), c.room, len(c.waiting), c.gone, c.subscription in channel.live,
+                   c.subscription in channel.ahead, c.subscription and c.subscription.position)
                   for c in self.clients),
-            tuple((r.after, r.cursor, tuple(order[id(s)] for s in r.waiting),
-                   None if r.result is None else tuple(r.result), r.complete) for r in self.reads),
+            tuple((r.after, r.generation, r.cursor, tuple(order[id(s)] for s in r.waiting), r.done, tuple(r.found),
+                   r.complete, r.gap) for r in self.reads),
         )  # fmt: skip
 
 
@@ -226,7 +328,7 @@ def search(depth: int, make: Callable[[], World] = World) -> int:
     """
     seen: set[object] = set()
     frontier: list[tuple[Event, ...]] = [()]
-    for _ in range(depth + 1):
+    for _ in range(depth):
         reached: list[tuple[Event, ...]] = []
         for path in frontier:
             for event in list(replay(path, make).events()):
@@ -246,6 +348,7 @@ def search(depth: int, make: Callable[[], World] = World) -> int:
 
 
 def replay(path: tuple[Event, ...], make: Callable[[], World]) -> World:
+    """The world that these events lead to."""
     world = make()
     for event in path:
         world.happen(event)

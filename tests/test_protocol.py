@@ -729,7 +729,7 @@ def test_a_reply_of_a_later_version_is_none(text: str) -> None:
 
 
 def test_new_keys_of_a_known_reply_are_ignored() -> None:
-    text = '{"status":"ack","messageId":"m","streamId":"5-0","duplicate":true,"new":{"x":[1]}}'
+    text = '{"status":"ack","messageId":"m","streamId":"5-0","new":{"x":[1]}}'
     assert decode_reply(text) == Ack("m", StreamId(5, 0))
 
 

@@ -24,14 +24,17 @@ def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription_module, "CHUNK_BYTES", 1)
 
 
-def test_every_interleaving_of_a_small_world() -> None:
-    assert search(7) > 5_000
+@pytest.mark.parametrize(
+    ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5)]
+)
+def test_every_interleaving_of_a_small_world(faults: str, depth: int) -> None:
+    assert search(depth, lambda: World(faults=faults)) > 3_000
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.integers(0, 1000), max_size=60))
-def test_longer_lives(choices: list[int]) -> None:
-    world = World(max_entries=40)
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["", "trim interrupt", "trim interrupt reset"]), st.lists(st.integers(0, 1000), max_size=80))
+def test_longer_lives(faults: str, choices: list[int]) -> None:
+    world = World(max_entries=40, faults=faults)
     for choice in choices:
         events = list(world.events())
         if not events:

@@ -14,7 +14,7 @@ from typing import Protocol
 from rsws.errors import StoreError
 from rsws.gateway.frames import text_frame
 from rsws.protocol import MessageEncoder, StreamId, is_json
-from rsws.streams.store import Entry
+from rsws.streams.store import Entry, Tip
 
 RING_BYTES = 256 * 1024
 
@@ -29,6 +29,9 @@ class Listener(Protocol):
 
     def advance(self) -> None:
         """Go on from ``position``: the channel has moved, or this listener is live no more."""
+
+    def reset(self, first: StreamId | None) -> None:
+        """The stream is another one now: the position is before its beginning, wherever it was."""
 
     def unreadable(self, error: StoreError) -> None:
         """Redis won't read the channel for now."""
@@ -76,7 +79,17 @@ class Channel:
         self._budget = budget
         self._ring: deque[tuple[StreamId, bytes]] = deque()
         self._ring_bytes = 0
-        self._unreadable = False
+        self.is_unreadable = False
+        """Whether Redis won't read it for now, and everyone was told."""
+        self.generation = 0
+        """Counts the streams this channel has been: what was read of an earlier one is void."""
+        self.quiet = True
+        """Whether nothing was delivered since somebody last set this."""
+
+    @property
+    def reach(self) -> StreamId:
+        """The furthest anybody is: a stream that ends before it is not the one that was read."""
+        return max([self.cursor, *[listener.position for listener in self.ahead]])
 
     def encode(self, entries: Iterable[Entry]) -> list[tuple[StreamId, bytes]]:
         """The frames of those entries that are messages, each with its id."""
@@ -98,6 +111,7 @@ class Channel:
             entries = [entry for entry in entries if entry.id > before]
             if not entries:
                 return
+        self.quiet = False
         self._now_readable()
         frames = self.encode(entries)
         batch = b"".join([frame for _, frame in frames])
@@ -134,10 +148,37 @@ class Channel:
 
     def unreadable(self, error: StoreError) -> None:
         """Redis won't read this stream for now: say so to everyone, once."""
-        if not self._unreadable:
-            self._unreadable = True
+        if not self.is_unreadable:
+            self.is_unreadable = True
             for listener in self.listeners:
                 listener.unreadable(error)
+
+    def reopen(self, cursor: StreamId) -> None:
+        """Go on at another end of the same stream: what lies in between was not dispatched, everyone reads it.
+
+        Called when reading was interrupted, and so nothing proves that what the reader would deliver next follows
+        the cursor without a gap; reading the stream does.
+        """
+        self._now_readable()
+        if cursor == self.cursor:
+            return
+        live, before = self.live, self.cursor
+        self._restart(cursor)
+        for listener in live:
+            listener.position = before
+        self._advance_all()
+
+    def reset(self, tip: Tip) -> None:
+        """The stream was deleted, recreated or rolled back: everyone starts at the beginning of what is there."""
+        self._now_readable()
+        live, before = self.live, self.cursor
+        self.generation += 1
+        self._restart(tip.last)
+        for listener in self.listeners:
+            if listener in live:
+                listener.position = before
+            listener.reset(tip.first)
+        self._advance_all()
 
     def close(self) -> None:
         """Give the ring's share of the budget back."""
@@ -145,9 +186,19 @@ class Channel:
         self._ring.clear()
         self._ring_bytes = 0
 
+    def _restart(self, cursor: StreamId) -> None:
+        self.close()
+        self.cursor = self.floor = cursor
+        self.live = set()
+        self.ahead = set()
+
+    def _advance_all(self) -> None:
+        for listener in list(self.listeners):
+            listener.advance()
+
     def _now_readable(self) -> None:
-        if self._unreadable:
-            self._unreadable = False
+        if self.is_unreadable:
+            self.is_unreadable = False
             for listener in self.listeners:
                 listener.readable()
 

@@ -39,10 +39,14 @@ class ClientConnection(ServerConnection):
     """A client's connection.
 
     Until :meth:`start` is called messages are kept; after :meth:`ignore` they are dropped.
+
+    Args:
+        everyone: Where it is registered from its first to its last moment, the handshake included.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, everyone: set[ClientConnection], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._everyone = everyone
         self.high_water_bytes = self.write_limit_high
         self.ended: asyncio.Future[None] = self.loop.create_future()
         """Done when the connection is closing, for whatever reason."""
@@ -55,6 +59,7 @@ class ClientConnection(ServerConnection):
         self._waiting: deque[Subscription] = deque()
         self._in_flight = 0
         self._in_flight_bytes = 0
+        self._settled: asyncio.Future[None] | None = None
         self._reading_paused = False
         self._heard_at = self.loop.time()
         self._pinged_at = self._heard_at
@@ -109,6 +114,11 @@ class ClientConnection(ServerConnection):
             log.exception("a bug in the gateway client=%s", self.peer)
             self.fail(CloseCode.INTERNAL_ERROR, "internal error")
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's hook for the beginning of the connection."""
+        self._everyone.add(self)
+        super().connection_made(transport)
+
     def data_received(self, data: bytes) -> None:
         """asyncio's hook for bytes from the client."""
         self._heard_at = self.loop.time()
@@ -124,6 +134,7 @@ class ClientConnection(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's hook for the end of the connection."""
         super().connection_lost(exc)
+        self._everyone.discard(self)
         self._waiting.clear()
         self._out.clear()
         self._check_ended()
@@ -143,6 +154,15 @@ class ClientConnection(ServerConnection):
         self._in_flight -= 1
         self._in_flight_bytes -= size
         self._adjust_reading()
+        if self._settled is not None and not self._in_flight:
+            self._settled.set_result(None)
+            self._settled = None
+
+    async def settled(self) -> None:
+        """Wait until every request under way is answered, or the connection is gone."""
+        if self._in_flight and not self.ended.done():
+            self._settled = self.loop.create_future()
+            await asyncio.wait([self._settled, self.ended], return_when=asyncio.FIRST_COMPLETED)
 
     def _adjust_reading(self) -> None:
         full = (

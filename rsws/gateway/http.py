@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
@@ -24,7 +23,7 @@ class Pages:
         """The answer, or None for a WebSocket handshake (on any path)."""
         if "websocket" in request.headers.get("Upgrade", "").lower():
             return None
-        match urlsplit(request.path).path:
+        match request.path.partition("?")[0]:
             case "/healthz":
                 return connection.respond(HTTPStatus.OK, "ok\n")
             case "/readyz" if self._is_ready():

@@ -6,14 +6,15 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Coroutine
+from functools import partial
 from typing import NamedTuple
 
-from rsws.errors import RedisUnavailable, StoreError
+from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.channel import Channel, RingBudget
 from rsws.gateway.subscription import CHUNK_BYTES, Outlet, Page, Subscription
 from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.reader import Reader
-from rsws.streams.store import Store, Tip
+from rsws.streams.store import History, Store, Tip
 
 log = logging.getLogger("rsws.gateway")
 
@@ -27,8 +28,13 @@ RETRY_S = 0.25
 UNREADABLE_RETRY_S = 30.0
 
 
+CHECK_S = 10.0
+"""A channel that was quiet for so long is looked after: reading a stream that was reset waits in silence for ever."""
+
+
 class _PageKey(NamedTuple):
     channel: Channel
+    generation: int
     after: StreamId
 
 
@@ -63,22 +69,98 @@ class Hub:
         self, request: Subscribe, outlet: Outlet, asked: Awaitable[Tip]
     ) -> tuple[Subscribed, Gap | None, Subscription]:
         name = request.channel
+        channel = self._channels.get(name)
+        reach = channel.reach if channel is not None else ZERO
         tip = await asked
         gap = None
         if request.last is not None:
-            start = await self._store.before_last(name, request.last, tip.last)
-        elif request.after is None:
-            start = tip.last
+            start = position = await self._store.before_last(name, request.last, tip.last)
         else:
-            start = request.after
-            gap = continuity(name, start, tip)
-        position = ZERO if gap is not None and gap.reason == "reset" else start
+            start = position = tip.last if request.after is None else request.after
+            if position > tip.last:
+                gap = Gap(name, position, tip.first, "reset")
+                position = ZERO
+        if channel is not None and self._is_open(channel):
+            if tip.last < reach:
+                self._reset(channel, tip)
+            elif channel.is_unreadable:  # no more, it seems: nobody has to wait for the next attempt
+                channel.reopen(tip.last)
+                self._follow(channel)
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(name, tip.last, self._budget, self._skipped)
-            self._reader.follow(name, tip.last, channel.deliver, channel.unreadable)
+            self._follow(channel)
         subscription = Subscription(channel, position, outlet, self, marker=request.marker)
         return Subscribed(name, start, tip.last), gap, subscription
+
+    def _follow(self, channel: Channel) -> None:
+        self._reader.follow(
+            channel.name, channel.cursor, channel.deliver, channel.unreadable, partial(self._interrupted, channel)
+        )
+
+    def _is_open(self, channel: Channel) -> bool:
+        return self._channels.get(channel.name) is channel
+
+    def _interrupted(self, channel: Channel) -> None:
+        """Reading has stopped and may have missed something."""
+        self._tasks.create_task(self._reopen(channel))
+
+    async def _reopen(self, channel: Channel) -> None:
+        tip, reach = await self._tip(channel)
+        if tip is None:
+            return
+        if tip.last < reach:
+            self._reset(channel, tip)
+        else:
+            channel.reopen(tip.last)
+            self._follow(channel)
+
+    async def _start_over(self, channel: Channel) -> None:
+        """Somebody's position lies beyond the end of the stream, which was not so when it was taken."""
+        generation = channel.generation
+        tip, _ = await self._tip(channel)
+        if tip is not None and generation == channel.generation:
+            self._reset(channel, tip)
+
+    async def _tip(self, channel: Channel) -> tuple[Tip | None, StreamId]:
+        """The ends of an open channel's stream, and the channel's reach when they were asked for.
+
+        It asks until there is an answer; None instead of the ends when the channel was closed meanwhile.
+        """
+        reach = channel.reach
+        while self._is_open(channel):
+            reach = channel.reach
+            try:
+                tip = await self._store.tip(channel.name)
+            except ChannelUnreadable as error:
+                channel.unreadable(error)
+                await asyncio.sleep(UNREADABLE_RETRY_S)
+            except StoreError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return (tip if self._is_open(channel) else None), reach
+        return None, reach
+
+    def _reset(self, channel: Channel, tip: Tip) -> None:
+        log.warning("stream reset channel=%r cursor=%s now=%s", channel.name, channel.cursor, tip.last)
+        channel.reset(tip)
+        self._follow(channel)
+
+    async def check_quiet(self) -> None:
+        """Look, every now and then until cancelled, for streams that were reset while nothing came of them."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            quiet = [channel for channel in self._channels.values() if channel.quiet]
+            for channel in self._channels.values():
+                channel.quiet = True
+            for channel in quiet:
+                reach = channel.reach
+                try:
+                    tip = await self._store.tip(channel.name)
+                except StoreError:
+                    continue  # the reader has the same trouble, and says so
+                if tip.last < reach and self._is_open(channel):
+                    self._reset(channel, tip)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription, and its channel with the last one."""
@@ -92,7 +174,8 @@ class Hub:
 
     def read_page(self, subscription: Subscription) -> None:
         """Read on from where ``subscription`` stands; all who stand there share one read."""
-        key = _PageKey(subscription.channel, subscription.position)
+        channel = subscription.channel
+        key = _PageKey(channel, channel.generation, subscription.position)
         page = self._cache.get(key)
         if page is not None:
             asyncio.get_running_loop().call_soon(subscription.page_read, page)
@@ -103,31 +186,50 @@ class Hub:
             self._tasks.create_task(self._read(key))
 
     async def _read(self, key: _PageKey) -> None:
-        channel, after = key
-        while channel.listeners:
+        try:
+            page = await self._page(key)
+        finally:
+            waiting = self._waiting.pop(key)
+        if page is None or key.generation != key.channel.generation:
+            return  # nobody waits any more, or what was read is of another stream than the one there is now
+        for subscription in waiting:
+            subscription.page_read(page)
+
+    async def _page(self, key: _PageKey) -> Page | None:
+        channel, after = key.channel, key.after
+        while channel.listeners and key.generation == channel.generation:
             try:
                 async with self._reads:
-                    cursor, count = channel.cursor, self._page_entries
-                    entries = await self._store.page(channel.name, after, count)
-                break
-            except RedisUnavailable:
-                await asyncio.sleep(RETRY_S)
-            except StoreError as error:
+                    cursor, limit = channel.cursor, self._page_entries
+                    history = await self._store.page(channel.name, after, limit)
+            except ChannelUnreadable as error:
                 for subscription in self._waiting[key]:
                     subscription.unreadable(error)
                 await asyncio.sleep(UNREADABLE_RETRY_S)
-        else:
-            del self._waiting[key]
-            return
+            except StoreError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                if history.broken != "reset":
+                    return self._encode(key, history, limit, cursor)
+                await self._start_over(channel)
+        return None
+
+    def _encode(self, key: _PageKey, history: History, limit: int, cursor: StreamId) -> Page:
+        channel, entries = key.channel, history.entries
         frames = b"".join([frame for _, frame in channel.encode(entries)])
         if entries:
             low, high = PAGE_ENTRIES
             self._page_entries = max(low, min(high, CHUNK_BYTES * len(entries) // max(1, len(frames))))
-        page = Page(frames, entries[-1].id if entries else after, len(entries) < count, cursor)
+        gap = None
+        if history.tip is not None:
+            cursor = max(cursor, history.tip.last)
+            if history.broken is not None:
+                gap = Gap(channel.name, key.after, history.tip.first, history.broken)
+        last = entries[-1].id if entries else key.after
+        page = Page(frames, last, len(entries) < limit, cursor, gap)
         if not page.complete:
             self._cache.put(key, page)
-        for subscription in self._waiting.pop(key):
-            subscription.page_read(page)
+        return page
 
     def _skipped(self, channel: str, entry: StreamId) -> None:
         """Count an entry that is no message; say so at the first, the tenth, the hundredth ..."""
@@ -166,14 +268,3 @@ class PageCache:
         found = self._pages.pop(key, None)
         if found is not None:
             self._bytes -= len(found[1].frames)
-
-
-def continuity(channel: str, after: StreamId, tip: Tip) -> Gap | None:
-    """The gap to announce when it can't be proven that everything after ``after`` is still in the stream."""
-    if after == ZERO:
-        return None
-    if after > tip.last:
-        return Gap(channel, after, tip.first, "reset")
-    if after == tip.last or (tip.first is not None and tip.first <= after):
-        return None
-    return Gap(channel, after, tip.first, "trimmed")

@@ -14,5 +14,3 @@ def configure(level: str) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # websockets logs each handshake, and at DEBUG the request line, with the token in it.
-    logging.getLogger("websockets").setLevel(logging.CRITICAL)

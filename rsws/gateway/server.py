@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,9 +33,12 @@ from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.link import RedisTarget, probe
 from rsws.streams.reader import Reader
+from rsws.streams.retention import Retention, Rule
 from rsws.streams.store import Store
 
 log = logging.getLogger("rsws.gateway")
+_websocket_log = logging.getLogger("rsws.gateway.websocket")
+_websocket_log.setLevel(logging.WARNING)  # at DEBUG websockets logs the request line, and the token is in it
 
 NOTSENT_BYTES = 16 * 1024
 """Unsent bytes the kernel takes for one client: without this limit a stalled one swallows 4 MB."""
@@ -69,9 +73,12 @@ class Server:
                 f"WEBSOCKET_SECRET_KEY must be set to listen on {settings.host}, which others can reach; "
                 "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
             )
+        self._rules = [Rule.parse(text) for text in settings.retain]
         self._data = data
         self._access = Access(self.key)
+        self._sockets: set[ClientConnection] = set()
         self._connections: set[ClientConnection] = set()
+        """Those that were let in."""
         self._stack = AsyncExitStack()
         self._core: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
@@ -107,6 +114,7 @@ class Server:
         except RedisUnavailable:
             self.redis_description += " (it can't be reached now; trying until it can)"
         self._store = Store(target, self._redis_changed)
+        self._retention = Retention(self._rules, self._store.history)
         self._reader = Reader(target, self._store.commands)
         started = asyncio.Event()
         self._core = asyncio.create_task(self._run_core(local, started), name="rsws core")
@@ -130,8 +138,9 @@ class Server:
                 settings.port,
                 start_serving=False,
                 backlog=BACKLOG,
-                create_connection=ClientConnection,
-                process_request=Pages(lambda: self._store.up),
+                create_connection=partial(ClientConnection, everyone=self._sockets),  # type: ignore[arg-type]
+                logger=_websocket_log,
+                process_request=Pages(lambda: self._store.ready),
                 compression=None,
                 max_size=settings.max_message_bytes,
                 write_limit=settings.high_water_bytes,
@@ -163,6 +172,8 @@ class Server:
             self._hub = Hub(self._store, self._reader, tasks)
             tasks.create_task(self._store.run())
             tasks.create_task(self._reader.run())
+            tasks.create_task(self._hub.check_quiet())
+            tasks.create_task(self._retention.run())
             tasks.create_task(self._look_after_clients())
             if local is not None:
                 tasks.create_task(local.watch())
@@ -186,7 +197,7 @@ class Server:
             websocket.reply(encode_reply(Refused()))
             await websocket.close(CloseCode.POLICY_VIOLATION, "Unauthorized")
             return
-        session = Session(websocket, self._hub, self._store, self._tasks, self.settings.max_subscriptions)
+        session = Session(websocket, self._hub, self._store, self._tasks, self.settings)
         self._connections.add(websocket)
         log.info("client connected client=%s clients=%d", websocket.peer, len(self._connections))
         try:
@@ -216,34 +227,39 @@ class Server:
     # --- stop ---
 
     async def stop(self) -> None:
-        """Stop accepting, finish the writes under way, tell the clients, and end; within the shutdown timeout."""
-        deadline = asyncio.get_running_loop().time() + self.settings.shutdown_timeout_s
+        """Stop accepting, close each client once its writes under way are answered, and end.
+
+        It takes as long as the clients are given to spread (``drain_s``), and at most the shutdown timeout more.
+        """
+        settings = self.settings
         log.info("stopping clients=%d", len(self._connections))
         self._listener.close(close_connections=False)
-        for connection in self._connections:
-            connection.ignore()
-        try:
-            async with asyncio.timeout(self.settings.shutdown_timeout_s / 3):
-                await self._store.drained()
-        except TimeoutError:
-            log.warning("stopping: Redis did not answer the last publishes in time")
-        await self._close_clients(deadline - self.settings.shutdown_timeout_s / 4)
+        code = CloseCode.SERVICE_RESTART if settings.drain_s else CloseCode.GOING_AWAY
+        step_s = settings.drain_s / max(1, len(self._connections))
+        retiring = [
+            asyncio.create_task(self._retire(connection, code, number * step_s))
+            for number, connection in enumerate(list(self._connections))
+        ]
+        if retiring:
+            _, unread = await asyncio.wait(retiring, timeout=settings.drain_s + settings.shutdown_timeout_s * 3 / 4)
+            if unread:
+                log.warning("cutting off clients that don't read clients=%d", len(unread))
+        for connection in list(self._sockets):
+            connection.transport.abort()
+        await asyncio.gather(*retiring)
+        await self._listener.wait_closed()
         await self._stack.aclose()
         log.info("stopped")
 
-    async def _close_clients(self, deadline: float) -> None:
-        closing = [
-            asyncio.create_task(connection.close(CloseCode.GOING_AWAY, "the gateway stops"))
-            for connection in self._connections
-        ]
-        if not closing:
-            return
-        _, unread = await asyncio.wait(closing, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-        if unread:
-            log.warning("cutting off clients that don't read clients=%d", len(unread))
-        for connection in list(self._connections):
-            connection.transport.abort()
-        await asyncio.gather(*closing, return_exceptions=True)
+    async def _retire(self, connection: ClientConnection, code: CloseCode, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        connection.ignore()
+        try:
+            async with asyncio.timeout(self.settings.shutdown_timeout_s / 3):
+                await connection.settled()
+        except TimeoutError:
+            log.warning("closing before Redis answered client=%s", connection.peer)
+        await connection.close(code, "the gateway stops")
 
     async def _stop_core(self) -> None:
         assert self._core is not None

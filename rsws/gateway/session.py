@@ -19,7 +19,7 @@ from rsws.protocol import (
     Ping,
     Pong,
     Publish,
-    StreamId,
+    Reply,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -29,7 +29,8 @@ from rsws.protocol import (
     publish_failure,
     refusal,
 )
-from rsws.streams.store import Store
+from rsws.settings import Settings
+from rsws.streams.store import Once, Store, Stored
 
 log = logging.getLogger("rsws.gateway")
 
@@ -43,13 +44,14 @@ class Session:
         hub: Hub,
         store: Store,
         tasks: asyncio.TaskGroup,
-        max_subscriptions: int,
+        settings: Settings,
     ) -> None:
         self._connection = connection
         self._hub = hub
         self._store = store
         self._tasks = tasks
-        self._max_subscriptions = max_subscriptions
+        self._max_subscriptions = settings.max_subscriptions
+        self._producer_window_s = settings.producer_window_s
         self._subscriptions: dict[str, Subscription] = {}
         self._opening: dict[str, deque[Publish | Subscribe | Unsubscribe]] = {}
         """Channels with a subscribe under way, and what came for them meanwhile."""
@@ -93,13 +95,19 @@ class Session:
     def _publish(self, request: Publish) -> None:
         size = len(request.data)
         self._connection.request_started(size)
-        self._store.append(request.channel, request.data, partial(self._published, request.message_id, size))
+        once = None
+        if request.producer is not None:
+            once = Once(request.producer, request.message_id, self._producer_window_s)
+        self._store.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
 
-    def _published(self, message_id: str, size: int, result: StreamId | StoreError) -> None:
+    def _published(self, message_id: str, size: int, result: Stored | StoreError) -> None:
         if self._ended:
             return
         self._connection.request_done(size)
-        reply = Ack(message_id, result) if isinstance(result, StreamId) else publish_failure(message_id, result)
+        if isinstance(result, Stored):
+            reply: Reply = Ack(message_id, result.id, result.duplicate)
+        else:
+            reply = publish_failure(message_id, result)
         self._connection.reply(encode_reply(reply))
 
     def _unsubscribe(self, channel: str) -> None:

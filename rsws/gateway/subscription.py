@@ -12,7 +12,7 @@ from typing import Protocol
 from rsws.errors import StoreError
 from rsws.gateway.channel import Channel
 from rsws.gateway.frames import text_frame
-from rsws.protocol import CaughtUp, Error, StreamId, encode_reply
+from rsws.protocol import ZERO, CaughtUp, Error, Gap, StreamId, encode_reply
 
 CHUNK_BYTES = 64 * 1024
 """What is handed over in one piece while catching up."""
@@ -28,7 +28,9 @@ class Page:
     complete: bool
     """Whether the read found less than it asked for, and so came to the end of the stream."""
     cursor: StreamId
-    """The channel's cursor when the read was *issued*: up to there a complete page has seen everything."""
+    """Up to there a complete page has seen everything: the channel's cursor when the read was *issued*, or better."""
+    gap: Gap | None = None
+    """What to tell before the page: it can't be proven that nothing is missing."""
 
 
 class Outlet(Protocol):
@@ -115,12 +117,22 @@ class Subscription:
         if not self._open:
             return
         self.readable()
+        if page.gap is not None:
+            self._outlet.write(text_frame(encode_reply(page.gap)))
         if page.frames:
             self._outlet.write(page.frames)
         # A complete page saw everything up to the cursor of the moment it was issued. The cursor of now would be
         # too much: entries dispatched in between were not yet there when Redis answered.
         self.position = max(page.last, page.cursor) if page.complete else page.last
         self.advance()
+
+    def reset(self, first: StreamId | None) -> None:
+        """Start at the beginning: the stream is another one now, which begins at ``first`` (None: with nothing)."""
+        self._reading = False  # a page of the old stream will not be handed to this subscription
+        if self.position != ZERO:
+            gap = Gap(self.channel.name, self.position, first, "reset")
+            self._outlet.write(text_frame(encode_reply(gap)))
+        self.position = ZERO
 
     def unreadable(self, error: StoreError) -> None:
         """Tell the client, once, that nothing can be read for now."""

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, InvalidResponse, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rsws.errors import Outcome, RedisUnavailable, SetupError, UsageError
 from rsws.settings import redact_url
@@ -50,8 +54,7 @@ class RedisTarget:
         try:
             self._arguments: dict[str, Any] = dict(parse_url(url))
             self._class: type[AbstractConnection] = self._arguments.pop("connection_class", Connection)
-            if self._class is Connection and "host" not in self._arguments:
-                raise ValueError("it names no host")
+            _check(url)
             self.connection("rsws")
         except (ValueError, TypeError, RedisError) as error:
             raise UsageError(
@@ -100,6 +103,24 @@ class RedisTarget:
         return connection
 
 
+def _check(url: str) -> None:
+    """Refuse what redis-py would read as something else, or not at all.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    parts = urlsplit(url)
+    if any(character.isspace() for character in url):
+        raise ValueError("it has white space in it")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ValueError("it names no socket")
+    elif not parts.hostname:
+        raise ValueError("it names no host")
+    elif parts.path.strip("/") and not parts.path.strip("/").isdigit():
+        raise ValueError(f"the database is a number, not {parts.path[1:]!r}")
+
+
 def pack(*arguments: bytes) -> bytes:
     """A command in Redis' wire format; a tenth of the cost of packing through redis-py."""
     parts = [b"*%d\r\n" % len(arguments)]
@@ -143,16 +164,16 @@ class Link:
         self._on_change = on_change
         self._pending: list[tuple[bytes, OnReply]] = []
         self._pending_bytes = 0
+        self._sent: deque[tuple[float, int, OnReply]] = deque()
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._up: bool | None = None  # None: not known, what is submitted waits for one attempt to connect
         self._cause = "not connected yet"
+        self._healthy = False
 
     @property
-    def up(self) -> bool:
-        """Whether the last thing heard is that Redis answers."""
-        return self._up is True
+    def ready(self) -> bool:
+        """Whether Redis could be reached and did its work, neither loading nor down, when last it was asked."""
+        return self._up is True and self._healthy
 
     def submit(self, command: bytes, on_reply: OnReply) -> None:
         """Send ``command`` (see :func:`pack`); ``on_reply`` is called exactly once, maybe before this returns."""
@@ -164,7 +185,6 @@ class Link:
             return
         self._pending.append((command, on_reply))
         self._pending_bytes += len(command)
-        self._idle.clear()
         self._wake.set()
 
     def call(self, *arguments: bytes) -> asyncio.Future[Any]:
@@ -187,10 +207,6 @@ class Link:
         self.submit(pack(*arguments), on_reply)
         return future
 
-    async def drained(self) -> None:
-        """Wait until everything submitted so far is answered."""
-        await self._idle.wait()
-
     async def run(self) -> NoReturn:
         """Keep the connection up and serve what is submitted, until cancelled."""
         attempt = 0
@@ -207,21 +223,72 @@ class Link:
             try:
                 await self._serve(connection)
             except (RedisError, OSError, TimeoutError) as error:
-                self._up = None
-                self._cause = error_text(error)
+                log.info("link broken name=%s: %s", self._name, error_text(error))
             finally:
                 await connection.disconnect(nowait=True)
 
     async def _serve(self, connection: AbstractConnection) -> NoReturn:
+        """Write, read and watch until the connection ends, which one of the three notices."""
+        self.submit(pack(b"PING"), self._note_health)
+        parts = [asyncio.create_task(part(connection)) for part in (self._write, self._read)]
+        parts.append(asyncio.create_task(self._watch()))
+        cause = "the gateway stopped"
+        try:
+            ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            error = next(iter(ended)).exception()
+            assert error is not None
+            cause = f"{self._target.shown}: {error_text(error)}"
+            raise error
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+            self._up = None
+            self._cause = cause
+            lost, self._sent = self._sent, deque()
+            for _, size, on_reply in lost:
+                self._pending_bytes -= size
+                on_reply(RedisUnavailable(cause, Outcome.UNKNOWN))
+
+    async def _write(self, connection: AbstractConnection) -> NoReturn:
+        """Send what is pending, a batch at a time: what was not sent when the link breaks is known not to be stored."""
         while True:
-            if not self._pending:
-                try:
-                    async with asyncio.timeout(IDLE_PING_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    self.submit(pack(b"PING"), _ignore)
+            await self._wake.wait()
             self._wake.clear()
-            await self._round_trip(connection, self._take_batch())
+            if not self._pending or self._sent:
+                continue
+            if await connection.can_read():  # Redis owes nothing: this is the end of the connection
+                raise RedisConnectionError("connection closed by Redis")
+            batch = self._take_batch()
+            now = time.monotonic()
+            self._sent.extend([(now, len(command), on_reply) for command, on_reply in batch])
+            await connection.send_packed_command(b"".join([command for command, _ in batch]), check_health=False)
+
+    async def _read(self, connection: AbstractConnection) -> NoReturn:
+        while True:
+            reply = await read_reply(connection)
+            if not self._sent:
+                raise InvalidResponse(f"an answer to nothing that was asked: {reply!r:.100}")
+            _, size, on_reply = self._sent.popleft()
+            self._pending_bytes -= size
+            on_reply(reply)
+            if not self._sent and self._pending:
+                self._wake.set()
+
+    async def _watch(self) -> NoReturn:
+        """Notice a link that answers nothing; ask something of one that was asked nothing."""
+        limit_s = self._target.timeout_s
+        quiet_since = time.monotonic()
+        while True:
+            await asyncio.sleep(limit_s / 10)
+            now = time.monotonic()
+            if self._sent:
+                quiet_since = now
+                if now - self._sent[0][0] > limit_s:
+                    raise TimeoutError(f"no answer within {limit_s:g} s")
+            elif now - quiet_since > IDLE_PING_S:
+                quiet_since = now
+                self.submit(pack(b"PING"), self._note_health)
 
     def _take_batch(self) -> list[tuple[bytes, OnReply]]:
         size = count = 0
@@ -231,38 +298,18 @@ class Link:
             size += len(command)
             count += 1
         batch, self._pending = self._pending[:count], self._pending[count:]
-        self._pending_bytes -= size
         return batch
 
-    async def _round_trip(self, connection: AbstractConnection, batch: list[tuple[bytes, OnReply]]) -> None:
-        answered = 0
-        cause = "the gateway stopped"
-        try:
-            async with asyncio.timeout(self._target.timeout_s):
-                await connection.send_packed_command(b"".join([command for command, _ in batch]), check_health=False)
-                for _, on_reply in batch:
-                    reply = await read_reply(connection)
-                    answered += 1
-                    on_reply(reply)
-        except TimeoutError:
-            cause = f"{self._target.shown}: no answer within {self._target.timeout_s:g} s"
-            raise TimeoutError(cause) from None
-        except (RedisError, OSError) as error:
-            cause = f"{self._target.shown}: {error_text(error)}"
-            raise
-        finally:
-            for _, on_reply in batch[answered:]:
-                on_reply(RedisUnavailable(cause, Outcome.UNKNOWN))
-            if not self._pending:
-                self._idle.set()
+    def _note_health(self, reply: Any) -> None:
+        self._healthy = not isinstance(reply, Exception)
 
     def _down(self, cause: str) -> None:
         self._cause = cause
         self._set_up(False)
-        refused, self._pending, self._pending_bytes = self._pending, [], 0
+        refused, self._pending = self._pending, []
+        self._pending_bytes = 0
         for _, on_reply in refused:
             on_reply(RedisUnavailable(cause))
-        self._idle.set()
 
     def _set_up(self, up: bool) -> None:
         changed, self._up = up is not self._up, up
@@ -289,7 +336,3 @@ async def probe(target: RedisTarget) -> None:
     """
     connection = await target.connect("rsws")
     await connection.disconnect(nowait=True)
-
-
-def _ignore(reply: Any) -> None:
-    """For a command sent only to see whether the link still carries anything."""

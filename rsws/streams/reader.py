@@ -34,7 +34,7 @@ QUARANTINE_S = 30.0
 class _Followed:
     """One stream being read."""
 
-    __slots__ = ("deliver", "key", "name", "position", "retry_at", "unreadable")
+    __slots__ = ("deliver", "interrupted", "key", "name", "position", "reading", "retry_at", "unreadable")
 
     def __init__(
         self,
@@ -42,14 +42,23 @@ class _Followed:
         after: StreamId,
         deliver: Callable[[list[Entry]], None],
         unreadable: Callable[[StoreError], None],
+        interrupted: Callable[[], None],
     ) -> None:
         self.name = name
         self.key = name.encode()
         self.position = str(after).encode()
         self.deliver = deliver
         self.unreadable = unreadable
+        self.interrupted = interrupted
+        self.reading = True
         self.retry_at: float | None = None
-        """When a quarantined stream is tried again; None for a good one."""
+        """When a stream that Redis won't read is tried again; None for a good one."""
+
+    def stop(self) -> None:
+        """Read no more until it is followed again."""
+        if self.reading:
+            self.reading = False
+            self.interrupted()
 
 
 class Reader:
@@ -78,14 +87,16 @@ class Reader:
         after: StreamId,
         deliver: Callable[[list[Entry]], None],
         unreadable: Callable[[StoreError], None],
+        interrupted: Callable[[], None],
     ) -> None:
         """Hand every entry of the stream ``name`` after a position to ``deliver``, in order, once.
 
         Following a name again replaces what was followed: nothing read for the old position arrives any more.
 
         Args:
-            unreadable: Called when Redis won't read this stream (again at each vain attempt, every 30 s);
-                reading resumes by itself.
+            unreadable: Called when Redis won't read this stream, again at each vain attempt, every 30 s.
+            interrupted: Called when reading has stopped and nothing more is delivered: the link broke, or the stream
+                was unreadable and is not any more. Whoever follows finds out where to go on, and follows again.
         """
         assert self._tasks is not None, "the reader is not running"
         shard = self._shard_of.get(name)
@@ -95,7 +106,7 @@ class Reader:
             shard = _Shard(self._target, self._commands, self._tasks)
             self._shards.append(shard)
         self._shard_of[name] = shard
-        shard.add(_Followed(name, after, deliver, unreadable))
+        shard.add(_Followed(name, after, deliver, unreadable, interrupted))
 
     def unfollow(self, name: str) -> None:
         """Read this stream no more; nothing of it is delivered after this call."""
@@ -139,9 +150,9 @@ class _Shard:
         """Make the blocked read return, however soon after it was sent this comes."""
         try:
             while self._blocked and self._changed.is_set():
-                woken = await self._commands.call(b"CLIENT", b"UNBLOCK", self._client_id)
-                if not woken:  # Redis has not seen the read yet
-                    await asyncio.sleep(PAUSE_S)
+                if await self._commands.call(b"CLIENT", b"UNBLOCK", self._client_id):
+                    return
+                await asyncio.sleep(PAUSE_S)  # Redis has not seen the read yet
         except RedisUnavailable:
             pass  # the read ends with the same outage, or after the block time
         except RedisError as error:
@@ -170,6 +181,8 @@ class _Shard:
                     attempt = 0
             except (RedisError, OSError, TimeoutError) as error:
                 log.info("reading interrupted: %s", error_text(error))
+                for followed in self.followed.values():
+                    followed.stop()
                 attempt += 1
                 await backoff(attempt)
             finally:
@@ -180,7 +193,7 @@ class _Shard:
         """One XREAD over all good channels of this shard."""
         loop = asyncio.get_running_loop()
         await self._probe_due(connection, loop.time())
-        asked = {key: followed for key, followed in self.followed.items() if followed.retry_at is None}
+        asked = {key: followed for key, followed in self.followed.items() if followed.reading}
         self._changed.clear()
         if not asked:
             await self._wait(self._block_s)
@@ -232,6 +245,7 @@ class _Shard:
             raise error
         retry_at = asyncio.get_running_loop().time() + QUARANTINE_S
         for followed, reason in bad:
+            followed.reading = False
             followed.retry_at = retry_at
             log.warning("channel unreadable channel=%r: %s", followed.name, reason)
             followed.unreadable(reason)
@@ -247,6 +261,7 @@ class _Shard:
                 followed.unreadable(bad[followed])
             else:
                 log.info("channel readable again channel=%r", followed.name)
+                followed.interrupted()
 
     async def _probe(
         self, connection: AbstractConnection, items: list[_Followed]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from binascii import crc_hqx
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from functools import lru_cache
+from hashlib import sha1, sha256
+from itertools import count
+from typing import Any, Literal, NamedTuple
 
-from redis.exceptions import RedisError
+import msgspec
+from redis.exceptions import NoScriptError, RedisError
 
-from rsws.errors import ChannelUnreadable, RedisRefused, RedisUnavailable, StoreError
+from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
-from rsws.streams.link import Link, RedisTarget, error_text
+from rsws.streams.link import Link, RedisTarget, error_text, pack
 
 _FIELD = FIELD.encode()
 _TAIL_PAGE = 500
@@ -35,6 +40,42 @@ class Tip(NamedTuple):
     """The last id the stream ever generated, ``0-0`` where it is missing; no entry beyond it exists."""
 
 
+class Stored(NamedTuple):
+    """A message that is in its stream."""
+
+    id: StreamId
+    duplicate: bool = False
+    """It was there before, stored under the same name."""
+
+
+class Once(NamedTuple):
+    """The name under which a message is stored at most once in its channel, within a window."""
+
+    producer: str
+    message_id: str
+    window_s: float
+
+
+# In Redis' own transaction: a crash between two commands would lose a message that looks done. The name is taken first,
+# so that a Redis that refuses it (out of memory, no right to that key) has stored nothing. Any Redis from 5.0.
+_ONCE_SCRIPT = b"""
+local seen = redis.call('GET', KEYS[2])
+if seen then
+  local id, digest = string.match(seen, '^(%S+) (%S+)$')
+  return {id, digest, 1}
+end
+redis.call('SET', KEYS[2], 'taken', 'PX', ARGV[4])
+local id = redis.pcall('XADD', KEYS[1], '*', ARGV[1], ARGV[2])
+if type(id) == 'table' then
+  redis.call('DEL', KEYS[2])
+  return id
+end
+redis.call('SET', KEYS[2], id .. ' ' .. ARGV[3], 'PX', ARGV[4])
+return {id, ARGV[3], 0}
+"""
+_ONCE_SHA = sha1(_ONCE_SCRIPT).hexdigest().encode()
+
+
 class Store:
     """One Redis, over two shared connections: one for writes and positions, one for history.
 
@@ -48,40 +89,71 @@ class Store:
 
     def __init__(self, target: RedisTarget, on_change: Callable[[str | None], None]) -> None:
         self.commands = Link(target, "rsws-commands", on_change)
-        self._history = Link(target, "rsws-history")
+        self.history = Link(target, "rsws-history")
 
     @property
-    def up(self) -> bool:
-        """Whether Redis could be reached the last time anything was heard of it."""
-        return self.commands.up
+    def ready(self) -> bool:
+        """Whether Redis could be reached and did its work when last it was asked; at most some seconds ago."""
+        return self.commands.ready
 
     async def run(self) -> None:
         """Keep both connections up, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.commands.run())
-            tasks.create_task(self._history.run())
+            tasks.create_task(self.history.run())
 
-    async def drained(self) -> None:
-        """Wait until each append so far has its result."""
-        await self.commands.drained()
-
-    def append(self, channel: str, data: bytes, on_result: Callable[[StreamId | StoreError], None]) -> None:
+    def append(
+        self,
+        channel: str,
+        data: bytes,
+        on_result: Callable[[Stored | StoreError], None],
+        once: Once | None = None,
+    ) -> None:
         """Add one entry at the end of ``channel``.
 
         Args:
             data: JSON text.
-            on_result: Called exactly once, maybe before this returns: with the new entry's id once Redis has
-                answered, else with an error whose ``outcome`` says whether it may be stored all the same.
+            on_result: Called exactly once, maybe before this returns: once Redis has answered, else with an error
+                whose ``outcome`` says whether it may be stored all the same.
+            once: Under which name it is stored at most once; None stores it in any case.
         """
+        if once is not None:
+            self._append_once(channel, data, on_result, once)
+            return
         key = channel.encode()
         command = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
             len(key), key, len(_FIELD), _FIELD, len(data), data
         )  # fmt: skip
 
         def on_reply(reply: Any) -> None:
-            on_result(StreamId.from_redis(reply) if isinstance(reply, bytes) else store_error(channel, reply))
+            stored = isinstance(reply, bytes)
+            on_result(Stored(StreamId.from_redis(reply)) if stored else store_error(channel, reply))
 
         self.commands.submit(command, on_reply)
+
+    def _append_once(
+        self, channel: str, data: bytes, on_result: Callable[[Stored | StoreError], None], once: Once
+    ) -> None:
+        digest = sha256(data).hexdigest().encode()
+        arguments = (
+            b"2", channel.encode(), once_key(channel, once), _FIELD, data, digest, b"%d" % (once.window_s * 1000)
+        )  # fmt: skip
+
+        def on_reply(reply: Any) -> None:
+            if not isinstance(reply, list):
+                on_result(store_error(channel, reply))
+            elif reply[1] == digest:
+                on_result(Stored(StreamId.from_redis(reply[0]), duplicate=reply[2] == 1))
+            else:
+                on_result(Conflict(f"messageId {once.message_id[:100]!r} was used for other data before"))
+
+        def on_first_reply(reply: Any) -> None:
+            if isinstance(reply, NoScriptError):  # a new Redis, or a flushed one; nothing was carried out
+                self.commands.submit(pack(b"EVAL", _ONCE_SCRIPT, *arguments), on_reply)
+            else:
+                on_reply(reply)
+
+        self.commands.submit(pack(b"EVALSHA", _ONCE_SHA, *arguments), on_first_reply)
 
     def tip(self, channel: str) -> Awaitable[Tip]:
         """Both ends of ``channel``, as they are before anything that is appended after this call.
@@ -95,22 +167,30 @@ class Store:
         try:
             return _tip(await reply)
         except (RedisError, RedisUnavailable) as error:
-            if isinstance(error, RedisError) and "no such key" in str(error):
-                return Tip(None, ZERO)
-            raise store_error(channel, error) from None
+            return _no_stream(channel, error)
 
-    async def page(self, channel: str, after: StreamId, count: int) -> list[Entry]:
-        """The next entries of ``channel``, at most ``count``; fewer mean that the end was reached.
+    async def page(self, channel: str, after: StreamId, limit: int) -> History:
+        """The next entries of ``channel`` and whether they follow ``after`` without a gap.
+
+        Args:
+            limit: How many at most; fewer mean that the end was reached.
 
         Raises:
             StoreError: See :func:`store_error`.
         """
-        # An exclusive start, "(id", came with Redis 6.2; the id that follows is the same in any version.
-        start = StreamId(after.ms, after.seq + 1) if after.seq < 2**64 - 1 else StreamId(after.ms + 1, 0)
-        reply = await self._ask(
-            channel, b"XRANGE", channel.encode(), str(start).encode(), b"+", b"COUNT", b"%d" % count
-        )
-        return parse_entries(reply)
+        key = channel.encode()
+        read = (b"XRANGE", key, str(after).encode(), b"+", b"COUNT", b"%d" % (limit + 1))
+        entries = parse_entries(await self._ask(channel, *read))
+        if after == ZERO:
+            return History(entries[:limit])
+        if entries and entries[0].id == after:  # it is still there, so nothing after it was trimmed
+            return History(entries[1:])
+        # It is not, which need not mean anything: both ends and what follows, as of one moment, tell.
+        steps = [(b"MULTI",), (b"XINFO", b"STREAM", key), read, (b"EXEC",)]
+        # Asked for without an await in between: nobody else's command gets into this transaction.
+        ends, found = (await self._answers(channel, [self.history.call(*step) for step in steps]))[-1]
+        tip = _tip(ends) if not isinstance(ends, RedisError) else _no_stream(channel, ends)
+        return History(parse_entries(found)[:limit], broken_continuity(after, tip), tip)
 
     async def before_last(self, channel: str, count: int, end: StreamId) -> StreamId:
         """The position with exactly ``count`` entries after it up to ``end``; ``0-0`` where there are no more.
@@ -137,10 +217,36 @@ class Store:
             end = first.before()
 
     async def _ask(self, channel: str, *command: bytes) -> Any:
+        return (await self._answers(channel, [self.history.call(*command)]))[0]
+
+    async def _answers(self, channel: str, replies: list[asyncio.Future[Any]]) -> list[Any]:
         try:
-            return await self._history.call(*command)
+            return await asyncio.gather(*replies)
         except (RedisError, RedisUnavailable) as error:
             raise store_error(channel, error) from None
+
+
+class History(NamedTuple):
+    """What one read of a stream's history found."""
+
+    entries: list[Entry]
+    broken: Literal["trimmed", "reset"] | None = None
+    """Why it can't be proven that nothing is missing before them; None when it is."""
+    tip: Tip | None = None
+    """The stream's ends as of that read, where it looked at them: always when continuity is broken."""
+
+
+def broken_continuity(after: StreamId, tip: Tip) -> Literal["trimmed", "reset"] | None:
+    """Why it can't be proven that everything after the position ``after`` is still there; None when it can.
+
+    ``trimmed`` may be a false alarm, when the entry at ``after`` was the last one to be trimmed. The stream's own
+    ``max-deleted-entry-id`` and ``entries-added`` prove nothing.
+    """
+    if after == ZERO or after == tip.last:
+        return None
+    if after > tip.last:
+        return "reset"
+    return None if tip.first is not None and tip.first <= after else "trimmed"
 
 
 def parse_entries(reply: Sequence[Any]) -> list[Entry]:
@@ -161,6 +267,35 @@ def _tip(reply: Sequence[Any]) -> Tip:
     facts = dict(zip(reply[::2], reply[1::2], strict=True))
     first = facts[b"first-entry"]
     return Tip(StreamId.from_redis(first[0]) if first else None, StreamId.from_redis(facts[b"last-generated-id"]))
+
+
+def once_key(channel: str, once: Once) -> bytes:
+    """The key that remembers a stored message, in the same cluster slot as its channel."""
+    name = sha256(msgspec.json.encode([channel, once.producer, once.message_id])).hexdigest()
+    return b"rsws:once:{%b}:%b" % (_hash_tag(channel.encode()), name.encode())
+
+
+@lru_cache(maxsize=1024)
+def _hash_tag(key: bytes) -> bytes:
+    """What to write between braces for a key to share the slot of ``key`` (Redis Cluster specification, hash tags)."""
+    start = key.find(b"{")
+    end = key.find(b"}", start + 1) if start >= 0 else -1
+    hashed = key[start + 1 : end] if end > start + 1 else key
+    if b"}" not in hashed and hashed:
+        return hashed
+    slot = crc_hqx(hashed, 0) % 16384
+    return next(tag for tag in map(b"%d".__mod__, count()) if crc_hqx(tag, 0) % 16384 == slot)
+
+
+def _no_stream(channel: str, error: Exception) -> Tip:
+    """The ends of a stream that is missing.
+
+    Raises:
+        StoreError: The error says something else.
+    """
+    if isinstance(error, RedisError) and "no such key" in str(error):
+        return Tip(None, ZERO)
+    raise store_error(channel, error) from None
 
 
 def store_error(channel: str, error: Any) -> StoreError:

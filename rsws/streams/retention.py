@@ -1,0 +1,99 @@
+"""Trims the channels it is told to, and no others.
+
+Trimming is approximate (``~``): Redis drops whole nodes of a stream, so that a little more than asked for stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from rsws.errors import RedisUnavailable, UsageError
+from rsws.streams.link import Link, error_text
+
+log = logging.getLogger("rsws.retention")
+
+EVERY_S = 10.0
+_RULE = re.compile(r"(?P<pattern>.+)=(?P<count>[0-9]{1,15})(?:,(?P<age>[0-9]{1,9})(?P<unit>[smhd]))?")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SCAN_KEYS = b"1000"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What to keep of the channels that a pattern names."""
+
+    pattern: str
+    """A glob as Redis reads it (``KEYS``, ``SCAN``)."""
+    entries: int
+    age_s: int | None
+    """Entries older than that go too, by their ids; None for any age."""
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """Read ``PATTERN=COUNT[,AGE]``.
+
+        Raises:
+            UsageError: It is none.
+        """
+        match = _RULE.fullmatch(text)
+        if match is None:
+            raise UsageError(
+                f"not a retention rule: {text!r}; write PATTERN=COUNT or PATTERN=COUNT,AGE, as in 'news.*=10000,7d'"
+            )
+        age_s = int(match["age"]) * _UNIT_S[match["unit"]] if match["age"] else None
+        return cls(match["pattern"], int(match["count"]), age_s)
+
+
+class Retention:
+    """Applies rules, every ten seconds.
+
+    Args:
+        rules: What to keep.
+        link: The connection it asks over.
+    """
+
+    def __init__(self, rules: Sequence[Rule], link: Link) -> None:
+        self._rules = rules
+        self._link = link
+
+    async def run(self) -> None:
+        """Apply the rules until cancelled."""
+        while self._rules:
+            for rule in self._rules:
+                try:
+                    await self._apply(rule)
+                except RedisUnavailable:
+                    break  # next time; the store says what is the matter
+                except RedisError as error:
+                    log.warning("trimming failed pattern=%r: %s", rule.pattern, error_text(error))
+            await asyncio.sleep(EVERY_S)
+
+    async def _apply(self, rule: Rule) -> None:
+        async for key in self._keys(rule.pattern):
+            await self._trim(key, b"MAXLEN", b"%d" % rule.entries)
+            if rule.age_s is not None:
+                await self._trim(key, b"MINID", b"%d" % max(0, int((time.time() - rule.age_s) * 1000)))
+
+    async def _keys(self, pattern: str) -> AsyncIterator[bytes]:
+        cursor = b"0"
+        while True:
+            cursor, keys = await self._link.call(b"SCAN", cursor, b"MATCH", pattern.encode(), b"COUNT", _SCAN_KEYS)
+            for key in keys:
+                yield key
+            if cursor == b"0":
+                return
+
+    async def _trim(self, key: bytes, *how: bytes) -> Any:
+        try:
+            return await self._link.call(b"XTRIM", key, how[0], b"~", *how[1:])
+        except RedisError as error:
+            if not error_text(error).startswith("WRONGTYPE"):  # a pattern may well name keys that are no streams
+                raise

@@ -1,1 +1,79 @@
-"""A WebSocket gateway over Redis Streams, and its client."""
+"""A WebSocket gateway over Redis Streams, its client, and the command-line kit around it.
+
+The rooms, each of which imports only from those below it::
+
+    cli/         the commands: parse, call, print, exit
+    gateway/     the serving side: channels, positions, sessions, connections, the life cycle
+    client/      connect() -> Client: publish, subscribe, reconnect and resume
+    streams/     the Redis side: append, page, follow, trim; the embedded server
+    datadir.py   the user's data directory: key, embedded data, history of the prompt
+    settings.py  every option once
+    protocol.py  the wire: requests, replies and events as JSON text
+    errors.py    exception tree, error codes, close codes
+
+``gateway`` and ``client`` don't know each other. What is exported here is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsws.client import Client as Client
+    from rsws.client import ConnectionEvent as ConnectionEvent
+    from rsws.client import Disconnected as Disconnected
+    from rsws.client import Reconnected as Reconnected
+    from rsws.client import Subscription as Subscription
+    from rsws.client import connect as connect
+    from rsws.errors import CannotConnect as CannotConnect
+    from rsws.errors import ClientError as ClientError
+    from rsws.errors import ConnectionLost as ConnectionLost
+    from rsws.errors import Outcome as Outcome
+    from rsws.errors import PublishFailed as PublishFailed
+    from rsws.errors import RswsError as RswsError
+    from rsws.errors import SubscribeRefused as SubscribeRefused
+    from rsws.errors import Unauthorized as Unauthorized
+    from rsws.errors import UsageError as UsageError
+    from rsws.protocol import Message as Message
+    from rsws.protocol import StreamId as StreamId
+
+_HOME = {
+    "rsws.client": ("Client", "ConnectionEvent", "Disconnected", "Reconnected", "Subscription", "connect"),
+    "rsws.errors": (
+        "CannotConnect", "ClientError", "ConnectionLost", "Outcome", "PublishFailed", "RswsError", "SubscribeRefused",
+        "Unauthorized", "UsageError",
+    ),
+    "rsws.protocol": ("Message", "StreamId"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "CannotConnect",
+    "Client",
+    "ClientError",
+    "ConnectionEvent",
+    "ConnectionLost",
+    "Disconnected",
+    "Message",
+    "Outcome",
+    "PublishFailed",
+    "Reconnected",
+    "RswsError",
+    "StreamId",
+    "SubscribeRefused",
+    "Subscription",
+    "Unauthorized",
+    "UsageError",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -584,10 +584,9 @@ def json_text(value: Any) -> bytes:
         UsageError: It can't be written as JSON.
     """
     try:
-        text = msgspec.json.encode(value)
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"can't be written as JSON: {error}") from None
-    return text
 
 
 def _quote(text: str) -> str:

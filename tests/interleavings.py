@@ -194,7 +194,7 @@ class World:
         if read.gap is not None and read.gap.reason == "reset":
             self.channel.reset(self.tip)
             return
-        frames = b"".join(frame for _, frame in self.channel.encode(entry(number) for number in read.found))
+        frames = b"".join(self.channel.encode(entry(number)) or b"" for number in read.found)
         last = StreamId((read.found or [read.after])[-1], 0)
         for subscription in read.waiting:
             subscription.page_read(Page(frames, last, read.complete, read.cursor, read.gap))

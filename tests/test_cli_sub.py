@@ -11,7 +11,6 @@ import sys
 import termios
 from array import array
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import IO
 
@@ -19,8 +18,6 @@ import pytest
 
 from cli_kit import KEY, Gateway, entries, fake_gateway, serving
 from rsws.cli.exits import ExitCode
-from rsws.cli.sub import Start, parse_start
-from rsws.errors import UsageError
 from support import RedisServer, RswsProcess, eventually, free_port, run_rsws
 
 
@@ -32,48 +29,6 @@ def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
 
 def add(server: RedisServer, channel: str, *data: str, id: str = "*") -> list[str]:
     return [server.call("XADD", channel, id, "messageData", each).decode() for each in data]
-
-
-# --- where it starts ---
-
-NOW_MS = 1_700_000_000_000
-
-
-@pytest.mark.parametrize(
-    ("text", "start"),
-    [
-        ("0", Start("0-0")),
-        ("0-0", Start("0-0")),
-        ("$", Start("$")),
-        (" $ ", Start("$")),
-        ("1700000001234-7", Start("1700000001234-7")),
-        ("1700000001234", Start("1700000001234-0")),
-        ("-1", Start("$", last=1)),
-        ("-0", Start("$", last=0)),
-        ("10s", Start(f"{NOW_MS - 10_001}-{2**64 - 1}")),  # what is stored in that very millisecond is printed
-        ("10m", Start(f"{NOW_MS - 600_001}-{2**64 - 1}")),
-        ("2h", Start(f"{NOW_MS - 7_200_001}-{2**64 - 1}")),
-        ("3d", Start(f"{NOW_MS - 259_200_001}-{2**64 - 1}")),
-        ("999999999d", Start("0-0")),
-        ("1970-01-01T00:00:01Z", Start(f"999-{2**64 - 1}")),
-        ("1969-01-01T00:00:00Z", Start("0-0")),
-        ("2026-11-23T10:00+07:00", Start(f"1795402799999-{2**64 - 1}")),
-    ],
-)
-def test_start(text: str, start: Start) -> None:
-    assert parse_start(text, NOW_MS) == start
-
-
-def test_a_time_without_a_zone_is_local() -> None:
-    local = datetime(2026, 11, 23, 10, 0)
-    assert parse_start("2026-11-23T10:00") == Start(f"{int(local.timestamp() * 1000) - 1}-{2**64 - 1}")
-    assert parse_start("2026-11-23") == parse_start("2026-11-23T00:00")
-
-
-@pytest.mark.parametrize("text", ["", "yesterday", "+", "*", ">", "--1", "1-2-3", "10w", "-x", "2026-13-01", "1" * 21])
-def test_no_start(text: str) -> None:
-    with pytest.raises(UsageError, match="no place to start"):
-        parse_start(text, NOW_MS)
 
 
 # --- what it prints ---
@@ -123,6 +78,20 @@ def test_history_is_complete_whatever_the_pace(gateway: Gateway, redis_server: R
         pipeline.execute()
     shown = run_rsws("sub", channel, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
     assert shown.stdout.splitlines() == [data for _, data in entries(redis_server, channel)]
+
+
+def test_a_time_is_where_messages_begin_and_no_gap(
+    gateway: Gateway, redis_server: RedisServer, channel: str
+) -> None:
+    add(redis_server, channel, "1", id="1700000001234-0")
+    add(redis_server, channel, "2", id="1700000002234-0")
+    for start, expected in (("2020-01-01", "1\n2\n"), ("2023-11-14T22:13:22Z", "2\n"), ("10m", "")):
+        shown = run_rsws("sub", channel, "--from", start, "--no-follow", "--output", "raw", env=gateway.env)
+        assert (shown.returncode, shown.stdout, shown.stderr) == (0, expected, ""), start
+    with RswsProcess("sub", channel, "--from", "10m", "--count", "1", "--output", "raw", env=gateway.env) as process:
+        eventually(lambda: process.stdout or add(redis_server, channel, "3"))
+        assert process.wait() == ExitCode.DONE
+    assert (process.stdout, process.stderr) == (["3"], [])
 
 
 # --- when it stops ---

@@ -49,7 +49,7 @@ def settings_table(settings: type[Any]) -> str:
         shown = f"{default:g}" if isinstance(default, float) else str(default)
         choices = f" One of {', '.join(option.choices)}." if option.choices else ""
         rows.append(
-            (f"`{flag(name)}`", f"`{option.env}`", "" if default is None else f"`{shown}`", option.help + choices)
+            (f"`{flag(name)}`", f"`{option.env}`", "" if default in (None, ()) else f"`{shown}`", option.help + choices)
         )
     return table(*rows)
 
@@ -235,9 +235,14 @@ def test_python_blocks_run(block: str, own_redis: RedisServer) -> None:
 
 
 def test_the_redis_user_of_the_readme_has_the_rights_it_needs(own_redis: RedisServer, channel: str) -> None:
-    [rights] = re.findall(r"^ACL SETUSER .*$", README, flags=re.MULTILINE)
-    own_redis.call(*rights.split())
-    settings = {"REDIS_URL": own_redis.url.replace("//", "//gateway:PASSWORD@"), "WEBSOCKET_SECRET_KEY": "k"}
+    for rights in re.findall(r"^ACL SETUSER .*$", README, flags=re.MULTILINE):
+        own_redis.call(*rights.split())
+    own_redis.call("XADD", channel, "5-1", "messageData", "1")
+    settings = {
+        "REDIS_URL": own_redis.url.replace("//", "//gateway:PASSWORD@"),
+        "WEBSOCKET_SECRET_KEY": "k",
+        "RSWS_RETAIN": "*=1000,1d",
+    }
 
     def reader_blocks() -> bool:
         clients = own_redis.client.client_list(_type="normal")
@@ -245,23 +250,26 @@ def test_the_redis_user_of_the_readme_has_the_rights_it_needs(own_redis: RedisSe
 
     async def use(url: str) -> list[str]:
         async with asyncio.timeout(10), connect(f"{url}/?token=k") as websocket:
-            said = []
+            said = [json.loads(await websocket.recv())]
 
             async def ask(expected: int, **request: Any) -> None:
                 await websocket.send(json.dumps(request))
                 said.extend([json.loads(await websocket.recv()) for _ in range(expected)])
 
-            await ask(2, action="publish", channel=channel, data=1, messageId="1")
-            await ask(2, action="subscribe", channel=channel)
+            await ask(3, action="subscribe", channel=channel, lastMessageId="5-0")
             await ask(2, action="publish", channel=channel, data=2, messageId="2")
             await asyncio.to_thread(eventually, reader_blocks)  # so that it has to be woken for the next channel
             await ask(2, action="subscribe", channel=f"{channel}-2", last=1, marker=True)
-            await ask(2, action="publish", channel=f"{channel}-2", data=3, messageId="3")
+            await ask(2, action="publish", channel=f"{channel}-2", data=3, messageId="3", producer="p")
+            await ask(1, action="publish", channel=f"{channel}-2", data=3, messageId="3", producer="p")
             return [reply.get("event") or reply.get("status") for reply in said]
 
     with RswsProcess("serve", "--port", "0", env=settings) as gateway:
         said = asyncio.run(use(gateway.wait_for(r"url=(ws://\S+)")[1]))
-    assert sorted(said) == sorted(
-        ["connected", "ack", "subscribed", "message", "ack", "message", "subscribed", "caught_up", "ack", "message"]
+        gateway.stop()
+    connected, joined, gap_and_rest = said[0], said[1:3], said[3:]
+    assert [connected, *joined] == ["connected", "subscribed", "gap"]
+    assert sorted(gap_and_rest) == sorted(
+        ["message", "ack", "message", "subscribed", "caught_up", "ack", "message", "ack"]
     )
     assert not re.search("NOPERM|WARNING|ERROR", "\n".join(gateway.stderr))

@@ -35,7 +35,6 @@ HOME: dict[str, tuple[str, ...]] = {
     "rich": ("rsws.cli.terminal",),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),
-    "msgspec": ("rsws.protocol",),
 }
 
 

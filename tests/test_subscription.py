@@ -19,7 +19,7 @@ from rsws.streams.store import Entry
 
 @pytest.fixture(autouse=True)
 def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = len(World().channel.encode([entry(1)])[0][1])
+    frame = len(World().channel.encode(entry(1)) or b"")
     monkeypatch.setattr(channel_module, "RING_BYTES", RING_MESSAGES * frame)
     monkeypatch.setattr(subscription_module, "CHUNK_BYTES", 1)
 

@@ -93,8 +93,6 @@ def describe(error: BaseException) -> str:
             return f"not stored: {wire_error(str(error), code)}"
         case PublishFailed(code=code) if code != "connection_lost":  # whose text says so itself
             return f"{wire_error(str(error), code)}; the message may be stored all the same"
-        case SubscribeRefused(code=code, channel=channel):
-            return f"{channel}: {wire_error(str(error), code)}"
         case OSError(strerror=str(reason), filename=None):
             return reason
         case _:

@@ -22,6 +22,16 @@ from rsws.settings import ClientSettings, Option, Settings, is_loopback, options
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+_METAVARS = {
+    "_s": "SECONDS",
+    "_bytes": "BYTES",
+    "port": "PORT",
+    "url": "URL",
+    "retain": "PATTERN=COUNT[,AGE]",
+}
+"""What stands for the value of a flag: by the end of the field's name."""
+
+
 def flag(name: str) -> str:
     """The flag of a settings field: ``redis_timeout_s`` is ``--redis-timeout``, whose help says the unit."""
     return "--" + name.removesuffix("_s").replace("_", "-")
@@ -44,7 +54,8 @@ def from_settings(
         @functools.wraps(command)
         def wrapper(**arguments: Any) -> Any:
             values = {name: arguments.pop(name) for name in chosen}
-            return command(settings=settings(**values), **arguments)
+            repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+            return command(settings=settings(**values | repeated), **arguments)
 
         signature = inspect.signature(command, eval_str=True)
         own = [each for each in signature.parameters.values() if each.name != "settings"]
@@ -61,21 +72,22 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
     for field in fields(settings):
         option = said[field.name]
         assert field.default is not MISSING
+        type_ = list[str] if types[field.name] == tuple[str, ...] else types[field.name]  # may be repeated
         parameters[field.name] = inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
+            default=[] if type_ == list[str] else field.default,
             annotation=Annotated[
-                Literal[option.choices] if option.choices else types[field.name],
+                Literal[option.choices] if option.choices else type_,
                 typer.Option(
                     flag(field.name),
                     envvar=option.env,
                     help=option.help,
-                    metavar=_metavar(field.name, types[field.name], option),
+                    metavar=_metavar(field.name, type_, option),
                     min=option.minimum,
                     max=option.maximum,
                     callback=_finite,
-                    show_default=field.default is not None,
+                    show_default=field.default not in (None, ()),
                     rich_help_panel=panel,
                 ),
             ],
@@ -86,7 +98,7 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
 def _metavar(name: str, type_: Any, option: Option) -> str | None:
     if option.choices:
         return None
-    for ending, metavar in (("_s", "SECONDS"), ("_bytes", "BYTES"), ("port", "PORT"), ("url", "URL")):
+    for ending, metavar in _METAVARS.items():
         if name.endswith(ending):
             return metavar
     return {int: "N", Path | None: "PATH"}.get(type_, "TEXT")

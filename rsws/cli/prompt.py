@@ -19,13 +19,11 @@ from rsws.cli import terminal
 from rsws.cli.data import as_message
 from rsws.cli.exits import describe, wire_error
 from rsws.cli.options import Gateway
-from rsws.cli.sub import Start, parse_start
+from rsws.cli.start import Start, parse_start, subscribe
 from rsws.client import Client, ConnectionEvent, Disconnected, Event, Subscription, connect
 from rsws.datadir import DataDir
 from rsws.errors import ConnectionLost, PublishFailed, SetupError, SubscribeRefused, UsageError
-from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed, is_json
-
-NEW = Start("$")
+from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, is_json
 
 
 async def talk(gateway: Gateway, channel: str, data_dir: DataDir, timeout_s: float) -> bool:
@@ -43,11 +41,12 @@ async def talk(gateway: Gateway, channel: str, data_dir: DataDir, timeout_s: flo
     """
     talk = _Talk(channel, timeout_s, _history(data_dir))
     try:
-        async with asyncio.TaskGroup() as tasks, connect(
-            gateway.url, token=gateway.token, on_connection=talk.connection_changed
-        ) as client:  # fmt: skip
+        async with (
+            asyncio.TaskGroup() as tasks,  # which the subscriptions end in, when the client does
+            connect(gateway.url, token=gateway.token, on_connection=talk.connection_changed) as client,
+        ):
             return await talk.run(client, tasks)
-    except ExceptionGroup as group:  # what ended a subscription; the first says it all
+    except ExceptionGroup as group:  # what ended one subscription, and with it all; the first says it
         raise group.exceptions[0] from None
 
 
@@ -107,7 +106,7 @@ class _Talk:
         self._client = client
         self._tasks = tasks
         await self._show_note(f"{client.url}: a line is published on {self._channel}; /help says what else there is")
-        self._watch(self._channel, NEW)
+        await self._watch(self._channel, Start())
         colour = "ansi" + self._messages.colour(self._channel).replace("_", "")
         while not self._over:
             try:
@@ -140,7 +139,7 @@ class _Talk:
                 await command.run(argument.strip())
             elif line:
                 await self._publish(line.encode())
-        except (UsageError, PublishFailed) as error:
+        except (UsageError, PublishFailed, SubscribeRefused) as error:
             await self._show(terminal.format_error(describe(error)))
 
     # --- publish ---
@@ -156,28 +155,28 @@ class _Talk:
 
     # --- watch ---
 
-    def _watch(self, channel: str, start: Start) -> None:
-        subscription = self._client.subscribe(channel, after=start.after, last=start.last, events=True)
+    async def _watch(self, channel: str, start: Start) -> None:
+        subscription = await subscribe(self._client, channel, start)
         self._watched[channel] = subscription
-        self._tasks.create_task(self._show_events(channel, subscription, from_history=start != NEW))
+        self._tasks.create_task(self._show_events(channel, subscription, start))
 
-    async def _show_events(self, channel: str, subscription: Subscription[Event], *, from_history: bool) -> None:
+    async def _show_events(self, channel: str, subscription: Subscription[Event], start: Start) -> None:
+        has_history = start != Start()
         try:
             async for event in subscription:
                 match event:
                     case Message():
                         await self._show_message(event)
-                    case CaughtUp() if from_history:
-                        from_history = False
+                    case CaughtUp() if has_history:
+                        has_history = False
                         await self._show(terminal.format_rule(f"{channel} live"))
-                    case Gap():
+                    case Gap() if not start.is_false_alarm(event):
                         await self._show(terminal.format_gap(event))
                     case Error(error=text, code=code):
                         await self._show(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
-                    case Subscribed() | CaughtUp():
-                        pass
-        except SubscribeRefused as refused:
-            await self._show(terminal.format_error(describe(refused)))
+                    case _:
+                        pass  # what goes without saying
+        except SubscribeRefused:  # the last event said why
             if self._watched.get(channel) is subscription:
                 del self._watched[channel]
 
@@ -194,7 +193,7 @@ class _Talk:
     async def _sub(self, channel: str) -> None:
         if not channel:
             raise UsageError("/sub CHANNEL: which one?")
-        self._watch(channel, NEW)
+        await self._watch(channel, Start())
 
     async def _unsub(self, channel: str) -> None:
         channel = channel or self._channel
@@ -209,7 +208,7 @@ class _Talk:
         start = parse_start(text)
         if channel in self._watched:
             await self._unsub(channel)
-        self._watch(channel, start)
+        await self._watch(channel, start)
 
     async def _ping(self, _: str) -> None:
         try:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,12 +14,13 @@ from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel
 from rsws.cli.exits import ExitCode, Failure, epilog, wire_error
 from rsws.cli.options import Gateway, find_gateway, from_settings
-from rsws.errors import ErrorCode, SubscribeRefused, UsageError
-from rsws.protocol import ZERO, CaughtUp, Error, Gap, Message, StreamId, Subscribed
+from rsws.cli.start import Start, parse_start, subscribe
+from rsws.errors import ErrorCode
+from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed
 from rsws.settings import ClientSettings
 
 if TYPE_CHECKING:
-    from rsws.client import ConnectionEvent, Event
+    from rsws.client import Client, ConnectionEvent, Event
 
 EPILOG = epilog(
     "rsws sub news",
@@ -34,10 +32,6 @@ FROM_HELP = (
     "10m (that long ago, also s, h, d), or a time such as 2026-11-23T10:00."
 )
 
-_AGO = re.compile(r"([0-9]{1,9})([smhd])")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
 
 class Output(StrEnum):
     """What is printed of a message."""
@@ -45,49 +39,6 @@ class Output(StrEnum):
     PRETTY = "pretty"
     JSON = "json"
     RAW = "raw"
-
-
-class Start(NamedTuple):
-    """A position to subscribe from: ``last`` entries before the end, or after ``after`` where ``last`` is None."""
-
-    after: str
-    last: int | None = None
-
-
-def parse_start(text: str, now_ms: int | None = None) -> Start:
-    """What ``--from`` says.
-
-    Args:
-        now_ms: Milliseconds since 1970, for the tests; None asks the clock.
-
-    Raises:
-        UsageError: It says nothing that is known.
-    """
-    text = text.strip()
-    if text == "$":
-        return Start("$")
-    if re.fullmatch(r"-[0-9]{1,18}", text):
-        return Start("$", last=int(text[1:]))
-    try:
-        return Start(str(StreamId.parse(text)))
-    except ValueError:
-        pass
-    if match := _AGO.fullmatch(text):
-        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        return _since(now_ms - int(match[1]) * _UNIT_MS[match[2]])
-    try:
-        if _DATE.match(text):
-            return _since(int(datetime.fromisoformat(text).timestamp() * 1000))  # without a zone: local time
-    except (ValueError, OverflowError, OSError):  # no such day, or too long ago for a clock
-        pass
-    raise UsageError(
-        f"{text!r} is no place to start: write 0, $, -N, an ID, a time ago such as 10m, or a time such as "
-        "2026-11-23T10:00"
-    )
-
-
-def _since(ms: int) -> Start:
-    return Start(str(StreamId(ms, 0).before() if ms > 0 else ZERO))
 
 
 @from_settings(ClientSettings, panel="Gateway")
@@ -143,11 +94,21 @@ async def _print_all(gateway: Gateway, start: Start, run: _Run) -> None:
     from rsws.client import connect
 
     async with connect(gateway.url, token=gateway.token, on_connection=run.connection_changed) as client:
-        # Left to the client to end: to have the gateway confirm it first is time that Ctrl-C would take.
-        async for event in client.subscribe(*run.channels, after=start.after, last=start.last, events=True):
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                printing = [tasks.create_task(_print_channel(client, channel, start, run)) for channel in run.channels]
+                await run.done.wait()
+                for each in printing:
+                    each.cancel()
+        except ExceptionGroup as group:  # what ended one channel, and with it all; the first says it
+            raise group.exceptions[0] from None
+
+
+async def _print_channel(client: Client, channel: str, start: Start, run: _Run) -> None:
+    # Left to the client to end: to have the gateway confirm that is time that Ctrl-C would take.
+    async for event in await subscribe(client, channel, start):
+        if not (isinstance(event, Gap) and start.is_false_alarm(event)):
             await run.take(event)
-            if run.done:
-                return
 
 
 class _Run:
@@ -165,6 +126,9 @@ class _Run:
         self._on_terminal = os.isatty(stdio.STDOUT)
         self._output = output or (Output.PRETTY if self._on_terminal else Output.JSON)
         self._format = self._formatter()
+        self.done = asyncio.Event()
+        """Set when it is enough."""
+        self._printing = asyncio.Lock()  # one line after the other, also where a slow reader takes them in pieces
         self._left = count
         self._follow = follow
         self._ends: dict[str, StreamId] = {}
@@ -190,11 +154,6 @@ class _Run:
             return lambda message: terminal.safe(plain(message)) + "\n"
         return lambda message: plain(message) + "\n"
 
-    @property
-    def done(self) -> bool:
-        """Whether it is enough."""
-        return self._left == 0 or not self._open
-
     def connection_changed(self, event: ConnectionEvent) -> None:
         from rsws.client import Disconnected
 
@@ -206,47 +165,56 @@ class _Run:
             self._caught_up = 0
 
     async def take(self, event: Event) -> None:
-        """Print one event.
+        """Print one event."""
+        async with self._printing:
+            if self.done.is_set():
+                return
+            match event:
+                case Message():
+                    await self._take_message(event)
+                case Subscribed():
+                    self._take_subscribed(event)
+                case CaughtUp(channel=channel):
+                    self._take_caught_up(channel)
+                case Gap():
+                    terminal.print_line(terminal.format_gap(event))
+                case Error(error=text, code=code, channel=str(channel)) if self._will_pass(code, channel):
+                    terminal.print_line(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
+                case Error():
+                    pass  # what ends the channel the client raises
 
-        Raises:
-            SubscribeRefused: It says that a channel is not to be had.
-        """
-        match event:
-            case Message(channel=channel):
-                await self._take_message(event)
-            case Subscribed(channel=channel):
-                if channel in self._resuming:
-                    self._resuming[channel] = True
-                self._ends.setdefault(channel, event.latest_id)
-                if event.last_message_id >= self._ends[channel]:
-                    self._close(channel)
-            case CaughtUp(channel=channel):
-                self._take_caught_up(channel)
-            case Gap():
-                terminal.print_line(terminal.format_gap(event))
-            case Error(error=text, code=code, channel=str(channel)):
-                new = channel not in self._ends
-                if code == ErrorCode.NOT_ALLOWED or (new and code != ErrorCode.REDIS_UNAVAILABLE):
-                    raise SubscribeRefused(text, code, channel)
-                terminal.print_line(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
+    def _will_pass(self, code: str, channel: str) -> bool:
+        was_good = channel in self._ends
+        return code == ErrorCode.REDIS_UNAVAILABLE or (
+            was_good and code in (ErrorCode.REDIS_REFUSED, ErrorCode.CHANNEL_UNREADABLE)
+        )
 
     async def _take_message(self, message: Message) -> None:
         channel = message.channel
         if channel not in self._open:
             return
-        beyond = not self._follow and message.id > self._ends[channel]
-        if not beyond:
+        if self._follow or message.id <= self._ends[channel]:
             await stdio.write(self._format(message).encode())
-            if self._left is not None:
-                self._left -= 1
             if self._resuming.get(channel):
                 self._caught_up += 1
+            if self._left is not None:
+                self._left -= 1
+                if self._left == 0:
+                    self.done.set()
         if message.id >= self._ends[channel]:
-            self._close(channel)
+            self._end(channel)
+
+    def _take_subscribed(self, event: Subscribed) -> None:
+        channel = event.channel
+        if channel in self._resuming:
+            self._resuming[channel] = True
+        self._ends.setdefault(channel, event.latest_id)
+        if event.last_message_id >= self._ends[channel]:
+            self._end(channel)
 
     def _take_caught_up(self, channel: str) -> None:
-        self._close(channel)
-        if self._in_history:
+        self._end(channel)
+        if channel in self._in_history:
             self._in_history.discard(channel)
             if not self._in_history and self._output is Output.PRETTY and self._follow:
                 terminal.print_line(terminal.format_rule("live"))
@@ -255,7 +223,9 @@ class _Run:
             if not self._resuming:
                 terminal.print_line(terminal.format_reconnected(self._outage_s, self._caught_up))
 
-    def _close(self, channel: str) -> None:
+    def _end(self, channel: str) -> None:
         """The channel has come to its end as it was at the start."""
         if not self._follow:
             self._open.discard(channel)
+            if not self._open:
+                self.done.set()

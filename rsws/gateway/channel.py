@@ -8,7 +8,7 @@ cursor, and it never waits, so that nothing can come between a subscription's te
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rsws.errors import StoreError
@@ -17,6 +17,8 @@ from rsws.protocol import MessageEncoder, StreamId, is_json
 from rsws.streams.store import Entry, Tip
 
 RING_BYTES = 256 * 1024
+BATCH_BYTES = 256 * 1024
+"""What is handed to a live listener in one piece, a last message that goes over it included."""
 
 
 class Listener(Protocol):
@@ -81,6 +83,8 @@ class Channel:
         self._ring_bytes = 0
         self.is_unreadable = False
         """Whether Redis won't read it for now, and everyone was told."""
+        self.page_entries = 16
+        """How many entries make a page of history, as the last one read has shown."""
         self.generation = 0
         """Counts the streams this channel has been: what was read of an earlier one is void."""
         self.quiet = True
@@ -91,41 +95,49 @@ class Channel:
         """The furthest anybody is: a stream that ends before it is not the one that was read."""
         return max([self.cursor, *[listener.position for listener in self.ahead]])
 
-    def encode(self, entries: Iterable[Entry]) -> list[tuple[StreamId, bytes]]:
-        """The frames of those entries that are messages, each with its id."""
-        frames = []
-        for entry in entries:
-            if entry.data is not None and is_json(entry.data):
-                frames.append((entry.id, text_frame(self._encoder.encode(entry.raw_id, entry.data))))
-            else:
-                self._on_poison(self.name, entry.id)
-        return frames
+    def encode(self, entry: Entry) -> bytes | None:
+        """The frame of an entry; None when it is no message, and is skipped."""
+        if entry.data is not None and is_json(entry.data):
+            return text_frame(self._encoder.encode(entry.raw_id, entry.data))
+        self._on_poison(self.name, entry.id)
+        return None
 
     def deliver(self, entries: Sequence[Entry]) -> None:
         """Hand what comes new in the stream to everyone who is live, encoded once.
 
         A listener without room is live no more; it goes on from where it stood when it has room again.
         """
-        before = self.cursor
-        if entries[0].id <= before:
-            entries = [entry for entry in entries if entry.id > before]
-            if not entries:
-                return
+        if entries[0].id <= self.cursor:
+            entries = [entry for entry in entries if entry.id > self.cursor]
         self.quiet = False
         self._now_readable()
-        frames = self.encode(entries)
-        batch = b"".join([frame for _, frame in frames])
-        lagging = [listener for listener in self.live if not listener.take(batch)] if batch else []
-        self.cursor = entries[-1].id
-        self._remember(frames)
-        for listener in lagging:
-            self.live.discard(listener)
-            listener.position = before
-            listener.advance()
+        messages: list[tuple[StreamId, bytes]] = []
+        size = 0
+        for entry in entries:
+            frame = self.encode(entry)
+            if frame is not None:
+                messages.append((entry.id, frame))
+                size += len(frame)
+                if size >= BATCH_BYTES:
+                    self._dispatch(messages, entry.id)
+                    messages, size = [], 0
+        if entries:
+            self._dispatch(messages, entries[-1].id)
         if self.ahead:
             for listener in [listener for listener in self.ahead if listener.position <= self.cursor]:
                 self.ahead.discard(listener)
                 listener.advance()
+
+    def _dispatch(self, messages: list[tuple[StreamId, bytes]], last: StreamId) -> None:
+        before = self.cursor
+        batch = b"".join([frame for _, frame in messages])
+        lagging = [listener for listener in self.live if not listener.take(batch)] if batch else []
+        self.cursor = last
+        self._remember(messages)
+        for listener in lagging:
+            self.live.discard(listener)
+            listener.position = before
+            listener.advance()
 
     def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, StreamId]:
         """The next messages after a position not below the floor, from the ring.

@@ -50,7 +50,6 @@ class Hub:
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._waiting: dict[_PageKey, list[Subscription]] = {}
         self._cache = PageCache()
-        self._page_entries = 64
         self._poison: dict[str, int] = {}
 
     def subscribe(
@@ -200,7 +199,7 @@ class Hub:
         while channel.listeners and key.generation == channel.generation:
             try:
                 async with self._reads:
-                    cursor, limit = channel.cursor, self._page_entries
+                    cursor, limit = channel.cursor, channel.page_entries
                     history = await self._store.page(channel.name, after, limit)
             except ChannelUnreadable as error:
                 for subscription in self._waiting[key]:
@@ -216,17 +215,26 @@ class Hub:
 
     def _encode(self, key: _PageKey, history: History, limit: int, cursor: StreamId) -> Page:
         channel, entries = key.channel, history.entries
-        frames = b"".join([frame for _, frame in channel.encode(entries)])
-        if entries:
+        frames: list[bytes] = []
+        size = used = 0
+        for entry in entries:
+            used += 1
+            frame = channel.encode(entry)
+            if frame is not None:
+                frames.append(frame)
+                size += len(frame)
+                if size >= CHUNK_BYTES:  # bigger messages than the last page had: the rest is read again
+                    break
+        if used:
             low, high = PAGE_ENTRIES
-            self._page_entries = max(low, min(high, CHUNK_BYTES * len(entries) // max(1, len(frames))))
+            channel.page_entries = max(low, min(high, CHUNK_BYTES * used // max(1, size)))
         gap = None
         if history.tip is not None:
             cursor = max(cursor, history.tip.last)
             if history.broken is not None:
                 gap = Gap(channel.name, key.after, history.tip.first, history.broken)
-        last = entries[-1].id if entries else key.after
-        page = Page(frames, last, len(entries) < limit, cursor, gap)
+        last = entries[used - 1].id if used else key.after
+        page = Page(b"".join(frames), last, used == len(entries) < limit, cursor, gap)
         if not page.complete:
             self._cache.put(key, page)
         return page

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -155,12 +155,20 @@ class Link:
     Args:
         target: Which Redis.
         name: The connection's name in Redis' ``CLIENT LIST``.
+        greeting: Commands sent first on each new connection, whatever the answers.
         on_change: Called with None when Redis can be reached, and with the cause when it can't any more.
     """
 
-    def __init__(self, target: RedisTarget, name: str, on_change: Callable[[str | None], None] | None = None) -> None:
+    def __init__(
+        self,
+        target: RedisTarget,
+        name: str,
+        greeting: Sequence[bytes] = (),
+        on_change: Callable[[str | None], None] | None = None,
+    ) -> None:
         self._target = target
         self._name = name
+        self._greeting = greeting
         self._on_change = on_change
         self._pending: list[tuple[bytes, OnReply]] = []
         self._pending_bytes = 0
@@ -194,16 +202,7 @@ class Link:
             RedisUnavailable: (the future) Redis can't be reached, or did not answer in time.
             RedisError: (the future) What Redis answered, when :func:`is_reply`.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def on_reply(reply: Any) -> None:
-            if future.done():
-                return
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
-
+        future, on_reply = future_reply()
         self.submit(pack(*arguments), on_reply)
         return future
 
@@ -229,7 +228,11 @@ class Link:
 
     async def _serve(self, connection: AbstractConnection) -> NoReturn:
         """Write, read and watch until the connection ends, which one of the three notices."""
+        waiting, self._pending = self._pending, []
+        for command in self._greeting:
+            self.submit(command, _ignore)
         self.submit(pack(b"PING"), self._note_health)
+        self._pending += waiting
         parts = [asyncio.create_task(part(connection)) for part in (self._write, self._read)]
         parts.append(asyncio.create_task(self._watch()))
         cause = "the gateway stopped"
@@ -317,6 +320,21 @@ class Link:
             self._on_change(None if up else self._cause)
 
 
+def future_reply() -> tuple[asyncio.Future[Any], OnReply]:
+    """A future, and the ``on_reply`` that gives it the reply, or the error."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def on_reply(reply: Any) -> None:
+        if future.done():
+            return
+        if isinstance(reply, Exception):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    return future, on_reply
+
+
 async def read_reply(connection: AbstractConnection) -> Any:
     """The next reply; an error Redis answered with is returned, one that happened to the link is raised."""
     try:
@@ -325,6 +343,10 @@ async def read_reply(connection: AbstractConnection) -> Any:
         if is_reply(error):
             return error
         raise
+
+
+def _ignore(reply: Any) -> None:
+    """For a command whose failure shows later, in what builds on it."""
 
 
 async def probe(target: RedisTarget) -> None:

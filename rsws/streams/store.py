@@ -6,19 +6,22 @@ import asyncio
 from binascii import crc_hqx
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from hashlib import sha1, sha256
+from hashlib import sha256
 from itertools import count
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from redis.exceptions import NoScriptError, RedisError
 
 from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
-from rsws.streams.link import Link, RedisTarget, error_text, pack
+from rsws.streams.link import Link, OnReply, RedisTarget, error_text, future_reply
+from rsws.streams.scripts import LOOK, STORE_ONCE, Script
 
 _FIELD = FIELD.encode()
 _TAIL_PAGE = 500
+
+Keys: TypeAlias = tuple[bytes, ...]
 
 
 class Entry(NamedTuple):
@@ -56,26 +59,6 @@ class Once(NamedTuple):
     window_s: float
 
 
-# In Redis' own transaction: a crash between two commands would lose a message that looks done. The name is taken first,
-# so that a Redis that refuses it (out of memory, no right to that key) has stored nothing. Any Redis from 5.0.
-_ONCE_SCRIPT = b"""
-local seen = redis.call('GET', KEYS[2])
-if seen then
-  local id, digest = string.match(seen, '^(%S+) (%S+)$')
-  return {id, digest, 1}
-end
-redis.call('SET', KEYS[2], 'taken', 'PX', ARGV[4])
-local id = redis.pcall('XADD', KEYS[1], '*', ARGV[1], ARGV[2])
-if type(id) == 'table' then
-  redis.call('DEL', KEYS[2])
-  return id
-end
-redis.call('SET', KEYS[2], id .. ' ' .. ARGV[3], 'PX', ARGV[4])
-return {id, ARGV[3], 0}
-"""
-_ONCE_SHA = sha1(_ONCE_SCRIPT).hexdigest().encode()
-
-
 class Store:
     """One Redis, over two shared connections: one for writes and positions, one for history.
 
@@ -88,8 +71,8 @@ class Store:
     """
 
     def __init__(self, target: RedisTarget, on_change: Callable[[str | None], None]) -> None:
-        self.commands = Link(target, "rsws-commands", on_change)
-        self.history = Link(target, "rsws-history")
+        self.commands = Link(target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change)
+        self.history = Link(target, "rsws-history", [LOOK.load])
 
     @property
     def ready(self) -> bool:
@@ -135,9 +118,6 @@ class Store:
         self, channel: str, data: bytes, on_result: Callable[[Stored | StoreError], None], once: Once
     ) -> None:
         digest = sha256(data).hexdigest().encode()
-        arguments = (
-            b"2", channel.encode(), once_key(channel, once), _FIELD, data, digest, b"%d" % (once.window_s * 1000)
-        )  # fmt: skip
 
         def on_reply(reply: Any) -> None:
             if not isinstance(reply, list):
@@ -147,13 +127,9 @@ class Store:
             else:
                 on_result(Conflict(f"messageId {once.message_id[:100]!r} was used for other data before"))
 
-        def on_first_reply(reply: Any) -> None:
-            if isinstance(reply, NoScriptError):  # a new Redis, or a flushed one; nothing was carried out
-                self.commands.submit(pack(b"EVAL", _ONCE_SCRIPT, *arguments), on_reply)
-            else:
-                on_reply(reply)
-
-        self.commands.submit(pack(b"EVALSHA", _ONCE_SHA, *arguments), on_first_reply)
+        keys = (channel.encode(), once_key(channel, once))
+        arguments = (_FIELD, data, digest, b"%d" % (once.window_s * 1000))
+        _run(self.commands, STORE_ONCE, keys, arguments, on_reply)
 
     def tip(self, channel: str) -> Awaitable[Tip]:
         """Both ends of ``channel``, as they are before anything that is appended after this call.
@@ -161,13 +137,14 @@ class Store:
         Raises:
             StoreError: (when awaited) See :func:`store_error`.
         """
-        return self._tip(channel, self.commands.call(b"XINFO", b"STREAM", channel.encode()))
+        return self._tip(channel, _ask(self.commands, LOOK, (channel.encode(),)))
 
     async def _tip(self, channel: str, reply: asyncio.Future[Any]) -> Tip:
         try:
-            return _tip(await reply)
+            first, last = await reply
         except (RedisError, RedisUnavailable) as error:
-            return _no_stream(channel, error)
+            raise store_error(channel, error) from None
+        return _tip(first, last)
 
     async def page(self, channel: str, after: StreamId, limit: int) -> History:
         """The next entries of ``channel`` and whether they follow ``after`` without a gap.
@@ -178,18 +155,18 @@ class Store:
         Raises:
             StoreError: See :func:`store_error`.
         """
-        key = channel.encode()
-        read = (b"XRANGE", key, str(after).encode(), b"+", b"COUNT", b"%d" % (limit + 1))
-        entries = parse_entries(await self._ask(channel, *read))
+        key, start, count = channel.encode(), str(after).encode(), b"%d" % (limit + 1)
+        entries = parse_entries(await self._ask(channel, b"XRANGE", key, start, b"+", b"COUNT", count))
         if after == ZERO:
             return History(entries[:limit])
         if entries and entries[0].id == after:  # it is still there, so nothing after it was trimmed
             return History(entries[1:])
         # It is not, which need not mean anything: both ends and what follows, as of one moment, tell.
-        steps = [(b"MULTI",), (b"XINFO", b"STREAM", key), read, (b"EXEC",)]
-        # Asked for without an await in between: nobody else's command gets into this transaction.
-        ends, found = (await self._answers(channel, [self.history.call(*step) for step in steps]))[-1]
-        tip = _tip(ends) if not isinstance(ends, RedisError) else _no_stream(channel, ends)
+        try:
+            first, last, found = await _ask(self.history, LOOK, (key,), (start, count))
+        except (RedisError, RedisUnavailable) as error:
+            raise store_error(channel, error) from None
+        tip = _tip(first, last)
         return History(parse_entries(found)[:limit], broken_continuity(after, tip), tip)
 
     async def before_last(self, channel: str, count: int, end: StreamId) -> StreamId:
@@ -217,13 +194,26 @@ class Store:
             end = first.before()
 
     async def _ask(self, channel: str, *command: bytes) -> Any:
-        return (await self._answers(channel, [self.history.call(*command)]))[0]
-
-    async def _answers(self, channel: str, replies: list[asyncio.Future[Any]]) -> list[Any]:
         try:
-            return await asyncio.gather(*replies)
+            return await self.history.call(*command)
         except (RedisError, RedisUnavailable) as error:
             raise store_error(channel, error) from None
+
+
+def _run(link: Link, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply) -> None:
+    def on_first_reply(reply: Any) -> None:
+        if isinstance(reply, NoScriptError):
+            link.submit(script.call_in_full(*keys, arguments=arguments), on_reply)
+        else:
+            on_reply(reply)
+
+    link.submit(script.call(*keys, arguments=arguments), on_first_reply)
+
+
+def _ask(link: Link, script: Script, keys: Keys, arguments: Keys = ()) -> asyncio.Future[Any]:
+    future, on_reply = future_reply()
+    _run(link, script, keys, arguments, on_reply)
+    return future
 
 
 class History(NamedTuple):
@@ -263,10 +253,8 @@ def _data(fields: Sequence[bytes] | None) -> bytes | None:
     return None
 
 
-def _tip(reply: Sequence[Any]) -> Tip:
-    facts = dict(zip(reply[::2], reply[1::2], strict=True))
-    first = facts[b"first-entry"]
-    return Tip(StreamId.from_redis(first[0]) if first else None, StreamId.from_redis(facts[b"last-generated-id"]))
+def _tip(first: bytes | None, last: bytes) -> Tip:
+    return Tip(None if first is None else StreamId.from_redis(first), StreamId.from_redis(last))
 
 
 def once_key(channel: str, once: Once) -> bytes:
@@ -285,17 +273,6 @@ def _hash_tag(key: bytes) -> bytes:
         return hashed
     slot = crc_hqx(hashed, 0) % 16384
     return next(tag for tag in map(b"%d".__mod__, count()) if crc_hqx(tag, 0) % 16384 == slot)
-
-
-def _no_stream(channel: str, error: Exception) -> Tip:
-    """The ends of a stream that is missing.
-
-    Raises:
-        StoreError: The error says something else.
-    """
-    if isinstance(error, RedisError) and "no such key" in str(error):
-        return Tip(None, ZERO)
-    raise store_error(channel, error) from None
 
 
 def store_error(channel: str, error: Any) -> StoreError:

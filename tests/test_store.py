@@ -1,0 +1,745 @@
+"""The rooms that talk to Redis, on a real one: the shared link, the store over it, the reader beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+from redis.exceptions import ResponseError
+
+from gateway_kit import add, async_test, until
+from rsws.errors import (
+    ChannelUnreadable,
+    Conflict,
+    ErrorCode,
+    Outcome,
+    RedisRefused,
+    RedisUnavailable,
+    SetupError,
+    StoreError,
+    UsageError,
+)
+from rsws.protocol import ZERO, StreamId
+from rsws.streams import link as link_module
+from rsws.streams import reader as reader_module
+from rsws.streams.link import Link, RedisTarget, pack, probe
+from rsws.streams.reader import Reader
+from rsws.streams.store import Entry, History, Once, Store, Stored, Tip, broken_continuity, once_key
+from support import RedisServer, free_port
+
+TOP = 2**64 - 1
+
+
+def target_of(redis: RedisServer, timeout_s: float = 5.0) -> RedisTarget:
+    return RedisTarget(redis.url, timeout_s)
+
+
+@asynccontextmanager
+async def running(*rooms: Link | Store | Reader) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(room.run()) for room in rooms]
+    try:
+        await asyncio.sleep(0)  # each has run up to its first wait
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+
+
+@asynccontextmanager
+async def running_store(redis: RedisServer, timeout_s: float = 5.0) -> AsyncIterator[Store]:
+    store = Store(target_of(redis, timeout_s), lambda cause: None)
+    async with running(store):
+        yield store
+
+
+def appended(store: Store, channel: str, data: bytes, once: Once | None = None) -> asyncio.Future[Stored | StoreError]:
+    """What becomes of an append; a second result would raise."""
+    future: asyncio.Future[Stored | StoreError] = asyncio.get_running_loop().create_future()
+    store.append(channel, data, future.set_result, once)
+    return future
+
+
+async def stored(store: Store, channel: str, data: bytes = b"1") -> StreamId:
+    result = await appended(store, channel, data)
+    assert isinstance(result, Stored)
+    assert not result.duplicate
+    return result.id
+
+
+def parsed(ids: list[str]) -> list[StreamId]:
+    return [StreamId.parse(text) for text in ids]
+
+
+# --- the target ---
+
+
+@pytest.mark.parametrize(
+    "options", ["decode_responses=True", "protocol=3", "socket_timeout=0.001", "health_check_interval=1"]
+)
+@async_test
+async def test_what_a_url_says_does_not_change_how_answers_are_read(redis_server: RedisServer, options: str) -> None:
+    link = Link(RedisTarget(f"{redis_server.url}?{options}", 5.0), "test")
+    async with running(link):
+        assert await link.call(b"ECHO", b"\xff") == b"\xff"
+        redis_server.call("CLIENT", "PAUSE", 50)
+        assert await link.call(b"ECHO", b"x") == b"x"
+
+
+def test_a_target_is_shown_without_its_password() -> None:
+    assert RedisTarget("redis://user:secret@127.0.0.1:7000/1", 1.0).shown == "redis://user:***@127.0.0.1:7000/1"
+    with pytest.raises(UsageError) as caught:
+        RedisTarget("redis://user:secret@127.0.0.1:port", 1.0)
+    assert "secret" not in str(caught.value)
+
+
+@async_test
+async def test_probe(own_redis: RedisServer) -> None:
+    await probe(target_of(own_redis))
+    own_redis.call("CONFIG", "SET", "requirepass", "right")
+    with pytest.raises(SetupError, match="refused the login"):
+        await probe(target_of(own_redis))
+    own_redis.kill()
+    with pytest.raises(RedisUnavailable) as caught:
+        await probe(target_of(own_redis))
+    assert str(own_redis.port) in caught.value.cause
+
+
+@async_test
+async def test_a_server_that_accepts_and_says_nothing_is_out_of_reach() -> None:
+    silent = await asyncio.start_server(
+        lambda reader, writer: writer.transport.pause_reading(), "127.0.0.1", free_port()
+    )
+    host, port = silent.sockets[0].getsockname()
+    try:
+        with pytest.raises(RedisUnavailable):
+            await probe(RedisTarget(f"redis://:password@{host}:{port}", 0.2))
+    finally:
+        silent.close()
+
+
+@async_test
+async def test_a_server_that_does_not_speak_redis_is_out_of_reach() -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    other = await asyncio.start_server(greet, "127.0.0.1", free_port())
+    host, port = other.sockets[0].getsockname()
+    try:
+        with pytest.raises((RedisUnavailable, SetupError)):
+            await probe(RedisTarget(f"redis://:password@{host}:{port}", 1.0))
+    finally:
+        other.close()
+
+
+# --- the link ---
+
+
+def test_pack() -> None:
+    assert pack(b"SET", b"", b"a\r\nb") == b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n$4\r\na\r\nb\r\n"
+
+
+@async_test
+async def test_commands_are_answered_in_order_each_with_its_own_reply(redis_server: RedisServer, channel: str) -> None:
+    link = Link(target_of(redis_server), "test")
+    answers: list[Any] = []
+    async with running(link):
+        for index in range(3000):
+            link.submit(pack(b"ECHO", b"%d" % index), answers.append)
+        with pytest.raises(ResponseError):
+            await link.call(b"NO SUCH COMMAND")
+        assert answers == [b"%d" % index for index in range(3000)]
+        assert await link.call(b"GET", channel.encode()) is None
+        assert await link.call(b"EXISTS", channel.encode()) == 0
+        assert link.ready
+
+
+@async_test
+async def test_big_commands_and_big_replies(redis_server: RedisServer, channel: str) -> None:
+    link = Link(target_of(redis_server), "test")
+    value = b"x" * 3_000_000
+    async with running(link):
+        assert await link.call(b"SET", channel.encode(), value) == b"OK"
+        replies = await asyncio.gather(*[link.call(b"GET", channel.encode()) for _ in range(10)])
+        assert all(reply == value for reply in replies)
+    redis_server.call("DEL", channel)
+
+
+@async_test
+async def test_a_link_waits_for_its_first_connection(own_redis: RedisServer) -> None:
+    changes: list[str | None] = []
+    link = Link(target_of(own_redis), "test", changes.append)
+    async with running(link):
+        assert not link.ready
+        assert await link.call(b"PING") == b"PONG"
+        assert link.ready
+        assert changes == [None]
+
+
+@async_test
+async def test_a_link_out_of_reach_refuses_at_once_and_comes_back_by_itself() -> None:
+    port = free_port()
+    changes: list[str | None] = []
+    link = Link(RedisTarget(f"redis://127.0.0.1:{port}", 5.0), "test", changes.append)
+    async with running(link):
+        with pytest.raises(RedisUnavailable):
+            await link.call(b"PING")
+        answers: list[Any] = []
+        link.submit(pack(b"PING"), answers.append)
+        assert [answer.outcome for answer in answers] == [Outcome.NOT_STORED]
+        assert not link.ready
+        with RedisServer(port):
+            await until(lambda: link.ready)
+            assert await link.call(b"PING") == b"PONG"
+            assert [change is None for change in changes] == [False, True]
+
+
+@async_test
+async def test_what_was_sent_when_the_link_broke_is_unknown_and_what_was_not_is_not_stored(
+    own_redis: RedisServer,
+) -> None:
+    link = Link(target_of(own_redis, 0.3), "test")
+    answers: list[Any] = []
+    async with running(link):
+        await link.call(b"PING")
+        own_redis.pause()
+        try:
+            link.submit(pack(b"INCR", b"sent"), answers.append)
+            await asyncio.sleep(0.05)
+            link.submit(pack(b"INCR", b"waiting"), answers.append)
+            await until(lambda: len(answers) == 2)
+        finally:
+            own_redis.resume()
+        assert [answer.outcome for answer in answers] == [Outcome.UNKNOWN, Outcome.NOT_STORED]
+        await until(lambda: link.ready)
+        assert own_redis.call("GET", "waiting") is None
+        assert own_redis.call("GET", "sent") in (None, b"1")
+
+
+@async_test
+async def test_a_link_bounds_what_waits(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "PENDING_BYTES", 1_000_000)
+    link = Link(target_of(own_redis), "test")
+    answers: list[Any] = []
+    async with running(link):
+        await link.call(b"PING")
+        own_redis.pause()
+        try:
+            for _ in range(30):
+                link.submit(pack(b"ECHO", b"x" * 100_000), answers.append)
+                await asyncio.sleep(0)
+            refused = list(answers)
+            assert 10 <= len(refused) <= 20
+            assert {answer.outcome for answer in refused} == {Outcome.NOT_STORED}
+        finally:
+            own_redis.resume()
+        await until(lambda: len(answers) == 30)
+        assert await link.call(b"PING") == b"PONG"
+
+
+@async_test
+async def test_a_link_that_is_stopped_answers_what_is_under_way(own_redis: RedisServer) -> None:
+    link = Link(target_of(own_redis), "test")
+    answers: list[Any] = []
+    async with running(link):
+        await link.call(b"PING")
+        own_redis.pause()
+        link.submit(pack(b"PING"), answers.append)
+        await asyncio.sleep(0.02)
+    own_redis.resume()
+    assert [answer.outcome for answer in answers] == [Outcome.UNKNOWN]
+
+
+@async_test
+async def test_a_caller_that_gives_up_disturbs_no_other(redis_server: RedisServer) -> None:
+    link = Link(target_of(redis_server), "test")
+    async with running(link):
+        calls = [link.call(b"ECHO", b"%d" % index) for index in range(100)]
+        await asyncio.sleep(0)
+        for call in calls[::2]:
+            call.cancel()
+        assert [await call for call in calls[1::2]] == [b"%d" % index for index in range(1, 100, 2)]
+
+
+# --- the store ---
+
+
+@async_test
+async def test_append(redis_server: RedisServer, channel: str) -> None:
+    async with running_store(redis_server) as store:
+        results = [appended(store, channel, b'{"n": %d}' % index) for index in range(2000)]
+        ids = [(await result).id for result in results]  # type: ignore[union-attr]
+        reply = redis_server.call("XRANGE", channel, "-", "+")
+        assert [id_ for id_, _ in reply] == [str(id_).encode() for id_ in ids]
+        assert [fields for _, fields in reply] == [[b"messageData", b'{"n": %d}' % index] for index in range(2000)]
+        assert store.ready
+
+
+@async_test
+async def test_append_to_what_is_no_stream(own_redis: RedisServer) -> None:
+    own_redis.call("SET", "text", "x")
+    async with running_store(own_redis) as store:
+        refused = await appended(store, "text", b"1")
+        assert isinstance(refused, ChannelUnreadable)
+        assert (refused.code, refused.outcome) == (ErrorCode.CHANNEL_UNREADABLE, Outcome.NOT_STORED)
+        own_redis.call("CONFIG", "SET", "maxmemory", "1")
+        refused = await appended(store, "stream", b"1")
+        assert isinstance(refused, RedisRefused)
+        assert "OOM" in str(refused)
+        assert (refused.code, refused.outcome) == (ErrorCode.REDIS_REFUSED, Outcome.NOT_STORED)
+
+
+@async_test
+async def test_append_once(redis_server: RedisServer, channel: str) -> None:
+    async with running_store(redis_server) as store:
+        once = Once("producer", "m1", 120)
+        first = await appended(store, channel, b'{"n": 1}', once)
+        assert isinstance(first, Stored)
+        assert not first.duplicate
+        for _ in range(3):
+            redis_server.call("SCRIPT", "FLUSH")
+            again = [appended(store, channel, b'{"n": 1}', once) for _ in range(3)]
+            assert [await each for each in again] == [Stored(first.id, duplicate=True)] * 3
+        assert isinstance(await appended(store, channel, b'{"n":1}', once), Conflict)
+        for other in (Once("producer", "m2", 120), Once("another", "m1", 120)):
+            assert (await appended(store, channel, b'{"n": 1}', other)).duplicate is False  # type: ignore[union-attr]
+        assert await stored(store, channel, b'{"n": 1}')
+        assert (await appended(store, f"{channel}-other", b"1", once)).duplicate is False  # type: ignore[union-attr]
+        reply = redis_server.call("XRANGE", channel, "-", "+")
+        assert [fields for _, fields in reply] == [[b"messageData", b'{"n": 1}']] * 4
+
+
+@async_test
+async def test_append_once_forgets_after_its_window(redis_server: RedisServer, channel: str) -> None:
+    async with running_store(redis_server) as store:
+        once = Once("producer", "m1", 0.05)
+        await appended(store, channel, b"1", once)
+        await until(lambda: redis_server.call("EXISTS", once_key(channel, once)) == 0)
+        assert (await appended(store, channel, b"2", once)).duplicate is False  # type: ignore[union-attr]
+
+
+@async_test
+async def test_append_once_that_redis_refuses_stores_nothing(own_redis: RedisServer) -> None:
+    once = Once("producer", "m1", 120)
+    async with running_store(own_redis) as store:
+        own_redis.call("SET", "channel", "x")
+        assert isinstance(await appended(store, "channel", b"1", once), ChannelUnreadable)
+        own_redis.call("DEL", "channel")
+        own_redis.call("CONFIG", "SET", "maxmemory", "1")
+        refused = await appended(store, "channel", b"1", once)
+        assert isinstance(refused, RedisRefused)
+        assert "OOM" in str(refused)
+        own_redis.call("CONFIG", "SET", "maxmemory", "0")
+        assert own_redis.call("DBSIZE") == 0
+        assert (await appended(store, "channel", b"1", once)).duplicate is False  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "name", ["c", "{tag}rest", "a{tag}", "{}", "{}x", "{", "}", "a}b", "{}}", "{{x}}", "x{}y{z}", "é{ü}"]
+)
+def test_the_memory_of_a_message_lies_beside_its_channel(name: str) -> None:
+    key = once_key(name, Once("producer", "m", 120))
+    assert key_slot(key) == key_slot(name.encode())
+    assert key != once_key(name, Once("producerm", "", 120))
+    assert key != once_key(name + "x", Once("producer", "m", 120))
+
+
+@async_test
+async def test_tip(redis_server: RedisServer, channel: str) -> None:
+    async with running_store(redis_server) as store:
+        assert await store.tip(channel) == (None, ZERO)
+        ids = parsed(add(redis_server, channel, "1", "2", "3"))
+        assert await store.tip(channel) == (ids[0], ids[2])
+        redis_server.call("XDEL", channel, str(ids[2]))
+        assert await store.tip(channel) == (ids[0], ids[2])
+        redis_server.call("XTRIM", channel, "MAXLEN", 0)
+        assert await store.tip(channel) == (None, ids[2])
+        redis_server.call("DEL", channel)
+        assert await store.tip(channel) == (None, ZERO)
+        redis_server.call("SET", channel, "x")
+        with pytest.raises(ChannelUnreadable):
+            await store.tip(channel)
+
+
+@async_test
+async def test_a_tip_asked_for_before_an_append_is_the_one_before_it(redis_server: RedisServer, channel: str) -> None:
+    async with running_store(redis_server) as store:
+        before = await stored(store, channel)
+        for _ in range(50):
+            tip = store.tip(channel)
+            following = await stored(store, channel)
+            assert (await tip).last == before
+            before = following
+
+
+@async_test
+async def test_page(redis_server: RedisServer, channel: str) -> None:
+    ids = parsed(add(redis_server, channel, *map(str, range(10))))
+    async with running_store(redis_server) as store:
+
+        async def page(after: StreamId, count: int) -> list[StreamId]:
+            history = await store.page(channel, after, count)
+            assert history.broken is None
+            return [entry.id for entry in history.entries]
+
+        assert await page(ZERO, 100) == ids
+        assert await page(ZERO, 4) == ids[:4]
+        assert await page(ids[3], 4) == ids[4:8]
+        assert await page(ids[7], 4) == ids[8:]
+        assert await page(ids[9], 4) == []
+        assert await store.page(f"{channel}-missing", ZERO, 4) == History([])
+        [entry] = (await store.page(channel, ids[8], 1)).entries
+        assert entry == Entry(ids[9], str(ids[9]).encode(), b"9")
+
+
+@async_test
+async def test_a_page_after_the_last_id_of_a_millisecond(redis_server: RedisServer, channel: str) -> None:
+    for text in (f"5-{TOP}", "6-0", f"{TOP}-{TOP}"):
+        redis_server.call("XADD", channel, text, "messageData", "1")
+    async with running_store(redis_server) as store:
+        history = await store.page(channel, StreamId(5, TOP), 5)
+        assert [str(entry.id) for entry in history.entries] == ["6-0", f"{TOP}-{TOP}"]
+        assert await store.page(channel, StreamId(TOP, TOP), 5) == History([])
+
+
+@pytest.mark.parametrize("gone", ["trimmed", "deleted in between", "nothing left", "made anew", "rolled back"])
+@async_test
+async def test_a_page_says_whether_something_may_be_missing(redis_server: RedisServer, channel: str, gone: str) -> None:
+    ids = parsed(add(redis_server, channel, *map(str, range(6))))
+    async with running_store(redis_server) as store:
+        match gone:
+            case "trimmed":
+                redis_server.call("XTRIM", channel, "MAXLEN", 3)
+                expected = History(entries_of(ids[3:], 3), "trimmed", Tip(ids[3], ids[5]))
+            case "deleted in between":
+                redis_server.call("XDEL", channel, str(ids[1]), str(ids[2]))
+                expected = History(entries_of(ids[3:], 3), None, Tip(ids[0], ids[5]))
+            case "nothing left":
+                redis_server.call("XTRIM", channel, "MAXLEN", 0)
+                expected = History([], "trimmed", Tip(None, ids[5]))
+            case "made anew":
+                redis_server.call("DEL", channel)
+                redis_server.call("XADD", channel, "1-0", "messageData", "9")
+                expected = History([], "reset", Tip(StreamId(1, 0), StreamId(1, 0)))
+            case _:
+                redis_server.call("DEL", channel)
+                expected = History([], "reset", Tip(None, ZERO))
+        assert await store.page(channel, ids[1], 10) == expected
+
+
+def entries_of(ids: list[StreamId], first: int) -> list[Entry]:
+    return [Entry(id_, str(id_).encode(), b"%d" % (first + index)) for index, id_ in enumerate(ids)]
+
+
+@pytest.mark.parametrize(
+    ("after", "first", "last", "broken"),
+    [
+        (0, None, 0, None),
+        (0, 5, 9, None),
+        (5, 5, 9, None),
+        (7, 5, 9, None),
+        (9, 5, 9, None),
+        (9, None, 9, None),
+        (4, 5, 9, "trimmed"),
+        (4, None, 9, "trimmed"),
+        (10, 5, 9, "reset"),
+        (10, None, 9, "reset"),
+        (1, None, 0, "reset"),
+    ],
+)
+def test_what_proves_continuity(after: int, first: int | None, last: int, broken: str | None) -> None:
+    tip = Tip(None if first is None else StreamId(first, 0), StreamId(last, 0))
+    assert broken_continuity(StreamId(after, 0), tip) == broken
+
+
+@async_test
+async def test_pages_asked_for_at_once_do_not_mix(redis_server: RedisServer, channel: str) -> None:
+    names = [f"{channel}-{index}" for index in range(50)]
+    ids = [parsed(add(redis_server, name, *map(str, range(index + 2)))) for index, name in enumerate(names)]
+    for name, (first, *_) in zip(names[::2], ids[::2], strict=True):
+        redis_server.call("XDEL", name, str(first))  # these need a second look
+    async with running_store(redis_server) as store:
+        pages = await asyncio.gather(*[store.page(name, own[0], 100) for name, own in zip(names, ids, strict=True)])
+        for index, (page, own) in enumerate(zip(pages, ids, strict=True)):
+            assert [entry.id for entry in page.entries] == own[1:]
+            assert page.broken == ("trimmed" if index % 2 == 0 else None)
+
+
+@async_test
+async def test_of_a_repeated_field_the_last_counts(redis_server: RedisServer, channel: str) -> None:
+    for fields in (["messageData", "1", "x", "y", "messageData", "2"], ["x", "messageData"], ["messageData", b"\xff"]):
+        redis_server.call("XADD", channel, "*", *fields)
+    async with running_store(redis_server) as store:
+        assert [entry.data for entry in (await store.page(channel, ZERO, 5)).entries] == [b"2", None, b"\xff"]
+
+
+@async_test
+async def test_before_last(redis_server: RedisServer, channel: str) -> None:
+    ids = parsed(add(redis_server, channel, *["1"] * 1200))
+    for index in (700, 1199):
+        redis_server.call("XDEL", channel, str(ids[index]))
+    left = [id_ for index, id_ in enumerate(ids) if index not in (700, 1199)]
+    async with running_store(redis_server) as store:
+        end = (await store.tip(channel)).last
+        assert end == ids[-1]
+        assert await store.before_last(channel, 0, end) == end
+        for count in (1, 2, 498, 499, 500, 501, 999, 1000, 1197):
+            start = await store.before_last(channel, count, end)
+            assert start == left[-count - 1]
+        for count in (1198, 1199, 10**18):
+            assert await store.before_last(channel, count, end) == ZERO
+        assert await store.before_last(f"{channel}-missing", 5, ZERO) == ZERO
+        # What came after the end as it was then does not count.
+        add(redis_server, channel, "new")
+        assert await store.before_last(channel, 3, end) == left[-4]
+
+
+@async_test
+async def test_errors_of_reads(own_redis: RedisServer) -> None:
+    own_redis.call("SET", "text", "x")
+    own_redis.call("ACL", "SETUSER", "gateway", "on", ">secret", "~open*", "+@all")
+    async with running_store(own_redis) as store:
+        for after in (ZERO, StreamId(5, 0)):
+            with pytest.raises(ChannelUnreadable, match="text"):
+                await store.page("text", after, 5)
+        with pytest.raises(ChannelUnreadable, match="text"):
+            await store.before_last("text", 5, StreamId(5, 0))
+    restricted = Store(RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0), lambda cause: None)
+    async with running(restricted):
+        for after in (ZERO, StreamId(5, 0)):
+            with pytest.raises(ChannelUnreadable, match="NOPERM"):
+                await restricted.page("closed", after, 5)
+        with pytest.raises(ChannelUnreadable, match="NOPERM"):
+            await restricted.tip("closed")
+        assert await restricted.page("open", ZERO, 5) == History([])
+        own_redis.kill()
+        for after in (ZERO, StreamId(5, 0)):
+            with pytest.raises(RedisUnavailable):
+                await restricted.page("open", after, 5)
+        with pytest.raises(RedisUnavailable):
+            await restricted.tip("open")
+
+
+@async_test
+async def test_a_link_that_was_cut_by_redis_is_made_anew(redis_server: RedisServer, channel: str) -> None:
+    async with running_store(redis_server) as store:
+        await stored(store, channel)
+        for _ in range(3):
+            redis_server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            async with asyncio.timeout(5):
+                while not isinstance(await appended(store, channel, b"2"), Stored):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert (await store.tip(channel)).first is not None
+
+
+# --- the reader ---
+
+
+class Following:
+    """A reader and what it has delivered, by channel."""
+
+    def __init__(self, redis: RedisServer, timeout_s: float = 5.0) -> None:
+        target = target_of(redis, timeout_s)
+        self.commands = Link(target, "test-commands")
+        self.reader = Reader(target, self.commands)
+        self.delivered: dict[str, list[StreamId]] = {}
+        self.unreadable: list[str] = []
+        self.interruptions = 0
+
+    def follow(self, name: str, after: StreamId = ZERO, on_delivery: Callable[[], None] = lambda: None) -> None:
+        delivered = self.delivered.setdefault(name, [])
+
+        def deliver(entries: list[Entry]) -> None:
+            assert entries
+            delivered.extend([entry.id for entry in entries])
+            on_delivery()
+
+        def go_on() -> None:
+            self.interruptions += 1
+            self.follow(name, delivered[-1] if delivered else after, on_delivery)
+
+        self.reader.follow(name, after, deliver, lambda error: self.unreadable.append(name), go_on)
+
+    def unfollow(self, name: str) -> None:
+        self.reader.unfollow(name)
+        del self.delivered[name]
+
+    async def until(self, name: str, ids: list[StreamId]) -> None:
+        await until(lambda: len(self.delivered[name]) >= len(ids), f"{len(ids)} entries of {name}")
+        assert self.delivered[name] == ids
+
+
+@asynccontextmanager
+async def following(redis: RedisServer, timeout_s: float = 5.0) -> AsyncIterator[Following]:
+    room = Following(redis, timeout_s)
+    async with running(room.commands, room.reader):
+        yield room
+
+
+@async_test
+async def test_everything_after_a_position_is_delivered_in_order_once(redis_server: RedisServer, channel: str) -> None:
+    ids = parsed(add(redis_server, channel, *["1"] * 1000))
+    async with following(redis_server) as room:
+        room.follow(channel, ids[99])
+        await room.until(channel, ids[100:])
+        for _ in range(20):
+            ids += parsed(add(redis_server, channel, *["2"] * 100))
+        await room.until(channel, ids[100:])
+
+
+@async_test
+async def test_channels_are_added_and_removed_while_others_are_read(redis_server: RedisServer, channel: str) -> None:
+    names = [f"{channel}-{index}" for index in range(200)]
+    async with following(redis_server) as room:
+        expected: dict[str, list[StreamId]] = {}
+        for index, name in enumerate(names):
+            room.follow(name)
+            expected[name] = parsed(add(redis_server, name, "1"))
+            await room.until(name, expected[name])
+            if index % 5 == 4:
+                room.unfollow(names[index - 2])
+                del expected[names[index - 2]]
+        for index in range(4, 200, 5):
+            add(redis_server, names[index - 2], "2")
+        for name in reversed(names):
+            if name in expected:
+                expected[name] += parsed(add(redis_server, name, "3"))
+                await room.until(name, expected[name])
+        assert room.delivered == expected
+
+
+@async_test
+async def test_nothing_is_delivered_after_unfollow(redis_server: RedisServer, channel: str) -> None:
+    other = f"{channel}-other"
+    async with following(redis_server) as room:
+        room.follow(channel, on_delivery=lambda: room.reader.unfollow(channel))
+        room.follow(other)
+        ids = parsed(add(redis_server, channel, *["1"] * 1000))
+        await until(lambda: room.delivered[channel])
+        seen = len(room.delivered[channel])
+        await room.until(other, parsed(add(redis_server, other, "1")))
+        assert len(room.delivered.pop(channel)) == seen
+        for _ in range(5):  # what was read for an earlier position is dropped
+            room.follow(channel)
+            await asyncio.sleep(0)
+            room.unfollow(channel)
+        room.follow(channel, ids[499])
+        await room.until(channel, ids[500:])
+
+
+@async_test
+async def test_the_reader_survives_its_connection(redis_server: RedisServer, channel: str) -> None:
+    async with following(redis_server) as room:
+        room.follow(channel)
+        ids: list[StreamId] = []
+        for _ in range(4):
+            ids += parsed(add(redis_server, channel, "1", "2"))
+            await room.until(channel, ids)
+            redis_server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await until(lambda: room.interruptions == 4)
+
+
+@async_test
+async def test_the_reader_notices_a_redis_that_went_silent(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "BLOCK_S", 0.2)
+    async with following(own_redis, timeout_s=0.2) as room:
+        room.follow("a")
+        ids = parsed(add(own_redis, "a", "1"))
+        await room.until("a", ids)
+        own_redis.pause()
+        await asyncio.sleep(0.6)
+        own_redis.resume()
+        ids += parsed(add(own_redis, "a", "2"))
+        await room.until("a", ids)
+
+
+@async_test
+async def test_a_reader_with_nothing_to_read_keeps_no_connection(own_redis: RedisServer) -> None:
+    async with following(own_redis) as room:
+        for _ in range(3):
+            room.follow("a")
+            await room.until("a", [])
+            await until(lambda: b"name=rsws-reader" in own_redis.call("CLIENT", "LIST"))
+            room.unfollow("a")
+            await until(lambda: b"name=rsws-reader" not in own_redis.call("CLIENT", "LIST"))
+
+
+@async_test
+async def test_one_bad_key_is_set_aside_and_tried_again(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "QUARANTINE_S", 0.1)
+    monkeypatch.setattr(reader_module, "BLOCK_S", 0.1)
+    good = f"{channel}-good"
+    redis_server.call("SET", channel, "x")
+    async with following(redis_server) as room:
+        room.follow(channel)
+        room.follow(good)
+        ids: list[StreamId] = []
+        for _ in range(5):
+            ids += parsed(add(redis_server, good, "1"))
+            await room.until(good, ids)
+        await until(lambda: len(room.unreadable) >= 3)
+        redis_server.call("DEL", channel)
+        await room.until(channel, parsed(add(redis_server, channel, "1")))
+        assert room.interruptions == 1
+        said = len(room.unreadable)
+        ids += parsed(add(redis_server, good, "1"))
+        await room.until(good, ids)
+        assert len(room.unreadable) == said
+        assert set(room.unreadable) == {channel}
+
+
+@async_test
+async def test_a_good_channel_among_many_bad_ones(redis_server: RedisServer, channel: str) -> None:
+    bad = [f"{channel}-{index}" for index in range(100)]
+    for name in bad:
+        redis_server.call("SET", name, "x")
+    async with following(redis_server) as room:
+        for name in bad:
+            room.follow(name)
+        room.follow(channel)
+        await room.until(channel, parsed(add(redis_server, channel, "1")))
+        await until(lambda: sorted(room.unreadable) == sorted(bad))
+
+
+@async_test
+async def test_an_entry_that_is_gone_before_it_is_read(redis_server: RedisServer, channel: str) -> None:
+    async with following(redis_server) as room:
+        room.follow(channel)
+        with redis_server.client.pipeline(transaction=True) as together:
+            together.xadd(channel, {"messageData": "1"}, id="5-0")
+            together.xdel(channel, "5-0")
+            together.execute()
+        redis_server.call("XADD", channel, "6-0", "messageData", "2")
+        await room.until(channel, [StreamId(6, 0)])
+
+
+@async_test
+async def test_a_server_without_client_unblock_is_read_a_little_later(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.call("ACL", "SETUSER", "gateway", "on", ">secret", "~*", "+@all", "-client|unblock")
+    target = RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0)
+    room = Following(own_redis)
+    room.commands = Link(target, "test-commands")
+    room.reader = Reader(target, room.commands)
+    caplog.set_level(logging.WARNING)
+    async with running(room.commands, room.reader):
+        room.follow("first")
+        await until(lambda: b"cmd=xread" in own_redis.call("CLIENT", "LIST"))
+        room.follow("second")
+        ids = parsed(add(own_redis, "first", "1"))  # ends the read that is under way
+        await room.until("first", ids)
+        await room.until("second", parsed(add(own_redis, "second", "1")))
+    assert "UNBLOCK" in caplog.text

@@ -105,12 +105,14 @@ class Terminal:
         *arguments: str,
         env: Mapping[str, str | None],
         columns: int = 80,
+        stdin: int | None = None,
         stdout: int | None = None,
     ) -> None:
         """
         Args:
             columns: How wide the terminal is.
-            stdout: A descriptor for standard output, where that is not to be the terminal.
+            stdin: A descriptor for standard input, where that is not to be the terminal.
+            stdout: Likewise.
         """
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
@@ -118,12 +120,12 @@ class Terminal:
         environment: dict[str, str | None] = {**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **env}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rsws", *arguments],
-            stdin=slave,
+            stdin=slave if stdin is None else stdin,
             stdout=slave if stdout is None else stdout,
             stderr=slave,
             env={name: value for name, value in environment.items() if value is not None},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
         self.shown = ""

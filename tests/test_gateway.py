@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import socket
 import struct
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -35,6 +36,7 @@ from gateway_kit import (
     until_status,
 )
 from rsws.errors import SetupError, UsageError
+from rsws.gateway.channel import Channel
 from rsws.gateway.server import Server
 from rsws.streams import reader
 from support import RedisServer, free_port
@@ -246,6 +248,25 @@ async def test_many_publishes_in_one_burst_are_acked_in_order(redis_server: Redi
         stored = entries(redis_server, channel)
         assert [ack["streamId"] for ack in acks] == [stream_id for stream_id, _ in stored]
         assert [fields["messageData"] for _, fields in stored] == [str(index) for index in range(count)]
+
+
+@async_test
+async def test_a_publish_that_names_its_producer_is_stored_once(redis_server: RedisServer, channel: str) -> None:
+    async with gateway(redis_server.url) as server, connect(server) as client, connect(server) as another:
+        publish = {"action": "publish", "channel": channel, "messageId": "m", "producer": "p"}
+        await client.send(**publish, data={"n": 1})
+        stream_id = (await client.next())["streamId"]
+        for each in (client, another):
+            await each.send(**publish, data={"n": 1})
+            await each.expect(f'{{"status":"ack","messageId":"m","streamId":"{stream_id}","duplicate":true}}')
+        await another.send(**publish, data={"n": 2})
+        await another.expect_error_ack("m", "conflict")
+        for other in ({"messageId": "m2"}, {"producer": "p2"}):
+            await client.send(**publish | other, data={"n": 1})
+            ack = await client.next()
+            assert list(ack) == ["status", "messageId", "streamId"]
+            assert ack["streamId"] > stream_id
+    assert [fields for _, fields in entries(redis_server, channel)] == [{"messageData": '{"n":1}'}] * 3
 
 
 @async_test
@@ -830,6 +851,22 @@ async def test_a_history_of_nothing_but_poison(redis_server: RedisServer, channe
 
 
 @async_test
+async def test_what_was_read_of_a_channel_is_let_go_of(redis_server: RedisServer, channel: str) -> None:
+    pipeline = redis_server.client.pipeline(transaction=False)
+    for _ in range(2000):
+        pipeline.xadd(channel, {"other": "1"})
+    pipeline.execute()
+    async with gateway(redis_server.url) as server, connect(server) as client:
+        for _ in range(50):
+            await client.subscribe(channel, marker=True)
+            assert (await client.next())["event"] == "caught_up"
+            await client.send(action="unsubscribe", channel=channel)
+            await client.next()
+        gc.collect()
+        assert sum(isinstance(each, Channel) for each in gc.get_objects()) < 10
+
+
+@async_test
 async def test_data_of_other_programs_is_carried_byte_for_byte_too(redis_server: RedisServer, channel: str) -> None:
     texts = [*ODD_DATA, ' \n{"a": 1}\r\n ', "-0.0"]
     ids = add(redis_server, channel, *texts)
@@ -965,6 +1002,19 @@ async def test_fragmented_messages_with_pings_in_between(redis_server: RedisServ
         await wire.send(frame(b"unasked", 10) + frame(struct.pack("!H", 1000) + b"bye", 8))
         assert await wire.frame() == (8, struct.pack("!H", 1000) + b"bye")
         assert not await wire.read_some()
+
+
+@async_test
+async def test_fragments_of_nothing_take_no_memory(redis_server: RedisServer) -> None:
+    async with gateway(redis_server.url) as server, Wire(server) as wire:
+        await wire.handshake()
+        assert await wire.text() == WELCOME
+        await wire.send(frame(b'{"action"', fin=False) + frame(b"", 0, fin=False) * 10_000 + frame(b"", 9))
+        assert await wire.frame() == (10, b"")
+        [connection] = server._connections
+        assert len(connection._fragments) < 10
+        await wire.send(frame(b':"ping"}', 0))
+        assert await wire.text() == '{"status":"pong"}'
 
 
 @async_test
@@ -1353,19 +1403,25 @@ async def test_the_url_is_one_to_connect_to(redis_server: RedisServer, host: str
 
 @async_test
 async def test_clients_are_told_when_the_gateway_stops(redis_server: RedisServer, channel: str) -> None:
-    async with gateway(redis_server.url) as server:
-        url = server.url
-        clients = [connect(server) for _ in range(20)]
-        opened = [await client.__aenter__() for client in clients]
-        await opened[0].subscribe(channel)
-        ended = [asyncio.create_task(client.closed()) for client in opened]
-    assert {(await task)[0] for task in ended} == {1001}
-    for client in clients:
-        await client.__aexit__(None, None, None)
+    async with AsyncExitStack() as stack:
+        async with gateway(redis_server.url) as server:
+            clients = [await stack.enter_async_context(connect(server)) for _ in range(20)]
+            await clients[0].subscribe(channel)
+            ended = [asyncio.create_task(client.closed()) for client in clients]
+        assert {(await task)[0] for task in ended} == {1001}
     with pytest.raises(ConnectionRefusedError):
         async with Wire(server):
             pass
-    assert url
+
+
+@async_test
+async def test_clients_that_have_time_to_leave_are_told_to_come_back(redis_server: RedisServer) -> None:
+    server = await new_server(redis_server.url, drain_s=0.2).__aenter__()
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect(server)) for _ in range(5)]
+        ended = [asyncio.create_task(client.closed()) for client in clients]
+        assert 0.1 < await seconds_to_stop(server) < 1
+        assert {(await task)[0] for task in ended} == {1012}
 
 
 @async_test

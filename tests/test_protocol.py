@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsws.errors import ErrorCode, Outcome, RedisRefused, RedisUnavailable, RequestError, UsageError
+from rsws.errors import Conflict, ErrorCode, Outcome, RedisRefused, RedisUnavailable, RequestError, UsageError
 from rsws.protocol import (
     ZERO,
     Ack,
@@ -92,6 +92,10 @@ def deeper(frames: int, call: Callable[[], T]) -> T:
         ('{"action":"publish","channel":"c","data":null,"messageId":""}', Publish("c", b"null", "")),
         ('{"action":"publish","channel":"c","data":false,"messageId":"m"}', Publish("c", b"false", "m")),
         ('{"action":"publish","channel":"c","data":"","messageId":"m"}', Publish("c", b'""', "m")),
+        (
+            '{"action":"publish","channel":"c","data":1,"messageId":"m","producer":"p"}',
+            Publish("c", b"1", "m", "p"),
+        ),
         ('{"action":"unsubscribe","channel":"c"}', Unsubscribe("c")),
         ('{"action":"ping"}', Ping()),
         (' \r\n\t{ "action" : "ping" } \n', Ping()),
@@ -240,6 +244,14 @@ def test_a_refused_publish_with_a_message_id_gets_an_error_ack(channel: object, 
     assert list(reply) == ["status", "messageId", "error", "code", "outcome"]
     assert (reply["status"], reply["messageId"]) == ("error_ack", 'm é\u2028"')
     assert (reply["code"], reply["outcome"]) == (code, "not_stored")
+
+
+@pytest.mark.parametrize("producer", [5, None, True, [], {}])
+def test_a_producer_is_a_string(producer: object) -> None:
+    reply = refused(
+        json.dumps({"action": "publish", "channel": "c", "data": 1, "messageId": "m", "producer": producer})
+    )
+    assert (reply["status"], reply["messageId"], reply["code"]) == ("error_ack", "m", "bad_request")
 
 
 @pytest.mark.parametrize("message_id", [5, None, True, [], {}, 1.5])
@@ -632,6 +644,14 @@ REPLIES: list[tuple[Reply, str]] = [
     ),
     (Ack("client-uuid-1", ID), '{"status":"ack","messageId":"client-uuid-1","streamId":"1700000001234-0"}'),
     (
+        Ack("client-uuid-1", ID, duplicate=True),
+        '{"status":"ack","messageId":"client-uuid-1","streamId":"1700000001234-0","duplicate":true}',
+    ),
+    (
+        publish_failure("m", Conflict("used before")),
+        '{"status":"error_ack","messageId":"m","error":"used before","code":"conflict","outcome":"not_stored"}',
+    ),
+    (
         publish_failure("client-uuid-1", RedisUnavailable("refused")),
         '{"status":"error_ack","messageId":"client-uuid-1","error":"Server Redis tidak siap",'
         '"code":"redis_unavailable","outcome":"not_stored"}',
@@ -671,6 +691,10 @@ def test_replies_to_the_letter(reply: Reply, text: str) -> None:
             Subscribe("c", ID, marker=True),
             '{"action":"subscribe","channel":"c","lastMessageId":"1700000001234-0","marker":true}',
         ),
+        (
+            Publish("é", b'{ "a":1}', "m", "p"),
+            '{"action":"publish","channel":"é","data":{ "a":1},"messageId":"m","producer":"p"}',
+        ),
         (Subscribe("c", None), '{"action":"subscribe","channel":"c","lastMessageId":"$"}'),
         (Subscribe("c", last=7), '{"action":"subscribe","channel":"c","last":7}'),
         (Unsubscribe("é"), '{"action":"unsubscribe","channel":"é"}'),
@@ -686,7 +710,7 @@ requests = st.one_of(
     st.builds(Subscribe, channels, st.none() | ids, st.none(), st.booleans()),
     st.builds(Subscribe, channels, st.just(ZERO), st.integers(0, 10**18), st.booleans()),
     st.builds(Unsubscribe, channels),
-    st.builds(Publish, channels, message_texts.map(str.encode), st.text()),
+    st.builds(Publish, channels, message_texts.map(str.encode), st.text(), st.none() | st.text()),
     st.just(Ping()),
 )
 replies = st.one_of(
@@ -696,7 +720,7 @@ replies = st.one_of(
     st.builds(Message, channels, ids, message_texts),
     st.builds(CaughtUp, channels, ids),
     st.builds(Gap, channels, ids, st.none() | ids, st.sampled_from(["trimmed", "reset"])),
-    st.builds(Ack, st.text(), ids),
+    st.builds(Ack, st.text(), ids, st.booleans()),
     st.builds(ErrorAck, st.text(), st.text(), st.sampled_from(ErrorCode), st.sampled_from(Outcome)),
     st.builds(Error, st.text(), st.sampled_from(ErrorCode), st.none() | st.text()),
 )

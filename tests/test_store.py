@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -113,15 +115,10 @@ async def test_probe(own_redis: RedisServer) -> None:
 
 @async_test
 async def test_a_server_that_accepts_and_says_nothing_is_out_of_reach() -> None:
-    silent = await asyncio.start_server(
-        lambda reader, writer: writer.transport.pause_reading(), "127.0.0.1", free_port()
-    )
-    host, port = silent.sockets[0].getsockname()
-    try:
-        with pytest.raises(RedisUnavailable):
-            await probe(RedisTarget(f"redis://:password@{host}:{port}", 0.2))
-    finally:
-        silent.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(RedisUnavailable) as caught:
+            await probe(RedisTarget(f"redis://:password@127.0.0.1:{silent.getsockname()[1]}", 0.2))
+        assert "no answer within 0.2 s" in caught.value.cause
 
 
 @async_test
@@ -176,7 +173,7 @@ async def test_big_commands_and_big_replies(redis_server: RedisServer, channel: 
 @async_test
 async def test_a_link_waits_for_its_first_connection(own_redis: RedisServer) -> None:
     changes: list[str | None] = []
-    link = Link(target_of(own_redis), "test", changes.append)
+    link = Link(target_of(own_redis), "test", on_change=changes.append)
     async with running(link):
         assert not link.ready
         assert await link.call(b"PING") == b"PONG"
@@ -188,7 +185,7 @@ async def test_a_link_waits_for_its_first_connection(own_redis: RedisServer) -> 
 async def test_a_link_out_of_reach_refuses_at_once_and_comes_back_by_itself() -> None:
     port = free_port()
     changes: list[str | None] = []
-    link = Link(RedisTarget(f"redis://127.0.0.1:{port}", 5.0), "test", changes.append)
+    link = Link(RedisTarget(f"redis://127.0.0.1:{port}", 5.0), "test", on_change=changes.append)
     async with running(link):
         with pytest.raises(RedisUnavailable):
             await link.call(b"PING")
@@ -614,6 +611,26 @@ async def test_channels_are_added_and_removed_while_others_are_read(redis_server
                 expected[name] += parsed(add(redis_server, name, "3"))
                 await room.until(name, expected[name])
         assert room.delivered == expected
+
+
+@async_test
+async def test_changes_in_quick_succession_never_wait_for_the_end_of_a_read(
+    redis_server: RedisServer, channel: str
+) -> None:
+    chance = random.Random(5)
+    async with following(redis_server) as room:
+        for turn in range(150):
+            names = [f"{channel}-{turn}-{index}" for index in range(chance.randrange(1, 4))]
+            for name in names:
+                room.follow(name)
+                if chance.random() < 0.7:  # while the last change is still being made
+                    await asyncio.sleep(chance.choice([0, 0, 0.0003, 0.0006]))
+            ids = parsed(add(redis_server, names[-1], "1"))
+            async with asyncio.timeout(reader_module.BLOCK_S / 2):
+                await room.until(names[-1], ids)
+            for name in names:
+                room.unfollow(name)
+        await until(lambda: b"name=rsws-reader" not in redis_server.call("CLIENT", "LIST"))
 
 
 @async_test

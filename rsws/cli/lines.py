@@ -87,7 +87,7 @@ def _failure(line: stdio.Line, results: Sequence[Result]) -> Failure:
     stored = sum(isinstance(result, StreamId) for result in results)
     unknown = sum(getattr(result, "outcome", None) is Outcome.UNKNOWN for result in results[1:])
     if stored:
-        text += f"; of the lines after it {stored} are stored"
+        text += f"; of those after it {stored} are stored"
     if unknown:
-        text += f"; {unknown} lines after it may be stored"
+        text += f"; of those after it {unknown} may be stored"
     return Failure(text, exit_code(error))

@@ -75,14 +75,16 @@ class Client:
     def __init__(self, link: Link) -> None:
         self._link = link
         self.url = link.address.url
+        self._producer = uuid.uuid4().hex
 
     async def publish(
         self, channel: str, data: Any, *, message_id: str | None = None, timeout_s: float = 30
     ) -> StreamId:
         """Publish ``data``, and return its id once it is stored.
 
-        Any number may be under way at once. None is ever sent twice: where the outcome is unknown, sending again
-        could store it twice, and that is for the caller to decide.
+        Any number may be under way at once. It is stored once: where the outcome is unknown, because a connection
+        broke, it is sent again under the same name (producer and ``message_id``), which the gateway stores at most
+        once within a window (120 s by default; a longer ``timeout_s`` gives that up).
 
         Args:
             channel: Where to.
@@ -119,7 +121,7 @@ class Client:
         if message_id is None:
             message_id = uuid.uuid4().hex
         try:
-            frame = encode_request(Publish(channel, data, message_id)).encode()
+            frame = encode_request(Publish(channel, data, message_id, self._producer)).encode()
         except UnicodeEncodeError:
             raise UsageError("message_id is no valid Unicode") from None
         return await self._link.publish(message_id, frame, timeout_s)

@@ -22,6 +22,7 @@ from rsws.errors import (
     ClientError,
     CloseCode,
     ConnectionLost,
+    ErrorCode,
     Outcome,
     PublishFailed,
     Unauthorized,
@@ -67,12 +68,21 @@ class _Call:
     frame: bytes
     answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     sent_at: float | None = None
-    """None as long as the gateway can't have seen it."""
+    """When it was sent over this connection; None when it was not."""
+    unsure: bool = False
+    """Whether it was sent before and the gateway may have carried it out."""
+    delays: Iterator[float] = field(default_factory=retry_delays)
 
-    def take(self) -> bytes:
-        """The frame to send now."""
+    def take(self) -> bytes | None:
+        """The frame to send now; None when nobody waits for an answer any more."""
+        if self.answer.done():
+            return None
         self.sent_at = time.monotonic()
         return self.frame
+
+    def send_again(self) -> None:
+        """What was sent may have got lost: it will be sent once more."""
+        self.unsure, self.sent_at = True, None
 
     @property
     def is_awaited(self) -> bool:
@@ -144,7 +154,7 @@ class Link:
         try:
             stream_id: StreamId = await self._ask(call, timeout_s)
         except TimeoutError:
-            if call.sent_at is None:
+            if call.sent_at is None and not call.unsure:
                 raise PublishFailed(f"no connection within {timeout_s:g} s", "timeout", Outcome.NOT_STORED) from None
             raise PublishFailed(f"no ack within {timeout_s:g} s", "timeout", Outcome.UNKNOWN) from None
         finally:
@@ -305,10 +315,10 @@ class Link:
                 call = self._publishes.get(message_id)
                 if call is not None and call.is_awaited:
                     call.answer.set_result(stream_id)
-            case ErrorAck(message_id, text, code, outcome):
+            case ErrorAck(message_id):
                 call = self._publishes.get(message_id)
                 if call is not None and call.is_awaited:
-                    call.fail(PublishFailed(text, code, outcome))
+                    self._not_acknowledged(call, reply)
             case Pong():
                 if self._pings and self._pings[0].sent_at is not None:
                     call = self._pings.popleft()
@@ -321,6 +331,15 @@ class Link:
                 else:
                     log.warning("the gateway: %s (%s)", text, code)
 
+    def _not_acknowledged(self, call: _Call, reply: ErrorAck) -> None:
+        if reply.outcome is Outcome.UNKNOWN or (call.unsure and reply.code == ErrorCode.REDIS_UNAVAILABLE):
+            # The gateway stores it once however often it is sent, so asking again is the way to know.
+            call.send_again()
+            asyncio.get_running_loop().call_later(next(call.delays), self.post, call)
+        else:
+            outcome = Outcome.UNKNOWN if call.unsure else reply.outcome
+            call.fail(PublishFailed(reply.error, reply.code, outcome))
+
     # --- its end ------------------------------------------------------------------------------------------
 
     def _lost(self, ending: Ending) -> None:
@@ -331,7 +350,8 @@ class Link:
         """
         url = self.address.url
         blamed = ending.by_gateway and ending.code == CloseCode.TOO_BIG and self._blame_biggest()
-        self._fail_sent(ending.reason)
+        self._send_again()
+        self._fail_pings(ending.reason)
         for feed in [*self._feeds.values()]:
             feed.disconnected()
         if ending.by_gateway and ending.code == CloseCode.POLICY_VIOLATION:
@@ -349,18 +369,21 @@ class Link:
         biggest = max(sent, key=lambda call: len(call.frame))
         size = len(biggest.frame)
         biggest.fail(PublishFailed(f"too big for the gateway: {size:,} bytes", "too_big", Outcome.NOT_STORED))
-        for call in reversed(sent[sent.index(biggest) + 1 :]):
+        for call in sent[sent.index(biggest) + 1 :]:
             call.sent_at = None
-            self._outbox[call] = None
-            self._outbox.move_to_end(call, last=False)
         return True
 
-    def _fail_sent(self, reason: str) -> None:
-        """No answer will come any more to what was sent."""
-        for call in self._publishes.values():
-            if call.is_awaited:
-                text = f"no ack came before the connection ended ({reason}); the message may be stored"
-                call.fail(PublishFailed(text, "connection_lost", Outcome.UNKNOWN))
+    def _send_again(self) -> None:
+        """Have all publishes that are not answered sent over the next connection, in the order of the first time."""
+        for call in reversed(self._publishes.values()):
+            if not call.answer.done():
+                if call.sent_at is not None:
+                    call.send_again()
+                self._outbox[call] = None
+                self._outbox.move_to_end(call, last=False)
+
+    def _fail_pings(self, reason: str) -> None:
+        """No answer will come any more to those that were sent."""
         for call in self._pings:
             if call.is_awaited:
                 call.fail(ConnectionLost(f"no pong came before the connection ended ({reason})"))
@@ -371,7 +394,11 @@ class Link:
         if self._failure is not None:
             return
         self._failure = error
-        self._fail_sent(str(error))
+        self._fail_pings(str(error))
+        for call in self._publishes.values():
+            if call.unsure or call.sent_at is not None:
+                text = f"no ack came before the connection ended ({error}); the message may be stored"
+                call.fail(PublishFailed(text, "connection_lost", Outcome.UNKNOWN))
         for call in (*self._publishes.values(), *self._pings):
             call.fail(error)
         for feed in [*self._feeds.values()]:

@@ -1,0 +1,209 @@
+"""The commands in a real terminal: colours, the rule, the prompt, progress."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli_kit import Gateway, Terminal, entries, serving
+from rsws.cli.exits import ExitCode
+from support import RedisServer, eventually, free_port, run_rsws
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
+    with serving(redis_server.url) as gateway:
+        yield gateway
+
+
+# --- sub ---
+
+
+def test_history_rule_live(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    redis_server.call("XADD", channel, "*", "messageData", '{"text":"old"}')
+    with Terminal("sub", channel, "--from", "0", env=gateway.env, columns=100) as terminal:
+        terminal.wait_for("─ live ─")
+        redis_server.call("XADD", channel, "*", "messageData", json.dumps("new" * 50))
+        terminal.wait_for("(new){50}")
+        assert terminal.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    old, rule, new = terminal.text.split("\n")[:3]
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d\.\d{{3}}  {channel}  \d+-\d+  {{\"text\":\"old\"}}", old)
+    assert len(rule) == 100
+    assert new.endswith(f'  "{"new" * 50}"'), "only the terminal may break it"
+    assert re.search(rf"\x1b\[1;\d+m{channel}\x1b\[0m", terminal.shown), "the channel has its colour"
+    assert '\x1b[32m"old"\x1b[0m' in terminal.shown, "the data is highlighted"
+
+
+def test_no_color(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    redis_server.call("XADD", channel, "*", "messageData", '"old"')
+    env = gateway.env | {"NO_COLOR": "1"}
+    with Terminal("sub", channel, "--from", "0", "--count", "1", env=env) as terminal:
+        assert terminal.wait() == ExitCode.DONE
+    assert '"old"' in terminal.text
+    assert not re.search(r"\x1b\[[0-9;]*[34][0-9]", terminal.shown)
+
+
+@pytest.mark.parametrize("output", ["pretty", "json", "raw"])
+def test_a_message_can_not_talk_to_the_terminal(
+    gateway: Gateway, redis_server: RedisServer, channel: str, output: str
+) -> None:
+    name = f"{channel}\u202e"
+    redis_server.call("XADD", name, "*", "messageData", '["\x9b2J", "\x7f",\t"\u2066"]')
+    with Terminal("sub", name, "--from", "0", "--count", "1", "--output", output, env=gateway.env) as terminal:
+        assert terminal.wait() == ExitCode.DONE
+    assert '["\\u009b2J", "\\u007f", "\\u2066"]' in terminal.text
+    assert not re.search("[\x7f\x9b\u202e\u2066\t]", terminal.shown)
+
+
+# --- prompt ---
+
+
+def test_what_is_typed_is_published(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    with Terminal("pub", channel, env=gateway.env) as terminal:
+        terminal.wait_for(f"{channel}> ")
+        terminal.type("hello there\r")
+        terminal.wait_for(r"stored \d+-\d+  \d+ ms")
+        terminal.type('{"n": 1}\r')
+        eventually(lambda: len(entries(redis_server, channel)) == 2)
+        terminal.type("\x04")
+        assert terminal.wait() == ExitCode.DONE
+    stored = entries(redis_server, channel)
+    assert [data for _, data in stored] == ['{"text":"hello there"}', '{"n": 1}']
+    for stream_id, _ in stored:
+        assert len(re.findall(stream_id, terminal.text)) == 1, "one's own message is not shown twice"
+
+
+def test_what_others_publish_appears(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    other = f"{channel}-2"
+    redis_server.call("XADD", channel, "*", "messageData", '"before"')
+    with Terminal("pub", channel, env=gateway.env) as terminal:
+        terminal.wait_for(f"{channel}> ")
+        terminal.type("half a li")
+        terminal.wait_for("half a li")
+        redis_server.call("XADD", channel, "*", "messageData", '"evil \x9b2J"')
+        terminal.wait_for(rf'{channel}  \d+-\d+  "evil \\u009b2J"')
+        terminal.type("ne\r")
+        terminal.wait_for("stored ")
+        terminal.type(f"/sub {other}\r")
+        eventually(lambda: redis_server.call("XADD", other, "*", "messageData", '"yes"') and '"yes"' in terminal.text)
+        terminal.type(f"/unsub {other}\r")
+        terminal.type(f"/from -3 {channel}\r")
+        terminal.wait_for(rf"─ {channel} live ─")
+        shown = len(terminal.text)
+        redis_server.call("XADD", other, "*", "messageData", '"no more"')
+        redis_server.call("XADD", channel, "*", "messageData", '"the last"')
+        terminal.wait_for('"the last"', after=shown)
+        terminal.type("/quit\r")
+        assert terminal.wait() == ExitCode.DONE
+    assert '"before"' in terminal.text
+    assert '"no more"' not in terminal.text
+    assert entries(redis_server, channel)[2][1] == '{"text":"half a line"}'
+
+
+def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    redis_server.call("SET", f"{channel}-x", "1")
+    with Terminal("pub", channel, env=gateway.env, columns=120) as terminal:
+        terminal.wait_for(f"{channel}> ")
+        for typed, answer in (
+            ("/ping", r"answers within \d+\.\d ms"),
+            ("/nonsense", "/nonsense: no such command; /help lists them"),
+            ("/from yesterday", "'yesterday' is no place to start"),
+            ("/unsub other", "other is not subscribed to"),
+            ("/sub", "which one"),
+            (f"/sub {channel}", "is subscribed already"),
+            (f"/sub {channel}-x", "is no stream"),
+            ("/help", r"/from START \[CHANNEL\] +show it"),
+        ):
+            shown = len(terminal.text)
+            terminal.type(f"{typed}\r")
+            terminal.wait_for(answer, after=shown)
+        terminal.type("/pi\t\r")
+        terminal.wait_for("answers within", after=len(terminal.text))
+        terminal.type("/quit\r")
+        assert terminal.wait() == ExitCode.DONE
+    assert entries(redis_server, channel) == []
+
+
+def test_ctrl_c_clears_the_line_and_then_ends_it(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    with Terminal("pub", channel, env=gateway.env) as terminal:
+        terminal.wait_for(f"{channel}> ")
+        terminal.type("not this")
+        terminal.wait_for("not this")
+        terminal.type("\x03this\r")
+        terminal.wait_for("stored ")
+        terminal.type("\x03")
+        assert terminal.wait() == ExitCode.INTERRUPTED
+    assert [data for _, data in entries(redis_server, channel)] == ['{"text":"this"}']
+
+
+def test_lines_are_remembered(gateway: Gateway, redis_server: RedisServer, channel: str, tmp_path: Path) -> None:
+    for typed in ("remember me\r", "\x1b[A\r"):
+        with Terminal("pub", channel, env=gateway.env) as terminal:
+            terminal.wait_for(f"{channel}> ")
+            terminal.type(typed)
+            terminal.wait_for("stored ")
+            terminal.type("\x04")
+            assert terminal.wait() == ExitCode.DONE
+    assert [data for _, data in entries(redis_server, channel)] == ['{"text":"remember me"}'] * 2
+    assert "remember me" in (tmp_path / "data" / "pub_history").read_text()
+
+
+def test_a_prompt_that_can_not_remember_says_so(gateway: Gateway, channel: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with Terminal("pub", channel, "--data-dir", "file", env=gateway.env) as terminal:
+        terminal.wait_for("no history is kept")
+        terminal.wait_for(f"{channel}> ")
+        terminal.type("\x04")
+        assert terminal.wait() == ExitCode.DONE
+
+
+def test_the_connection_goes_and_comes(redis_server: RedisServer, channel: str) -> None:
+    with serving(redis_server.url, port := free_port()) as gateway, Terminal("pub", channel, env=gateway.env) as terminal:
+        terminal.wait_for(f"{channel}> ")
+        gateway.process.stop()
+        terminal.wait_for("; reconnecting")
+        with serving(redis_server.url, port):
+            terminal.wait_for(r"reconnected after \d+\.\d s")
+            terminal.type("again\r")
+            terminal.wait_for("stored ")
+            terminal.type("\x04")
+            assert terminal.wait() == ExitCode.DONE
+
+
+def test_a_token_that_is_refused(gateway: Gateway) -> None:
+    with Terminal("pub", "c", env=gateway.env | {"RSWS_TOKEN": "wrong"}) as terminal:
+        assert terminal.wait() == ExitCode.REFUSED
+    assert "refuses the token" in terminal.text
+
+
+# --- progress, help ---
+
+
+def test_long_input_shows_progress_and_each_id_once(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    Path("lines").write_text('{"text":"some text"}\n' * 20_000)
+    with Path("lines").open("rb") as lines:
+        terminal = Terminal("pub", channel, "--lines", env=gateway.env, stdin=lines.fileno())
+    with terminal:
+        assert terminal.wait() == ExitCode.DONE
+    ids = re.findall(r"^(?:.*[^\d-])?(\d{13}-\d+) *$", terminal.text, flags=re.MULTILINE)
+    assert ids == [stream_id for stream_id, _ in entries(redis_server, channel)]
+    assert re.search(r"\d+% +[\d,]+ messages", terminal.text)
+
+
+def test_help_is_as_wide_as_the_terminal(channel: str) -> None:
+    for columns in (60, 100):
+        with Terminal("sub", "--help", env={}, columns=columns) as terminal:
+            assert terminal.wait() == ExitCode.DONE
+        assert max(len(line) for line in terminal.text.split("\n")) == columns
+
+
+def test_errors_are_red(channel: str) -> None:
+    with Terminal("sub", channel, "--from", "yesterday", env={}) as terminal:
+        assert terminal.wait() == ExitCode.USAGE
+    assert re.match(r"\x1b\[1;31mrsws: \x1b\[0m\x1b\[31m'yesterday' is no place", terminal.shown)
+    assert run_rsws("sub", channel, "--from", "yesterday").stderr.startswith("rsws: 'yesterday'")

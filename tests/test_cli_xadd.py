@@ -1,0 +1,154 @@
+"""``rsws xadd``, run for real."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+
+import pytest
+
+from cli_kit import entries
+from rsws.cli.exits import ExitCode
+from support import RedisServer, RswsProcess, run_rsws
+
+
+@pytest.fixture
+def env(redis_server: RedisServer) -> dict[str, str | None]:
+    return {"REDIS_URL": redis_server.url}
+
+
+def test_one_message(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
+    done = run_rsws("xadd", channel, '{"n" : 1e400}', env=env)
+    [(stream_id, data)] = entries(redis_server, channel)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{stream_id}\n", "")
+    assert data == '{"n" : 1e400}'
+
+
+def test_from_standard_input_and_as_text(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
+    assert run_rsws("xadd", channel, input="[1,\n2]\n", env=env).returncode == 0
+    assert run_rsws("xadd", channel, "-", "--text", input="hi\n", env=env).returncode == 0
+    assert [data for _, data in entries(redis_server, channel)] == ["[1,\n2]", '{"text":"hi"}']
+
+
+def test_lines(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
+    lines = [json.dumps({"n": number, "text": "x" * 100}) for number in range(3000)]
+    done = run_rsws("xadd", channel, "--lines", input="\n".join(lines), env=env)
+    stored = entries(redis_server, channel)
+    assert [data for _, data in stored] == lines
+    assert (done.returncode, done.stdout.split()) == (0, [stream_id for stream_id, _ in stored])
+
+
+def test_the_channel_is_trimmed(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
+    run_rsws("xadd", channel, "--lines", "--maxlen", "10", input="1\n" * 1000, env=env)
+    assert 10 <= redis_server.call("XLEN", channel) < 200
+
+
+def test_the_local_redis_is_where_it_looks_first(redis_server: RedisServer, channel: str) -> None:
+    env: dict[str, str | None] = {"RSWS_LOCAL_REDIS_PORT": str(redis_server.port)}
+    assert run_rsws("xadd", channel, "1", env=env).returncode == 0
+    assert len(entries(redis_server, channel)) == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("--maxlen", "5")])
+def test_the_printed_command_does_the_same(redis_server: RedisServer, channel: str, arguments: tuple[str, ...]) -> None:
+    data = """{"it's": "a \\"test\\" $HOME"}"""
+    url = f"redis://127.0.0.1:{redis_server.port}/3"
+    done = run_rsws("xadd", channel, data, *arguments, "--print-command", "--redis-url", url)
+    assert done.returncode == 0
+    assert entries(redis_server, channel) == []
+    words = shlex.split(done.stdout)
+    assert words[:5] == ["redis-cli", "-p", str(redis_server.port), "-n", "3"]
+    redis_server.call(*words[5:])
+    assert [stored for _, stored in entries(redis_server, channel)] == [data]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://localhost", "redis-cli"),
+        ("redis://cache:7000", "redis-cli -h cache -p 7000"),
+        ("rediss://ann:secret@cache/0", "redis-cli -h cache --tls --user ann"),
+        ("unix:///run/redis.sock?db=2", "redis-cli -s /run/redis.sock -n 2"),
+    ],
+)
+def test_the_printed_command_leads_to_the_same_redis_but_shows_no_password(url: str, words: str) -> None:
+    done = run_rsws("xadd", "c", "--lines", "--print-command", "--redis-url", url, input="1\n2\n")
+    assert done.stdout == "".join(f"{words} XADD c '*' messageData {number}\n" for number in (1, 2))
+    assert done.stderr == (
+        "rsws: the password is left out: redis-cli takes it from the environment variable REDISCLI_AUTH\n"
+        if "secret" in url
+        else ""
+    )
+
+
+# --- what goes wrong ---
+
+
+def test_no_redis() -> None:
+    failed = run_rsws("xadd", "c", "1", "--redis-url", "redis://127.0.0.1:1")
+    assert failed.returncode == ExitCode.NOT_CONNECTED
+    assert failed.stderr.startswith("rsws: can't reach Redis at redis://127.0.0.1:1: ")
+    assert "start one with `rsws serve`, or say where it is with --redis-url or REDIS_URL" in failed.stderr
+
+
+def test_what_is_no_json_never_gets_there(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
+    refused = run_rsws("xadd", channel, "hello", env=env)
+    assert refused.returncode == ExitCode.USAGE
+    assert "not JSON: hello" in refused.stderr
+    refused = run_rsws("xadd", channel, "--lines", input="1\nhello\n2\n", env=env)
+    assert refused.returncode == ExitCode.USAGE
+    assert "line 2: not JSON: hello" in refused.stderr
+    assert [data for _, data in entries(redis_server, channel)] == ["1"]
+
+
+def test_a_password_that_is_missing_or_wrong() -> None:
+    with RedisServer(requirepass="secret") as server:
+        for url in (f"redis://127.0.0.1:{server.port}", server.url.replace("secret", "hunter2")):
+            refused = run_rsws("xadd", "c", "1", "--redis-url", url)
+            assert refused.returncode == ExitCode.REFUSED, refused.stderr
+            assert "hunter2" not in refused.stderr
+
+
+def test_a_right_that_is_missing(own_redis: RedisServer) -> None:
+    own_redis.call("ACL", "SETUSER", "ann", "on", ">secret", "~news:*", "+xadd", "+client", "+ping", "+select")
+    url = f"redis://ann:secret@127.0.0.1:{own_redis.port}"
+    assert run_rsws("xadd", "news:1", "1", "--redis-url", url).returncode == 0
+    refused = run_rsws("xadd", "other", "1", "--redis-url", url)
+    assert refused.returncode == ExitCode.REFUSED
+    assert "NOPERM" in refused.stderr
+
+
+def test_a_key_that_is_no_stream(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
+    redis_server.call("SET", channel, "1")
+    refused = run_rsws("xadd", channel, "1", env=env)
+    assert refused.returncode == ExitCode.ERROR
+    assert "no stream" in refused.stderr
+
+
+def test_lines_that_redis_refuses_are_counted(own_redis: RedisServer) -> None:
+    own_redis.call("CONFIG", "SET", "maxmemory", "1")
+    refused = run_rsws("xadd", "c", "--lines", "--redis-url", own_redis.url, input="1\n2\n")
+    assert refused.returncode == ExitCode.ERROR
+    assert refused.stdout == ""
+    assert refused.stderr.startswith("rsws: line 1: ")
+    assert "OOM" in refused.stderr
+
+
+def test_redis_goes_while_it_waits(own_redis: RedisServer) -> None:
+    with RswsProcess("xadd", "c", "--lines", "--redis-url", own_redis.url) as process:
+        process.send("1\n")
+        process.wait_lines(1)
+        own_redis.kill()
+        process.send("2\n3\n")
+        assert process.wait() == ExitCode.NOT_CONNECTED
+    assert process.stderr[0].startswith(f"rsws: line 2: lost Redis at redis://127.0.0.1:{own_redis.port}: ")
+    assert process.stderr[0].endswith("; of those after it 1 may be stored")
+
+
+def test_ctrl_c_while_it_waits_for_a_line(env: dict[str, str | None], channel: str) -> None:
+    with RswsProcess("xadd", channel, "--lines", env=env) as process:
+        process.send("1\n")
+        process.wait_lines(1)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == []

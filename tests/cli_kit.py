@@ -92,7 +92,7 @@ class Terminal:
     """``rsws ARGUMENTS`` in a terminal of its own, with what it shows collected.
 
         with Terminal("pub", "news", env=gateway.env) as terminal:
-            terminal.wait_for("news> ")
+            terminal.wait_for("news>")
             terminal.type("hello\\r")
 
     Attributes:

@@ -65,7 +65,7 @@ def test_a_message_can_not_talk_to_the_terminal(
 
 def test_what_is_typed_is_published(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     with Terminal("pub", channel, env=gateway.env) as terminal:
-        terminal.wait_for(f"{channel}> ")
+        terminal.wait_for(f"{channel}>")
         terminal.type("hello there\r")
         terminal.wait_for(r"stored \d+-\d+  \d+ ms")
         terminal.type('{"n": 1}\r')
@@ -82,7 +82,7 @@ def test_what_others_publish_appears(gateway: Gateway, redis_server: RedisServer
     other = f"{channel}-2"
     redis_server.call("XADD", channel, "*", "messageData", '"before"')
     with Terminal("pub", channel, env=gateway.env) as terminal:
-        terminal.wait_for(f"{channel}> ")
+        terminal.wait_for(f"{channel}>")
         terminal.type("half a li")
         terminal.wait_for("half a li")
         redis_server.call("XADD", channel, "*", "messageData", '"evil \x9b2J"')
@@ -108,7 +108,7 @@ def test_what_others_publish_appears(gateway: Gateway, redis_server: RedisServer
 def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     redis_server.call("SET", f"{channel}-x", "1")
     with Terminal("pub", channel, env=gateway.env, columns=120) as terminal:
-        terminal.wait_for(f"{channel}> ")
+        terminal.wait_for(f"{channel}>")
         for typed, answer in (
             ("/ping", r"answers within \d+\.\d ms"),
             ("/nonsense", "/nonsense: no such command; /help lists them"),
@@ -131,7 +131,7 @@ def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> 
 
 def test_ctrl_c_clears_the_line_and_then_ends_it(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     with Terminal("pub", channel, env=gateway.env) as terminal:
-        terminal.wait_for(f"{channel}> ")
+        terminal.wait_for(f"{channel}>")
         terminal.type("not this")
         terminal.wait_for("not this")
         terminal.type("\x03this\r")
@@ -144,7 +144,7 @@ def test_ctrl_c_clears_the_line_and_then_ends_it(gateway: Gateway, redis_server:
 def test_lines_are_remembered(gateway: Gateway, redis_server: RedisServer, channel: str, tmp_path: Path) -> None:
     for typed in ("remember me\r", "\x1b[A\r"):
         with Terminal("pub", channel, env=gateway.env) as terminal:
-            terminal.wait_for(f"{channel}> ")
+            terminal.wait_for(f"{channel}>")
             terminal.type(typed)
             terminal.wait_for("stored ")
             terminal.type("\x04")
@@ -157,14 +157,14 @@ def test_a_prompt_that_can_not_remember_says_so(gateway: Gateway, channel: str, 
     (tmp_path / "file").write_text("")
     with Terminal("pub", channel, "--data-dir", "file", env=gateway.env) as terminal:
         terminal.wait_for("no history is kept")
-        terminal.wait_for(f"{channel}> ")
+        terminal.wait_for(f"{channel}>")
         terminal.type("\x04")
         assert terminal.wait() == ExitCode.DONE
 
 
 def test_the_connection_goes_and_comes(redis_server: RedisServer, channel: str) -> None:
     with serving(redis_server.url, port := free_port()) as gateway, Terminal("pub", channel, env=gateway.env) as terminal:
-        terminal.wait_for(f"{channel}> ")
+        terminal.wait_for(f"{channel}>")
         gateway.process.stop()
         terminal.wait_for("; reconnecting")
         with serving(redis_server.url, port):
@@ -190,7 +190,7 @@ def test_long_input_shows_progress_and_each_id_once(gateway: Gateway, redis_serv
         terminal = Terminal("pub", channel, "--lines", env=gateway.env, stdin=lines.fileno())
     with terminal:
         assert terminal.wait() == ExitCode.DONE
-    ids = re.findall(r"^(?:.*[^\d-])?(\d{13}-\d+) *$", terminal.text, flags=re.MULTILINE)
+    ids = re.findall(r"^(?:.*[^\d\n-])?(\d{13}-\d+) *$", terminal.text, flags=re.MULTILINE)
     assert ids == [stream_id for stream_id, _ in entries(redis_server, channel)]
     assert re.search(r"\d+% +[\d,]+ messages", terminal.text)
 

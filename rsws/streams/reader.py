@@ -150,9 +150,9 @@ class _Shard:
         """Make the blocked read return, however soon after it was sent this comes."""
         try:
             while self._blocked and self._changed.is_set():
-                if await self._commands.call(b"CLIENT", b"UNBLOCK", self._client_id):
-                    return
-                await asyncio.sleep(PAUSE_S)  # Redis has not seen the read yet
+                await self._commands.call(b"CLIENT", b"UNBLOCK", self._client_id)
+                # Once need not do: Redis may not have seen the read yet, or this one may have been the read before.
+                await asyncio.sleep(PAUSE_S)
         except RedisUnavailable:
             pass  # the read ends with the same outage, or after the block time
         except RedisError as error:

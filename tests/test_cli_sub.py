@@ -267,3 +267,28 @@ def test_the_key_of_the_data_directory_opens_the_gateway_of_this_user(
         assert run_rsws("sub", channel, "--url", url, "--no-follow").returncode == ExitCode.DONE
         refused = run_rsws("sub", channel, "--url", url, "--no-follow", env={"WEBSOCKET_SECRET_KEY": KEY})
         assert refused.returncode == ExitCode.REFUSED
+
+
+@pytest.mark.parametrize(("after", "ending"), [("1-0", "going on at 3-0"), ("9-0", "going on at 3-0")])
+def test_a_gap_ends_it_where_that_is_wanted(
+    gateway: Gateway, redis_server: RedisServer, channel: str, after: str, ending: str
+) -> None:
+    for number in (1, 2, 3, 4):
+        add(redis_server, channel, str(number), id=f"{number}-0")
+    redis_server.call("XTRIM", channel, "MAXLEN", 2)
+    options = ("--from", after, "--no-follow", "--output", "raw")
+    goes_on = run_rsws("sub", channel, *options, env=gateway.env)
+    assert (goes_on.returncode, goes_on.stdout) == (ExitCode.DONE, "3\n4\n")
+    assert "gap" in goes_on.stderr
+    ends = run_rsws("sub", channel, *options, "--on-gap", "exit", env=gateway.env)
+    assert (ends.returncode, ends.stdout) == (ExitCode.GAP, "")
+    assert f"{channel}: gap, messages after {after} may be missing" in ends.stderr
+    assert ending in ends.stderr
+
+
+def test_no_gap_where_nothing_is_missing(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    ids = add(redis_server, channel, "1", "2", "3")
+    shown = run_rsws(
+        "sub", channel, "--from", ids[0], "--no-follow", "--on-gap", "exit", "--output", "raw", env=gateway.env
+    )
+    assert (shown.returncode, shown.stdout, shown.stderr) == (ExitCode.DONE, "2\n3\n", "")

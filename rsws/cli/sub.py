@@ -41,6 +41,13 @@ class Output(StrEnum):
     RAW = "raw"
 
 
+class OnGap(StrEnum):
+    """What to do where continuity can't be proven."""
+
+    WARN = "warn"
+    EXIT = "exit"
+
+
 @from_settings(ClientSettings, panel="Gateway")
 def sub(
     channels: Annotated[list[str], typer.Argument(metavar="CHANNEL", help="What to subscribe to.")],
@@ -65,6 +72,10 @@ def sub(
             "Not given: pretty on a terminal, json in a pipe."
         ),
     ] = None,
+    on_gap: Annotated[
+        OnGap,
+        typer.Option(help="Where it can't be proven that nothing is missing: warn and go on, or exit with code 5."),
+    ] = OnGap.WARN,
 ) -> None:
     """Print what is published on channels: from a position on, then live.
 
@@ -76,7 +87,7 @@ def sub(
         check_channel(channel)
     position = parse_start(start)
     gateway = find_gateway(settings)
-    run = _Run(channels, output, count=count, follow=not no_follow)
+    run = _Run(channels, output, count=count, follow=not no_follow, on_gap=on_gap)
     asyncio.run(_follow(gateway, position, run, timeout))
 
 
@@ -119,9 +130,12 @@ class _Run:
         output: How; None chooses what fits standard output.
         count: How many messages; None for any number.
         follow: Whether to go on after the end as it was at the start.
+        on_gap: What to do at a gap.
     """
 
-    def __init__(self, channels: Sequence[str], output: Output | None, *, count: int | None, follow: bool) -> None:
+    def __init__(
+        self, channels: Sequence[str], output: Output | None, *, count: int | None, follow: bool, on_gap: OnGap
+    ) -> None:
         self.channels = channels
         self._on_terminal = os.isatty(stdio.STDOUT)
         self._output = output or (Output.PRETTY if self._on_terminal else Output.JSON)
@@ -131,6 +145,7 @@ class _Run:
         self._printing = asyncio.Lock()  # one line after the other, also where a slow reader takes them in pieces
         self._left = count
         self._follow = follow
+        self._on_gap = on_gap
         self._ends: dict[str, StreamId] = {}
         """Where each channel ended at the start, once that is known."""
         self._open = set(channels)
@@ -177,6 +192,8 @@ class _Run:
                 case CaughtUp(channel=channel):
                     self._take_caught_up(channel)
                 case Gap():
+                    if self._on_gap is OnGap.EXIT:
+                        raise Failure(terminal.gap_text(event), ExitCode.GAP)
                     terminal.print_line(terminal.format_gap(event))
                 case Error(error=text, code=code, channel=str(channel)) if self._will_pass(code, channel):
                     terminal.print_line(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
@@ -209,7 +226,7 @@ class _Run:
         if channel in self._resuming:
             self._resuming[channel] = True
         self._ends.setdefault(channel, event.latest_id)
-        if event.last_message_id >= self._ends[channel]:
+        if event.last_message_id == self._ends[channel]:
             self._end(channel)
 
     def _take_caught_up(self, channel: str) -> None:

@@ -176,10 +176,15 @@ def format_note(text: str) -> Text:
 
 
 def format_gap(gap: Gap) -> Text:
+    """:func:`gap_text` as a warning."""
+    return format_warning(gap_text(gap))
+
+
+def gap_text(gap: Gap) -> str:
     """That messages may be missing."""
     why = "they were trimmed" if gap.reason == "trimmed" else "the stream was deleted, made anew or rolled back"
     goes_on = "nothing is there yet" if gap.resumes_at is None else f"going on at {gap.resumes_at}"
-    return format_warning(f"{gap.channel}: gap, messages after {gap.last_message_id} may be missing ({why}); {goes_on}")
+    return f"{gap.channel}: gap, messages after {gap.last_message_id} may be missing ({why}); {goes_on}"
 
 
 def format_disconnected(reason: str) -> Text:

@@ -82,14 +82,15 @@ class Client:
     ) -> StreamId:
         """Publish ``data``, and return its id once it is stored.
 
-        Any number may be under way at once. It is stored once: where the outcome is unknown, because a connection
-        broke, it is sent again under the same name (producer and ``message_id``), which the gateway stores at most
-        once within a window (120 s by default; a longer ``timeout_s`` gives that up).
+        Any number may be under way at once. Where it can't be known whether it is stored, because a connection broke,
+        it is sent again under the same name, and stored once all the same: see ``producer`` in the protocol. That goes
+        on for 100 s at most; a gateway with a shorter ``--producer-window`` may store it twice.
 
         Args:
             channel: Where to.
             data: What JSON can express.
-            message_id: What the ack refers to; no two publishes under way may have the same. None makes one.
+            message_id: Its name; None makes one. No two publishes under way may have the same. One that failed with an
+                unknown outcome may be tried again under its name; other data under it are refused (``conflict``).
             timeout_s: Seconds to wait, for a connection and for the ack.
 
         Raises:

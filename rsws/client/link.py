@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -16,18 +16,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from rsws.client.address import CLOSE_TIMEOUT_S, Address, Ending, read_reply
+from rsws.client.calls import Call, Publishes
 from rsws.client.subscription import MAX_RETRY_S, Feed, log, retry_delays
-from rsws.errors import (
-    CannotConnect,
-    ClientError,
-    CloseCode,
-    ConnectionLost,
-    ErrorCode,
-    Outcome,
-    PublishFailed,
-    Unauthorized,
-    UsageError,
-)
+from rsws.errors import CannotConnect, ClientError, CloseCode, ConnectionLost, Unauthorized
 from rsws.protocol import (
     Ack,
     CaughtUp,
@@ -61,40 +52,6 @@ class Reconnected:
 ConnectionEvent: TypeAlias = Disconnected | Reconnected
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    """A request that gets one answer."""
-
-    frame: bytes
-    answer: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    sent_at: float | None = None
-    """When it was sent over this connection; None when it was not."""
-    unsure: bool = False
-    """Whether it was sent before and the gateway may have carried it out."""
-    delays: Iterator[float] = field(default_factory=retry_delays)
-
-    def take(self) -> bytes | None:
-        """The frame to send now; None when nobody waits for an answer any more."""
-        if self.answer.done():
-            return None
-        self.sent_at = time.monotonic()
-        return self.frame
-
-    def send_again(self) -> None:
-        """What was sent may have got lost: it will be sent once more."""
-        self.unsure, self.sent_at = True, None
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether it was sent and is not answered."""
-        return self.sent_at is not None and not self.answer.done()
-
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()  # no log line if whoever waits is cancelled in this very moment
-
-
 class Link:
     """Sends requests, hands out the answers, and comes back when the connection is lost.
 
@@ -117,11 +74,11 @@ class Link:
         self._connection: ClientConnection
         self._task: asyncio.Task[None]
         self._failure: Exception | None = None
-        self._publishes: dict[str, _Call] = {}
-        self._pings: deque[_Call] = deque()
+        self._publishes = Publishes(self.post)
+        self._pings: deque[Call] = deque()
         self._feeds: dict[str, Feed] = {}
         # What is to be sent, in order. What was not taken when a connection is lost goes to the next one.
-        self._outbox: OrderedDict[_Call | Feed, None] = OrderedDict()
+        self._outbox: OrderedDict[Call | Feed, None] = OrderedDict()
         self._outbox_filled = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -148,22 +105,18 @@ class Link:
 
     async def publish(self, message_id: str, frame: bytes, timeout_s: float) -> StreamId:
         """See :meth:`Client.publish`."""
-        if message_id in self._publishes:
-            raise UsageError(f"a publish with message_id {message_id!r} is under way")
-        call = self._publishes[message_id] = _Call(frame)
+        call = self._publishes.add(message_id, frame)
         try:
             stream_id: StreamId = await self._ask(call, timeout_s)
         except TimeoutError:
-            if call.sent_at is None and not call.unsure:
-                raise PublishFailed(f"no connection within {timeout_s:g} s", "timeout", Outcome.NOT_STORED) from None
-            raise PublishFailed(f"no ack within {timeout_s:g} s", "timeout", Outcome.UNKNOWN) from None
+            raise call.timed_out(timeout_s) from None
         finally:
-            del self._publishes[message_id]
+            self._publishes.remove(message_id)
         return stream_id
 
     async def ping(self, frame: bytes, timeout_s: float) -> float:
         """See :meth:`Client.ping`."""
-        call = _Call(frame)
+        call = Call(frame)
         self._pings.append(call)
         try:
             answered_at: float = await self._ask(call, timeout_s)
@@ -173,7 +126,7 @@ class Link:
         assert call.sent_at is not None
         return answered_at - call.sent_at
 
-    async def _ask(self, call: _Call, timeout_s: float) -> Any:
+    async def _ask(self, call: Call, timeout_s: float) -> Any:
         self.check_alive()
         self.post(call)
         try:
@@ -205,7 +158,7 @@ class Link:
         self._feeds.pop(feed.channel, None)
         self._outbox.pop(feed, None)
 
-    def post(self, item: _Call | Feed) -> None:
+    def post(self, item: Call | Feed) -> None:
         """Have ``item.take()`` called, and what it returns sent, when its turn comes."""
         self._outbox[item] = None
         self._outbox_filled.set()
@@ -311,14 +264,8 @@ class Link:
                 feed = self._feeds.get(reply.channel)
                 if feed is not None:
                     feed.receive(reply)
-            case Ack(message_id, stream_id):
-                call = self._publishes.get(message_id)
-                if call is not None and call.is_awaited:
-                    call.answer.set_result(stream_id)
-            case ErrorAck(message_id):
-                call = self._publishes.get(message_id)
-                if call is not None and call.is_awaited:
-                    self._not_acknowledged(call, reply)
+            case Ack() | ErrorAck():
+                self._publishes.receive(reply)
             case Pong():
                 if self._pings and self._pings[0].sent_at is not None:
                     call = self._pings.popleft()
@@ -331,15 +278,6 @@ class Link:
                 else:
                     log.warning("the gateway: %s (%s)", text, code)
 
-    def _not_acknowledged(self, call: _Call, reply: ErrorAck) -> None:
-        if reply.outcome is Outcome.UNKNOWN or (call.unsure and reply.code == ErrorCode.REDIS_UNAVAILABLE):
-            # The gateway stores it once however often it is sent, so asking again is the way to know.
-            call.send_again()
-            asyncio.get_running_loop().call_later(next(call.delays), self.post, call)
-        else:
-            outcome = Outcome.UNKNOWN if call.unsure else reply.outcome
-            call.fail(PublishFailed(reply.error, reply.code, outcome))
-
     # --- its end ------------------------------------------------------------------------------------------
 
     def _lost(self, ending: Ending) -> None:
@@ -349,38 +287,17 @@ class Link:
             ClientError: It doesn't.
         """
         url = self.address.url
-        blamed = ending.by_gateway and ending.code == CloseCode.TOO_BIG and self._blame_biggest()
-        self._send_again()
+        blamed = ending.by_gateway and ending.code == CloseCode.TOO_BIG and self._publishes.blame_biggest()
         self._fail_pings(ending.reason)
         for feed in [*self._feeds.values()]:
             feed.disconnected()
+        for call in self._publishes.disconnected():
+            self.post(call)
+            self._outbox.move_to_end(call)  # in order, and behind a subscribe that has yet to find its start
         if ending.by_gateway and ending.code == CloseCode.POLICY_VIOLATION:
             raise Unauthorized(f"the gateway at {url} does not let us in any more: {ending.reason}")
         if not (ending.come_back or blamed):
             raise ConnectionLost(f"the connection to {url} is lost: {ending.reason}")
-
-    def _blame_biggest(self) -> bool:
-        """A message was too big: fail the biggest, send those behind it again. False when none is under way."""
-        sent = [call for call in self._publishes.values() if call.is_awaited]
-        if not sent:
-            return False
-        # One is over the limit, so the biggest is. Frames are looked at in turn, up to the first that is over the
-        # limit: that is the biggest or comes before it, so what was sent behind the biggest was not looked at.
-        biggest = max(sent, key=lambda call: len(call.frame))
-        size = len(biggest.frame)
-        biggest.fail(PublishFailed(f"too big for the gateway: {size:,} bytes", "too_big", Outcome.NOT_STORED))
-        for call in sent[sent.index(biggest) + 1 :]:
-            call.sent_at = None
-        return True
-
-    def _send_again(self) -> None:
-        """Have all publishes that are not answered sent over the next connection, in the order of the first time."""
-        for call in reversed(self._publishes.values()):
-            if not call.answer.done():
-                if call.sent_at is not None:
-                    call.send_again()
-                self._outbox[call] = None
-                self._outbox.move_to_end(call, last=False)
 
     def _fail_pings(self, reason: str) -> None:
         """No answer will come any more to those that were sent."""
@@ -395,12 +312,9 @@ class Link:
             return
         self._failure = error
         self._fail_pings(str(error))
-        for call in self._publishes.values():
-            if call.unsure or call.sent_at is not None:
-                text = f"no ack came before the connection ended ({error}); the message may be stored"
-                call.fail(PublishFailed(text, "connection_lost", Outcome.UNKNOWN))
-        for call in (*self._publishes.values(), *self._pings):
-            call.fail(error)
+        for ping in self._pings:
+            ping.fail(error)
+        self._publishes.end(error)
         for feed in [*self._feeds.values()]:
             feed.inbox.end(error)
             feed.disconnected()

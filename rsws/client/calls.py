@@ -1,0 +1,172 @@
+"""Requests that wait for an answer, and what becomes of them when the connection breaks. No I/O.
+
+A publish is sent again, under the same name, for as long as it may or may not be stored: a gateway stores one that
+names its producer at most once, so asking again is the way to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rsws.client.subscription import retry_delays
+from rsws.errors import ErrorCode, Outcome, PublishFailed, UsageError
+from rsws.protocol import Ack, ErrorAck
+
+RESEND_S = 100.0
+"""How long after the first time a publish is sent again. A gateway knows a repeat for 120 s, unless told otherwise."""
+
+_PASSING = (ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_REFUSED)
+"""What Redis may say while it restarts, loads or fails over."""
+
+
+class Call:
+    """A request that gets one answer.
+
+    Attributes:
+        answer: What came of it.
+        sent_at: When it was sent over this connection; None when it was not.
+    """
+
+    def __init__(self, frame: bytes) -> None:
+        self.frame = frame
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.sent_at: float | None = None
+
+    def take(self) -> bytes | None:
+        """The frame to send now; None when it was sent, or nobody waits for an answer any more."""
+        if self.sent_at is not None or self.answer.done():
+            return None
+        self.sent_at = time.monotonic()
+        return self.frame
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it was sent and is not answered."""
+        return self.sent_at is not None and not self.answer.done()
+
+    def fail(self, error: Exception) -> None:
+        """This is what came of it, if nothing else did before."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # no log line if whoever waits is cancelled in this very moment
+
+
+class PublishCall(Call):
+    """A publish.
+
+    Args:
+        post: Has :meth:`take` called when it can be sent.
+    """
+
+    def __init__(self, frame: bytes, post: Callable[[PublishCall], None]) -> None:
+        super().__init__(frame)
+        self._post = post
+        self._delays = retry_delays()
+        self._unsure_since: float | None = None
+        """When it was sent first, of the times after which it may have been stored."""
+
+    @property
+    def may_be_stored(self) -> bool:
+        """Whether a gateway may have got it."""
+        return self.sent_at is not None or self._unsure_since is not None
+
+    def take(self) -> bytes | None:
+        """The frame to send now; None as for every call, and when a gateway might not know a repeat any more."""
+        if self._unsure_since is not None and time.monotonic() - self._unsure_since > RESEND_S:
+            self.fail(self.timed_out(RESEND_S))
+        return super().take()
+
+    def receive(self, reply: Ack | ErrorAck) -> None:
+        """Take the gateway's answer."""
+        if isinstance(reply, Ack):
+            self.answer.set_result(reply.stream_id)
+        elif reply.outcome is Outcome.UNKNOWN or (self._unsure_since is not None and reply.code in _PASSING):
+            self.send_again()
+            asyncio.get_running_loop().call_later(next(self._delays), self._post, self)
+        elif reply.code == ErrorCode.CONFLICT:  # its name was taken before it came, however often it came
+            self.fail(PublishFailed(reply.error, reply.code, reply.outcome))
+        else:
+            self.refuse(reply.error, reply.code)
+
+    def send_again(self) -> None:
+        """What was sent may be stored or not, so it has to be sent once more."""
+        if self._unsure_since is None:
+            self._unsure_since = self.sent_at
+        self.sent_at = None
+
+    def refuse(self, text: str, code: str) -> None:
+        """The gateway did not take it this time."""
+        self.fail(PublishFailed(text, code, Outcome.NOT_STORED if self._unsure_since is None else Outcome.UNKNOWN))
+
+    def timed_out(self, after_s: float) -> PublishFailed:
+        """The error when nobody waits for it any longer."""
+        if self.may_be_stored:
+            return PublishFailed(f"no ack within {after_s:g} s", "timeout", Outcome.UNKNOWN)
+        return PublishFailed(f"no connection within {after_s:g} s", "timeout", Outcome.NOT_STORED)
+
+
+class Publishes:
+    """The publishes under way, in the order in which they were asked for."""
+
+    def __init__(self, post: Callable[[PublishCall], None]) -> None:
+        self._post = post
+        self._calls: dict[str, PublishCall] = {}
+        self._given_up_bytes = 0
+        """The size of the biggest that was sent over this connection and whose answer nobody awaited."""
+
+    def add(self, message_id: str, frame: bytes) -> PublishCall:
+        """One more.
+
+        Raises:
+            UsageError: There is one of that name.
+        """
+        if message_id in self._calls:
+            raise UsageError(f"a publish with message_id {message_id!r} is under way")
+        call = self._calls[message_id] = PublishCall(frame, self._post)
+        return call
+
+    def remove(self, message_id: str) -> None:
+        """Nobody waits for it any more."""
+        call = self._calls.pop(message_id)
+        if call.sent_at is not None and call.answer.cancelled():
+            self._given_up_bytes = max(self._given_up_bytes, len(call.frame))
+
+    def receive(self, reply: Ack | ErrorAck) -> None:
+        """Give the gateway's answer to the one it is for."""
+        call = self._calls.get(reply.message_id)
+        if call is not None and call.is_awaited:
+            call.receive(reply)
+
+    def blame_biggest(self) -> bool:
+        """A message was too big: fail the biggest. False when none can have been it."""
+        sent = [call for call in self._calls.values() if call.is_awaited]
+        biggest = max(sent, key=lambda call: len(call.frame), default=None)
+        if biggest is None or len(biggest.frame) < self._given_up_bytes:
+            return self._given_up_bytes > 0
+        # One is over the limit, so the biggest is. Frames are looked at in turn, up to the first that is over the
+        # limit: that is the biggest or comes before it, so what was sent behind the biggest was not looked at.
+        biggest.refuse(f"too big for the gateway: {len(biggest.frame):,} bytes", "too_big")
+        for call in sent[sent.index(biggest) + 1 :]:
+            call.sent_at = None
+        return True
+
+    def disconnected(self) -> list[PublishCall]:
+        """No answer will come over this connection: those to send over the next one, in order."""
+        self._given_up_bytes = 0
+        left = [call for call in self._calls.values() if not call.answer.done()]
+        for call in left:
+            if call.sent_at is not None:
+                call.send_again()
+        return left
+
+    def end(self, error: Exception) -> None:
+        """No connection will come any more."""
+        for call in self._calls.values():
+            if call.may_be_stored:
+                text = f"no ack came before the connection ended ({error}); the message may be stored"
+                call.fail(PublishFailed(text, "connection_lost", Outcome.UNKNOWN))
+            else:
+                call.fail(error)

@@ -1,11 +1,12 @@
-"""What the tests of the command line share: a gateway as a process, a terminal, and a gateway that says what it is told.
+"""What the tests of the command line share: a gateway as a process, one that says what it is told, and a terminal.
 
-    with serving(redis_server.url) as gateway:
-        assert run_rsws("pub", channel, "1", env=gateway.env).returncode == 0
+with serving(redis_server.url) as gateway:
+    assert run_rsws("pub", channel, "1", env=gateway.env).returncode == 0
 """
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -117,7 +118,12 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         # Nobody here answers when prompt_toolkit asks where the cursor is.
-        environment: dict[str, str | None] = {**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **env}
+        environment: dict[str, str | None] = {
+            **os.environ,
+            "TERM": "xterm-256color",
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            **env,
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rsws", *arguments],
             stdin=slave if stdin is None else stdin,
@@ -134,10 +140,11 @@ class Terminal:
         self._thread.start()
 
     def _collect(self) -> None:
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         with suppress(OSError):  # EIO: the last process has closed it
             while data := os.read(self._master, 65536):
                 with self._news:
-                    self.shown += data.decode(errors="replace")
+                    self.shown += decode(data)
                     self._news.notify_all()
 
     def __enter__(self) -> Self:

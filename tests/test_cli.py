@@ -67,7 +67,7 @@ def test_the_examples_of_the_help_can_be_run(name: str) -> None:
     ("name", "settings", "own"),
     [
         ("serve", Settings, set()),
-        ("sub", ClientSettings, {"channels", "start", "count", "timeout", "no_follow", "output"}),
+        ("sub", ClientSettings, {"channels", "start", "count", "timeout", "no_follow", "output", "on_gap"}),
         ("pub", ClientSettings, {"channel", "data", "lines", "text", "timeout"}),
     ],
 )
@@ -222,9 +222,7 @@ def test_help_for_a_reader_that_has_gone_shows_no_traceback() -> None:
 def test_a_standard_stream_that_is_closed_is_an_empty_one(closed: int) -> None:
     script = f"exec {sys.executable} -m rsws pub news - {closed}>&-"
     environment = {**os.environ, "RSWS_URL": "ws://127.0.0.1:1", "RSWS_TOKEN": "x"}
-    done = subprocess.run(
-        ["sh", "-c", script], input="1", env=environment, capture_output=True, text=True, timeout=20
-    )
+    done = subprocess.run(["sh", "-c", script], input="1", env=environment, capture_output=True, text=True, timeout=20)
     assert done.returncode == (ExitCode.USAGE if closed == 0 else ExitCode.NOT_CONNECTED)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

@@ -37,7 +37,12 @@ def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
     ],
 )
 def test_one_message(
-    gateway: Gateway, redis_server: RedisServer, channel: str, arguments: tuple[str, ...], typed: str | None, stored: str
+    gateway: Gateway,
+    redis_server: RedisServer,
+    channel: str,
+    arguments: tuple[str, ...],
+    typed: str | None,
+    stored: str,
 ) -> None:
     done = run_rsws("pub", channel, *arguments, input=typed, env=gateway.env)
     [(stream_id, data)] = entries(redis_server, channel)

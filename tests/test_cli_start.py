@@ -54,7 +54,8 @@ def test_a_time_without_a_zone_is_local() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "+", "*", ">", "--1", "1-2-3", "10w", "-x", "2026-13-01", "1" * 21, "\u0661", "0001-01-01"]
+    "text",
+    ["", "yesterday", "+", "*", ">", "--1", "1-2-3", "10w", "-x", "2026-13-01", "1" * 21, "\u0661", "0001-01-01"],
 )
 def test_no_start(text: str) -> None:
     with pytest.raises(UsageError, match="no place to start"):

@@ -80,9 +80,7 @@ def test_history_is_complete_whatever_the_pace(gateway: Gateway, redis_server: R
     assert shown.stdout.splitlines() == [data for _, data in entries(redis_server, channel)]
 
 
-def test_a_time_is_where_messages_begin_and_no_gap(
-    gateway: Gateway, redis_server: RedisServer, channel: str
-) -> None:
+def test_a_time_is_where_messages_begin_and_no_gap(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, "1", id="1700000001234-0")
     add(redis_server, channel, "2", id="1700000002234-0")
     for start, expected in (("2020-01-01", "1\n2\n"), ("2023-11-14T22:13:22Z", "2\n"), ("10m", "")):
@@ -115,12 +113,10 @@ def test_no_follow_of_nothing_stops_at_once(gateway: Gateway, channel: str, star
 
 
 def test_no_follow_prints_nothing_that_comes_later() -> None:
-    replies = iter(
-        [
-            {"status": "subscribed", "channel": "c", "lastMessageId": "0-0", "latestId": "2-0"},
-            {"event": "message", "channel": "c", "streamId": "1-0", "data": 1},
-            {"event": "message", "channel": "c", "streamId": "3-0", "data": 3},
-        ]
+    replies: tuple[dict[str, object], ...] = (
+        {"status": "subscribed", "channel": "c", "lastMessageId": "0-0", "latestId": "2-0"},
+        {"event": "message", "channel": "c", "streamId": "1-0", "data": 1},
+        {"event": "message", "channel": "c", "streamId": "3-0", "data": 3},
     )
     with fake_gateway(*replies) as env:
         shown = run_rsws("sub", "c", "--from", "0", "--no-follow", "--output", "raw", env=env)
@@ -184,8 +180,7 @@ def test_no_gateway() -> None:
     shown = run_rsws("sub", "news", "--url", "ws://127.0.0.1:1", "--token", "x")
     assert shown.returncode == ExitCode.NOT_CONNECTED
     assert shown.stderr == (
-        "rsws: can't connect to ws://127.0.0.1:1: connection refused; "
-        "is the gateway running? `rsws serve` starts one\n"
+        "rsws: can't connect to ws://127.0.0.1:1: connection refused; is the gateway running? `rsws serve` starts one\n"
     )
 
 
@@ -216,7 +211,7 @@ def test_a_right_that_is_missing() -> None:
     assert (shown.returncode, shown.stderr) == (ExitCode.REFUSED, "rsws: c: not for you\n")
 
 
-def test_a_gap_is_said_and_it_goes_on() -> None:
+def test_a_gap_is_said_and_it_goes_on_or_ends() -> None:
     replies = (
         {"status": "subscribed", "channel": "c", "lastMessageId": "1-0", "latestId": "5-0"},
         {"event": "gap", "channel": "c", "lastMessageId": "1-0", "resumesAt": "4-0", "reason": "trimmed"},
@@ -225,7 +220,11 @@ def test_a_gap_is_said_and_it_goes_on() -> None:
     with fake_gateway(*replies) as env:
         shown = run_rsws("sub", "c", "--from", "1-0", "--count", "1", "--output", "raw", env=env)
     assert (shown.returncode, shown.stdout) == (ExitCode.DONE, '"later"\n')
-    assert shown.stderr == "rsws: c: gap, messages after 1-0 may be missing (they were trimmed); going on at 4-0\n"
+    gap = "rsws: c: gap, messages after 1-0 may be missing (they were trimmed); going on at 4-0\n"
+    assert shown.stderr == gap
+    with fake_gateway(*replies) as env:
+        shown = run_rsws("sub", "c", "--from", "1-0", "--on-gap", "exit", env=env)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (ExitCode.GAP, "", gap)
 
 
 def test_trouble_of_a_channel_that_was_good_is_said_and_it_goes_on() -> None:

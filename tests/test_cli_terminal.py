@@ -169,7 +169,10 @@ def test_a_prompt_that_can_not_remember_says_so(gateway: Gateway, channel: str, 
 
 
 def test_the_connection_goes_and_comes(redis_server: RedisServer, channel: str) -> None:
-    with serving(redis_server.url, port := free_port()) as gateway, Terminal("pub", channel, env=gateway.env) as terminal:
+    with (
+        serving(redis_server.url, port := free_port()) as gateway,
+        Terminal("pub", channel, env=gateway.env) as terminal,
+    ):
         terminal.wait_for(f"{channel}>")
         gateway.process.stop()
         terminal.wait_for("; reconnecting")

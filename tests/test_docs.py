@@ -241,7 +241,7 @@ def test_the_redis_user_of_the_readme_has_the_rights_it_needs(own_redis: RedisSe
     settings = {
         "REDIS_URL": own_redis.url.replace("//", "//gateway:PASSWORD@"),
         "WEBSOCKET_SECRET_KEY": "k",
-        "RSWS_RETAIN": "*=1000,1d",
+        "RSWS_RETAIN": "*=1000",
     }
 
     def reader_blocks() -> bool:

@@ -8,7 +8,7 @@ import json
 import logging
 import socket
 import struct
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -650,16 +650,17 @@ async def test_a_flood_from_a_client_that_does_not_read(redis_server: RedisServe
     async with gateway(redis_server.url) as server, Wire(server, 4096) as wire:
         await wire.handshake()
         [connection] = server._connections
-        most = 0
-        count = 0
-        flood = frame(b"no") * 1000
-        with suppress(TimeoutError):  # the gateway stops reading, too
-            while count < 2_000_000:
-                async with asyncio.timeout(0.3):
-                    await wire.send(flood)
-                count += 1000
-                most = max(most, connection.buffered_bytes)
-        assert count < 2_000_000
+        flood = frame(b"no") * 5000
+        sent = most = stuck = 0
+        while stuck < 20:  # until the gateway stops reading, too, and the kernel's buffers are full
+            try:
+                sent += wire.socket.send(flood[sent % 8 :])
+                stuck = 0
+            except BlockingIOError:
+                stuck += 1
+            await asyncio.sleep(0.01)
+            most = max(most, connection.buffered_bytes)
+            assert sent < 100 * MIB
         assert most < 8 * MIB
         async with connect(server) as client:
             await client.nothing_more()
@@ -1012,7 +1013,7 @@ async def test_fragments_of_nothing_take_no_memory(redis_server: RedisServer) ->
         await wire.send(frame(b'{"action"', fin=False) + frame(b"", 0, fin=False) * 10_000 + frame(b"", 9))
         assert await wire.frame() == (10, b"")
         [connection] = server._connections
-        assert len(connection._fragments) < 10
+        assert len(connection._partial) < 10
         await wire.send(frame(b':"ping"}', 0))
         assert await wire.text() == '{"status":"pong"}'
 

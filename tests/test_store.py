@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -551,17 +552,16 @@ class Following:
         self.unreadable: list[str] = []
         self.interruptions = 0
 
-    def follow(self, name: str, after: StreamId = ZERO, on_delivery: Callable[[], None] = lambda: None) -> None:
+    def follow(self, name: str, after: StreamId = ZERO) -> None:
         delivered = self.delivered.setdefault(name, [])
 
         def deliver(entries: list[Entry]) -> None:
             assert entries
             delivered.extend([entry.id for entry in entries])
-            on_delivery()
 
         def go_on() -> None:
             self.interruptions += 1
-            self.follow(name, delivered[-1] if delivered else after, on_delivery)
+            self.follow(name, delivered[-1] if delivered else after)
 
         self.reader.follow(name, after, deliver, lambda error: self.unreadable.append(name), go_on)
 
@@ -637,19 +637,36 @@ async def test_changes_in_quick_succession_never_wait_for_the_end_of_a_read(
 async def test_nothing_is_delivered_after_unfollow(redis_server: RedisServer, channel: str) -> None:
     other = f"{channel}-other"
     async with following(redis_server) as room:
-        room.follow(channel, on_delivery=lambda: room.reader.unfollow(channel))
+        room.follow(channel)
         room.follow(other)
-        ids = parsed(add(redis_server, channel, *["1"] * 1000))
-        await until(lambda: room.delivered[channel])
-        seen = len(room.delivered[channel])
+        ids = parsed(add(redis_server, channel, "1"))
+        await room.until(channel, ids)
+        ids += parsed(add(redis_server, channel, *["2"] * 1000))
+        room.reader.unfollow(channel)  # Redis has answered the read that is under way
         await room.until(other, parsed(add(redis_server, other, "1")))
-        assert len(room.delivered.pop(channel)) == seen
+        assert len(room.delivered.pop(channel)) == 1
         for _ in range(5):  # what was read for an earlier position is dropped
             room.follow(channel)
             await asyncio.sleep(0)
             room.unfollow(channel)
         room.follow(channel, ids[499])
         await room.until(channel, ids[500:])
+
+
+@async_test
+async def test_a_redis_that_refuses_is_not_asked_all_the_time(own_redis: RedisServer) -> None:
+    async with following(own_redis) as room:
+        room.follow("a")
+        await room.until("a", ids := parsed(add(own_redis, "a", "1")))
+        own_redis.call("CONFIG", "SET", "replica-serve-stale-data", "no")
+        own_redis.call("REPLICAOF", "127.0.0.1", free_port())  # MASTERDOWN to every read, as LOADING would be
+        await asyncio.sleep(0.3)
+        statistics = own_redis.call("INFO", "commandstats")
+        own_redis.call("REPLICAOF", "NO", "ONE")
+        asked = re.search(rb"cmdstat_xread:calls=([0-9]+),.*rejected_calls=([0-9]+)", statistics)
+        assert asked is not None
+        assert int(asked[1]) + int(asked[2]) < 20
+        await room.until("a", ids + parsed(add(own_redis, "a", "2")))
 
 
 @async_test

@@ -7,6 +7,8 @@ import re
 from datetime import datetime
 
 import pytest
+from rich.cells import cell_len
+from rich.text import Text
 
 from rsws.cli import terminal
 from rsws.protocol import Gap, Message, StreamId
@@ -14,7 +16,7 @@ from rsws.protocol import Gap, Message, StreamId
 NOW = StreamId(int(datetime.now().timestamp() * 1000), 7)
 
 
-def styles(line: terminal.Text, part: str) -> set[str]:
+def styles(line: Text, part: str) -> set[str]:
     """The styles that the first occurrence of ``part`` has throughout."""
     start = line.plain.index(part)
     return {str(span.style) for span in line.spans if span.start <= start and span.end >= start + len(part)}
@@ -23,7 +25,9 @@ def styles(line: terminal.Text, part: str) -> set[str]:
 # --- text from others ---
 
 
-@pytest.mark.parametrize("unsafe", ["\x1b", "\x07", "\x00", "\x7f", "\x9b", "\x90", "\r", "\n", "\u202e", "\u2066", "\u2028"])
+@pytest.mark.parametrize(
+    "unsafe", ["\x1b", "\x07", "\x00", "\x7f", "\x9b", "\x90", "\r", "\n", "\u202e", "\u2066", "\u2028"]
+)
 def test_what_a_terminal_would_obey_is_shown(unsafe: str) -> None:
     assert terminal.safe(f"a{unsafe}b") == f"a\\u{ord(unsafe):04x}b"
 
@@ -43,7 +47,7 @@ def test_safe_json_is_the_same_json() -> None:
     [
         ('{"a":  1}', '{"a":  1}'),
         ('{\n  "a": 1\n}', '{ "a": 1 }'),
-        ('[1,\r\n\r\n\t2]', "[1, 2]"),
+        ("[1,\r\n\r\n\t2]", "[1, 2]"),
         ('["a  \\n  b"]', '["a  \\n  b"]'),
     ],
 )
@@ -80,7 +84,7 @@ def test_columns_are_as_wide_as_the_channels() -> None:
     channels = ["news", "weather", "日本"]
     lines = terminal.MessageFormat(channels)
     plain = [lines.format(Message(channel, NOW, "1")).plain for channel in channels]
-    assert {terminal.cell_len(line.partition(str(NOW))[0]) for line in plain} == {len("00:00:00.000  weather  ")}
+    assert {cell_len(line.partition(str(NOW))[0]) for line in plain} == {len("00:00:00.000  weather  ")}
 
 
 def test_each_channel_has_its_own_colour_and_keeps_it() -> None:
@@ -140,4 +144,6 @@ def test_a_line_on_standard_error_is_marked_and_one_line(capsys: pytest.CaptureF
 
 def test_a_banner(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_banner("rsws 1", {"URL": "ws://h", "Redis": "x" * 100}, "Try:", ["rsws sub news"])
-    assert capsys.readouterr().err == f"\nrsws 1\n\n  URL    ws://h\n  Redis  {'x' * 100}\n\n  Try:\n    rsws sub news\n\n"
+    assert (
+        capsys.readouterr().err == f"\nrsws 1\n\n  URL    ws://h\n  Redis  {'x' * 100}\n\n  Try:\n    rsws sub news\n\n"
+    )

@@ -114,8 +114,8 @@ class Publishes:
     def __init__(self, post: Callable[[PublishCall], None]) -> None:
         self._post = post
         self._calls: dict[str, PublishCall] = {}
-        self._given_up_bytes = 0
-        """The size of the biggest that was sent over this connection and whose answer nobody awaited."""
+        self._given_up: dict[str, list[int]] = {}
+        """By name, the sizes of those sent over this connection whose answer is to come and nobody waits for."""
 
     def add(self, message_id: str, frame: bytes) -> PublishCall:
         """One more.
@@ -132,20 +132,25 @@ class Publishes:
         """Nobody waits for it any more."""
         call = self._calls.pop(message_id)
         if call.sent_at is not None and call.answer.cancelled():
-            self._given_up_bytes = max(self._given_up_bytes, len(call.frame))
+            self._given_up.setdefault(message_id, []).append(len(call.frame))
 
     def receive(self, reply: Ack | ErrorAck) -> None:
         """Give the gateway's answer to the one it is for."""
-        call = self._calls.get(reply.message_id)
-        if call is not None and call.is_awaited:
+        message_id = reply.message_id
+        if message_id in self._given_up:  # it may be under way a second time, with other data
+            self._given_up[message_id].pop()
+            if not self._given_up[message_id]:
+                del self._given_up[message_id]
+        elif (call := self._calls.get(message_id)) and call.is_awaited:
             call.receive(reply)
 
     def blame_biggest(self) -> bool:
-        """A message was too big: fail the biggest. False when none can have been it."""
+        """A message was too big: fail the biggest, if somebody waits for it. False when there is none."""
         sent = [call for call in self._calls.values() if call.is_awaited]
         biggest = max(sent, key=lambda call: len(call.frame), default=None)
-        if biggest is None or len(biggest.frame) < self._given_up_bytes:
-            return self._given_up_bytes > 0
+        given_up = max((size for sizes in self._given_up.values() for size in sizes), default=0)
+        if biggest is None or len(biggest.frame) < given_up:
+            return given_up > 0
         # One is over the limit, so the biggest is. Frames are looked at in turn, up to the first that is over the
         # limit: that is the biggest or comes before it, so what was sent behind the biggest was not looked at.
         biggest.refuse(f"too big for the gateway: {len(biggest.frame):,} bytes", "too_big")
@@ -155,7 +160,7 @@ class Publishes:
 
     def disconnected(self) -> list[PublishCall]:
         """No answer will come over this connection: those to send over the next one, in order."""
-        self._given_up_bytes = 0
+        self._given_up.clear()
         left = [call for call in self._calls.values() if not call.answer.done()]
         for call in left:
             if call.sent_at is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import Any, Protocol
 
 from websockets.asyncio.server import ServerConnection
@@ -53,10 +52,10 @@ class ClientConnection(ServerConnection):
         self._handler: MessageHandler | None = None
         self._ignoring = False
         self._early: list[Frame] = []
-        self._fragments: list[bytes] = []
+        self._partial = bytearray()
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._waiting: deque[Subscription] = deque()
+        self._waiting: dict[Subscription, None] = {}  # in turn
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._settled: asyncio.Future[None] | None = None
@@ -97,11 +96,11 @@ class ClientConnection(ServerConnection):
             return
         data = bytes(frame.data)
         if not frame.fin:
-            self._fragments.append(data)
+            self._partial += data
             return
-        if self._fragments:
-            data = b"".join([*self._fragments, data])
-            self._fragments.clear()
+        if self._partial:
+            data = bytes(self._partial + data)
+            self._partial.clear()
         try:
             text = data.decode()
         except UnicodeDecodeError:
@@ -204,7 +203,7 @@ class ClientConnection(ServerConnection):
 
     def when_room(self, subscription: Subscription) -> None:
         """See :class:`rsws.gateway.subscription.Outlet`."""
-        self._waiting.append(subscription)
+        self._waiting[subscription] = None
 
     def flush(self) -> None:
         """Hand everything written so far to the transport in one piece."""
@@ -229,7 +228,9 @@ class ClientConnection(ServerConnection):
         for _ in range(len(self._waiting)):
             if not self.has_room:
                 return
-            self._waiting.popleft().advance()
+            subscription = next(iter(self._waiting))
+            del self._waiting[subscription]
+            subscription.advance()
 
     # --- life and end ---
 

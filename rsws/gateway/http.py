@@ -9,7 +9,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 
-class Pages:
+class Health:
     """Answers GET requests that don't ask for a WebSocket.
 
     Args:

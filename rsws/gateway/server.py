@@ -25,7 +25,7 @@ from rsws.errors import CloseCode, RedisUnavailable, SetupError
 from rsws.gateway import logs
 from rsws.gateway.access import Access
 from rsws.gateway.connection import ClientConnection
-from rsws.gateway.http import Pages
+from rsws.gateway.http import Health
 from rsws.gateway.hub import Hub
 from rsws.gateway.session import Session
 from rsws.protocol import Connected, Refused, encode_reply
@@ -140,7 +140,7 @@ class Server:
                 backlog=BACKLOG,
                 create_connection=partial(ClientConnection, everyone=self._sockets),  # type: ignore[arg-type]
                 logger=_websocket_log,
-                process_request=Pages(lambda: self._store.ready),
+                process_request=Health(lambda: self._store.ready),
                 compression=None,
                 max_size=settings.max_message_bytes,
                 write_limit=settings.high_water_bytes,

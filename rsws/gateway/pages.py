@@ -1,0 +1,159 @@
+"""Pages of history: one read of a stream serves all who stand at the same position."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from rsws.errors import ChannelUnreadable, StoreError
+from rsws.gateway.channel import Channel
+from rsws.gateway.subscription import CHUNK_BYTES, Page, Subscription
+from rsws.protocol import Gap, StreamId
+from rsws.streams.store import History, Store
+
+HISTORY_READS = 16
+"""Reads of history under way at once."""
+PAGE_ENTRIES = (1, 512)
+CACHE_BYTES = 8 * 1024 * 1024
+CACHED_PAGE_BYTES = 1024
+"""What a page counts for beside its frames, so that empty ones are not kept without bound."""
+CACHE_S = 5.0
+"""A cached page is served no longer: entries can be deleted from a stream."""
+RETRY_S = 0.25
+UNREADABLE_RETRY_S = 30.0
+
+
+class _PageKey(NamedTuple):
+    channel: Channel
+    generation: int
+    after: StreamId
+
+
+class Pages:
+    """Reads for those who are behind.
+
+    Args:
+        tasks: Where reads under way live.
+        start_over: Called with a channel when a read has shown that its stream ends before somebody's position.
+    """
+
+    def __init__(
+        self, store: Store, tasks: asyncio.TaskGroup, start_over: Callable[[Channel], Awaitable[None]]
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._start_over = start_over
+        self._reads = asyncio.Semaphore(HISTORY_READS)
+        self._waiting: dict[_PageKey, list[Subscription]] = {}
+        self._cache = PageCache()
+
+    def read_page(self, subscription: Subscription) -> None:
+        """Read on from where ``subscription`` stands; all who stand there share one read."""
+        channel = subscription.channel
+        key = _PageKey(channel, channel.generation, subscription.position)
+        page = self._cache.get(key)
+        if page is not None:
+            asyncio.get_running_loop().call_soon(subscription.page_read, page)
+        elif key in self._waiting:
+            self._waiting[key].append(subscription)
+        else:
+            self._waiting[key] = [subscription]
+            self._tasks.create_task(self._read(key))
+
+    def forget(self, channel: Channel) -> None:
+        """The channel is closed: let go of what was read of it."""
+        self._cache.drop(channel)
+
+    async def _read(self, key: _PageKey) -> None:
+        try:
+            page = await self._page(key)
+        finally:
+            waiting = self._waiting.pop(key)
+        if page is None or key.generation != key.channel.generation:
+            return  # nobody waits any more, or what was read is of another stream than the one there is now
+        for subscription in waiting:
+            subscription.page_read(page)
+
+    async def _page(self, key: _PageKey) -> Page | None:
+        channel, after = key.channel, key.after
+        while channel.listeners and key.generation == channel.generation:
+            try:
+                async with self._reads:
+                    cursor, limit = channel.cursor, channel.page_entries
+                    history = await self._store.page(channel.name, after, limit)
+            except ChannelUnreadable as error:
+                for subscription in self._waiting[key]:
+                    subscription.unreadable(error)
+                await asyncio.sleep(UNREADABLE_RETRY_S)
+            except StoreError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                if history.broken != "reset":
+                    return self._encode(key, history, limit, cursor)
+                await self._start_over(channel)
+        return None
+
+    def _encode(self, key: _PageKey, history: History, limit: int, cursor: StreamId) -> Page:
+        channel, entries = key.channel, history.entries
+        frames: list[bytes] = []
+        size = used = 0
+        for entry in entries:
+            used += 1
+            frame = channel.encode(entry)
+            if frame is not None:
+                frames.append(frame)
+                size += len(frame)
+                if size >= CHUNK_BYTES:  # bigger messages than the last page had: the rest is read again
+                    break
+        if used:
+            low, high = PAGE_ENTRIES
+            channel.page_entries = max(low, min(high, CHUNK_BYTES * used // max(1, size)))
+        gap = None
+        if history.tip is not None:
+            cursor = max(cursor, history.tip.last)
+            if history.broken is not None:
+                gap = Gap(channel.name, key.after, history.tip.first, history.broken)
+        last = entries[used - 1].id if used else key.after
+        page = Page(b"".join(frames), last, used == len(entries) < limit, cursor, gap)
+        if not page.complete:
+            self._cache.put(key, page)
+        return page
+
+
+class PageCache:
+    """A few full pages of history, the least recently used dropped first."""
+
+    def __init__(self) -> None:
+        self._pages: OrderedDict[_PageKey, tuple[float, Page]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: _PageKey) -> Page | None:
+        """The page that starts there, if it is there and fresh."""
+        found = self._pages.get(key)
+        if found is None:
+            return None
+        if found[0] < asyncio.get_running_loop().time():
+            self._drop(key)
+            return None
+        self._pages.move_to_end(key)
+        return found[1]
+
+    def put(self, key: _PageKey, page: Page) -> None:
+        """Keep a page for a while."""
+        self._drop(key)
+        self._pages[key] = asyncio.get_running_loop().time() + CACHE_S, page
+        self._bytes += len(page.frames) + CACHED_PAGE_BYTES
+        while self._bytes > CACHE_BYTES:
+            self._drop(next(iter(self._pages)))
+
+    def drop(self, channel: Channel) -> None:
+        """Keep no page of that channel."""
+        for key in [key for key in self._pages if key.channel is channel]:
+            self._drop(key)
+
+    def _drop(self, key: _PageKey) -> None:
+        found = self._pages.pop(key, None)
+        if found is not None:
+            self._bytes -= len(found[1].frames) + CACHED_PAGE_BYTES

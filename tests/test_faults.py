@@ -1,0 +1,544 @@
+"""The promise of delivery under every fault: of the link, of Redis, of the stream, of the client.
+
+What takes minutes is in ``prove.py``. A run with chance in it prints its seed when it fails: ``RSWS_SEED=N`` repeats it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from checker import History, Publisher, Subscriber, stream_of
+from faults import (
+    Proxy,
+    Way,
+    demoted,
+    filled_up,
+    forbidden,
+    killed,
+    paused,
+    stopped,
+    unable_to_save,
+    without_replicas,
+)
+from gateway_kit import (
+    Client,
+    Wire,
+    add,
+    async_test,
+    connect,
+    entries,
+    gateway,
+    http,
+    new_server,
+    request,
+    until,
+    until_status,
+)
+from rsws.gateway import hub
+from rsws.gateway.server import Server
+from rsws.streams import retention
+from support import RedisServer, RswsProcess, eventually, free_port
+
+NOT_READY = "Server Redis tidak siap"
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "once"])
+def once(request: pytest.FixtureRequest) -> bool:
+    """Whether a publish names its producer."""
+    return bool(request.param)
+
+
+def publish(channel: str, message_id: str, data: Any = 1, *, once: bool = False) -> dict[str, Any]:
+    producer = {"producer": "p"} if once else {}
+    return {"action": "publish", "channel": channel, "data": data, "messageId": message_id, **producer}
+
+
+def command_of(once: bool) -> bytes:
+    return b"EVALSHA" if once else b"XADD"
+
+
+@asynccontextmanager
+async def behind_a_proxy(redis: RedisServer, **settings: Any) -> AsyncIterator[tuple[Proxy, Server, Client]]:
+    """A gateway that reaches Redis through a proxy, and a client of it."""
+    async with (
+        Proxy(redis.port) as link,
+        gateway(link.redis_url, **{"redis_timeout_s": 0.5} | settings) as server,
+        connect(server) as client,
+    ):
+        await until_status(server, "/readyz", 200)
+        yield link, server, client
+
+
+async def publish_until_acked(client: Client, channel: str, message_id: str, data: Any = 1) -> dict[str, Any]:
+    """Send the same message of the same producer until it is stored; the ack."""
+    while True:
+        await client.send(**publish(channel, message_id, data, once=True))
+        reply = await client.next()
+        assert reply["messageId"] == message_id
+        if reply["status"] == "ack":
+            return reply
+        await asyncio.sleep(0.02)
+
+
+# --- publishing: exactly one answer, and the truth ---
+
+
+@async_test
+async def test_a_reply_that_is_lost_leaves_the_outcome_unknown_and_one_entry(
+    redis_server: RedisServer, channel: str, once: bool
+) -> None:
+    async with behind_a_proxy(redis_server) as (link, server, client):
+        for number in range(5):
+            with link.cut_reply(command_of(once)) as cut:
+                await client.send(**publish(channel, f"m{number}", number, once=once))
+                await client.expect_error_ack(f"m{number}", "redis_unavailable", "unknown")
+            assert cut.done == 1
+            await until_status(server, "/readyz", 200)
+        await client.nothing_more()
+    assert [fields["messageData"] for _, fields in entries(redis_server, channel)] == list("01234")
+
+
+@async_test
+async def test_a_request_that_is_lost_leaves_the_outcome_unknown_and_no_entry(
+    redis_server: RedisServer, channel: str, once: bool
+) -> None:
+    async with behind_a_proxy(redis_server) as (link, _, client):
+        with link.cut_request(command_of(once)) as cut:
+            await client.send(**publish(channel, "m", once=once))
+            await client.expect_error_ack("m", "redis_unavailable", "unknown")
+        assert cut.done == 1
+        assert entries(redis_server, channel) == []
+        assert "duplicate" not in await publish_until_acked(client, channel, "m")
+        assert len(entries(redis_server, channel)) == 1
+
+
+@async_test
+async def test_a_producer_that_asks_again_learns_what_became_of_its_message(
+    redis_server: RedisServer, channel: str
+) -> None:
+    async with behind_a_proxy(redis_server) as (link, _, client):
+        with link.cut_reply(b"EVALSHA"):
+            await client.send(**publish(channel, "m", once=True))
+            await client.expect_error_ack("m", "redis_unavailable", "unknown")
+        ack = await publish_until_acked(client, channel, "m")
+        assert ack == {
+            "status": "ack",
+            "messageId": "m",
+            "streamId": entries(redis_server, channel)[0][0],
+            "duplicate": True,
+        }
+        await client.send(**publish(channel, "m", "something else", once=True))
+        await client.expect_error_ack("m", "conflict", "not_stored")
+        assert len(entries(redis_server, channel)) == 1
+
+
+@pytest.mark.parametrize("ways", [(Way.UP,), (Way.DOWN,), (Way.UP, Way.DOWN)], ids=["up", "down", "both"])
+@async_test
+async def test_a_link_that_swallows_everything(redis_server: RedisServer, channel: str, ways: tuple[Way, ...]) -> None:
+    async with behind_a_proxy(redis_server) as (link, server, client):
+        await client.subscribe(channel)
+        with link.black_hole(*ways):
+            await client.send(**publish(channel, "sent", "sent", once=True))
+            await asyncio.sleep(0.1)
+            await client.send(**publish(channel, "waiting", "waiting", once=True))
+            await client.expect_error_ack("sent", "redis_unavailable", "unknown")
+            await client.expect_error_ack("waiting", "redis_unavailable", "not_stored")
+            assert (await http(server, "/readyz"))[0] == 503
+            assert (await http(server, "/healthz"))[0] == 200
+        await until_status(server, "/readyz", 200)
+        # What the link held back may be done now, or never: the name decides that it is done once.
+        acks, delivered = [], []
+        for message_id in ("sent", "waiting"):
+            await client.send(**publish(channel, message_id, message_id, once=True))
+        while len(acks) < 2 or len(delivered) < 2:
+            frame = await client.next()
+            (acks if "status" in frame else delivered).append(frame["streamId"])
+    stored = entries(redis_server, channel)
+    assert sorted(acks) == sorted(delivered) == [stream_id for stream_id, _ in stored]
+    assert sorted(fields["messageData"] for _, fields in stored) == ['"sent"', '"waiting"']
+
+
+@async_test
+async def test_a_slow_link_loses_nothing(redis_server: RedisServer, channel: str) -> None:
+    async with behind_a_proxy(redis_server) as (link, _, client):
+        with link.delayed(0.1):
+            await client.subscribe(channel)
+            for number in range(50):
+                await client.send(**publish(channel, str(number), number, once=number % 2 == 1))
+            frames = [await client.next() for _ in range(100)]
+    acks = [frame for frame in frames if "status" in frame]
+    assert [(ack["status"], ack["messageId"]) for ack in acks] == [("ack", str(number)) for number in range(50)]
+    delivered = [frame for frame in frames if "event" in frame]
+    assert [frame["data"] for frame in delivered] == list(range(50))
+
+
+@async_test
+async def test_scripts_that_redis_forgot(redis_server: RedisServer, channel: str) -> None:
+    async with behind_a_proxy(redis_server) as (link, _, client):
+        history = History()
+        with link.delayed(0.02):  # several batches are under way before the first is answered
+            for number in range(100):
+                if number % 10 == 0:
+                    redis_server.call("SCRIPT", "FLUSH")
+                data = str(number).encode()
+                history.sent("p", channel, str(number), data, once=True)
+                await client.send(**publish(channel, str(number), number, once=True))
+                await asyncio.sleep(0.002)
+            for _ in range(100):
+                frame = await client.next()
+                assert frame["status"] == "ack", frame
+                history.sends["p", channel, frame["messageId"]].acks.append(frame["streamId"])
+    history.check({channel: stream_of(redis_server, channel)})
+
+
+REFUSALS: dict[str, Callable[[RedisServer], AbstractContextManager[None]]] = {
+    "OOM": filled_up,
+    "READONLY": demoted,
+    "NOREPLICAS": without_replicas,
+    "MISCONF": unable_to_save,
+}
+
+
+@pytest.mark.parametrize("word", REFUSALS)
+@async_test
+async def test_what_redis_refuses_is_not_stored_and_the_text_names_the_cause(
+    own_redis: RedisServer, channel: str, word: str, once: bool
+) -> None:
+    async with gateway(own_redis.url) as server, connect(server) as client:
+        with REFUSALS[word](own_redis):
+            await client.send(**publish(channel, "m", once=once))
+            assert word in (await client.expect_error_ack("m", "redis_refused"))["error"]
+            assert entries(own_redis, channel) == []
+        await client.send(**publish(channel, "m", once=once))
+        assert (await client.next())["status"] == "ack"
+        await client.send(**publish(channel, "m", once=once))
+        assert (await client.next()).get("duplicate", False) is once
+    assert len(entries(own_redis, channel)) == 2 - once
+
+
+@async_test
+async def test_a_stream_whose_ids_are_used_up(redis_server: RedisServer, channel: str, once: bool) -> None:
+    greatest = f"{2**64 - 1}-{2**64 - 1}"
+    redis_server.call("XADD", channel, greatest, "messageData", "0")
+    async with gateway(redis_server.url) as server, connect(server) as client:
+        for _ in range(2):
+            await client.send(**publish(channel, "m", once=once))
+            assert "exhausted" in (await client.expect_error_ack("m", "redis_refused"))["error"]
+    assert [stream_id for stream_id, _ in entries(redis_server, channel)] == [greatest]
+
+
+@async_test
+async def test_a_key_that_is_no_stream(redis_server: RedisServer, channel: str, once: bool) -> None:
+    redis_server.call("SET", channel, "a string")
+    async with gateway(redis_server.url) as server, connect(server) as client:
+        await client.send(**publish(channel, "m", once=once))
+        assert "WRONGTYPE" in (await client.expect_error_ack("m", "channel_unreadable"))["error"]
+        redis_server.call("DEL", channel)
+        await client.send(**publish(channel, "m", once=once))
+        assert (await client.next())["status"] == "ack"
+    assert len(entries(redis_server, channel)) == 1
+
+
+@pytest.mark.parametrize("rules", [("-xadd",), ("resetkeys", "~other*", "~rsws:*")], ids=["command", "key"])
+@async_test
+async def test_a_user_without_the_right(
+    own_redis: RedisServer, channel: str, rules: tuple[str, ...], once: bool
+) -> None:
+    async with gateway(own_redis.url) as server, connect(server) as client:
+        await until_status(server, "/readyz", 200)
+        with forbidden(own_redis, *rules):
+            await client.send(**publish(channel, "m", once=once))
+            assert "NOPERM" in (await client.expect_error_ack("m", "channel_unreadable"))["error"]
+        await client.send(**publish(channel, "m", once=once))
+        assert (await client.next())["status"] == "ack"
+    assert len(entries(own_redis, channel)) == 1
+
+
+@async_test
+async def test_a_redis_that_loads(own_redis: RedisServer, channel: str, once: bool) -> None:
+    own_redis.options |= {"appendonly": "yes", "appendfsync": "always", "key-load-delay": "1000"}
+    own_redis.stop()
+    own_redis.start()
+    pipeline = own_redis.client.pipeline(transaction=False)
+    for number in range(1000):
+        pipeline.set(f"{channel}-{number}", "x")
+    pipeline.execute()
+    async with gateway(own_redis.url) as server, connect(server) as client:
+        own_redis.stop()
+        own_redis.start(wait=False)
+        texts = set()
+        while True:
+            await client.send(**publish(channel, "m", once=once))
+            reply = await client.next()
+            if reply["status"] == "ack":
+                break
+            assert reply["outcome"] == "not_stored", reply
+            texts.add(reply["error"].split()[-1] if reply["code"] == "redis_unavailable" else reply["error"])
+            if "LOADING" in reply["error"]:
+                assert (await http(server, "/readyz"))[0] == 503
+            await asyncio.sleep(0.02)
+        assert any("LOADING" in text for text in texts), texts
+    assert len(entries(own_redis, channel)) == 1
+
+
+# --- resuming: a gap is told exactly when continuity can't be proven ---
+
+Change = Callable[[RedisServer, str], object]
+
+CHANGES: dict[str, tuple[Change, str | None]] = {
+    "nothing": (lambda redis, key: None, None),
+    "a new entry": (lambda redis, key: redis.call("XADD", key, "7-0", "messageData", "7"), None),
+    "another entry deleted": (lambda redis, key: redis.call("XDEL", key, "5-0"), None),
+    "the one at the position deleted": (lambda redis, key: redis.call("XDEL", key, "4-0"), None),
+    "trimmed to the position": (lambda redis, key: redis.call("XTRIM", key, "MINID", "4-0"), None),
+    "trimmed past the position": (lambda redis, key: redis.call("XTRIM", key, "MINID", "6-0"), "trimmed"),
+    # The entry at the position was the last one trimmed: nothing is lost, but nothing proves it.
+    "trimmed right behind the position": (lambda redis, key: redis.call("XTRIM", key, "MINID", "5-0"), "trimmed"),
+    "emptied": (lambda redis, key: redis.call("XTRIM", key, "MAXLEN", "0"), "trimmed"),
+    "deleted": (lambda redis, key: redis.call("DEL", key), "reset"),
+    "made anew with smaller ids": (
+        lambda redis, key: (redis.call("DEL", key), redis.call("XADD", key, "2-0", "messageData", "22")),
+        "reset",
+    ),
+    "made anew with greater ids": (
+        lambda redis, key: (redis.call("DEL", key), redis.call("XADD", key, "9-0", "messageData", "9")),
+        "trimmed",
+    ),
+    "another one renamed over it": (
+        lambda redis, key: (
+            redis.call("XADD", key + "-other", "3-0", "messageData", "33"),
+            redis.call("RENAME", key + "-other", key),
+        ),
+        "reset",
+    ),
+    "set back": (
+        lambda redis, key: (
+            redis.call("XDEL", key, "3-0", "4-0", "5-0", "6-0"),
+            redis.call("XSETID", key, "3-0"),
+        ),
+        "reset",
+    ),
+    "set forward": (lambda redis, key: redis.call("XSETID", key, "100-0"), None),
+    "everything flushed": (lambda redis, key: redis.call("FLUSHALL"), "reset"),
+    "restarted without persistence": (lambda redis, key: (redis.kill(), redis.start()), "reset"),
+}
+
+
+def six_entries(redis: RedisServer, channel: str) -> None:
+    for number in range(1, 7):
+        redis.call("XADD", channel, f"{number}-0", "messageData", number)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@async_test
+async def test_resuming_in_a_stream_that_was_changed(own_redis: RedisServer, channel: str, change: str) -> None:
+    make, reason = CHANGES[change]
+    six_entries(own_redis, channel)
+    make(own_redis, channel)
+    stored = [(stream_id, int(fields["messageData"])) for stream_id, fields in entries(own_redis, channel)]
+    async with gateway(own_redis.url) as server, connect(server) as client:
+        await client.subscribe(channel, lastMessageId="4-0")
+        if reason is not None:
+            first = stored[0][0] if stored else None
+            assert await client.gap(channel) == ("4-0", first, reason)
+        expected = [entry for entry in stored if reason == "reset" or int(entry[0][:-2]) > 4]
+        assert await client.messages(channel, len(expected)) == expected
+        await client.nothing_more()
+        new_id = add(own_redis, channel, "99")[0]
+        assert await client.message(channel) == (new_id, 99)
+        await client.nothing_more()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@async_test
+async def test_a_live_subscriber_of_a_stream_that_is_changed(
+    own_redis: RedisServer, channel: str, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "CHECK_S", 0.1)
+    make, reason = CHANGES[change]
+    six_entries(own_redis, channel)
+    async with gateway(own_redis.url) as server, connect(server) as client:
+        await client.subscribe(channel, marker=True)
+        await client.messages(channel, 6)
+        assert (await client.next())["event"] == "caught_up"
+        make(own_redis, channel)
+        await until_status(server, "/readyz", 200)
+        stored = [(stream_id, int(fields["messageData"])) for stream_id, fields in entries(own_redis, channel)]
+        if reason == "reset":
+            first = stored[0][0] if stored else None
+            assert await client.gap(channel) == ("6-0", first, "reset")
+            assert await client.messages(channel, len(stored)) == stored
+        else:  # it had everything that is gone
+            new = [entry for entry in stored if int(entry[0][:-2]) > 6]
+            assert await client.messages(channel, len(new)) == new
+        await asyncio.sleep(0.25)  # two more looks at the stream find nothing new
+        await client.nothing_more()
+        new_id = add(own_redis, channel, "99")[0]
+        assert await client.message(channel) == (new_id, 99)
+        await client.nothing_more()
+
+
+@async_test
+async def test_a_live_subscriber_is_told_what_was_trimmed_before_it_was_read(
+    redis_server: RedisServer, channel: str
+) -> None:
+    async with gateway(redis_server.url) as server, connect(server) as client:
+        first = add(redis_server, channel, "1")[0]
+        await client.subscribe(channel, lastMessageId=first)
+        await client.nothing_more()
+        pipeline = redis_server.client.pipeline(transaction=True)
+        for number in range(10):
+            pipeline.xadd(channel, {"messageData": str(number)})
+        pipeline.xtrim(channel, maxlen=1, approximate=False)
+        last = pipeline.execute()[-2].decode()
+        assert await client.gap(channel) == (first, last, "trimmed")
+        assert await client.message(channel) == (last, 9)
+
+
+@async_test
+async def test_a_lagging_subscriber_is_told_what_was_trimmed(redis_server: RedisServer, channel: str) -> None:
+    history = History()
+    async with gateway(redis_server.url) as server, Wire(server, 4096) as asleep:
+        await asleep.handshake()
+        await asleep.send(request(action="subscribe", channel=channel))
+        log = history.subscribed("asleep", channel, "0-0")
+        for _ in range(20):
+            add(redis_server, channel, *[f'"{"x" * 10_000}"'] * 20)
+            await asyncio.sleep(0.005)
+        everything = stream_of(redis_server, channel)
+        redis_server.call("XTRIM", channel, "MAXLEN", 10)
+        final = stream_of(redis_server, channel)
+        history.removed(channel, everything[:-10])
+        await asleep.text()
+        await asleep.text()
+        while True:
+            frame = msgspec_frame(await asleep.text())
+            if frame["event"] == "gap":
+                log.gap(frame["lastMessageId"], frame["resumesAt"], frame["reason"])
+            else:
+                log.message(frame["streamId"], everything[0][1])
+                if frame["streamId"] == final[-1][0]:
+                    break
+    for number, (_, data) in enumerate(everything):
+        history.sent("add", channel, str(number), data).acks.append(everything[number][0])
+    findings = [found for found in history.judge({channel: final}) if found.text.startswith("asleep")]
+    assert findings == []
+    assert sum(type(event).__name__ == "Gap" for event in log.events) == 1
+
+
+def msgspec_frame(text: str) -> dict[str, Any]:
+    import json
+
+    frame: dict[str, Any] = json.loads(text)
+    return frame
+
+
+# --- outages ---
+
+
+@pytest.mark.parametrize("outage", [stopped, killed, paused], ids=["stopped", "killed", "paused"])
+@async_test
+async def test_an_outage_is_said_once_and_sockets_stay_open(
+    own_redis: RedisServer,
+    channel: str,
+    outage: Callable[[RedisServer], AbstractContextManager[None]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own_redis.options |= {"appendonly": "yes", "appendfsync": "always"}
+    own_redis.stop()
+    own_redis.start()
+    async with gateway(own_redis.url, redis_timeout_s=0.3) as server, connect(server) as client:
+        await client.subscribe(channel)
+        add(own_redis, channel, "1")
+        await client.message(channel)
+        with caplog.at_level(logging.WARNING), outage(own_redis):
+            await client.send(**publish(channel, "m", once=True))
+            await client.next()
+            await until_status(server, "/readyz", 503)
+            for _ in range(10):
+                await asyncio.sleep(0.1)
+                assert (await http(server, "/readyz"))[0] == 503
+                assert (await http(server, "/healthz"))[0] == 200
+            assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+                "redis unreachable, trying again until it answers"
+            ]
+        await until_status(server, "/readyz", 200)
+        new_id = add(own_redis, channel, "2")[0]
+        while (await client.next()).get("streamId") != new_id:
+            pass
+
+
+# --- everything at once ---
+
+
+@pytest.mark.parametrize("name_producer", [False, True], ids=["plain", "once"])
+@async_test
+async def test_faults_of_every_kind_under_load(own_redis: RedisServer, channel: str, name_producer: bool) -> None:
+    own_redis.options |= {"appendonly": "yes", "appendfsync": "always"}
+    own_redis.stop()
+    own_redis.start()
+    history = History()
+    chance = history.chance
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        to_redis = [await enter(Proxy(own_redis.port)) for _ in range(2)]
+        servers = [await enter(gateway(link.redis_url, redis_timeout_s=0.3)) for link in to_redis]
+        to_gateway = [await enter(Proxy(int(server.url.rpartition(":")[2]))) for server in servers]
+        urls = [f"ws://127.0.0.1:{link.port}" for link in to_gateway]
+        command = command_of(name_producer)
+
+        async def kill() -> None:
+            with killed(own_redis):
+                pass
+
+        async def for_a_while(fault: AbstractContextManager[object]) -> None:
+            with fault:
+                await asyncio.sleep(chance.uniform(0.05, 0.6))
+
+        def faults() -> list[Any]:
+            link, front = chance.choice(to_redis), chance.choice(to_gateway)
+            return [
+                kill(),
+                for_a_while(paused(own_redis)),
+                for_a_while(link.cut_reply(command, 3)),
+                for_a_while(link.cut_request(command, 3)),
+                for_a_while(link.black_hole()),
+                for_a_while(link.black_hole(Way.DOWN)),
+                for_a_while(link.refusing()),
+                for_a_while(link.delayed(0.05)),
+                for_a_while(link.limited(100_000)),
+                for_a_while(front.black_hole()),
+                for_a_while(front.refusing()),
+            ]
+
+        over = asyncio.Event()
+        publishers = [
+            Publisher(history, f"p{number}", urls, channel, once=name_producer, pause_s=0.005) for number in range(4)
+        ]
+        subscribers = [Subscriber(history, f"s{number}", urls, channel) for number in range(6)]
+        async with asyncio.TaskGroup() as tasks:
+            publishing = [tasks.create_task(publisher.run(over)) for publisher in publishers]
+            reading = [tasks.create_task(subscriber.run()) for subscriber in subscribers]
+            for _ in range(8):
+                candidates = faults()
+                chosen = candidates.pop(chance.randrange(len(candidates)))
+                for unused in candidates:
+                    unused.close()
+                await chosen
+                await asyncio.sleep(0.1)
+            over.set()
+            async with asyncio.timeout(10):
+                await asyncio.gather(*publishing)
+                last = add(own_redis, channel, '"the end"')[0]
+                history.sent("the end", channel, "", b'"the end"').acks.append(last)
+                await asyncio.gather(*[subscriber.reached(last) for subscriber in subscribers])
+            for task in reading:
+                task.cancel()
+    assert sum(publisher.acked for publisher in publishers) > 100
+    history.check({channel: stream_of(own_redis, channel)})

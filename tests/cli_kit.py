@@ -24,9 +24,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from unittest import mock
 
+import pytest
 from websockets.sync.server import ServerConnection, serve
 
+from rsws.cli.app import main
 from support import RedisServer, RswsProcess
 
 KEY = "the-key-of-the-tests"
@@ -79,6 +82,18 @@ def fake_gateway(*replies: Mapping[str, object]) -> Iterator[dict[str, str | Non
         finally:
             server.shutdown()
             thread.join()
+
+
+def call_main(*arguments: str) -> int:
+    """``rsws ARGUMENTS`` in this process, where all that counts is what is said before anything is connected.
+
+    Returns:
+        The exit code.
+    """
+    with mock.patch.object(sys, "argv", ["rsws", *arguments]), pytest.raises(SystemExit) as end:
+        main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
 
 
 def entries(server: RedisServer, channel: str) -> list[tuple[str, str]]:

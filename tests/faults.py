@@ -190,9 +190,7 @@ class Proxy:
             self._tasks.add(pump)
             pump.add_done_callback(self._tasks.discard)
 
-    async def _carry(
-        self, joint: _Joint, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: Way
-    ) -> None:
+    async def _carry(self, joint: _Joint, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: Way) -> None:
         try:
             while data := await source.read(_PIECE_BYTES):
                 if self._delay_s:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import typer
 
+from cli_kit import call_main
 from rsws.cli import pub, serve, sub, xadd
-from rsws.cli.app import app, main
+from rsws.cli.app import app
 from rsws.cli.exits import EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
 from rsws.errors import (
@@ -45,12 +46,16 @@ def examples(epilog: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
-def test_help_ends_with_exit_codes_and_examples(command: tuple[str, ...]) -> None:
-    shown = run_rsws(*command, "--help", env=WIDE)
-    assert (shown.returncode, shown.stderr) == (0, "")
+def test_help_ends_with_exit_codes_and_examples(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call_main(*command, "--help") == ExitCode.DONE
+    shown = capfd.readouterr()
+    assert shown.err == ""
     for code, meaning in EXIT_HELP.items():
-        assert f"{code} {meaning}" in shown.stdout
-    last_lines = shown.stdout.partition("Examples:")[2].split("\n")
+        assert f"{code} {meaning}" in shown.out
+    last_lines = shown.out.partition("Examples:")[2].split("\n")
     assert 2 <= len([line for line in last_lines if line.strip()]) <= 3
 
 
@@ -143,29 +148,20 @@ def test_an_empty_variable_is_as_good_as_none(tmp_path: Path) -> None:
     ],
 )
 def test_what_can_not_be_used_is_a_usage_error(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...],
-    env_file: str,
-    named: str,
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], env_file: str, named: str
 ) -> None:
     (tmp_path / ".env").write_text(env_file)
-    monkeypatch.setattr("sys.argv", ["rsws", *arguments])
     os.environ["RSWS_TOKEN"] = "x"
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == ExitCode.USAGE
+    assert call_main(*arguments) == ExitCode.USAGE
     shown = capfd.readouterr()
     assert named in shown.err
     assert shown.out == ""
 
 
-def test_an_env_file_that_is_no_text_is_a_usage_error(tmp_path: Path) -> None:
+def test_an_env_file_that_is_no_text_is_a_usage_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".env").write_bytes(b"PORT=\xff\xfe")
-    refused = run_rsws("sub", "news")
-    assert refused.returncode == ExitCode.USAGE
-    assert re.fullmatch(r"rsws: \.env .* can't be read: .*\n", refused.stderr)
+    assert call_main("sub", "news") == ExitCode.USAGE
+    assert re.fullmatch(r"rsws: \.env .* can't be read: .*\n", capfd.readouterr().err)
 
 
 def test_a_setting_that_may_be_repeated() -> None:

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import wraps
 from itertools import islice
 from typing import Any
@@ -19,7 +20,19 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.protocol import State
 
-from rsws.client import Client, Disconnected, Event, Reconnected, Subscription, address, connect, link, subscription
+from faults import Proxy, command_calls, paused
+from rsws.client import (
+    Client,
+    Disconnected,
+    Event,
+    Reconnected,
+    Subscription,
+    address,
+    calls,
+    connect,
+    link,
+    subscription,
+)
 from rsws.errors import (
     CannotConnect,
     ConnectionLost,
@@ -330,10 +343,24 @@ async def test_no_log_line_has_the_token(caplog: pytest.LogCaptureFixture) -> No
 async def test_publish_returns_the_id_of_the_ack() -> None:
     async with connected() as (_, peer, client):
         publishing = asyncio.create_task(client.publish("news", {"text": "hällo"}, message_id="m1"))
-        text = await peer.hear_text()
-        assert text == '{"action":"publish","channel":"news","data":{"text":"hällo"},"messageId":"m1"}'
+        text, producer = (await peer.hear_text()).split(',"producer":')
+        assert text == '{"action":"publish","channel":"news","data":{"text":"hällo"},"messageId":"m1"'
+        assert re.fullmatch('"[0-9a-f]{32}"}', producer)
         await peer.say(Ack("m1", StreamId(7, 1)), Ack("m1", StreamId(8, 0)))
         assert await publishing == StreamId(7, 1)
+
+
+@in_a_loop
+async def test_each_client_is_a_producer_of_its_own() -> None:
+    async with scripted() as script, connect(script.url) as one, connect(script.url) as other:
+        producers = []
+        for client, peer in ((one, await script.peer()), (other, await script.peer())):
+            for message_id in ("a", "b"):
+                publishing = asyncio.create_task(client.publish("c", 1, message_id=message_id))
+                producers.append((await peer.hear())["producer"])
+                await peer.say(Ack(message_id, StreamId(1, 0)))
+                await publishing
+    assert producers[0] == producers[1] != producers[2] == producers[3]
 
 
 @pytest.mark.parametrize("text", ['{"b":1.0, "a" : 1e400,"ü":"\\u00fc"}', b"  [1,\t2 ]\n", '"x"', "null"])
@@ -342,7 +369,8 @@ async def test_publish_json_stays_as_it_is(text: str | bytes) -> None:
     async with connected() as (_, peer, client):
         publishing = asyncio.create_task(client.publish_json("c", text, message_id="m"))
         wanted = text if isinstance(text, str) else text.decode()
-        assert await peer.hear_text() == f'{{"action":"publish","channel":"c","data":{wanted},"messageId":"m"}}'
+        frame = await peer.hear_text()
+        assert frame.startswith(f'{{"action":"publish","channel":"c","data":{wanted},"messageId":"m","producer":"')
         await peer.say(Ack("m", StreamId(1, 0)))
         await publishing
 
@@ -405,19 +433,170 @@ async def test_two_publishes_under_way_can_not_have_one_message_id() -> None:
 
 
 @in_a_loop
-async def test_a_lost_ack_leaves_the_outcome_unknown_and_nothing_is_sent_twice() -> None:
+async def test_a_lost_ack_is_asked_for_again_under_the_same_name() -> None:
     async with connected() as (script, peer, client):
-        first = asyncio.create_task(client.publish("c", 1))
+        publishing = asyncio.create_task(client.publish("c", {"n": 1}))
+        first = await peer.hear_text()
+        for _ in range(3):
+            await peer.drop()
+            peer = await script.peer()
+            assert await peer.hear_text() == first
+        await peer.say(Ack(json.loads(first)["messageId"], StreamId(1, 0), duplicate=True))
+        assert await publishing == StreamId(1, 0)
+
+
+@in_a_loop
+async def test_what_is_sent_again_keeps_its_order() -> None:
+    async with connected() as (script, peer, client):
+        publishing = [asyncio.create_task(client.publish("c", 0, message_id=name)) for name in "abcd"]
+        assert [await peer.hear_publish() for _ in "abcd"] == [*"abcd"]
+        await peer.say(Ack("b", StreamId(2, 0)))
+        await publishing[1]
+        await peer.drop()
+        publishing += [asyncio.create_task(client.publish("c", 0, message_id=name)) for name in "ef"]
+        peer = await script.peer()
+        assert [await peer.hear_publish() for _ in "acdef"] == [*"acdef"]
+        await peer.say(*[Ack(name, StreamId(1, 0)) for name in "acdef"])
+        await asyncio.gather(*publishing)
+
+
+@in_a_loop
+async def test_what_is_sent_again_comes_after_a_subscribe_that_came_before_it() -> None:
+    async with connected() as (script, peer, client):
+        client.subscribe("c")
+        publishing = asyncio.create_task(client.publish("c", 0, message_id="m"))
+        await peer.expect(action="subscribe", channel="c", lastMessageId="$")
         await peer.hear_publish()
         await peer.drop()
-        with pytest.raises(PublishFailed) as caught:
-            await first
-        assert (caught.value.code, caught.value.outcome) == ("connection_lost", Outcome.UNKNOWN)
         peer = await script.peer()
-        second = asyncio.create_task(client.publish("c", 2, message_id="m2"))
-        assert (await peer.hear())["data"] == 2
+        await peer.expect(action="subscribe", channel="c", lastMessageId="$")
+        assert await peer.hear_publish() == "m"
+        await peer.say(Ack("m", StreamId(1, 0)))
+        await publishing
+
+
+def refused(code: str, outcome: Outcome = Outcome.NOT_STORED) -> ErrorAck:
+    return ErrorAck("m", f"says {code}", code, outcome)
+
+
+UNKNOWN = refused("redis_unavailable", Outcome.UNKNOWN)
+
+
+@in_a_loop
+async def test_an_unknown_outcome_is_asked_for_until_it_is_known() -> None:
+    async with connected() as (_, peer, client):
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        first = await peer.hear_text()
+        for answer in (UNKNOWN, UNKNOWN, refused("redis_unavailable"), refused("redis_refused"), UNKNOWN):
+            await peer.say(answer)
+            assert await peer.hear_text() == first
+        await peer.say(Ack("m", StreamId(1, 0), duplicate=True))
+        assert await publishing == StreamId(1, 0)
+
+
+@in_a_loop
+async def test_asking_again_is_put_off_more_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    async with connected() as (_, peer, client):
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        await peer.hear_publish()
+        started_at = time.monotonic()
+        for total in (0.01, 0.03, 0.07, 0.12, 0.17):
+            await peer.say(UNKNOWN)
+            await peer.hear_publish()
+            assert time.monotonic() - started_at >= total
+        await peer.say(Ack("m", StreamId(1, 0)))
+        await publishing
+
+
+@in_a_loop
+async def test_one_that_waits_to_be_asked_again_is_sent_once_over_the_next_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with connected() as (script, peer, client):
+        monkeypatch.setattr(calls, "retry_delays", lambda: iter([0.2]))
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        await peer.hear_publish()
+        await peer.say(UNKNOWN)
+        await peer.drop()
+        peer = await script.peer()
+        await peer.hear_publish()
+        await asyncio.sleep(0.3)
+        pinging = asyncio.create_task(client.ping())
+        await peer.expect(action="ping")
+        await peer.say(Ack("m", StreamId(1, 0)), Pong())
+        assert await publishing == StreamId(1, 0)
+        await pinging
+
+
+@pytest.mark.parametrize("code", ["channel_unreadable", "not_allowed", "bad_request", "new_in_2030"])
+@in_a_loop
+async def test_one_that_is_refused_when_it_is_sent_again_may_be_stored_since_the_first_time(code: str) -> None:
+    async with connected() as (script, peer, client):
+        for loses in (False, True):
+            publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
+            await peer.hear_publish()
+            if loses:
+                await peer.drop()
+                peer = await script.peer()
+            else:
+                await peer.say(UNKNOWN)
+            await peer.hear_publish()
+            await peer.say(refused(code))
+            with pytest.raises(PublishFailed, match=f"says {code}") as caught:
+                await publishing
+            assert (caught.value.code, caught.value.outcome) == (code, Outcome.UNKNOWN)
+
+
+@pytest.mark.parametrize("answers", [[], [UNKNOWN], [UNKNOWN, refused("redis_refused")]])
+@in_a_loop
+async def test_a_name_that_was_taken_is_a_conflict_and_nothing_is_stored(answers: list[ErrorAck]) -> None:
+    async with connected() as (_, peer, client):
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        for answer in [*answers, refused("conflict")]:
+            await peer.hear_publish()
+            await peer.say(answer)
+        with pytest.raises(PublishFailed, match="says conflict") as caught:
+            await publishing
+        assert (caught.value.code, caught.value.outcome) == ("conflict", Outcome.NOT_STORED)
+
+
+@in_a_loop
+async def test_a_gateway_that_might_not_know_a_repeat_any_more_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected() as (script, peer, client):
+        publishing = asyncio.create_task(client.publish("c", 1, timeout_s=1000))
+        await peer.hear_publish()
+        monkeypatch.setattr(calls, "RESEND_S", 0.0)
+        await peer.drop()
+        peer = await script.peer()
+        with pytest.raises(PublishFailed, match="no ack within 0 s") as caught:
+            await publishing
+        assert (caught.value.code, caught.value.outcome) == ("timeout", Outcome.UNKNOWN)
+        waiting = asyncio.create_task(client.publish("c", 1, message_id="m2"))
+        assert await peer.hear_publish() == "m2"
         await peer.say(Ack("m2", StreamId(2, 0)))
-        assert await second == StreamId(2, 0)
+        assert await waiting == StreamId(2, 0)
+
+
+def test_a_publish_is_sent_again_for_less_time_than_a_gateway_knows_a_repeat() -> None:
+    assert Settings().producer_window_s > calls.RESEND_S
+
+
+@pytest.mark.parametrize("loses", [False, True])
+@in_a_loop
+async def test_no_answer_that_says_what_became_of_it_in_time(loses: bool) -> None:
+    async with scripted(port := free_port()) as script:
+        client = await (context := connect(script.url)).__aenter__()
+        peer = await script.peer()
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="m", timeout_s=0.1))
+        await peer.hear_publish()
+        await (peer.drop() if loses else peer.say(UNKNOWN))
+    with pytest.raises(PublishFailed, match=r"no ack within 0\.1 s") as caught:
+        await publishing
+    assert (caught.value.code, caught.value.outcome) == ("timeout", Outcome.UNKNOWN)
+    async with scripted(port) as script:
+        await script.peer()
+        await context.__aexit__(None, None, None)
 
 
 @in_a_loop
@@ -483,29 +662,105 @@ async def test_a_message_over_the_limit_fails_alone() -> None:
         assert [await peer.hear_publish() for _ in publishing] == ["before", "big", "after1", "after2"]
         await peer.close(1009)
         peer = await script.peer()
-        for name in ("after1", "after2"):
+        for number, name in enumerate(("before", "after1", "after2")):
             assert await peer.hear_publish() == name
-            await peer.say(Ack(name, StreamId(1, 0)))
+            await peer.say(Ack(name, StreamId(number, 0)))
         before, big, *after = await asyncio.gather(*publishing, return_exceptions=True)
         assert isinstance(big, PublishFailed)
         assert (big.code, big.outcome) == ("too_big", Outcome.NOT_STORED)
-        assert re.search(r"too big for the gateway: 10,0\d\d bytes", str(big))
-        assert isinstance(before, PublishFailed)
-        assert (before.code, before.outcome) == ("connection_lost", Outcome.UNKNOWN)
-        assert after == [StreamId(1, 0)] * 2
+        assert re.search(r"too big for the gateway: 10,1\d\d bytes", str(big))
+        assert [before, *after] == [StreamId(number, 0) for number in range(3)]
 
 
 @in_a_loop
-async def test_a_cancelled_publish_is_forgotten() -> None:
-    async with connected() as (_, peer, client):
+async def test_what_was_behind_a_message_over_the_limit_was_not_sent() -> None:
+    async with connected(reconnect=False) as (_, peer, client):
+        publishing = [asyncio.create_task(client.publish("c", data)) for data in (1, "x" * 10_000, 2)]
+        for _ in publishing:
+            await peer.hear_publish()
+        await peer.close(1009)
+        before, big, after = await asyncio.gather(*publishing, return_exceptions=True)
+        assert isinstance(before, PublishFailed)
+        assert (before.code, before.outcome) == ("connection_lost", Outcome.UNKNOWN)
+        assert isinstance(big, PublishFailed)
+        assert (big.code, big.outcome) == ("too_big", Outcome.NOT_STORED)
+        assert isinstance(after, ConnectionLost)
+
+
+@in_a_loop
+async def test_too_big_for_the_next_gateway_need_not_mean_for_the_first() -> None:
+    async with connected() as (script, peer, client):
+        publishing = asyncio.create_task(client.publish("c", "x" * 10_000))
+        await peer.hear_publish()
+        await peer.drop()
+        peer = await script.peer()
+        await peer.hear_publish()
+        await peer.close(1009)
+        with pytest.raises(PublishFailed) as caught:
+            await publishing
+        assert (caught.value.code, caught.value.outcome) == ("too_big", Outcome.UNKNOWN)
+
+
+@pytest.mark.parametrize("others", [0, 2])
+@in_a_loop
+async def test_one_over_the_limit_that_nobody_waits_for_is_not_blamed_on_others(others: int) -> None:
+    async with connected() as (script, peer, client):
+        big = asyncio.create_task(client.publish("c", "x" * 10_000))
+        publishing = [asyncio.create_task(client.publish("c", 1, message_id=str(number))) for number in range(others)]
+        for _ in (big, *publishing):
+            await peer.hear_publish()
+        big.cancel()
+        await asyncio.wait([big])
+        await peer.close(1009)
+        peer = await script.peer()
+        for number in range(others):
+            assert await peer.hear_publish() == str(number)
+            await peer.say(Ack(str(number), StreamId(number, 0)))
+        assert [(await each).ms for each in publishing] == [*range(others)]
+
+
+@in_a_loop
+async def test_a_cancelled_publish_is_forgotten_and_its_answer_is_not_taken_for_that_of_the_next() -> None:
+    async with connected() as (script, peer, client):
+        for data in (1, 2, 3):
+            publishing = asyncio.create_task(client.publish("c", data, message_id="m"))
+            await peer.hear_publish()
+            if data < 3:
+                publishing.cancel()
+                await asyncio.wait([publishing])
+        await peer.say(Ack("m", StreamId(1, 0)), refused("redis_refused"), Ack("m", StreamId(3, 0)))
+        assert await publishing == StreamId(3, 0)
+        publishing = asyncio.create_task(client.publish("c", 4, message_id="m"))
+        await peer.hear_publish()
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        await peer.drop()
+        peer = await script.peer()
+        again = asyncio.create_task(client.publish("c", 5, message_id="m"))
+        assert (await peer.hear())["data"] == 5
+        await peer.say(Ack("m", StreamId(5, 0)))
+        assert await again == StreamId(5, 0)
+
+
+@in_a_loop
+async def test_a_publish_cancelled_while_it_waits_to_be_sent_again_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected() as (script, peer, client):
         publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
         await peer.hear_publish()
         publishing.cancel()
         await asyncio.wait([publishing])
-        again = asyncio.create_task(client.publish("c", 2, message_id="m"))
+        publishing = asyncio.create_task(client.publish("c", 1, message_id="n"))
         await peer.hear_publish()
-        await peer.say(Ack("m", StreamId(2, 0)))
-        assert await again == StreamId(2, 0)
+        await peer.say(replace(UNKNOWN, message_id="n"))
+        await asyncio.sleep(0)
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        await peer.drop()
+        peer = await script.peer()
+        pinging = asyncio.create_task(client.ping())
+        await peer.expect(action="ping")
+        await peer.say(Pong())
+        await pinging
 
 
 async def sending_stops(client: Client) -> None:
@@ -1025,6 +1280,38 @@ async def test_giving_up() -> None:
 
 
 @in_a_loop
+async def test_giving_up_leaves_what_was_sent_unknown_and_says_what_was_not() -> None:
+    async with scripted() as script:
+        lost = asyncio.Event()
+        context = connect(script.url, give_up_after_s=0.3, on_connection=lambda _: lost.set())
+        client = await context.__aenter__()
+        peer = await script.peer()
+        sent = asyncio.create_task(client.publish("c", 1))
+        await peer.hear_publish()
+        await peer.drop()
+    await lost.wait()
+    waiting = asyncio.create_task(client.publish("c", 2))
+    with pytest.raises(PublishFailed, match="no ack came before the connection ended") as caught:
+        await sent
+    assert (caught.value.code, caught.value.outcome) == ("connection_lost", Outcome.UNKNOWN)
+    with pytest.raises(ConnectionLost):
+        await waiting
+    await context.__aexit__(None, None, None)
+
+
+@in_a_loop
+async def test_closing_the_client_leaves_what_was_sent_unknown() -> None:
+    async with scripted() as script:
+        async with connect(script.url) as client:
+            peer = await script.peer()
+            publishing = [asyncio.create_task(client.publish("c", 1, message_id="m")) for _ in range(1)]
+            await peer.hear_publish()
+        with pytest.raises(PublishFailed, match="the client is closed") as caught:
+            await publishing[0]
+        assert (caught.value.code, caught.value.outcome) == ("connection_lost", Outcome.UNKNOWN)
+
+
+@in_a_loop
 async def test_without_reconnect_a_loss_is_final() -> None:
     events: list[object] = []
     async with connected(reconnect=False, on_connection=events.append) as (_, peer, client):
@@ -1033,8 +1320,9 @@ async def test_without_reconnect_a_loss_is_final() -> None:
         await peer.hear()
         await peer.hear_publish()
         await peer.close(1001)
-        with pytest.raises(PublishFailed):
+        with pytest.raises(PublishFailed) as caught:
             await publishing
+        assert (caught.value.code, caught.value.outcome) == ("connection_lost", Outcome.UNKNOWN)
         with pytest.raises(ConnectionLost, match="closed by the gateway with 1001"):
             await anext(messages)
         with pytest.raises(ConnectionLost):
@@ -1231,8 +1519,9 @@ async def test_each_message_once_and_in_order_on_every_walk(monkeypatch: pytest.
 # --- the real gateway -------------------------------------------------------------------------------------
 
 
-def gateway(redis_server: RedisServer, port: int = 0) -> Server:
-    return Server(Settings(port=port, redis_url=redis_server.url, secret_key=SECRET))
+def gateway(redis_server: RedisServer, port: int = 0, redis_timeout_s: float = 5) -> Server:
+    settings = Settings(port=port, redis_url=redis_server.url, secret_key=SECRET, redis_timeout_s=redis_timeout_s)
+    return Server(settings)
 
 
 @in_a_loop
@@ -1321,3 +1610,46 @@ async def test_subscribers_go_on_when_the_gateway_comes_back(redis_server: Redis
         store(21)
         assert [each.data for each in await take(messages, 12)] == [*range(10, 22)]
         await context.__aexit__(None, None, None)
+
+
+async def cut_again_and_again(proxy: Proxy, chance: random.Random) -> None:
+    while True:
+        await asyncio.sleep(chance.uniform(0, 0.03))
+        proxy.cut()
+
+
+@in_a_loop
+async def test_over_a_link_that_is_cut_again_and_again_each_message_is_stored_once_and_in_order(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "MAX_RETRY_S", 0.01)
+    seed = random.randrange(10**9)
+    ids: list[StreamId] = []
+    calls_before = command_calls(redis_server, "evalsha")
+    port = free_port()
+    async with (
+        gateway(redis_server, port),
+        Proxy(port) as proxy,
+        connect(f"ws://127.0.0.1:{proxy.port}", token=SECRET) as client,
+    ):
+        cutting = asyncio.create_task(cut_again_and_again(proxy, random.Random(seed)))
+        with proxy.delayed(0.002):  # so that there is an ack to lose when a publish is stored
+            for first in range(0, 300, 5):
+                ids += await asyncio.gather(*[client.publish(channel, first + number) for number in range(5)])
+        cutting.cancel()
+    stored = redis_server.call("XRANGE", channel, "-", "+")
+    assert [int(fields[1]) for _, fields in stored] == [*range(300)], f"seed {seed}"
+    assert [id_.decode() for id_, _ in stored] == [*map(str, ids)], f"seed {seed}"
+    assert command_calls(redis_server, "evalsha") - calls_before > 300, f"nothing was sent again, seed {seed}"
+
+
+@in_a_loop
+async def test_a_message_is_stored_once_by_a_redis_that_answers_too_late(own_redis: RedisServer, channel: str) -> None:
+    async with gateway(own_redis, redis_timeout_s=0.3) as server, connect(server.url, token=SECRET) as client:
+        first = await client.publish(channel, 1)
+        with paused(own_redis):
+            publishing = [asyncio.create_task(client.publish(channel, number)) for number in (2, 3)]
+            _, undone = await asyncio.wait(publishing, timeout=1)
+            assert len(undone) == 2
+        ids = [first, *await asyncio.gather(*publishing)]
+        assert {id_.decode() for id_, _ in own_redis.call("XRANGE", channel, "-", "+")} == {*map(str, ids)}

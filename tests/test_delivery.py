@@ -141,8 +141,8 @@ async def test_300_subscribers_join_at_random_positions_while_3000_messages_a_se
         await asyncio.gather(*subscribers)
 
     everything = messages_in(redis_server, channel)
-    assert published > 500
-    assert len(everything) > 3000
+    assert published >= 100
+    assert len(everything) > 2000
     for index, wire in enumerate(wires):
         start = re.search(rb'"status":"subscribed","channel":"[^"]+","lastMessageId":"([0-9-]+)"', bytes(wire.received))
         assert start is not None
@@ -360,6 +360,24 @@ async def test_many_who_come_back_to_big_messages_leave_redis_to_others(
             assert sent_by(redis_server) - before < 60 * MIB, "all that was asked is where the stream ends"
     finally:
         redis_server.call("DEL", channel)
+
+
+@async_test
+async def test_many_who_come_at_once_share_a_look_at_the_stream(own_redis: RedisServer, channel: str) -> None:
+    # With big entries each look keeps Redis from everybody else for milliseconds.
+    for _ in range(2):
+        add(own_redis, channel, BIG)
+    async with gateway(own_redis.url) as server, AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(Wire(server)) for _ in range(200)]
+        for wire in wires:
+            await wire.handshake()
+        for wire in wires:
+            await wire.send(request(action="subscribe", channel=channel, lastMessageId="$"))
+        for wire in wires:
+            assert await wire.text() == WELCOME
+            assert json.loads(await wire.text())["status"] == "subscribed"
+    looks = re.search(rb"cmdstat_xinfo\|stream:calls=([0-9]+)", own_redis.call("INFO", "commandstats"))
+    assert looks is None or int(looks[1]) < 100
 
 
 # --- many channels ---

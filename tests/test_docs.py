@@ -14,6 +14,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import typer
@@ -265,7 +266,10 @@ def test_the_redis_user_of_the_readme_has_the_rights_it_needs(own_redis: RedisSe
             return [reply.get("event") or reply.get("status") for reply in said]
 
     with RswsProcess("serve", "--port", "0", env=settings) as gateway:
-        said = asyncio.run(use(gateway.wait_for(r"url=(ws://\S+)")[1]))
+        url = gateway.wait_for(r"url=(ws://\S+)")[1]
+        said = asyncio.run(use(url))
+        with urlopen(f"{url.replace('ws', 'http')}/readyz", timeout=5) as ready:
+            assert ready.status == 200
         gateway.stop()
     connected, joined, gap_and_rest = said[0], said[1:3], said[3:]
     assert [connected, *joined] == ["connected", "subscribed", "gap"]

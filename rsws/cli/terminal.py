@@ -12,18 +12,20 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from zlib import crc32
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.highlighter import RegexHighlighter
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.rule import Rule
 from rich.text import Text
 
 from rsws.cli import stdio
 from rsws.protocol import Gap, Message, StreamId, json_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Shown = Text | Rule
 """What ``format_*`` returns to be shown, on standard error or above the prompt."""
@@ -266,6 +268,8 @@ class Tally:
 
 
 def _new_progress() -> Progress:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     return Progress(
         SpinnerColumn(),
         BarColumn(),

@@ -172,6 +172,8 @@ class Link:
         self._on_change = on_change
         self._pending: list[tuple[bytes, OnReply]] = []
         self._pending_bytes = 0
+        self._repeated = 0
+        """How many of those pending are repeats, which stand in front."""
         self._sent: deque[tuple[float, int, OnReply]] = deque()
         self._wake = asyncio.Event()
         self._up: bool | None = None  # None: not known, what is submitted waits for one attempt to connect
@@ -183,15 +185,23 @@ class Link:
         """Whether Redis could be reached and did its work, neither loading nor down, when last it was asked."""
         return self._up is True and self._healthy
 
-    def submit(self, command: bytes, on_reply: OnReply) -> None:
-        """Send ``command`` (see :func:`pack`); ``on_reply`` is called exactly once, maybe before this returns."""
+    def submit(self, command: bytes, on_reply: OnReply, *, again: bool = False) -> None:
+        """Send ``command`` (see :func:`pack`); ``on_reply`` is called exactly once, maybe before this returns.
+
+        Args:
+            again: Whether it repeats one that was answered just now, and goes before all that came after that one.
+        """
         if self._up is False:
             on_reply(RedisUnavailable(self._cause))
             return
         if self._pending_bytes > PENDING_BYTES:
             on_reply(RedisUnavailable("too much is waiting to be written"))
             return
-        self._pending.append((command, on_reply))
+        if again:
+            self._pending.insert(self._repeated, (command, on_reply))
+            self._repeated += 1
+        else:
+            self._pending.append((command, on_reply))
         self._pending_bytes += len(command)
         self._wake.set()
 
@@ -229,6 +239,7 @@ class Link:
     async def _serve(self, connection: AbstractConnection) -> NoReturn:
         """Write, read and watch until the connection ends, which one of the three notices."""
         waiting, self._pending = self._pending, []
+        self._repeated = 0
         for command in self._greeting:
             self.submit(command, _ignore)
         self.submit(pack(b"PING"), self._note_health)
@@ -301,6 +312,7 @@ class Link:
             size += len(command)
             count += 1
         batch, self._pending = self._pending[:count], self._pending[count:]
+        self._repeated = 0
         return batch
 
     def _note_health(self, reply: Any) -> None:
@@ -310,6 +322,7 @@ class Link:
         self._cause = cause
         self._set_up(False)
         refused, self._pending = self._pending, []
+        self._repeated = 0
         self._pending_bytes = 0
         for _, on_reply in refused:
             on_reply(RedisUnavailable(cause))

@@ -211,9 +211,23 @@ class _Shard:
         if isinstance(reply, RedisError):
             await self._quarantine(connection, asked.values(), reply)
         elif reply:
+            waited = loop.time() - sent_at > BUSY_S
+            if not waited:  # the entries were there before: more than these, if some were trimmed meanwhile
+                await self._prove(connection, [asked[key] for key, _ in reply if key in asked])
             self._deliver(asked, reply)
-            if loop.time() - sent_at < BUSY_S:  # one call more would find few entries: let some gather
+            if not waited:  # one call more would find few entries: let some gather
                 await asyncio.sleep(PAUSE_S)
+
+    async def _prove(self, connection: AbstractConnection, items: list[_Followed]) -> None:
+        """Stop those whose last entry is no longer in the stream: what followed it may be gone with it."""
+        items = [item for item in items if item.position != b"0-0"]
+        commands = [pack(b"XRANGE", item.key, item.position, item.position) for item in items]
+        async with asyncio.timeout(self._target.timeout_s):
+            await connection.send_packed_command(b"".join(commands), check_health=False)
+            replies = [await read_reply(connection) for _ in items]
+        for item, reply in zip(items, replies, strict=True):
+            if not reply or isinstance(reply, RedisError):
+                item.stop()
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -226,7 +240,7 @@ class _Shard:
         size = total = largest = 0
         for key, raw in reply:
             followed = asked[key]
-            if not raw or self.followed.get(key) is not followed:
+            if not raw or not followed.reading or self.followed.get(key) is not followed:
                 continue
             entries = parse_entries(raw)
             followed.position = entries[-1].raw_id

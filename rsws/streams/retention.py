@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -63,37 +62,54 @@ class Retention:
     def __init__(self, rules: Sequence[Rule], link: Link) -> None:
         self._rules = rules
         self._link = link
+        self._only_streams: tuple[bytes, ...] = (b"TYPE", b"stream")
+        self._said: dict[Rule, str | None] = {}
 
     async def run(self) -> None:
         """Apply the rules until cancelled."""
         while self._rules:
-            for rule in self._rules:
-                try:
+            try:
+                for rule in self._rules:
                     await self._apply(rule)
-                except RedisUnavailable:
-                    break  # next time; the store says what is the matter
-                except RedisError as error:
-                    log.warning("trimming failed pattern=%r: %s", rule.pattern, error_text(error))
+            except RedisUnavailable:
+                pass  # next time; the store says what is the matter
             await asyncio.sleep(EVERY_S)
 
     async def _apply(self, rule: Rule) -> None:
-        async for key in self._keys(rule.pattern):
-            await self._trim(key, b"MAXLEN", b"%d" % rule.entries)
-            if rule.age_s is not None:
-                await self._trim(key, b"MINID", b"%d" % max(0, int((time.time() - rule.age_s) * 1000)))
+        trouble = None
+        try:
+            async for key in self._streams(rule.pattern):
+                trouble = await self._trim(key, rule) or trouble
+        except RedisError as error:
+            trouble = f"looking for them: {error_text(error)}"
+        if trouble is not None and trouble != self._said.get(rule):
+            log.warning("trimming failed pattern=%r: %s", rule.pattern, trouble)
+        self._said[rule] = trouble
 
-    async def _keys(self, pattern: str) -> AsyncIterator[bytes]:
+    async def _streams(self, pattern: str) -> AsyncIterator[bytes]:
+        scan = (b"MATCH", pattern.encode(), b"COUNT", _SCAN_KEYS)
         cursor = b"0"
         while True:
-            cursor, keys = await self._link.call(b"SCAN", cursor, b"MATCH", pattern.encode(), b"COUNT", _SCAN_KEYS)
+            try:
+                cursor, keys = await self._link.call(b"SCAN", cursor, *scan, *self._only_streams)
+            except RedisError as error:
+                if "syntax" not in str(error) or not self._only_streams:
+                    raise
+                self._only_streams = ()  # TYPE came with Redis 6
+                continue
             for key in keys:
                 yield key
             if cursor == b"0":
                 return
 
-    async def _trim(self, key: bytes, *how: bytes) -> Any:
+    async def _trim(self, key: bytes, rule: Rule) -> str | None:
+        """Trim one stream; why it could not be done, if so."""
         try:
-            return await self._link.call(b"XTRIM", key, how[0], b"~", *how[1:])
+            await self._link.call(b"XTRIM", key, b"MAXLEN", b"~", b"%d" % rule.entries)
+            if rule.age_s is not None:
+                oldest_ms = max(0, int((time.time() - rule.age_s) * 1000))
+                await self._link.call(b"XTRIM", key, b"MINID", b"~", b"%d" % oldest_ms)
         except RedisError as error:
-            if not error_text(error).startswith("WRONGTYPE"):  # a pattern may well name keys that are no streams
-                raise
+            text = error_text(error)
+            return None if text.startswith("WRONGTYPE") else f"{key.decode(errors='replace')!r}: {text}"
+        return None

@@ -203,7 +203,7 @@ class Store:
 def _run(link: Link, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply) -> None:
     def on_first_reply(reply: Any) -> None:
         if isinstance(reply, NoScriptError):
-            link.submit(script.call_in_full(*keys, arguments=arguments), on_reply)
+            link.submit(script.call_in_full(*keys, arguments=arguments), on_reply, again=True)
         else:
             on_reply(reply)
 
@@ -275,6 +275,10 @@ def _hash_tag(key: bytes) -> bytes:
     return next(tag for tag in map(b"%d".__mod__, count()) if crc_hqx(tag, 0) % 16384 == slot)
 
 
+_FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+"""How servers say NOPERM of a command in a script."""
+
+
 def store_error(channel: str, error: Any) -> StoreError:
     """What Redis answered instead of doing it, as one of ours.
 
@@ -286,6 +290,6 @@ def store_error(channel: str, error: Any) -> StoreError:
     text = error_text(error)
     if text.startswith("WRONGTYPE"):
         return ChannelUnreadable(f"the key {channel!r} in Redis is no stream ({text})")
-    if text.startswith("NOPERM"):
+    if text.startswith("NOPERM") or any(words in text for words in _FORBIDDEN_IN_SCRIPT):
         return ChannelUnreadable(f"Redis forbids the gateway to use {channel!r} ({text})")
     return RedisRefused(f"Redis refused: {text}")

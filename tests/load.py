@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 from gateway_kit import KEY, handshake, request
@@ -118,13 +118,12 @@ class Tap(asyncio.Protocol):
         self._opened = False
         self.welcome = asyncio.get_running_loop().create_future()
         self.closed = asyncio.get_running_loop().create_future()
-        """The close code; None where there was none."""
-        self._code: int | None = None
+        self.code: int | None = None
+        """The close code, once it is here; None where there is none."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.write(handshake(f"/?token={KEY}"))
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.transport.write(handshake(f"/?token={KEY}"))
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer + data
@@ -151,7 +150,7 @@ class Tap(asyncio.Protocol):
                 case 1:
                     self.welcome.set_result(None)
                 case 8:
-                    self._code = int.from_bytes(payload[:2], "big")
+                    self.code = int.from_bytes(payload[:2], "big")
             start = body + length
         self._buffer = buffer[start:]
 
@@ -159,7 +158,7 @@ class Tap(asyncio.Protocol):
         if not self.welcome.done():
             self.welcome.set_exception(exc or ConnectionResetError())
         if not self.closed.done():
-            self.closed.set_result(self._code)
+            self.closed.set_result(self.code)
 
     def send(self, **keys: Any) -> None:
         """A request."""

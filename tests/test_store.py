@@ -353,15 +353,15 @@ def test_the_memory_of_a_message_lies_beside_its_channel(name: str) -> None:
 @async_test
 async def test_tip(redis_server: RedisServer, channel: str) -> None:
     async with running_store(redis_server) as store:
-        assert await store.tip(channel) == (None, ZERO)
+        assert await store.tip(channel) == Tip(None, ZERO)
         ids = parsed(add(redis_server, channel, "1", "2", "3"))
-        assert await store.tip(channel) == (ids[0], ids[2])
+        assert await store.tip(channel) == Tip(ids[0], ids[2], 3)
         redis_server.call("XDEL", channel, str(ids[2]))
-        assert await store.tip(channel) == (ids[0], ids[2])
+        assert await store.tip(channel) == Tip(ids[0], ids[2], 2)
         redis_server.call("XTRIM", channel, "MAXLEN", 0)
-        assert await store.tip(channel) == (None, ids[2])
+        assert await store.tip(channel) == Tip(None, ids[2], 0)
         redis_server.call("DEL", channel)
-        assert await store.tip(channel) == (None, ZERO)
+        assert await store.tip(channel) == Tip(None, ZERO)
         redis_server.call("SET", channel, "x")
         with pytest.raises(ChannelUnreadable):
             await store.tip(channel)
@@ -416,17 +416,17 @@ async def test_a_page_says_whether_something_may_be_missing(redis_server: RedisS
         match gone:
             case "trimmed":
                 redis_server.call("XTRIM", channel, "MAXLEN", 3)
-                expected = History(entries_of(ids[3:], 3), "trimmed", Tip(ids[3], ids[5]))
+                expected = History(entries_of(ids[3:], 3), "trimmed", Tip(ids[3], ids[5], 3))
             case "deleted in between":
                 redis_server.call("XDEL", channel, str(ids[1]), str(ids[2]))
-                expected = History(entries_of(ids[3:], 3), None, Tip(ids[0], ids[5]))
+                expected = History(entries_of(ids[3:], 3), None, Tip(ids[0], ids[5], 4))
             case "nothing left":
                 redis_server.call("XTRIM", channel, "MAXLEN", 0)
                 expected = History([], "trimmed", Tip(None, ids[5]))
             case "made anew":
                 redis_server.call("DEL", channel)
                 redis_server.call("XADD", channel, "1-0", "messageData", "9")
-                expected = History([], "reset", Tip(StreamId(1, 0), StreamId(1, 0)))
+                expected = History([], "reset", Tip(StreamId(1, 0), StreamId(1, 0), 1))
             case _:
                 redis_server.call("DEL", channel)
                 expected = History([], "reset", Tip(None, ZERO))
@@ -486,15 +486,15 @@ async def test_before_last(redis_server: RedisServer, channel: str) -> None:
         redis_server.call("XDEL", channel, str(ids[index]))
     left = [id_ for index, id_ in enumerate(ids) if index not in (700, 1199)]
     async with running_store(redis_server) as store:
-        end = (await store.tip(channel)).last
-        assert end == ids[-1]
-        assert await store.before_last(channel, 0, end) == end
+        end = await store.tip(channel)
+        assert end.last == ids[-1]
+        assert await store.before_last(channel, 0, end) == end.last
         for count in (1, 2, 498, 499, 500, 501, 999, 1000, 1197):
             start = await store.before_last(channel, count, end)
             assert start == left[-count - 1]
         for count in (1198, 1199, 10**18):
             assert await store.before_last(channel, count, end) == ZERO
-        assert await store.before_last(f"{channel}-missing", 5, ZERO) == ZERO
+        assert await store.before_last(f"{channel}-missing", 5, Tip(None, ZERO)) == ZERO
         # What came after the end as it was then does not count.
         add(redis_server, channel, "new")
         assert await store.before_last(channel, 3, end) == left[-4]
@@ -509,7 +509,7 @@ async def test_errors_of_reads(own_redis: RedisServer) -> None:
             with pytest.raises(ChannelUnreadable, match="text"):
                 await store.page("text", after, 5)
         with pytest.raises(ChannelUnreadable, match="text"):
-            await store.before_last("text", 5, StreamId(5, 0))
+            await store.before_last("text", 5, Tip(StreamId(1, 0), StreamId(9, 0), 9))
     restricted = Store(RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0), lambda cause: None)
     async with running(restricted):
         for after in (ZERO, StreamId(5, 0)):

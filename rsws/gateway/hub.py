@@ -56,7 +56,7 @@ class Hub:
         tip = await asked
         gap = None
         if request.last is not None:
-            start = position = await self._store.before_last(name, request.last, tip.last)
+            start = position = await self._store.before_last(name, request.last, tip)
         else:
             start = position = tip.last if request.after is None else request.after
             if position > tip.last:

@@ -172,6 +172,8 @@ class Link:
         self._on_change = on_change
         self._pending: list[tuple[bytes, OnReply]] = []
         self._pending_bytes = 0
+        self.turn = 0
+        """Counts the batches that were sent: what was submitted in the present turn is not sent yet."""
         self._repeated = 0
         """How many of those pending are repeats, which stand in front."""
         self._sent: deque[tuple[float, int, OnReply]] = deque()
@@ -313,6 +315,7 @@ class Link:
             count += 1
         batch, self._pending = self._pending[:count], self._pending[count:]
         self._repeated = 0
+        self.turn += 1
         return batch
 
     def _note_health(self, reply: Any) -> None:

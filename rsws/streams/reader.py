@@ -29,6 +29,9 @@ REPLY_BYTES = 1024 * 1024
 BUSY_S = 0.002
 PAUSE_S = 0.001
 QUARANTINE_S = 30.0
+BEAT_S = 0.1
+LATE_S = 0.25
+"""How late the event loop may be before what was read is no longer taken for all that came."""
 
 
 class _Followed:
@@ -78,8 +81,17 @@ class Reader:
 
     async def run(self) -> None:
         """Read until cancelled. Nothing may be followed before this runs."""
+        clock = asyncio.get_running_loop().time
         async with asyncio.TaskGroup() as self._tasks:
-            await asyncio.get_running_loop().create_future()
+            while True:
+                before = clock()
+                await asyncio.sleep(BEAT_S)
+                late_s = clock() - before - BEAT_S
+                if late_s > LATE_S:
+                    # Streams went on meanwhile, and may have been trimmed: what comes next need not follow.
+                    log.warning("the gateway stood still for %.1f s", late_s)
+                    for shard in self._shards:
+                        shard.stop()
 
     def follow(
         self,
@@ -140,6 +152,11 @@ class _Shard:
         if not self.followed:
             self._wake()
 
+    def stop(self) -> None:
+        """Read none of them until they are followed again."""
+        for followed in self.followed.values():
+            followed.stop()
+
     def _wake(self) -> None:
         self._changed.set()
         if self._blocked and not self._waking:
@@ -181,8 +198,7 @@ class _Shard:
                     attempt = 0
             except (RedisError, OSError, TimeoutError) as error:
                 log.info("reading interrupted: %s", error_text(error))
-                for followed in self.followed.values():
-                    followed.stop()
+                self.stop()
                 attempt += 1
                 await backoff(attempt)
             finally:
@@ -211,23 +227,9 @@ class _Shard:
         if isinstance(reply, RedisError):
             await self._quarantine(connection, asked.values(), reply)
         elif reply:
-            waited = loop.time() - sent_at > BUSY_S
-            if not waited:  # the entries were there before: more than these, if some were trimmed meanwhile
-                await self._prove(connection, [asked[key] for key, _ in reply if key in asked])
             self._deliver(asked, reply)
-            if not waited:  # one call more would find few entries: let some gather
+            if loop.time() - sent_at < BUSY_S:  # one call more would find few entries: let some gather
                 await asyncio.sleep(PAUSE_S)
-
-    async def _prove(self, connection: AbstractConnection, items: list[_Followed]) -> None:
-        """Stop those whose last entry is no longer in the stream: what followed it may be gone with it."""
-        items = [item for item in items if item.position != b"0-0"]
-        commands = [pack(b"XRANGE", item.key, item.position, item.position) for item in items]
-        async with asyncio.timeout(self._target.timeout_s):
-            await connection.send_packed_command(b"".join(commands), check_health=False)
-            replies = [await read_reply(connection) for _ in items]
-        for item, reply in zip(items, replies, strict=True):
-            if not reply or isinstance(reply, RedisError):
-                item.stop()
 
     async def _wait(self, seconds: float) -> None:
         try:

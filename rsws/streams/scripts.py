@@ -30,19 +30,20 @@ class Script:
 
 LOOK = Script(b"""
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-local first, last = false, '0-0'
+local first, last, length = false, '0-0', 0
 if info.err then
   if not string.find(info.err, 'no such key', 1, true) then return info end
 else
   for index = 1, #info, 2 do
+    if info[index] == 'length' then length = info[index + 1] end
     if info[index] == 'last-generated-id' then last = info[index + 1] end
     if info[index] == 'first-entry' and info[index + 1] then first = info[index + 1][1] end
   end
 end
-if not ARGV[1] then return {first, last} end
-return {first, last, redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])}
+if not ARGV[1] then return {first, last, length} end
+return {first, last, length, redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])}
 """)
-"""Both ends of the stream KEYS[1]: the id of its first entry (nil where there is none) and the last id it generated.
+"""The ends of the stream KEYS[1]: its first entry's id (nil where there is none), the last id it generated, its length.
 
 XINFO alone would send the first and the last entry along, a megabyte each perhaps. With arguments, the entries from
 ARGV[1] on too, at most ARGV[2], as of the same moment.

@@ -41,6 +41,8 @@ class Tip(NamedTuple):
     """The id of the first entry; None where the stream is empty or missing."""
     last: StreamId
     """The last id the stream ever generated, ``0-0`` where it is missing; no entry beyond it exists."""
+    length: int = 0
+    """How many entries it has."""
 
 
 class Stored(NamedTuple):
@@ -73,6 +75,8 @@ class Store:
     def __init__(self, target: RedisTarget, on_change: Callable[[str | None], None]) -> None:
         self.commands = Link(target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change)
         self.history = Link(target, "rsws-history", [LOOK.load])
+        self._looks: dict[str, tuple[int, asyncio.Future[Any]]] = {}
+        """The last look at each channel that is under way, and the turn of the link in which it was asked for."""
 
     @property
     def ready(self) -> bool:
@@ -132,19 +136,30 @@ class Store:
         _run(self.commands, STORE_ONCE, keys, arguments, on_reply)
 
     def tip(self, channel: str) -> Awaitable[Tip]:
-        """Both ends of ``channel``, as they are before anything that is appended after this call.
+        """Both ends of ``channel``, as they are after this call and before anything that is appended after it.
+
+        All who ask before it is sent share one look.
 
         Raises:
             StoreError: (when awaited) See :func:`store_error`.
         """
-        return self._tip(channel, _ask(self.commands, LOOK, (channel.encode(),)))
+        turn, reply = self._looks.get(channel, (None, None))
+        if reply is None or turn != self.commands.turn:
+            reply = _ask(self.commands, LOOK, (channel.encode(),))
+            self._looks[channel] = self.commands.turn, reply
+            reply.add_done_callback(lambda reply: self._forget_look(channel, reply))
+        return self._tip(channel, reply)
+
+    def _forget_look(self, channel: str, reply: asyncio.Future[Any]) -> None:
+        if self._looks.get(channel, (0, None))[1] is reply:
+            del self._looks[channel]
 
     async def _tip(self, channel: str, reply: asyncio.Future[Any]) -> Tip:
         try:
-            first, last = await reply
+            first, last, length = await asyncio.shield(reply)  # which others may wait for, too
         except (RedisError, RedisUnavailable) as error:
             raise store_error(channel, error) from None
-        return _tip(first, last)
+        return _tip(first, last, length)
 
     async def page(self, channel: str, after: StreamId, limit: int) -> History:
         """The next entries of ``channel`` and whether they follow ``after`` without a gap.
@@ -163,22 +178,23 @@ class Store:
             return History(entries[1:])
         # It is not, which need not mean anything: both ends and what follows, as of one moment, tell.
         try:
-            first, last, found = await _ask(self.history, LOOK, (key,), (start, count))
+            first, last, length, found = await _ask(self.history, LOOK, (key,), (start, count))
         except (RedisError, RedisUnavailable) as error:
             raise store_error(channel, error) from None
-        tip = _tip(first, last)
+        tip = _tip(first, last, length)
         return History(parse_entries(found)[:limit], broken_continuity(after, tip), tip)
 
-    async def before_last(self, channel: str, count: int, end: StreamId) -> StreamId:
-        """The position with exactly ``count`` entries after it up to ``end``; ``0-0`` where there are no more.
+    async def before_last(self, channel: str, count: int, tip: Tip) -> StreamId:
+        """The position with exactly ``count`` entries after it up to ``tip``; ``0-0`` where there are no more.
 
         It is the id of an entry, so that continuity after it can be proven later.
 
         Raises:
             StoreError: See :func:`store_error`.
         """
-        if count == 0:
-            return end
+        end = tip.last
+        if count == 0 or count >= tip.length:
+            return ZERO if count else end
         left = count + 1
         while True:
             ask = min(left, _TAIL_PAGE)
@@ -253,8 +269,8 @@ def _data(fields: Sequence[bytes] | None) -> bytes | None:
     return None
 
 
-def _tip(first: bytes | None, last: bytes) -> Tip:
-    return Tip(None if first is None else StreamId.from_redis(first), StreamId.from_redis(last))
+def _tip(first: bytes | None, last: bytes, length: int) -> Tip:
+    return Tip(None if first is None else StreamId.from_redis(first), StreamId.from_redis(last), length)
 
 
 def once_key(channel: str, once: Once) -> bytes:
@@ -290,6 +306,8 @@ def store_error(channel: str, error: Any) -> StoreError:
     text = error_text(error)
     if text.startswith("WRONGTYPE"):
         return ChannelUnreadable(f"the key {channel!r} in Redis is no stream ({text})")
-    if text.startswith("NOPERM") or any(words in text for words in _FORBIDDEN_IN_SCRIPT):
+    if any(words in text for words in _FORBIDDEN_IN_SCRIPT):
+        text = f"NOPERM {text}"
+    if text.startswith("NOPERM"):
         return ChannelUnreadable(f"Redis forbids the gateway to use {channel!r} ({text})")
     return RedisRefused(f"Redis refused: {text}")

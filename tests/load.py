@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
@@ -39,6 +40,35 @@ while not select.select([sys.stdin], [], [], max(0.0, started + number / per_s -
         left -= sock.recv(65536).count(b"\\r\\n")
 print(number)
 """
+
+
+_PINGER = """\
+import select, socket, sys, time
+port, handshake, ping = int(sys.argv[1]), bytes.fromhex(sys.argv[2]), bytes.fromhex(sys.argv[3])
+sock = socket.create_connection(("127.0.0.1", port))
+sock.sendall(handshake)
+seen = b""
+while b"Welcome!" not in seen:
+    seen += sock.recv(4096)
+slowest = 0.0
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    started = time.monotonic()
+    sock.sendall(ping)
+    assert b"pong" in sock.recv(4096)
+    slowest = max(slowest, time.monotonic() - started)
+print(slowest)
+"""
+
+
+@contextmanager
+def pinger(port: int) -> Iterator[Callable[[], float]]:
+    """A process that asks a gateway again and again whether it is there.
+
+    What is yielded ends it, and returns the seconds the slowest answer took: so long its event loop was busy at most.
+    """
+    ping = request(action="ping")
+    with run_python(_PINGER, str(port), handshake(f"/?token={KEY}").hex(), ping.hex()) as process:
+        yield lambda: float(process.communicate("", timeout=10)[0])
 
 
 @contextmanager
@@ -97,7 +127,11 @@ class GatewayProcess:
     @property
     def memory_bytes(self) -> int:
         """What it has in memory (resident)."""
-        return 1024 * int(subprocess.check_output(["ps", "-o", "rss=", "-p", str(self.process.process.pid)]))
+        pid = self.process.process.pid
+        try:
+            return resource.getpagesize() * int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except FileNotFoundError:  # a system without /proc
+            return 1024 * int(subprocess.check_output(["ps", "-o", "rss=", "-p", str(pid)]))
 
     @property
     def tracebacks(self) -> int:
@@ -212,9 +246,10 @@ class Latency:
         samples, self.samples = sorted(self.samples), []
         return samples
 
-
-def percentile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+    def take_p99(self) -> float:
+        """Of what was measured since the last call."""
+        samples = self.take()
+        return samples[int(len(samples) * 0.99)]
 
 
 def allow_open_files(count: int) -> None:

@@ -23,6 +23,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from operator import gt, ne
+from statistics import median
 
 import uvloop
 from rich.console import Console
@@ -32,7 +33,7 @@ from rich.table import Table
 from checker import History, Log, Publisher, Stream, Subscriber, decode, stream_of
 from faults import Proxy, command_calls, killed, paused
 from gateway_kit import add, frame, gateway
-from load import GatewayProcess, Latency, Tap, allow_open_files, load, message, percentile, tap
+from load import GatewayProcess, Latency, Tap, allow_open_files, load, message, pinger, tap
 from support import RedisServer
 
 CHANNEL = "proof"
@@ -277,6 +278,7 @@ async def sleeper(proof: Proof) -> None:
     history = History(proof.seed)
     log = history.subscribed("sleeper", CHANNEL, "0-0")
     with RedisServer() as redis, GatewayProcess(redis) as front, load(redis, 10_000, CHANNEL) as writer:
+        started = time.monotonic()
         async with AsyncExitStack() as stack:
             others = Latency()
             for _ in range(4):
@@ -286,16 +288,17 @@ async def sleeper(proof: Proof) -> None:
             client.send(action="subscribe", channel=CHANNEL)
             await proof.sleep(warm_s)
             others.take()
-            await proof.sleep(before_s)
-            before = others.take()
+            before = [await p99_of_a_second(proof, others) for _ in range(before_s)]
             memory = most = front.memory_bytes
             client.transport.pause_reading()
+            asleep = []
             for _ in range(asleep_s):
-                await proof.sleep(1)
+                asleep.append(await p99_of_a_second(proof, others))
                 most = max(most, front.memory_bytes)
-            asleep = others.take()
+            most_asleep = most
             client.transport.resume_reading()
             woken = time.monotonic()
+            seconds = woken - started
             await asyncio.to_thread(writer.communicate, "")
             last = redis.call("XREVRANGE", CHANNEL, "+", "-", "COUNT", 1)[0][0].decode()
             async with asyncio.timeout(120):
@@ -305,15 +308,22 @@ async def sleeper(proof: Proof) -> None:
             caught_up_s = time.monotonic() - woken
         stream = stream_of(redis, CHANNEL)
     history.written(stream)
-    p99, p99_asleep = percentile(before, 0.99), percentile(asleep, 0.99)
-    rate = len(asleep) / 4 / asleep_s
+    # Of the seconds the median: other programs on this machine have their moments, too.
+    p99, p99_asleep = median(before), median(asleep)
+    rate = len(stream) / seconds
     proof.figure("messages a second", round(rate), "> 9,500", rate > 9500)
-    proof.figure("memory of the gateway grew by", (most - memory) / MIB, "< 10 MiB", most - memory < 10 * MIB, " MiB")
+    for what, bytes_ in (("meanwhile", most_asleep - memory), ("until it had caught up", most - memory)):
+        proof.figure(f"memory of the gateway grew by, {what}", bytes_ / MIB, "< 10 MiB", bytes_ < 10 * MIB, " MiB")
     proof.figure("p99 of the others, nobody asleep", p99 * 1000, "", True, " ms")
     proof.figure("p99 of the others, one asleep", p99_asleep * 1000, "within 20 %", p99_asleep < p99 * 1.2, " ms")
     proof.figure("everything delivered, after waking", caught_up_s, "", True, " s")
     proof.figure("delivered to the sleeper", len(log.events), f"= {len(stream):,}", len(log.events) == len(stream))
     proof.judged(history, stream)
+
+
+async def p99_of_a_second(proof: Proof, latency: Latency) -> float:
+    await proof.sleep(1)
+    return latency.take_p99()
 
 
 def write_down(log: Log, payload: bytes) -> None:
@@ -470,8 +480,7 @@ async def herd(proof: Proof) -> None:
                 async with asyncio.TaskGroup() as tasks:
                     for _ in range(count):
                         tasks.create_task(come())
-                lags: list[float] = []
-                pinging = asyncio.create_task(ping(front.url, lags))
+                slowest_answer = stack.enter_context(pinger(front.port))
                 await asyncio.sleep(0.5)
                 reads, scripts = command_calls(redis, "xrange"), command_calls(redis, "evalsha")
                 memory = front.memory_bytes
@@ -482,28 +491,14 @@ async def herd(proof: Proof) -> None:
                 took_s = time.monotonic() - started
                 reads, scripts = command_calls(redis, "xrange") - reads, command_calls(redis, "evalsha") - scripts
                 grown = front.memory_bytes - memory
-                pinging.cancel()
-                await asyncio.wait([pinging])
+                lag_s = slowest_answer()
             proof.none("tracebacks", front.tracebacks)
     proof.figure("reads of history (XRANGE)", reads, "< 200", reads < 200)
     proof.figure("looks at the stream's ends (EVALSHA)", scripts, "", True)
     proof.figure("all have everything after", took_s, "", True, " s")
-    proof.figure("slowest answer to a ping meanwhile", max(lags) * 1000, "", True, " ms")
+    proof.figure("slowest answer to a ping meanwhile", lag_s * 1000, "", True, " ms")
     proof.figure("memory of the gateway grew by", grown / MIB, "", True, " MiB")
     proof.none("delivered out of order, twice or not at all", len(wrong))
-
-
-async def ping(url: str, lags: list[float]) -> None:
-    """Ask again and again how long the gateway takes to answer: how long its event loop was busy."""
-    answered = asyncio.Event()
-    async with tap(url, lambda _: answered.set()) as client:
-        while True:
-            answered.clear()
-            sent_at = time.monotonic()
-            client.send(action="ping")
-            await answered.wait()
-            lags.append(time.monotonic() - sent_at)
-            await asyncio.sleep(0.005)
 
 
 # --- bad input ---

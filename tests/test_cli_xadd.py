@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -80,6 +83,19 @@ def test_the_printed_command_leads_to_the_same_redis_but_shows_no_password(
     assert shown.out == f"{words} XADD c '*' messageData 1\n"
     assert "secret" not in shown.err
     assert ("REDISCLI_AUTH" in shown.err) is ("secret" in url)
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(env: dict[str, str | None], channel: str) -> None:
+    script = f'"{sys.executable}" -m rsws xadd {channel} --lines | head -1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", script],
+        input="1\n" * 50_000,
+        env={**os.environ, "REDIS_URL": str(env["REDIS_URL"])},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (ExitCode.DONE, 1, "")
 
 
 # --- what goes wrong ---

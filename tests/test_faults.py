@@ -20,7 +20,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
-from checker import History, Publisher, Subscriber, open_anywhere, stream_of
+from checker import Gap, History, Publisher, Subscriber, open_anywhere, stream_of
 from faults import (
     Proxy,
     Way,
@@ -404,20 +404,38 @@ async def test_a_live_subscriber_of_a_stream_that_is_changed(
 
 
 @async_test
-async def test_a_live_subscriber_is_told_what_was_trimmed_before_it_was_read(
+async def test_a_gateway_that_stood_still_tells_what_was_trimmed_meanwhile(
     redis_server: RedisServer, channel: str
 ) -> None:
+    history = History()
+    untouched = channel + "-untouched"
     async with gateway(redis_server.url) as server, connect(server) as client:
-        first = add(redis_server, channel, "1")[0]
-        await client.subscribe(channel, lastMessageId=first)
+        logs = {}
+        for name in (channel, untouched):
+            first = add(redis_server, name, '"first"')[0]
+            await client.subscribe(name, lastMessageId=first)
+            logs[name] = history.subscribed("s", name, first)
         await client.nothing_more()
-        pipeline = redis_server.client.pipeline(transaction=True)
-        for number in range(10):
-            pipeline.xadd(channel, {"messageData": str(number)})
-        pipeline.xtrim(channel, maxlen=1, approximate=False)
-        last = pipeline.execute()[-2].decode()
-        assert await client.gap(channel) == (first, last, "trimmed")
-        assert await client.message(channel) == (last, 9)
+        for name in logs:
+            add(redis_server, name, *map(str, range(1, 10)))
+        everything = stream_of(redis_server, channel)
+        redis_server.call("XTRIM", channel, "MAXLEN", 2)
+        time.sleep(0.5)  # noqa: ASYNC251 - this is how an event loop stands still
+        last = {name: stream_of(redis_server, name)[-1][0] for name in logs}
+        while last:
+            frame = await client.next()
+            log = logs[frame["channel"]]
+            if frame["event"] == "gap":
+                log.gap(frame["lastMessageId"], frame["resumesAt"], frame["reason"])
+                continue
+            log.message(frame["streamId"], json.dumps(frame["data"]).encode())
+            if last[frame["channel"]] == frame["streamId"]:
+                del last[frame["channel"]]
+        await client.nothing_more()
+    history.removed(channel, everything[:-2])
+    history.written([*everything, (first, b'"first"')])
+    history.check({name: stream_of(redis_server, name) for name in logs})
+    assert [event[2] for event in logs[channel].events if isinstance(event, Gap)] == ["trimmed"]
 
 
 @async_test
@@ -441,14 +459,37 @@ async def test_a_lagging_subscriber_is_told_what_was_trimmed(redis_server: Redis
             if frame["event"] == "gap":
                 log.gap(frame["lastMessageId"], frame["resumesAt"], frame["reason"])
             else:
-                log.message(frame["streamId"], everything[0][1])
+                log.message(frame["streamId"], json.dumps(frame["data"]).encode())
                 if frame["streamId"] == final[-1][0]:
                     break
-    for number, (_, data) in enumerate(everything):
-        history.sent("add", channel, str(number), data).acks.append(everything[number][0])
-    findings = [found for found in history.judge({channel: final}) if found.text.startswith("asleep")]
-    assert findings == []
-    assert sum(type(event).__name__ == "Gap" for event in log.events) == 1
+    history.written(everything)
+    history.check({channel: final})
+    assert sum(isinstance(event, Gap) for event in log.events) == 1
+
+
+@pytest.mark.parametrize("new", [(), (1, 2)], ids=["deleted", "made anew with smaller ids"])
+@async_test
+async def test_a_lagging_subscriber_of_a_stream_that_is_reset(
+    redis_server: RedisServer, channel: str, new: tuple[int, ...]
+) -> None:
+    add(redis_server, channel, *[f'"{"x" * 10_000}"'] * 400)
+    async with gateway(redis_server.url) as server, Wire(server, 4096) as asleep:
+        await asleep.handshake()
+        await asleep.send(request(action="subscribe", channel=channel))
+        (connection,) = server._connections
+        await until(lambda: not connection.has_room)
+        redis_server.call("DEL", channel)
+        put(redis_server, channel, *new)
+        seen = {"status": "", "streamId": ""}
+        while (frame := json.loads(await asleep.text())).get("event") != "gap":
+            seen = frame
+        first = f"{new[0]}-0" if new else None
+        assert (frame["lastMessageId"], frame["resumesAt"], frame["reason"]) == (seen["streamId"], first, "reset")
+        if not new:
+            put(redis_server, channel, 1, 2)
+        for number in (1, 2):
+            frame = json.loads(await asleep.text())
+            assert (frame["streamId"], frame["data"]) == (f"{number}-0", number)
 
 
 # --- outages ---
@@ -659,7 +700,7 @@ async def test_faults_of_every_kind_under_load(own_redis: RedisServer, channel: 
             async with asyncio.timeout(10):
                 await asyncio.gather(*publishing)
                 last = add(own_redis, channel, '"the end"')[0]
-                history.sent("the end", channel, "", b'"the end"').acks.append(last)
+                history.written([(last, b'"the end"')])
                 await asyncio.gather(*[subscriber.reached(last) for subscriber in subscribers])
             for task in reading:
                 task.cancel()

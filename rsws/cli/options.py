@@ -117,11 +117,6 @@ class Gateway(NamedTuple):
     """Without the token."""
     token: str
 
-    @property
-    def shown(self) -> str:
-        """The URL, fit for the screen."""
-        return redact_url(self.url)
-
 
 def find_gateway(settings: ClientSettings) -> Gateway:
     """The gateway that flags, environment and data directory say.

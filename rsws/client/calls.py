@@ -55,16 +55,10 @@ class Call:
 
 
 class PublishCall(Call):
-    """A publish.
+    """A publish."""
 
-    Args:
-        post: Has :meth:`take` called when it can be sent.
-    """
-
-    def __init__(self, frame: bytes, post: Callable[[PublishCall], None]) -> None:
+    def __init__(self, frame: bytes) -> None:
         super().__init__(frame)
-        self._post = post
-        self._delays = retry_delays()
         self._unsure_since: float | None = None
         """When it was sent first, of the times after which it may have been stored."""
 
@@ -75,24 +69,24 @@ class PublishCall(Call):
 
     def take(self) -> bytes | None:
         """The frame to send now; None as for every call, and when a gateway might not know a repeat any more."""
-        if self._unsure_since is not None and time.monotonic() - self._unsure_since > RESEND_S:
+        since = self._unsure_since
+        if self.sent_at is None and since is not None and time.monotonic() - since > RESEND_S:
             self.fail(self.timed_out(RESEND_S))
         return super().take()
 
     def receive(self, reply: Ack | ErrorAck) -> None:
-        """Take the gateway's answer."""
+        """Take the gateway's answer; if that leaves it unanswered, it is to be sent again."""
         if isinstance(reply, Ack):
             self.answer.set_result(reply.stream_id)
         elif reply.outcome is Outcome.UNKNOWN or (self._unsure_since is not None and reply.code in _PASSING):
             self.send_again()
-            asyncio.get_running_loop().call_later(next(self._delays), self._post, self)
         elif reply.code == ErrorCode.CONFLICT:  # its name was taken before it came, however often it came
             self.fail(PublishFailed(reply.error, reply.code, reply.outcome))
         else:
             self.refuse(reply.error, reply.code)
 
     def send_again(self) -> None:
-        """What was sent may be stored or not, so it has to be sent once more."""
+        """If it was sent, it may be stored or not, so it has to be sent once more."""
         if self._unsure_since is None:
             self._unsure_since = self.sent_at
         self.sent_at = None
@@ -109,10 +103,16 @@ class PublishCall(Call):
 
 
 class Publishes:
-    """The publishes under way, in the order in which they were asked for."""
+    """The publishes under way, in the order in which they were asked for.
+
+    Args:
+        post: Has :meth:`Call.take` called, in that order, for all it is given one after the other.
+    """
 
     def __init__(self, post: Callable[[PublishCall], None]) -> None:
         self._post = post
+        self._delays = retry_delays()
+        self._retry: asyncio.TimerHandle | None = None
         self._calls: dict[str, PublishCall] = {}
         self._given_up: dict[str, list[int]] = {}
         """By name, the sizes of those sent over this connection whose answer is to come and nobody waits for."""
@@ -125,7 +125,7 @@ class Publishes:
         """
         if message_id in self._calls:
             raise UsageError(f"a publish with message_id {message_id!r} is under way")
-        call = self._calls[message_id] = PublishCall(frame, self._post)
+        call = self._calls[message_id] = PublishCall(frame)
         return call
 
     def remove(self, message_id: str) -> None:
@@ -143,6 +143,15 @@ class Publishes:
                 del self._given_up[message_id]
         elif (call := self._calls.get(message_id)) and call.is_awaited:
             call.receive(reply)
+            if isinstance(reply, Ack):
+                self._delays = retry_delays()
+            elif not call.answer.done() and self._retry is None:
+                self._retry = asyncio.get_running_loop().call_later(next(self._delays), self._send_again)
+
+    def _send_again(self) -> None:
+        self._retry = None  # one timer for all, so that they keep their order
+        for call in self._calls.values():
+            self._post(call)
 
     def blame_biggest(self) -> bool:
         """A message was too big: fail the biggest, if somebody waits for it. False when there is none."""
@@ -158,14 +167,14 @@ class Publishes:
             call.sent_at = None
         return True
 
-    def disconnected(self) -> list[PublishCall]:
-        """No answer will come over this connection: those to send over the next one, in order."""
+    def disconnected(self) -> None:
+        """No answer will come over this connection: send them all over the next one."""
         self._given_up.clear()
-        left = [call for call in self._calls.values() if not call.answer.done()]
-        for call in left:
-            if call.sent_at is not None:
-                call.send_again()
-        return left
+        for call in self._calls.values():
+            call.send_again()
+        if self._retry is not None:
+            self._retry.cancel()
+        self._send_again()
 
     def end(self, error: Exception) -> None:
         """No connection will come any more."""

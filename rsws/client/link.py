@@ -74,7 +74,7 @@ class Link:
         self._connection: ClientConnection
         self._task: asyncio.Task[None]
         self._failure: Exception | None = None
-        self._publishes = Publishes(self.post)
+        self._publishes = Publishes(self._post_last)
         self._pings: deque[Call] = deque()
         self._feeds: dict[str, Feed] = {}
         # What is to be sent, in order. What was not taken when a connection is lost goes to the next one.
@@ -162,6 +162,10 @@ class Link:
         """Have ``item.take()`` called, and what it returns sent, when its turn comes."""
         self._outbox[item] = None
         self._outbox_filled.set()
+
+    def _post_last(self, item: Call) -> None:
+        self.post(item)
+        self._outbox.move_to_end(item)
 
     # --- the task -----------------------------------------------------------------------------------------
 
@@ -291,9 +295,7 @@ class Link:
         self._fail_pings(ending.reason)
         for feed in [*self._feeds.values()]:
             feed.disconnected()
-        for call in self._publishes.disconnected():
-            self.post(call)
-            self._outbox.move_to_end(call)  # in order, and behind a subscribe that has yet to find its start
+        self._publishes.disconnected()  # after the feeds: a subscribe that has yet to find its start came before them
         if ending.by_gateway and ending.code == CloseCode.POLICY_VIOLATION:
             raise Unauthorized(f"the gateway at {url} does not let us in any more: {ending.reason}")
         if not (ending.come_back or blamed):

@@ -9,7 +9,7 @@ from functools import partial
 
 from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.channel import Channel, RingBudget
-from rsws.gateway.pages import RETRY_S, UNREADABLE_RETRY_S, Pages
+from rsws.gateway.pages import PORTION, RETRY_S, UNREADABLE_RETRY_S, Pages
 from rsws.gateway.subscription import Outlet, Subscription
 from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.reader import Reader
@@ -32,6 +32,7 @@ class Hub:
         self._tasks = tasks
         self._channels: dict[str, Channel] = {}
         self._budget = RingBudget()
+        self._turns = asyncio.Semaphore(PORTION)
         self._pages = Pages(store, tasks, self._start_over)
         self._poison: dict[str, int] = {}
 
@@ -54,6 +55,8 @@ class Hub:
     ) -> tuple[Subscribed, Gap | None, Subscription]:
         name = request.channel
         tip = await asked
+        async with self._turns:
+            await asyncio.sleep(0)
         gap = None
         if request.last is not None:
             start = position = await self._store.before_last(name, request.last, tip)

@@ -21,6 +21,8 @@ CACHED_PAGE_BYTES = 1024
 """What a page counts for beside its frames, so that empty ones are not kept without bound."""
 CACHE_S = 5.0
 """A cached page is served no longer: entries can be deleted from a stream."""
+PORTION = 100
+"""How many of a herd are served in one turn of the event loop, so that others get theirs."""
 RETRY_S = 0.25
 UNREADABLE_RETRY_S = 30.0
 
@@ -73,8 +75,12 @@ class Pages:
             waiting = self._waiting.pop(key)
         if page is None or key.generation != key.channel.generation:
             return  # nobody waits any more, or what was read is of another stream than the one there is now
-        for subscription in waiting:
+        for number, subscription in enumerate(waiting, 1):
             subscription.page_read(page)
+            if number % PORTION == 0:
+                await asyncio.sleep(0)
+                if key.generation != key.channel.generation:
+                    return
 
     async def _page(self, key: _PageKey) -> Page | None:
         channel, after = key.channel, key.after

@@ -197,7 +197,7 @@ async def redis_paused(proof: Proof) -> None:
     with durable_redis() as redis, GatewayProcess(redis) as front:
         over = asyncio.Event()
         publishers = [
-            Publisher(history, f"p{number}", [front.url], CHANNEL, once=number % 2 == 0, pause_s=0.01)
+            Publisher(history, f"p{number}", [front.url], CHANNEL, once=number % 2 == 0, pause_s=0.002)
             for number in range(8)
         ]
         subscribers = [Subscriber(history, f"s{number}", [front.url], CHANNEL) for number in range(8)]
@@ -225,6 +225,8 @@ async def redis_paused(proof: Proof) -> None:
         stream = stream_of(redis, CHANNEL)
     proof.figure("every subscriber gets messages again after", delivering_s, "< 1 s", delivering_s < 1, " s")
     proof.figure("every publisher gets acks again after", storing_s, "< 1 s", storing_s < 1, " s")
+    unknown = sum(sent.unknown for sent in history.sends.values())
+    proof.figure("of unknown outcome, sent again or left", unknown, "> 0", unknown > 0)
     proof.none("sockets lost", connections - len(subscribers))
     proof.judged(history, stream)
 

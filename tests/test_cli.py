@@ -124,18 +124,34 @@ def test_an_empty_variable_is_as_good_as_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "env_file", "named"),
     [
-        (("serve",), "PORT=abc", "PORT"),
-        (("sub", "news"), "PORT=abc", "PORT"),
-        (("serve",), "PORT=70000", "PORT"),
-        (("serve",), "RSWS_LOG_LEVEL=loud", "RSWS_LOG_LEVEL"),
-        (("serve", "--redis-timeout", "0"), "", "--redis-timeout"),
-        (("serve", "--ping-interval", "nan"), "", "--ping-interval"),
-        (("serve", "--idle-timeout", "inf"), "", "--idle-timeout"),
-        (("serve", "--no-such-option"), "", "--no-such-option"),
+        ((), "PORT=abc", "PORT"),
+        ((), "PORT=70000", "PORT"),
+        ((), "RSWS_LOG_LEVEL=loud", "RSWS_LOG_LEVEL"),
+        (("--redis-timeout", "0"), "", "--redis-timeout"),
+        (("--ping-interval", "nan"), "", "--ping-interval"),
+        (("--idle-timeout", "inf"), "", "--idle-timeout"),
+        (("--no-such-option",), "", "--no-such-option"),
+        (("--retain", "news"), "", "PATTERN=COUNT"),
+        (("--redis-url", "http://cache"), "", "redis://"),
+    ],
+)
+def test_a_setting_that_can_not_be_used_is_a_usage_error(
+    tmp_path: Path, arguments: tuple[str, ...], env_file: str, named: str
+) -> None:
+    (tmp_path / ".env").write_text(env_file)
+    refused = run_rsws("serve", *arguments)
+    assert refused.returncode == ExitCode.USAGE, refused.stderr
+    assert named in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env_file", "named"),
+    [
         (("nonsense",), "", "nonsense"),
         (("sub",), "", "CHANNEL"),
+        (("sub", "news"), "PORT=abc", "PORT"),
         (("sub", "news", "--count", "0"), "", "--count"),
-        (("serve", "--retain", "news"), "", "PATTERN=COUNT"),
         (("sub", "news", "--output", "xml"), "", "--output"),
         (("sub", "news", "--from", "yesterday"), "", "yesterday"),
         (("sub", "news", "--url", "http://127.0.0.1"), "", "ws://HOST:PORT"),

@@ -495,7 +495,9 @@ async def test_an_unknown_outcome_is_asked_for_until_it_is_known() -> None:
 
 
 @in_a_loop
-async def test_what_is_asked_for_again_keeps_its_order() -> None:
+async def test_what_is_asked_for_again_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays = iter([0.01] * 3)
+    monkeypatch.setattr(calls, "retry_delays", lambda: delays)
     async with connected() as (_, peer, client):
         publishing = [asyncio.create_task(client.publish("c", 0, message_id=str(name))) for name in range(20)]
         asked = [await peer.hear_publish() for _ in publishing]
@@ -602,6 +604,23 @@ async def test_a_gateway_that_might_not_know_a_repeat_any_more_is_not_asked(monk
         hearing.cancel()
         with pytest.raises(PublishFailed, match=r"no ack within 0\.1 s") as caught:
             await publishing
+
+
+@in_a_loop
+async def test_a_repeat_that_was_sent_in_time_may_be_answered_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected() as (_, peer, client):
+        in_time = asyncio.create_task(client.publish("c", 1, message_id="a"))
+        await peer.hear_publish()
+        await peer.say(replace(UNKNOWN, message_id="a"))
+        await peer.hear_publish()
+        monkeypatch.setattr(calls, "RESEND_S", 0.0)
+        too_late = asyncio.create_task(client.publish("c", 1, message_id="m"))
+        await peer.hear_publish()
+        await peer.say(UNKNOWN)
+        with pytest.raises(PublishFailed, match="no ack within 0 s"):
+            await too_late
+        await peer.say(Ack("a", StreamId(1, 0)))
+        assert await in_time == StreamId(1, 0)
 
 
 def test_a_publish_is_sent_again_for_less_time_than_a_gateway_knows_a_repeat() -> None:

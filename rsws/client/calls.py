@@ -172,8 +172,6 @@ class Publishes:
         self._given_up.clear()
         for call in self._calls.values():
             call.send_again()
-        if self._retry is not None:
-            self._retry.cancel()
         self._send_again()
 
     def end(self, error: Exception) -> None:

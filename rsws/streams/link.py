@@ -58,7 +58,8 @@ class RedisTarget:
             self.connection("rsws")
         except (ValueError, TypeError, RedisError) as error:
             raise UsageError(
-                f"REDIS_URL {self.shown} can't be used: {error}; write redis://[[user]:password@]host[:port][/database]"
+                f"the Redis URL {self.shown} (REDIS_URL or --redis-url) can't be used: {error}; write "
+                f"redis://[[user]:password@]host[:port][/database]"
             ) from None
 
     def connection(self, name: str) -> AbstractConnection:

@@ -197,8 +197,8 @@ async def redis_paused(proof: Proof) -> None:
     with durable_redis() as redis, GatewayProcess(redis) as front:
         over = asyncio.Event()
         publishers = [
-            Publisher(history, f"p{number}", [front.url], CHANNEL, once=number % 2 == 0, pause_s=0.002)
-            for number in range(8)
+            Publisher(history, f"p{number}", [front.url], CHANNEL, once=number % 2 == 0, pause_s=0.005)
+            for number in range(40)
         ]
         subscribers = [Subscriber(history, f"s{number}", [front.url], CHANNEL) for number in range(8)]
         async with asyncio.TaskGroup() as tasks:

@@ -289,6 +289,8 @@ class LocalRedis:
             engine, binary = await asyncio.to_thread(choose_server, self._directory)
             os.pwrite(self._owner_lock, json.dumps(asdict(_Owner(os.getpid(), self._port))).encode(), 0)
             self._server = server = await Server.start(binary, self._directory, self._port, lock)
+        except PermissionError as error:
+            raise self._unwritable(error) from None
         except OSError as error:
             raise SetupError(f"the embedded server in {self._directory} can't be started: {error}") from None
         finally:

@@ -6,11 +6,12 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -281,6 +282,7 @@ def run(settings: Settings, on_started: Callable[[Server], None]) -> int:
         UsageError: A setting can't be used.
     """
     logs.configure(settings.log_level)
+    _allow_many_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings, on_started))
 
@@ -313,6 +315,14 @@ async def _serve(settings: Settings, on_started: Callable[[Server], None]) -> in
         log.critical("the gateway failed and stops", exc_info=failure)
         return 1
     return 0
+
+
+def _allow_many_files() -> None:
+    """Each client is an open file, and the usual limit of 1,024 is meant for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # a hard limit that the system itself does not allow, as on macOS
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -32,6 +32,7 @@ QUARANTINE_S = 30.0
 BEAT_S = 0.1
 LATE_S = 0.25
 """How late the event loop may be before what was read is no longer taken for all that came."""
+SAY_AGAIN_S = 10.0
 
 
 class _Followed:
@@ -82,6 +83,7 @@ class Reader:
     async def run(self) -> None:
         """Read until cancelled. Nothing may be followed before this runs."""
         clock = asyncio.get_running_loop().time
+        say_again_at = 0.0
         async with asyncio.TaskGroup() as self._tasks:
             while True:
                 before = clock()
@@ -89,7 +91,9 @@ class Reader:
                 late_s = clock() - before - BEAT_S
                 if late_s > LATE_S:
                     # Streams went on meanwhile, and may have been trimmed: what comes next need not follow.
-                    log.warning("the gateway stood still for %.1f s", late_s)
+                    if before > say_again_at:
+                        say_again_at = before + SAY_AGAIN_S
+                        log.warning("the gateway stood still for %.1f s", late_s)
                     for shard in self._shards:
                         shard.stop()
 

@@ -95,6 +95,7 @@ class World:
     Args:
         max_entries: How far the stream grows.
         faults: Which of "trim", "interrupt" and "reset" may happen.
+        trusting: Whether the reader takes all that it finds for all that came: a bug.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class World:
         subscription: type[Subscription] = Subscription,
         max_entries: int = 6,
         faults: str = "",
+        trusting: bool = False,
     ) -> None:
         self.stream: list[int] = [1, 2]
         self.last = 2
@@ -114,15 +116,29 @@ class World:
         self._max_entries = max_entries
         self._faults = faults
         self._subscription = subscription
+        self.trusting = trusting
 
     @property
     def tip(self) -> Tip:
         return Tip(StreamId(self.stream[0], 0) if self.stream else None, StreamId(self.last, 0))
 
     @property
+    def reach(self) -> int:
+        """The furthest anybody stands."""
+        return max([self.channel.cursor.ms, *[listener.position.ms for listener in self.channel.ahead]])
+
+    def compare(self) -> bool:
+        """What a look at the stream's ends leads to; False when all start over."""
+        if self.last < self.channel.cursor.ms:
+            self.channel.reset(self.tip)
+            return False
+        self.channel.reset_ahead(list(self.channel.ahead), self.tip)
+        return True
+
+    @property
     def hidden(self) -> bool:
         """Whether there was a reset that nobody can see: the new stream had grown beyond the old one's end."""
-        return self.was_reset and self.channel.generation == 0 and self.last >= self.channel.reach.ms
+        return self.was_reset and self.channel.generation == 0 and self.last >= self.reach
 
     # --- what the machine calls ---
 
@@ -153,14 +169,13 @@ class World:
                 yield "drain", index
             if not client.gone:
                 yield "unsubscribe", index
-        # Without an interruption the reader gets each entry before it is trimmed.
-        if "trim" in self._faults and self.stream and (self.interrupted or self.stream[0] <= self.channel.cursor.ms):
+        if "trim" in self._faults and self.stream:
             yield "trim", 0
         if "interrupt" in self._faults or self.interrupted:
             yield ("resume" if self.interrupted else "interrupt"), 0
         if "reset" in self._faults and not self.was_reset:
             yield "reset", 0
-        if self.last < self.channel.reach.ms and not self.interrupted:
+        if self.last < self.reach and not self.interrupted:
             yield "notice", 0
 
     def happen(self, event: Event) -> None:
@@ -173,6 +188,9 @@ class World:
         self.stream.append(self.last)
 
     def deliver(self, count: int) -> None:
+        if self.channel.cursor.ms and self.channel.cursor.ms not in self.stream and not self.trusting:
+            self.resume(0)  # what was there without waiting need not follow
+            return
         news = [number for number in self.stream if number > self.channel.cursor.ms]
         self.channel.deliver([entry(number) for number in news[:count]])
 
@@ -192,7 +210,8 @@ class World:
         if read.generation != self.channel.generation:
             return
         if read.gap is not None and read.gap.reason == "reset":
-            self.channel.reset(self.tip)
+            self.compare()
+            self.reads.append(Read(read.after, read.generation, self.channel.cursor, read.waiting))
             return
         frames = b"".join(self.channel.encode(entry(number)) or b"" for number in read.found)
         last = StreamId((read.found or [read.after])[-1], 0)
@@ -200,8 +219,7 @@ class World:
             subscription.page_read(Page(frames, last, read.complete, read.cursor, read.gap))
 
     def subscribe(self, start: int) -> None:
-        if self.last < self.channel.reach.ms:  # the same look at the stream's end that places a subscription
-            self.channel.reset(self.tip)
+        self.compare()  # the same look at the stream's end that places a subscription
         client = Client(start)
         self.clients.append(client)
         client.subscription = self._subscription(self.channel, StreamId(start, 0), client, self)
@@ -228,9 +246,7 @@ class World:
 
     def resume(self, _: int) -> None:
         self.interrupted = False
-        if self.last < self.channel.reach.ms:
-            self.channel.reset(self.tip)
-        else:
+        if self.compare():
             self.channel.reopen(StreamId(self.last, 0))
 
     def reset(self, _: int) -> None:
@@ -239,7 +255,7 @@ class World:
         self.last = 1
 
     def notice(self, _: int) -> None:
-        self.channel.reset(self.tip)
+        self.compare()
 
     # --- judging ---
 
@@ -299,7 +315,7 @@ class World:
             if client.gone or self.hidden:
                 continue
             left = [number for number in self.stream if number > self._position(client)]
-            if left or client.subscription not in self.channel.live:
+            if left or client.subscription not in self.channel.live | self.channel.ahead:
                 raise Violation(f"at rest, start {client.start}: saw {client.seen}, still due {left}")
 
     def state(self) -> object:

@@ -223,8 +223,10 @@ async def redis_paused(proof: Proof) -> None:
             for task in reading:
                 task.cancel()
         stream = stream_of(redis, CHANNEL)
-    proof.figure("every subscriber gets messages again after", delivering_s, "< 1 s", delivering_s < 1, " s")
-    proof.figure("every publisher gets acks again after", storing_s, "< 1 s", storing_s < 1, " s")
+    proof.figure(
+        "every subscriber gets messages again after", delivering_s * 1000, "< 1,000 ms", delivering_s < 1, " ms"
+    )
+    proof.figure("every publisher gets acks again after", storing_s * 1000, "< 1,000 ms", storing_s < 1, " ms")
     unknown = sum(sent.unknown for sent in history.sends.values())
     proof.figure("of unknown outcome, sent again or left", unknown, "> 0", unknown > 0)
     proof.none("sockets lost", connections - len(subscribers))
@@ -405,10 +407,11 @@ async def joins(proof: Proof) -> None:
 
 
 async def bad_key(proof: Proof) -> None:
-    """One of 100 channels turns into a key that is no stream."""
-    proof.total(2 + 5 + 5)
+    """One of 100 channels turns into a key that is no stream; then another one, five times."""
+    rounds, clients = 5, 2
+    proof.total(2 + 2 * rounds)
     names = [f"{CHANNEL}-{number}" for number in range(100)]
-    victim, others = names[0], names[1:]
+    victims, others = names[:rounds], names[rounds:]
     with RedisServer() as redis, GatewayProcess(redis) as front:
         for name in names:
             add(redis, name, '{"at":0}')
@@ -422,22 +425,27 @@ async def bad_key(proof: Proof) -> None:
                     told.append(payload)
 
             async with AsyncExitStack() as stack:
-                for _ in range(2):
+                for _ in range(clients):
                     client = await stack.enter_async_context(tap(front.url, on_frame))
                     for name in names:
                         client.send(action="subscribe", channel=name, lastMessageId="$")
                 await proof.sleep(2)
-                latency.take()
-                await proof.sleep(5)
-                before = latency.take()
-                redis.call("EVAL", "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], 'x')", 1, victim)
-                await proof.sleep(5)
-                after = latency.take()
-    extra_ms = (after[-1] - before[-1]) * 1000
-    proof.figure("times told", len(told), "= 2", len(told) == 2)
-    proof.figure("slowest of the others, before", before[-1] * 1000, "", True, " ms")
-    proof.figure("slowest of the others, after", after[-1] * 1000, "< 100 ms more", extra_ms < 100, " ms")
-    proof.figure("delivered after", len(after), "> 19,000", len(after) > 19_000)
+                before, after = [], []
+                for victim in victims:
+                    latency.take()
+                    await proof.sleep(1)
+                    before.append(latency.take()[-1])
+                    redis.call("EVAL", "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], 'x')", 1, victim)
+                    await proof.sleep(1)
+                    after.append(latency.take()[-1])
+    # The slowest of all messages of a second; of the rounds the median, for other programs have their moments, too.
+    slowest, slowest_after = median(before), median(after)
+    proof.figure("times told", len(told), f"= {rounds * clients}", len(told) == rounds * clients)
+    proof.figure("slowest of the others in the second before", slowest * 1000, "", True, " ms")
+    proof.figure(
+        "slowest of the others in the second after", slowest_after * 1000, "< 100 ms more",
+        slowest_after - slowest < 0.1, " ms",
+    )  # fmt: skip
 
 
 async def herd(proof: Proof) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
+import prove
 from checker import Finding, Gap, History, Kind, Log, Publisher, Subscriber, open_anywhere, stream_of
 from faults import Proxy, Way, command_calls, configured, demoted
 from gateway_kit import Client, add, async_test, gateway, until
@@ -323,6 +327,36 @@ async def test_what_clients_write_down_is_what_happened(redis_server: RedisServe
     assert {finding.kind for finding in history.judge({channel: stream[:50] + stream[51:]})} == {"lost", "phantom"}
     assert len(history.sends) >= 101
     assert len(subscriber.log.events) == len(stream) - 1
+
+
+# --- the proofs ---
+
+
+def test_the_documentation_names_each_proof() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "guarantees.md").read_text()
+    assert set(re.findall(r"`prove\.py ([a-z-]+)`", text)) == set(prove.PROOFS)
+
+
+@pytest.mark.parametrize(("name", "code"), [("kept", 0), ("missed", 1), ("broken", 1)])
+def test_a_figure_that_is_missed_is_the_exit_code(
+    name: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def kept(proof: prove.Proof) -> None:
+        proof.none("lost", 0)
+        assert proof.seed == 7
+
+    async def missed(proof: prove.Proof) -> None:
+        proof.none("lost", 1)
+
+    async def broken(proof: prove.Proof) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(prove, "PROOFS", {"kept": kept, "missed": missed, "broken": broken})
+    monkeypatch.setattr(sys, "argv", ["prove.py", "kept", name, "--seed", "7"])
+    assert prove.main() == code
+    shown = capsys.readouterr().out
+    assert "seed 7" in shown
+    assert ("MISSED" in shown) is bool(code)
 
 
 # --- the kit ---

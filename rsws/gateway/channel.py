@@ -8,7 +8,7 @@ cursor, and it never waits, so that nothing can come between a subscription's te
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from rsws.errors import StoreError
@@ -89,11 +89,6 @@ class Channel:
         """Counts the streams this channel has been: what was read of an earlier one is void."""
         self.quiet = True
         """Whether nothing was delivered since somebody last set this."""
-
-    @property
-    def reach(self) -> StreamId:
-        """The furthest anybody is: a stream that ends before it is not the one that was read."""
-        return max([self.cursor, *[listener.position for listener in self.ahead]])
 
     def encode(self, entry: Entry) -> bytes | None:
         """The frame of an entry; None when it is no message, and is skipped."""
@@ -191,6 +186,14 @@ class Channel:
                 listener.position = before
             listener.reset(tip.first)
         self._advance_all()
+
+    def reset_ahead(self, listeners: Iterable[Listener], tip: Tip) -> None:
+        """Those of ``listeners`` who wait beyond the end of the stream wait for what will not come: they start anew."""
+        for listener in listeners:
+            if listener in self.ahead and listener.position > tip.last:
+                self.ahead.discard(listener)
+                listener.reset(tip.first)
+                listener.advance()
 
     def close(self) -> None:
         """Give the ring's share of the budget back."""

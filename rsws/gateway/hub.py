@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
+from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 from rsws.errors import ChannelUnreadable, StoreError
-from rsws.gateway.channel import Channel, RingBudget
+from rsws.gateway.channel import Channel, Listener, RingBudget
 from rsws.gateway.pages import PORTION, RETRY_S, UNREADABLE_RETRY_S, Pages
 from rsws.gateway.subscription import Outlet, Subscription
 from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
@@ -23,6 +25,17 @@ CHECK_S = 10.0
 """A channel that was quiet for so long is looked after: reading a stream that was reset waits in silence for ever."""
 
 
+class _Look(NamedTuple):
+    """A look at a stream's ends that is under way, and where its channel stood when it was asked for."""
+
+    tip: Awaitable[Tip]
+    channel: Channel | None
+    """None when it was not open."""
+    generation: int
+    cursor: StreamId
+    ahead: tuple[Listener, ...]
+
+
 class Hub:
     """Opens a channel at its first subscription and closes it after its last."""
 
@@ -32,8 +45,8 @@ class Hub:
         self._tasks = tasks
         self._channels: dict[str, Channel] = {}
         self._budget = RingBudget()
-        self._turns = asyncio.Semaphore(PORTION)
-        self._pages = Pages(store, tasks, self._start_over)
+        self._portions = asyncio.Semaphore(PORTION)
+        self._pages = Pages(store, tasks, self._check)
         self._poison: dict[str, int] = {}
 
     def subscribe(
@@ -46,17 +59,18 @@ class Hub:
         Raises:
             StoreError: (when awaited) Redis does not say where the stream ends.
         """
-        channel = self._channels.get(request.channel)
-        reach = channel.reach if channel is not None else ZERO
-        return self._subscribe(request, outlet, channel, reach, self._store.tip(request.channel))
+        return self._subscribe(request, outlet, self._look(request.channel))
 
     async def _subscribe(
-        self, request: Subscribe, outlet: Outlet, channel: Channel | None, reach: StreamId, asked: Awaitable[Tip]
+        self, request: Subscribe, outlet: Outlet, look: _Look
     ) -> tuple[Subscribed, Gap | None, Subscription]:
         name = request.channel
-        tip = await asked
-        async with self._turns:
+        tip = await look.tip
+        async with self._portions:
             await asyncio.sleep(0)
+        while not self._is_current(look):
+            look = self._look(name)
+            tip = await look.tip
         gap = None
         if request.last is not None:
             start = position = await self._store.before_last(name, request.last, tip)
@@ -65,15 +79,13 @@ class Hub:
             if position > tip.last:
                 gap = Gap(name, position, tip.first, "reset")
                 position = ZERO
-        if channel is not None and self._is_open(channel):
-            if tip.last < reach:
-                self._reset(channel, tip)
-            elif channel.is_unreadable:  # no more, it seems: nobody has to wait for the next attempt
-                channel.reopen(tip.last)
-                self._follow(channel)
+        self._compare(look, tip)
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(name, tip.last, self._budget, self._skipped)
+            self._follow(channel)
+        elif channel.is_unreadable:  # no more, it seems: nobody has to wait for the next attempt
+            channel.reopen(tip.last)
             self._follow(channel)
         subscription = Subscription(channel, position, outlet, self._pages, marker=request.marker)
         return Subscribed(name, start, tip.last), gap, subscription
@@ -90,46 +102,58 @@ class Hub:
         """Reading has stopped and may have missed something."""
         self._tasks.create_task(self._reopen(channel))
 
+    # --- whether the stream is still the one that was read ---
+
+    def _look(self, name: str) -> _Look:
+        """Ask for a stream's ends, and note where its channel stands at this moment."""
+        channel = self._channels.get(name)
+        tip = self._store.tip(name)
+        if channel is None:
+            return _Look(tip, None, 0, ZERO, ())
+        return _Look(tip, channel, channel.generation, channel.cursor, tuple(channel.ahead))
+
+    def _is_current(self, look: _Look) -> bool:
+        """Whether the channel is still the one that was looked at: neither closed nor reset meanwhile."""
+        channel = look.channel
+        return channel is None or (self._is_open(channel) and channel.generation == look.generation)
+
+    def _compare(self, look: _Look, tip: Tip) -> bool:
+        """Have those start over who stood beyond the stream's end when it was looked at; False when all did."""
+        channel = look.channel
+        if channel is None or not self._is_current(look):
+            return True
+        if tip.last < look.cursor:
+            self._reset(channel, tip)
+            return False
+        channel.reset_ahead(look.ahead, tip)
+        return True
+
+    def _reset(self, channel: Channel, tip: Tip) -> None:
+        log.warning("stream reset channel=%r cursor=%s now=%s", channel.name, channel.cursor, tip.last)
+        channel.reset(tip)
+        self._follow(channel)
+
     async def _reopen(self, channel: Channel) -> None:
-        tip, reach = await self._tip(channel)
-        if tip is None:
-            return
-        if tip.last < reach:
-            self._reset(channel, tip)
-        else:
-            channel.reopen(tip.last)
-            self._follow(channel)
-
-    async def _start_over(self, channel: Channel) -> None:
-        """Somebody's position lies beyond the end of the stream, which was not so when it was taken."""
-        generation = channel.generation
-        tip, _ = await self._tip(channel)
-        if tip is not None and generation == channel.generation:
-            self._reset(channel, tip)
-
-    async def _tip(self, channel: Channel) -> tuple[Tip | None, StreamId]:
-        """The ends of an open channel's stream, and the channel's reach when they were asked for.
-
-        It asks until there is an answer; None instead of the ends when the channel was closed meanwhile.
-        """
-        reach = channel.reach
+        """Find out where to go on after reading was interrupted, however long that takes."""
         while self._is_open(channel):
-            reach = channel.reach
+            look = self._look(channel.name)
             try:
-                tip = await self._store.tip(channel.name)
+                tip = await look.tip
             except ChannelUnreadable as error:
                 channel.unreadable(error)
                 await asyncio.sleep(UNREADABLE_RETRY_S)
             except StoreError:
                 await asyncio.sleep(RETRY_S)
             else:
-                return (tip if self._is_open(channel) else None), reach
-        return None, reach
+                if self._is_current(look) and self._compare(look, tip):
+                    channel.reopen(tip.last)
+                    self._follow(channel)
+                return
 
-    def _reset(self, channel: Channel, tip: Tip) -> None:
-        log.warning("stream reset channel=%r cursor=%s now=%s", channel.name, channel.cursor, tip.last)
-        channel.reset(tip)
-        self._follow(channel)
+    async def _check(self, channel: Channel) -> None:
+        look = self._look(channel.name)
+        with suppress(StoreError):  # the reader has the same trouble, and says so
+            self._compare(look, await look.tip)
 
     async def check_quiet(self) -> None:
         """Look, every now and then until cancelled, for streams that were reset while nothing came of them."""
@@ -139,13 +163,8 @@ class Hub:
             for channel in self._channels.values():
                 channel.quiet = True
             for channel in quiet:
-                reach = channel.reach
-                try:
-                    tip = await self._store.tip(channel.name)
-                except StoreError:
-                    continue  # the reader has the same trouble, and says so
-                if tip.last < reach and self._is_open(channel):
-                    self._reset(channel, tip)
+                if self._is_open(channel):
+                    await self._check(channel)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription, and its channel with the last one."""

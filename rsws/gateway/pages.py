@@ -13,9 +13,7 @@ from rsws.gateway.subscription import CHUNK_BYTES, Page, Subscription
 from rsws.protocol import Gap, StreamId
 from rsws.streams.store import History, Store
 
-HISTORY_READS = 16
-"""Reads of history under way at once."""
-PAGE_ENTRIES = (1, 512)
+PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 8 * 1024 * 1024
 CACHED_PAGE_BYTES = 1024
 """What a page counts for beside its frames, so that empty ones are not kept without bound."""
@@ -38,16 +36,14 @@ class Pages:
 
     Args:
         tasks: Where reads under way live.
-        start_over: Called with a channel when a read has shown that its stream ends before somebody's position.
+        check: Called with a channel when a read has shown that its stream ends before somebody's position: looks at
+            the stream, and has the channel start over.
     """
 
-    def __init__(
-        self, store: Store, tasks: asyncio.TaskGroup, start_over: Callable[[Channel], Awaitable[None]]
-    ) -> None:
+    def __init__(self, store: Store, tasks: asyncio.TaskGroup, check: Callable[[Channel], Awaitable[None]]) -> None:
         self._store = store
         self._tasks = tasks
-        self._start_over = start_over
-        self._reads = asyncio.Semaphore(HISTORY_READS)
+        self._check = check
         self._waiting: dict[_PageKey, list[Subscription]] = {}
         self._cache = PageCache()
 
@@ -57,7 +53,7 @@ class Pages:
         key = _PageKey(channel, channel.generation, subscription.position)
         page = self._cache.get(key)
         if page is not None:
-            asyncio.get_running_loop().call_soon(subscription.page_read, page)
+            asyncio.get_running_loop().call_soon(_hand_over, key, subscription, page)
         elif key in self._waiting:
             self._waiting[key].append(subscription)
         else:
@@ -73,32 +69,31 @@ class Pages:
             page = await self._page(key)
         finally:
             waiting = self._waiting.pop(key)
-        if page is None or key.generation != key.channel.generation:
-            return  # nobody waits any more, or what was read is of another stream than the one there is now
+        if page is None:
+            return  # nobody waits any more
         for number, subscription in enumerate(waiting, 1):
-            subscription.page_read(page)
+            _hand_over(key, subscription, page)
             if number % PORTION == 0:
                 await asyncio.sleep(0)
-                if key.generation != key.channel.generation:
-                    return
 
     async def _page(self, key: _PageKey) -> Page | None:
         channel, after = key.channel, key.after
         while channel.listeners and key.generation == channel.generation:
             try:
-                async with self._reads:
-                    cursor, limit = channel.cursor, channel.page_entries
-                    history = await self._store.page(channel.name, after, limit)
+                cursor, limit = channel.cursor, channel.page_entries
+                history = await self._store.page(channel.name, after, limit)
             except ChannelUnreadable as error:
                 for subscription in self._waiting[key]:
                     subscription.unreadable(error)
                 await asyncio.sleep(UNREADABLE_RETRY_S)
             except StoreError:
+                channel.page_entries = max(1, limit // 2)  # in case it was too much to be read in time
                 await asyncio.sleep(RETRY_S)
             else:
                 if history.broken != "reset":
                     return self._encode(key, history, limit, cursor)
-                await self._start_over(channel)
+                await self._check(channel)
+                await asyncio.sleep(RETRY_S)
         return None
 
     def _encode(self, key: _PageKey, history: History, limit: int, cursor: StreamId) -> Page:
@@ -126,6 +121,12 @@ class Pages:
         if not page.complete:
             self._cache.put(key, page)
         return page
+
+
+def _hand_over(key: _PageKey, subscription: Subscription, page: Page) -> None:
+    """Give a page to one who waits for it, unless it is of another stream than the one there is now."""
+    if key.generation == key.channel.generation:
+        subscription.page_read(page)
 
 
 class PageCache:

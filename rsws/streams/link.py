@@ -22,7 +22,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, InvalidRes
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rsws.errors import Outcome, RedisUnavailable, SetupError, UsageError
-from rsws.settings import redact_url
+from rsws.urls import redact_url
 
 log = logging.getLogger("rsws.redis")
 
@@ -279,7 +279,7 @@ class Link:
             batch = self._take_batch()
             now = time.monotonic()
             self._sent.extend([(now, len(command), on_reply) for command, on_reply in batch])
-            await connection.send_packed_command(b"".join([command for command, _ in batch]), check_health=False)
+            await send(connection, b"".join([command for command, _ in batch]))
 
     async def _read(self, connection: AbstractConnection) -> NoReturn:
         while True:
@@ -350,6 +350,14 @@ def future_reply() -> tuple[asyncio.Future[Any], OnReply]:
             future.set_result(reply)
 
     return future, on_reply
+
+
+async def send(connection: AbstractConnection, commands: bytes) -> None:
+    """Send commands as :func:`pack` makes them."""
+    try:
+        await connection.send_packed_command(commands, check_health=False)
+    except RuntimeError as error:  # uvloop's word for a connection that was reset
+        raise RedisConnectionError(str(error)) from None
 
 
 async def read_reply(connection: AbstractConnection) -> Any:

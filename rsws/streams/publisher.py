@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from rsws.errors import Outcome, RedisUnavailable, SetupError, StoreError
 from rsws.protocol import FIELD, StreamId
-from rsws.streams.link import RedisTarget, error_text, pack, read_reply
+from rsws.streams.link import RedisTarget, error_text, pack, read_reply, send
 from rsws.streams.store import store_error
 
 
@@ -70,7 +70,7 @@ class Publisher:
         results: list[StreamId | StoreError] = []
         try:
             async with asyncio.timeout(self._target.timeout_s):
-                await self._connection.send_packed_command(commands, check_health=False)
+                await send(self._connection, commands)
                 while len(results) < len(messages):
                     results.append(self._result(channel, await read_reply(self._connection)))
         except TimeoutError:

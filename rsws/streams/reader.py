@@ -1,7 +1,8 @@
 """Follows many streams at once: XREAD BLOCK on connections of its own, a shard of the channels on each.
 
 The reader knows no channel and no client: whoever follows a stream gives it a callable that takes the entries.
-Positions are always explicit ids, so nothing is lost while a connection is made anew.
+Positions are always explicit ids. Whatever is delivered follows what was delivered before without a gap; where that
+can't be proven reading stops, and whoever follows looks for himself where to go on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from redis.exceptions import RedisError
 
 from rsws.errors import ChannelUnreadable, RedisUnavailable, SetupError, StoreError
 from rsws.protocol import StreamId
-from rsws.streams.link import Link, RedisTarget, backoff, error_text, is_reply, pack, read_reply
+from rsws.streams.link import Link, RedisTarget, backoff, error_text, pack, read_reply, send
 from rsws.streams.store import Entry, parse_entries, store_error
 
 log = logging.getLogger("rsws.reader")
@@ -26,13 +27,8 @@ SHARD_CHANNELS = 64
 BLOCK_S = 5.0
 REPLY_ENTRIES = 200
 REPLY_BYTES = 1024 * 1024
-BUSY_S = 0.002
 PAUSE_S = 0.001
 QUARANTINE_S = 30.0
-BEAT_S = 0.1
-LATE_S = 0.25
-"""How late the event loop may be before what was read is no longer taken for all that came."""
-SAY_AGAIN_S = 10.0
 
 
 class _Followed:
@@ -82,20 +78,8 @@ class Reader:
 
     async def run(self) -> None:
         """Read until cancelled. Nothing may be followed before this runs."""
-        clock = asyncio.get_running_loop().time
-        say_again_at = 0.0
         async with asyncio.TaskGroup() as self._tasks:
-            while True:
-                before = clock()
-                await asyncio.sleep(BEAT_S)
-                late_s = clock() - before - BEAT_S
-                if late_s > LATE_S:
-                    # Streams went on meanwhile, and may have been trimmed: what comes next need not follow.
-                    if before > say_again_at:
-                        say_again_at = before + SAY_AGAIN_S
-                        log.warning("the gateway stood still for %.1f s", late_s)
-                    for shard in self._shards:
-                        shard.stop()
+            await asyncio.get_running_loop().create_future()
 
     def follow(
         self,
@@ -111,8 +95,9 @@ class Reader:
 
         Args:
             unreadable: Called when Redis won't read this stream, again at each vain attempt, every 30 s.
-            interrupted: Called when reading has stopped and nothing more is delivered: the link broke, or the stream
-                was unreadable and is not any more. Whoever follows finds out where to go on, and follows again.
+            interrupted: Called when reading has stopped and nothing more is delivered: the link broke, the stream was
+                unreadable and is not any more, or entries may have been trimmed before they were read. Whoever follows
+                finds out where to go on, and follows again.
         """
         assert self._tasks is not None, "the reader is not running"
         shard = self._shard_of.get(name)
@@ -142,6 +127,8 @@ class _Shard:
         self._changed = asyncio.Event()
         self._client_id = b""
         self._blocked = False
+        self._busy = False
+        """Whether there was something to read without waiting the last time."""
         self._waking = False
         self._block_s = BLOCK_S
         self._count = REPLY_ENTRIES
@@ -196,7 +183,11 @@ class _Shard:
                 await backoff(attempt)
                 continue
             try:
-                self._client_id = b"%d" % await self._ask(connection, b"CLIENT", b"ID")
+                (client_id,) = await self._ask(connection, pack(b"CLIENT", b"ID"))
+                if isinstance(client_id, RedisError):
+                    raise client_id
+                self._client_id = b"%d" % client_id
+                self._busy = False
                 while self.followed:
                     await self._read(connection)
                     attempt = 0
@@ -218,22 +209,37 @@ class _Shard:
         if not asked:
             await self._wait(self._block_s)
             return
-        command = pack(
-            b"XREAD", b"COUNT", b"%d" % self._count, b"BLOCK", b"%d" % (self._block_s * 1000),
-            b"STREAMS", *asked, *[followed.position for followed in asked.values()],
-        )  # fmt: skip
-        sent_at = loop.time()
-        self._blocked = True
-        async with asyncio.timeout(self._block_s + self._target.timeout_s):
-            await connection.send_packed_command(command, check_health=False)
-            reply = await read_reply(connection)
-        self._blocked = False
+        streams = (b"STREAMS", *asked, *[followed.position for followed in asked.values()])
+        look = (b"XREAD", b"COUNT", b"%d" % self._count)
+        if self._busy:
+            replies = await self._ask(connection, pack(*look, *streams))
+        else:
+            wait = pack(*look, b"BLOCK", b"%d" % (self._block_s * 1000), *streams)
+            self._blocked = True
+            replies = await self._ask(connection, pack(*look, *streams), wait, wait_s=self._block_s)
+            self._blocked = False
+        there, reply = replies[0], replies[-1]
+        # What comes while Redis waits for it is all that came. What was there already may be the rest of more, the
+        # beginning of which was trimmed.
+        self._busy = bool(there)
         if isinstance(reply, RedisError):
             await self._quarantine(connection, asked.values(), reply)
         elif reply:
+            if self._busy:
+                await self._prove(connection, [asked[key] for key, _ in reply])
             self._deliver(asked, reply)
-            if loop.time() - sent_at < BUSY_S:  # one call more would find few entries: let some gather
-                await asyncio.sleep(PAUSE_S)
+        if self._busy:  # one call more would find few entries: let some gather
+            await asyncio.sleep(PAUSE_S)
+
+    async def _prove(self, connection: AbstractConnection, items: list[_Followed]) -> None:
+        """Stop those whose last entry is no longer in the stream: what followed it may be gone with it."""
+        items = [item for item in items if item.position != b"0-0"]
+        if not items:
+            return
+        commands = [pack(b"XRANGE", item.key, item.position, item.position) for item in items]
+        for item, reply in zip(items, await self._ask(connection, *commands), strict=True):
+            if not reply or isinstance(reply, RedisError):
+                item.stop()
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -288,9 +294,7 @@ class _Shard:
     ) -> list[tuple[_Followed, ChannelUnreadable]]:
         """Those of ``items`` that Redis won't read, each with the reason."""
         commands = [pack(b"XREAD", b"COUNT", b"1", b"STREAMS", item.key, item.position) for item in items]
-        async with asyncio.timeout(self._target.timeout_s):
-            await connection.send_packed_command(b"".join(commands), check_health=False)
-            replies = [await read_reply(connection) for _ in items]
+        replies = await self._ask(connection, *commands)
         bad = []
         for item, reply in zip(items, replies, strict=True):
             if isinstance(reply, RedisError):
@@ -299,10 +303,8 @@ class _Shard:
                     bad.append((item, error))
         return bad
 
-    async def _ask(self, connection: AbstractConnection, *command: bytes) -> Any:
-        async with asyncio.timeout(self._target.timeout_s):
-            await connection.send_packed_command(pack(*command), check_health=False)
-            reply = await read_reply(connection)
-        if isinstance(reply, RedisError) and is_reply(reply):
-            raise reply
-        return reply
+    async def _ask(self, connection: AbstractConnection, *commands: bytes, wait_s: float = 0) -> list[Any]:
+        """The replies to commands sent in one write; what Redis answers with an error is that error."""
+        async with asyncio.timeout(wait_s + self._target.timeout_s):
+            await send(connection, b"".join(commands))
+            return [await read_reply(connection) for _ in commands]

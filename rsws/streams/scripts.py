@@ -49,6 +49,16 @@ XINFO alone would send the first and the last entry along, a megabyte each perha
 ARGV[1] on too, at most ARGV[2], as of the same moment.
 """
 
+STEP_BACK = Script(b"""
+local entries = redis.call('XREVRANGE', KEYS[1], ARGV[1], '-', 'COUNT', ARGV[2])
+if #entries == 0 then return {0, false} end
+return {#entries, entries[#entries][1]}
+""")
+"""How many entries of the stream KEYS[1] there are up to ARGV[1], at most ARGV[2], and the id of the first of them.
+
+XREVRANGE alone would send the bodies along.
+"""
+
 STORE_ONCE = Script(b"""
 local seen = redis.call('GET', KEYS[2])
 if seen then

@@ -16,10 +16,13 @@ from redis.exceptions import NoScriptError, RedisError
 from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
 from rsws.streams.link import Link, OnReply, RedisTarget, error_text, future_reply
-from rsws.streams.scripts import LOOK, STORE_ONCE, Script
+from rsws.streams.scripts import LOOK, STEP_BACK, STORE_ONCE, Script
 
 _FIELD = FIELD.encode()
-_TAIL_PAGE = 500
+_STEP = 32
+"""Entries that Redis holds in its hands at once while it counts backwards: they may be a megabyte each."""
+HISTORY_READS = 16
+"""Reads of history under way at once."""
 
 Keys: TypeAlias = tuple[bytes, ...]
 
@@ -74,7 +77,8 @@ class Store:
 
     def __init__(self, target: RedisTarget, on_change: Callable[[str | None], None]) -> None:
         self.commands = Link(target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change)
-        self.history = Link(target, "rsws-history", [LOOK.load])
+        self.history = Link(target, "rsws-history", [LOOK.load, STEP_BACK.load])
+        self._reads = asyncio.Semaphore(HISTORY_READS)
         self._looks: dict[str, tuple[int, asyncio.Future[Any]]] = {}
         """The last look at each channel that is under way, and the turn of the link in which it was asked for."""
 
@@ -151,6 +155,8 @@ class Store:
         return self._tip(channel, reply)
 
     def _forget_look(self, channel: str, reply: asyncio.Future[Any]) -> None:
+        if not reply.cancelled():
+            reply.exception()  # whoever asked may be gone
         if self._looks.get(channel, (0, None))[1] is reply:
             del self._looks[channel]
 
@@ -170,6 +176,10 @@ class Store:
         Raises:
             StoreError: See :func:`store_error`.
         """
+        async with self._reads:
+            return await self._page(channel, after, limit)
+
+    async def _page(self, channel: str, after: StreamId, limit: int) -> History:
         key, start, count = channel.encode(), str(after).encode(), b"%d" % (limit + 1)
         entries = parse_entries(await self._ask(channel, b"XRANGE", key, start, b"+", b"COUNT", count))
         if after == ZERO:
@@ -197,17 +207,20 @@ class Store:
             return ZERO if count else end
         left = count + 1
         while True:
-            ask = min(left, _TAIL_PAGE)
-            reply = await self._ask(
-                channel, b"XREVRANGE", channel.encode(), str(end).encode(), b"-", b"COUNT", b"%d" % ask
-            )
-            if len(reply) < ask:
+            step = min(left, _STEP)
+            try:
+                async with self._reads:
+                    arguments = (str(end).encode(), b"%d" % step)
+                    found, first = await _ask(self.history, STEP_BACK, (channel.encode(),), arguments)
+            except (RedisError, RedisUnavailable) as error:
+                raise store_error(channel, error) from None
+            if found < step:
                 return ZERO
-            left -= ask
-            first = StreamId.from_redis(reply[-1][0])
+            left -= step
+            position = StreamId.from_redis(first)
             if left == 0:
-                return first
-            end = first.before()
+                return position
+            end = position.before()
 
     async def _ask(self, channel: str, *command: bytes) -> Any:
         try:

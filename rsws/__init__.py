@@ -8,6 +8,7 @@ The rooms, each of which imports only from those below it::
     streams/     the Redis side: append, page, follow, trim; the embedded server
     datadir.py   the user's data directory: key, embedded data, history of the prompt
     settings.py  every option once
+    urls.py      addresses of gateways and Redis servers
     protocol.py  the wire: requests, replies and events as JSON text
     errors.py    exception tree, error codes, close codes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from rsws.errors import SetupError
 from rsws.settings import default_data_dir
+
+log = logging.getLogger("rsws.datadir")
 
 
 class DataDir:
@@ -70,6 +73,10 @@ class DataDir:
                         os.link(draft, self.key_file)
                 finally:
                     os.unlink(draft)
+            if _tighten(self.key_file):
+                log.warning(
+                    "others could read the key in %s, and can't any more; remove it for a new one", self.key_file
+                )
         except OSError as error:
             raise self._unwritable(error) from None
         key = self.read_key()
@@ -77,9 +84,32 @@ class DataDir:
             raise SetupError(f"the key in {self.key_file} can't be read; remove the file and a new one is made")
         return key
 
+    def create_history(self) -> Path:
+        """The file of the prompt's history (mode 0600), made if there is none.
+
+        Raises:
+            SetupError: The data directory can't be written.
+        """
+        self.create()
+        try:
+            self.prompt_history.touch(mode=0o600)
+            _tighten(self.prompt_history)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        return self.prompt_history
+
     def _unwritable(self, error: OSError) -> SetupError:
         reason = error.strerror or str(error)
         return SetupError(
             f"the data directory {self.path} can't be written ({reason}); "
             f"choose another with --data-dir or RSWS_DATA_DIR"
         )
+
+
+def _tighten(path: Path) -> bool:
+    """Close a file to all but its owner, if that is us; returns whether it was open to others."""
+    status = path.stat()
+    is_open = status.st_uid == os.geteuid() and bool(status.st_mode & 0o077)
+    if is_open:
+        path.chmod(0o600)
+    return is_open

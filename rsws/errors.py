@@ -4,7 +4,8 @@ The exception tree::
 
     RswsError
     ├── UsageError               an argument or a setting that can't be used
-    ├── SetupError               the gateway can't start: port, data directory, no server, refused password
+    ├── SetupError               the gateway can't start: port, data directory, no server
+    │   └── LoginRefused         Redis refused the password, or a right that is needed
     ├── RequestError             a request the gateway refuses before Redis is asked
     ├── StoreError               Redis did not do what it was asked to
     │   ├── RedisUnavailable     it can't be reached, or the link broke
@@ -114,6 +115,10 @@ class UsageError(RswsError):
 
 class SetupError(RswsError):
     """The gateway can't start; the text says what to do about it."""
+
+
+class LoginRefused(SetupError):
+    """Redis refused the password, or a right that is needed."""
 
 
 class RequestError(RswsError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -29,7 +30,8 @@ PUBLISH_FORMAT_TEXT = "Format publish salah. Wajib ada: channel, data, messageId
 
 _MAX_HALF = 2**64 - 1
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
-_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -507,15 +509,9 @@ def _is_too_deep(data: bytes) -> bool:
     """Whether a JSON text is nested deeper than MAX_DEPTH."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
-    depth = deepest = 0
-    for match in _NESTING.finditer(data):
-        bracket = match[0]
-        if bracket in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif bracket in b"]}":
-            depth -= 1
-    return deepest > MAX_DEPTH
+    outside_strings = b"".join(data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
+    steps = outside_strings.translate(_STEPS, _NO_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > MAX_DEPTH
 
 
 class _ReplyFields(msgspec.Struct):

@@ -6,19 +6,19 @@ make their flags from these fields, and a test holds the README's table against 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from rsws.errors import UsageError
+from rsws.urls import is_loopback
 
 KIB = 1024
 MIB = 1024 * KIB
 SECONDS = 1.0
+UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+"""Seconds that the letter after a number means: ``10m``."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -86,6 +86,12 @@ class Settings:
         "RSWS_MAX_MESSAGE_BYTES",
         "Bytes a client's message may have (close code 1009 above it).",
         minimum=1 * KIB,
+    )
+    max_clients: int | None = option(
+        None,
+        "RSWS_MAX_CLIENTS",
+        "Clients that may be connected (close code 1013 above it). Not set: as many as the limit of open files allows.",
+        minimum=1,
     )
     max_subscriptions: int = option(1000, "RSWS_MAX_SUBSCRIPTIONS", "Subscriptions a connection may have.", minimum=1)
     producer_window_s: float = option(
@@ -159,22 +165,14 @@ def options(settings: type[Any]) -> dict[str, Option]:
     return {item.name: item.metadata["option"] for item in fields(settings)}
 
 
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` names this machine and nothing else can reach it there."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def load_env_file(path: Path = Path(".env")) -> None:
-    """Take over what ``.env`` says of names the environment does not set."""
+    """Take over what ``.env`` says, to the letter (a ``$`` is one), of names that are unset or empty otherwise."""
     if path.is_file():
-        from dotenv import load_dotenv
+        from dotenv import dotenv_values
 
-        load_dotenv(path, override=False)
+        for name, value in dotenv_values(path, interpolate=False).items():
+            if value and not os.environ.get(name):
+                os.environ[name] = value
 
 
 def default_data_dir() -> Path:
@@ -183,33 +181,3 @@ def default_data_dir() -> Path:
         return Path.home() / "Library" / "Application Support" / "rsws"
     base = os.environ.get("XDG_DATA_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "rsws"
-
-
-def redact_url(url: str) -> str:
-    """``url`` without its password and query, fit for a log line."""
-    try:
-        parts = urlsplit(url)
-        at = parts.netloc.rpartition("@")
-        netloc = f"{at[0].partition(':')[0]}:***@{at[2]}" if at[1] and ":" in at[0] else parts.netloc
-    except ValueError:
-        return "(a URL that can't be parsed)"
-    return f"{parts.scheme}://{netloc}{parts.path}"
-
-
-def websocket_url(url: str) -> str:
-    """``url`` checked and completed for a WebSocket client: ``localhost:8080`` becomes ``ws://localhost:8080``.
-
-    Raises:
-        UsageError: It is no ws:// or wss:// URL; the text says what to write.
-    """
-    text = url.strip()
-    if "://" not in text:
-        text = f"ws://{text}"
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("ws", "wss") and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if not valid or any(ch.isspace() for ch in text):
-        raise UsageError(f"not a gateway's URL: {redact_url(url)!r}; write ws://HOST:PORT or wss://HOST")
-    return text

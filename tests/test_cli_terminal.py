@@ -148,6 +148,7 @@ def test_ctrl_c_clears_the_line_and_then_ends_it(gateway: Gateway, redis_server:
 
 
 def test_lines_are_remembered(gateway: Gateway, redis_server: RedisServer, channel: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o755)  # not made by rsws, which would have closed it to others
     for typed in ("remember me\r", "\x1b[A\r"):
         with Terminal("pub", channel, env=gateway.env) as terminal:
             terminal.wait_for(f"{channel}>")
@@ -156,7 +157,9 @@ def test_lines_are_remembered(gateway: Gateway, redis_server: RedisServer, chann
             terminal.type("\x04")
             assert terminal.wait() == ExitCode.DONE
     assert [data for _, data in entries(redis_server, channel)] == ['{"text":"remember me"}'] * 2
-    assert "remember me" in (tmp_path / "data" / "pub_history").read_text()
+    history = tmp_path / "data" / "pub_history"
+    assert "remember me" in history.read_text()
+    assert history.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_prompt_that_can_not_remember_says_so(gateway: Gateway, channel: str, tmp_path: Path) -> None:

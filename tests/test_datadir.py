@@ -42,6 +42,55 @@ def test_the_key_is_the_owners_alone_and_reused(tmp_path: Path) -> None:
     assert [path.name for path in data_dir.path.iterdir()] == ["key"], "no draft is left"
 
 
+def test_a_key_that_others_could_read_is_closed_to_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data_dir = DataDir(tmp_path)
+    data_dir.key_file.write_text("copied\n")
+    data_dir.key_file.chmod(0o644)
+    assert data_dir.make_key() == "copied"
+    assert mode(data_dir.key_file) == 0o600
+    [said] = caplog.messages
+    assert str(data_dir.key_file) in said
+    assert "copied" not in said
+    assert data_dir.make_key() == "copied"
+    assert len(caplog.messages) == 1
+
+
+def test_the_key_of_another_user_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data_dir = DataDir(tmp_path)
+    data_dir.key_file.write_text("shared\n")
+    data_dir.key_file.chmod(0o644)
+    monkeypatch.setattr(os, "geteuid", lambda: data_dir.key_file.stat().st_uid + 1)
+    assert data_dir.make_key() == "shared"
+    assert mode(data_dir.key_file) == 0o644
+
+
+def test_the_history_is_the_owners_alone(tmp_path: Path) -> None:
+    data_dir = DataDir(tmp_path)
+    tmp_path.chmod(0o755)
+    before = os.umask(0)
+    try:
+        assert data_dir.create_history() == data_dir.path / "pub_history"
+    finally:
+        os.umask(before)
+    assert mode(data_dir.create_history()) == 0o600
+
+
+def test_a_history_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    data_dir = DataDir(tmp_path)
+    history = data_dir.create_history()
+    history.write_text("+typed earlier\n")
+    history.chmod(0o644)
+    assert mode(data_dir.create_history()) == 0o600
+    assert history.read_text() == "+typed earlier\n"
+
+
+def test_a_history_that_can_not_be_made(tmp_path: Path) -> None:
+    data_dir = DataDir(tmp_path / "data")
+    data_dir.create().joinpath("pub_history").symlink_to(tmp_path / "nowhere" / "file")
+    with pytest.raises(SetupError, match="can't be written"):
+        data_dir.create_history()
+
+
 def test_two_directories_have_two_keys(tmp_path: Path) -> None:
     assert DataDir(tmp_path / "a").make_key() != DataDir(tmp_path / "b").make_key()
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import json
 import logging
+import select
 import socket
 import struct
-from contextlib import AsyncExitStack
+import sys
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -39,7 +44,7 @@ from rsws.errors import SetupError, UsageError
 from rsws.gateway.channel import Channel
 from rsws.gateway.server import Server
 from rsws.streams import reader
-from support import RedisServer, free_port
+from support import RedisServer, eventually, free_port, run_python
 
 MIB = 1024 * 1024
 UNAUTHORIZED = '{"error":"Unauthorized","status":401}'
@@ -47,8 +52,10 @@ FORMAT_TEXT = "Format publish salah. Wajib ada: channel, data, messageId"
 
 
 @pytest.fixture(params=LOOPS, autouse=True)
-def event_loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_kit, "new_loop", LOOPS[request.param])
+def event_loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    kind: str = request.param
+    monkeypatch.setattr(gateway_kit, "new_loop", LOOPS[kind])
+    return kind
 
 
 # --- connect ---
@@ -666,6 +673,53 @@ async def test_a_flood_from_a_client_that_does_not_read(redis_server: RedisServe
             await client.nothing_more()
 
 
+async def send_until_stuck(wire: Wire, data: bytes, most: int) -> int:
+    """Send ``data`` over and over until the gateway has taken nothing for 0.2 s; how many bytes it took."""
+    loop = asyncio.get_running_loop()
+    sent, moved_at = 0, loop.time()
+    while loop.time() - moved_at < 0.2:
+        try:
+            sent += wire.socket.send(memoryview(data)[sent % len(data) :])
+            moved_at = loop.time()
+        except BlockingIOError:
+            await asyncio.sleep(0.005)
+        assert sent < most
+    return sent
+
+
+@pytest.mark.parametrize("what", ["messageId", "data", "publishes behind a subscribe", "requests behind a subscribe"])
+@async_test
+async def test_a_flood_while_redis_does_not_answer(own_redis: RedisServer, channel: str, what: str) -> None:
+    async with gateway(own_redis.url, redis_timeout_s=10) as server, Wire(server) as wire:
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        await wire.handshake()
+        assert await wire.text() == WELCOME
+        [connection] = server._connections
+        publish = {"action": "publish", "channel": channel, "data": 1, "messageId": "m"}
+        if what == "requests behind a subscribe":
+            flood = request(action="unsubscribe", channel=channel, padding="x" * 10_000)
+        elif what == "publishes behind a subscribe":
+            flood = request(action="unsubscribe", channel=channel) + request(**publish | {"data": "x" * 900_000})
+        else:
+            flood = request(**publish | {what: "x" * 900_000})
+        own_redis.pause()
+        try:
+            if what.endswith("behind a subscribe"):
+                await wire.send(request(action="subscribe", channel=channel))
+            sent = await send_until_stuck(wire, flood, 40 * MIB)
+            assert connection._reading_paused
+            assert 4 * MIB <= connection._in_flight_bytes < 6 * MIB
+        finally:
+            own_redis.resume()
+        ending = asyncio.create_task(wire.send(flood[sent % len(flood) :] + request(action="ping")))
+        while await wire.text() != '{"status":"pong"}':
+            pass
+        await ending
+        await until(lambda: (connection._in_flight, connection._in_flight_bytes) == (0, 0))
+        if b"publish" in flood:
+            assert own_redis.call("XLEN", channel) == sent // len(flood) + 1
+
+
 @async_test
 async def test_too_many_subscriptions(redis_server: RedisServer, channel: str) -> None:
     async with gateway(redis_server.url, max_subscriptions=3) as server, connect(server) as client:
@@ -681,6 +735,19 @@ async def test_too_many_subscriptions(redis_server: RedisServer, channel: str) -
         await client.expect_error("too_many", f"{channel}-0")
         async with connect(server) as another:
             await another.subscribe(f"{channel}-0")
+
+
+@async_test
+async def test_a_subscription_that_was_refused_takes_no_room(redis_server: RedisServer, channel: str) -> None:
+    redis_server.call("SET", f"{channel}-no-stream", "1")
+    async with gateway(redis_server.url, max_subscriptions=1) as server, connect(server) as client:
+        for _ in range(2):
+            await client.send(action="subscribe", channel=f"{channel}-no-stream")
+            await client.expect_error("channel_unreadable", f"{channel}-no-stream")
+        await client.subscribe(channel)
+        await client.subscribe(channel)
+        await client.send(action="subscribe", channel=f"{channel}-2")
+        await client.expect_error("too_many", f"{channel}-2")
 
 
 @async_test
@@ -1096,6 +1163,113 @@ async def test_a_client_that_reads_slowly_is_not_dead(redis_server: RedisServer,
         assert len(server._connections) == 1
 
 
+@async_test
+async def test_a_client_that_only_takes_is_pinged_and_stays(redis_server: RedisServer, channel: str) -> None:
+    async with gateway(redis_server.url, ping_interval_s=0.1, idle_timeout_s=0.3) as server, Wire(server) as wire:
+        await wire.handshake()
+        await wire.send(request(action="subscribe", channel=channel, lastMessageId="$"))
+        opcodes = []
+        for _ in range(40):
+            opcodes.append((await wire.frame())[0])
+            await asyncio.sleep(0.02)
+            add(redis_server, channel, "1")
+        assert opcodes.count(9) >= 3
+        assert len(server._connections) == 1
+
+
+def lose_power(peer: socket.socket) -> None:
+    """From now on nothing that is sent to ``peer`` arrives, and nothing of it is acknowledged."""
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))  # BPF: return 0 bytes of the packet
+    program = struct.pack("@HP", 1, ctypes.addressof(code))
+    peer.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' socket filters")
+@async_test
+async def test_a_client_that_lost_its_power_is_found_on_an_active_channel(
+    redis_server: RedisServer, channel: str
+) -> None:
+    async with gateway(redis_server.url, ping_interval_s=0.1, idle_timeout_s=0.4) as server, Wire(server) as wire:
+        await wire.handshake()
+        await wire.send(request(action="subscribe", channel=channel, lastMessageId="$"))
+        assert await wire.text() == WELCOME
+        assert json.loads(await wire.text())["status"] == "subscribed"
+        lose_power(wire.socket)
+        for _ in range(60):
+            add(redis_server, channel, "1")
+            await asyncio.sleep(0.02)
+            if not server._connections:
+                return
+        raise AssertionError("it still counts as alive")
+
+
+@async_test
+async def test_a_client_that_sends_and_never_reads_is_not_dead(redis_server: RedisServer, channel: str) -> None:
+    add(redis_server, channel, *[json.dumps("x" * 100_000)] * 100)
+    async with gateway(redis_server.url, ping_interval_s=0.1, idle_timeout_s=0.3) as server, Wire(server, 4096) as wire:
+        await wire.handshake()
+        await wire.send(request(action="subscribe", channel=channel))
+        [connection] = server._connections
+        await until(lambda: connection.buffered_bytes > 1000)
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            await wire.send(frame(b"", 10))
+        assert server._connections == {connection}
+
+
+# --- crowds ---
+
+
+@async_test
+async def test_a_client_too_many_is_told_to_come_back_later(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gateway(redis_server.url, max_clients=2) as server, connect(server) as first:
+        async with connect(server) as second:
+            for _ in range(5):
+                async with connect(server, welcome=False) as third:
+                    assert await third.closed() == (1013, "too many clients")
+            async with connect(server, "/?token=wrong", welcome=False) as refused:
+                await refused.expect(UNAUTHORIZED)
+            await first.nothing_more()
+            await second.nothing_more()
+        await until(lambda: len(server._connections) == 1)
+        async with connect(server) as third:
+            await third.nothing_more()
+    said = [record.getMessage() for record in caplog.records if "no room" in record.getMessage()]
+    assert said == ["no room for another client clients=2 connections=3 turned_away=1"]
+
+
+FEW_FILES = """
+import resource, sys
+if sys.argv[2] == "asyncio":
+    sys.modules["uvloop"] = None
+sys.stderr = sys.stdout
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+from rsws.gateway.server import run
+from rsws.settings import Settings
+run(Settings(port=0, redis_url=sys.argv[1], secret_key="k"), lambda server: print(server.url, flush=True))
+"""
+
+
+def test_a_crowd_does_not_take_the_last_open_file(redis_server: RedisServer, event_loop_kind: str) -> None:
+    with run_python(FEW_FILES, redis_server.url, event_loop_kind) as process, ExitStack() as crowd:
+        assert process.stdout is not None
+        url = urlsplit(next(line for line in process.stdout if line.startswith("ws://")))
+        silent = [crowd.enter_context(socket.socket()) for _ in range(500)]
+        for each in silent:
+            each.setblocking(False)
+            each.connect_ex((url.hostname, url.port))
+        eventually(lambda: len(select.select(silent, [], [], 0)[0]) >= 500 - 52, what="cutting off")
+        assert len(select.select(silent, [], [], 0.1)[0]) == 500 - 52  # 100 files, 48 of them for the gateway itself
+        crowd.close()
+        process.terminate()
+        log = process.stdout.read()
+    assert process.returncode == 0
+    assert "no room for another client clients=0 connections=52" in log
+    assert "Traceback" not in log
+
+
 # --- HTTP ---
 
 
@@ -1397,6 +1571,31 @@ async def test_the_url_is_one_to_connect_to(redis_server: RedisServer, host: str
         if host != "::1":
             raise
         pytest.skip(str(error))
+
+
+@async_test
+async def test_nothing_is_read_or_made_before_it_starts(redis_server: RedisServer, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    server = new_server(redis_server.url, secret_key=None, data_dir=data_dir)
+    assert not data_dir.exists()
+    async with server:
+        assert server.key_file == data_dir / "key"
+        async with connect(server, quoted(server.key_file.read_text().strip())) as client:
+            await client.nothing_more()
+
+
+@async_test
+async def test_a_part_that_fails_at_the_start_ends_the_start(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("rsws.gateway.server.Hub", broken)
+    async with asyncio.timeout(2):
+        with pytest.raises(ExceptionGroup) as failure:
+            await new_server(redis_server.url).__aenter__()
+    assert failure.group_contains(ZeroDivisionError)
 
 
 # --- shutdown ---

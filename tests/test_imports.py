@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rsws"
-LOWER = ("errors", "settings", "protocol", "datadir")
+LOWER = ("errors", "urls", "settings", "protocol", "datadir")
 
 # Room -> the rooms it may import.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "settings": {"errors"},
+    "urls": {"errors"},
+    "settings": {"urls"},
     "protocol": {"errors"},
     "datadir": {"errors", "settings"},
     "streams": {*LOWER},

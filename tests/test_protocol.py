@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -528,6 +529,51 @@ def test_whatever_a_publish_may_hold_can_be_read_by_everyone_who_gets_it() -> No
         assert deeper(frames, lambda: is_json(data.encode()))
         assert deeper(frames, lambda: decode_reply(frame)) == message
         assert deeper(frames, lambda: message.data) is not None
+
+
+def publish(data: str) -> str:
+    return f'{{"action":"publish","channel":"c","data":{data},"messageId":"m"}}'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", ""),
+        (r'"[\\",', ""),
+        (r'"[[\\\"]]]",', ""),
+        (r'"]\"\\\\\\",', r',"\\\"["'),
+        (r'{"]":"\\"},', ""),
+        ("{},[],", ",[{}]"),
+    ],
+)
+def test_brackets_in_strings_are_no_levels(before: str, after: str) -> None:
+    at_most = f"[{before}{'[' * 255}{']' * 255}{after}]"
+    assert decode_request(publish(at_most)) == Publish("c", at_most.encode(), "m")
+    assert refused(publish(f"[{at_most}]"))["code"] == "bad_json"
+
+
+MANY = 250_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        f"[{'[],' * MANY}0]",
+        f"[{('[' * 250 + ']' * 250 + ',') * (MANY // 125)}0]",
+        f"[{'{},' * MANY}0]",
+        f"[{'[],' * 300}" + '"' + r"\\\\" * MANY + '"]',
+        f"[{'[],' * 300}" + '"' + r"\"[" * MANY + '"]',
+        f"[{'[],' * 300}" + '"",' * MANY + "0]",
+        f"[{'[],' * 300}" + '"[",' * MANY + "0]",
+        f"[{'[],' * 300}" + '"' + "x" * 4 * MANY + '"]',
+    ],
+    ids=range(8),
+)
+def test_a_big_publish_is_read_quickly_whatever_is_in_it(data: str) -> None:
+    frame = publish(data)
+    started = time.process_time()
+    assert isinstance(decode_request(frame), Publish)
+    assert time.process_time() - started < 0.15
 
 
 strings = st.text(max_size=8)

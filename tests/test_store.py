@@ -96,7 +96,7 @@ async def test_what_a_url_says_does_not_change_how_answers_are_read(redis_server
 
 
 def test_a_target_is_shown_without_its_password() -> None:
-    assert RedisTarget("redis://user:secret@127.0.0.1:7000/1", 1.0).shown == "redis://user:***@127.0.0.1:7000/1"
+    assert RedisTarget("redis://user:secret@127.0.0.1:7000/1", 1.0).shown == "redis://***@127.0.0.1:7000/1"
     with pytest.raises(UsageError) as caught:
         RedisTarget("redis://user:secret@127.0.0.1:port", 1.0)
     assert "secret" not in str(caught.value)

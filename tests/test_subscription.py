@@ -138,7 +138,7 @@ class DeliversTwice(Channel):
 
 
 def test_a_reader_that_trusts_what_it_finds_is_caught() -> None:
-    with pytest.raises(Violation, match="leaves something out|not at the cursor"):
+    with pytest.raises(Violation, match=r"leaves something out|not at the cursor"):
         search(6, lambda: World(faults="trim", trusting=True))
 
 

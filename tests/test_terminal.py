@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import datetime
 
 import pytest
@@ -26,7 +27,12 @@ def styles(line: Text, part: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "unsafe", ["\x1b", "\x07", "\x00", "\x7f", "\x9b", "\x90", "\r", "\n", "\u202e", "\u2066", "\u2028"]
+    "unsafe",
+    [
+        *("\x1b", "\x07", "\x00", "\x7f", "\x9b", "\x90", "\r", "\n", "\u2028", "\u2029"),
+        *("\u061c", "\u200e", "\u200f"),  # marks of direction
+        *map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]),  # embeddings, overrides, isolates
+    ],
 )
 def test_what_a_terminal_would_obey_is_shown(unsafe: str) -> None:
     assert terminal.safe(f"a{unsafe}b") == f"a\\u{ord(unsafe):04x}b"
@@ -53,6 +59,24 @@ def test_safe_json_is_the_same_json() -> None:
 )
 def test_one_line(text: str, line: str) -> None:
     assert terminal.one_line(text) == line
+    assert json.loads(line) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[\n1," + " " * 100_000 + "1]",
+        "[\n" + " \t" * 50_000 + "\n1]",
+        "[\n" + "\n" * 100_000 + "1]",
+        "[\n" + "1, " * 30_000 + "1]",
+    ],
+    ids=["blanks", "blanks before a line break", "line breaks", "many blanks"],
+)
+def test_one_line_takes_time_in_proportion(text: str) -> None:
+    began = time.process_time()
+    line = terminal.one_line(text)
+    assert time.process_time() - began < 0.5
+    assert "\n" not in line
     assert json.loads(line) == json.loads(text)
 
 
@@ -110,6 +134,15 @@ def test_nothing_unsafe_gets_into_a_line() -> None:
     line = terminal.MessageFormat([]).format(Message("a\x9bb\u202e", NOW, '"\x9b31m"'))
     assert "a\\u009bb\\u202e" in line.plain
     assert '"\\u009b31m"' in line.plain
+
+
+@pytest.mark.parametrize("length", [terminal.HIGHLIGHT_CHARACTERS, 1024 * 1024])
+@pytest.mark.parametrize("piece", ["[],", '"",', "1,", r'"\"\"\"\"",', '"a" ,', '"\u200f\u202e",', '"日本",'])
+def test_no_data_takes_long(piece: str, length: int) -> None:
+    data = f"[{piece * (length // len(piece) - 1)}1]"
+    began = time.process_time()
+    terminal.render(terminal.MessageFormat([]).format(Message("news", NOW, data)))
+    assert time.process_time() - began < 2  # a tenth of it here
 
 
 def test_data_that_is_very_long_is_left_plain() -> None:

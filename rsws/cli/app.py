@@ -104,6 +104,9 @@ def _flushed(code: int) -> int:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at its end
+        if not isinstance(error, BrokenPipeError):
+            terminal.print_line(terminal.format_error(describe(error)))
+            return ExitCode.ERROR
     return code

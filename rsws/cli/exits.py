@@ -9,6 +9,7 @@ from rsws.errors import (
     CannotConnect,
     ConnectionLost,
     ErrorCode,
+    LoginRefused,
     Outcome,
     PublishFailed,
     RedisUnavailable,
@@ -72,7 +73,7 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.USAGE
         case CannotConnect() | ConnectionLost() | RedisUnavailable():
             return ExitCode.NOT_CONNECTED
-        case Unauthorized():
+        case Unauthorized() | LoginRefused():
             return ExitCode.REFUSED
         case SubscribeRefused(code=ErrorCode.NOT_ALLOWED) | PublishFailed(code=ErrorCode.NOT_ALLOWED):
             return ExitCode.REFUSED

@@ -17,7 +17,8 @@ import typer
 from rsws.cli.exits import ExitCode, Failure
 from rsws.datadir import DataDir
 from rsws.errors import UsageError
-from rsws.settings import ClientSettings, Option, Settings, is_loopback, options, redact_url, websocket_url
+from rsws.settings import ClientSettings, Option, Settings, options
+from rsws.urls import is_loopback, redact_url, websocket_url
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -52,11 +52,10 @@ async def talk(gateway: Gateway, channel: str, data_dir: DataDir, timeout_s: flo
 
 def _history(data_dir: DataDir) -> History:
     try:
-        data_dir.create()
+        return FileHistory(str(data_dir.create_history()))
     except SetupError as error:
         terminal.print_line(terminal.format_warning(f"no history is kept: {error}"))
         return InMemoryHistory()
-    return FileHistory(str(data_dir.prompt_history))
 
 
 class _Command(NamedTuple):

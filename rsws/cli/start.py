@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from rsws.errors import UsageError
 from rsws.protocol import ZERO, Gap, StreamId, Subscribed
+from rsws.settings import UNIT_S
 
 if TYPE_CHECKING:
     from rsws.client import Client, Event, Subscription
 
 _AGO = re.compile(r"([0-9]{1,9})([smhd])")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def parse_start(text: str, now_ms: int | None = None) -> Start:
         pass
     if match := _AGO.fullmatch(text):
         now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        return _since(now_ms - int(match[1]) * _UNIT_MS[match[2]])
+        return _since(now_ms - int(match[1]) * UNIT_S[match[2]] * 1000)
     try:
         if _DATE.match(text):
             return _since(int(datetime.fromisoformat(text).timestamp() * 1000))  # without a zone: local time

@@ -39,8 +39,9 @@ _COLOURS = (
     "bright_cyan", "bright_green", "bright_magenta", "bright_yellow", "bright_blue",
 )  # fmt: skip
 # Control characters, and those that change the order in which the text around them is shown.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_LINE_BREAK = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Tried once in a run of blanks, at its beginning: tried at each of them it would take time by their square.
+_LINE_BREAK = re.compile(r"(?<![ \t])[ \t]*+[\r\n][ \t\r\n]*+")
 
 
 class _JsonHighlighter(RegexHighlighter):

@@ -12,10 +12,10 @@ import typer
 
 from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel, read_message
-from rsws.cli.exits import ExitCode, Failure, epilog
+from rsws.cli.exits import epilog
 from rsws.cli.lines import check_no_data, line_message, send_lines
 from rsws.cli.options import from_settings
-from rsws.errors import Outcome, RedisUnavailable, SetupError, StoreError
+from rsws.errors import Outcome, RedisUnavailable, StoreError
 from rsws.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,8 +77,6 @@ async def _add(
                 if isinstance(result, StoreError):
                     raise result
                 await stdio.write(f"{result}\n".encode())
-    except SetupError as refused:
-        raise Failure(str(refused), ExitCode.REFUSED) from None
     except RedisUnavailable as error:
         if error.outcome is Outcome.UNKNOWN:
             raise

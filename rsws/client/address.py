@@ -25,7 +25,8 @@ from websockets.uri import parse_uri
 
 from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, Unauthorized, UsageError
 from rsws.protocol import Connected, Refused, Reply, decode_reply
-from rsws.settings import MIB, is_loopback, redact_url, websocket_url
+from rsws.settings import MIB
+from rsws.urls import is_loopback, redact_url, websocket_url
 
 MAX_MESSAGE_BYTES = 64 * MIB
 """Well above what a gateway lets through by default: it may be configured larger."""

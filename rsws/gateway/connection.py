@@ -7,7 +7,11 @@ write: no task, no queue and no coroutine for a message.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import sys
+import termios
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from websockets.asyncio.server import ServerConnection
@@ -41,11 +45,15 @@ class ClientConnection(ServerConnection):
 
     Args:
         everyone: Where it is registered from its first to its last moment, the handshake included.
+        has_room: Whether there is room for it; asked once it is connected, and if not it is cut off.
     """
 
-    def __init__(self, *args: Any, everyone: set[ClientConnection], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, everyone: set[ClientConnection], has_room: Callable[[], bool], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._everyone = everyone
+        self._has_room = has_room
         self.high_water_bytes = self.write_limit_high
         self.ended: asyncio.Future[None] = self.loop.create_future()
         """Done when the connection is closing, for whatever reason."""
@@ -64,6 +72,7 @@ class ClientConnection(ServerConnection):
         self._pinged_at = self._heard_at
         self._written = 0
         self._drained = 0
+        self._drained_at = self._heard_at
 
     # --- in ---
 
@@ -115,8 +124,11 @@ class ClientConnection(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's hook for the beginning of the connection."""
+        has_room = self._has_room()
         self._everyone.add(self)
         super().connection_made(transport)
+        if not has_room:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """asyncio's hook for bytes from the client."""
@@ -143,13 +155,13 @@ class ClientConnection(ServerConnection):
             self.ended.set_result(None)
 
     def request_started(self, size: int) -> None:
-        """A request that Redis has to answer is under way; with too many of them the client has to wait."""
+        """A request of that many characters is under way; with too many of them the client has to wait."""
         self._in_flight += 1
         self._in_flight_bytes += size
         self._adjust_reading()
 
     def request_done(self, size: int) -> None:
-        """It is answered."""
+        """It is answered; ``size`` is that of then."""
         self._in_flight -= 1
         self._in_flight_bytes -= size
         self._adjust_reading()
@@ -248,12 +260,14 @@ class ClientConnection(ServerConnection):
 
     def check_alive(self, now: float, ping_after_s: float, dead_after_s: float) -> None:
         """Ping a silent client; cut off one from which nothing came and to which nothing drained for too long."""
-        drained = self._written - self.transport.get_write_buffer_size()
+        if self.transport.is_closing():
+            return
+        drained = self._written - self.transport.get_write_buffer_size() - self._unacknowledged_bytes
         if drained > self._drained:
             self._drained = drained
-            self._heard_at = now
+            self._drained_at = now
         silent_s = now - self._heard_at
-        if silent_s >= dead_after_s:
+        if min(silent_s, now - self._drained_at) >= dead_after_s:
             log.info("client dead client=%s silent_s=%.0f", self.peer, silent_s)
             self.transport.abort()
         elif silent_s >= ping_after_s and now - self._pinged_at >= ping_after_s:
@@ -261,6 +275,14 @@ class ClientConnection(ServerConnection):
             if self.protocol.state is State.OPEN:
                 self.protocol.send_ping(b"")
                 self.send_data()
+
+    @property
+    def _unacknowledged_bytes(self) -> int:
+        """Bytes the kernel took, but the other machine has not confirmed: one that lost its power never will."""
+        if sys.platform != "linux":  # it is not to be had there: the kernel's word counts
+            return 0
+        answer = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(answer, sys.byteorder)
 
     def fail(self, code: CloseCode, reason: str) -> None:
         """Close because the client broke the rules, after what was written so far."""

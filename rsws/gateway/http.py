@@ -13,7 +13,7 @@ class Health:
     """Answers GET requests that don't ask for a WebSocket.
 
     Args:
-        is_ready: Whether Redis can be reached.
+        is_ready: Whether Redis can be reached and does its work: it is not loading its data.
     """
 
     def __init__(self, is_ready: Callable[[], bool]) -> None:

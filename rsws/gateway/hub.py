@@ -21,7 +21,7 @@ log = logging.getLogger("rsws.gateway")
 
 POISON_CHANNELS = 1000
 """For how many channels skipped entries are counted; the one that was longest without is forgotten."""
-CHECK_S = 10.0
+CHECK_S = 5.0
 """A channel that was quiet for so long is looked after: reading a stream that was reset waits in silence for ever."""
 
 

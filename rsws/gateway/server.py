@@ -45,6 +45,13 @@ NOTSENT_BYTES = 16 * 1024
 """Unsent bytes the kernel takes for one client: without this limit a stalled one swallows 4 MB."""
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 BACKLOG = 4096
+ACCEPT_AT_ONCE = 4
+"""Connections asyncio takes in one turn of the loop, before one of them can be turned away."""
+OWN_FILES = 64
+"""Of the open files the system allows, those that are not for clients."""
+NOT_LET_IN_FILES = 16
+"""Of these, those for connections in their handshake, or being turned away; the rest is for the gateway itself."""
+TURNED_AWAY_LOG_S = 10.0
 OPEN_TIMEOUT_S = 10.0
 
 
@@ -62,24 +69,13 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.key_file: Path | None = None
-        """Where the key came from; None when it was given."""
-        data = DataDir(settings.data_dir)
-        if settings.secret_key:
-            self.key = settings.secret_key
-        elif settings.on_loopback:
-            self.key = data.make_key()
-            self.key_file = data.key_file
-        else:
-            raise SetupError(
-                f"WEBSOCKET_SECRET_KEY must be set to listen on {settings.host}, which others can reach; "
-                "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
-            )
-        self._rules = [Rule.parse(text) for text in settings.retain]
-        self._data = data
-        self._access = Access(self.key)
+        """Where the key came from, once the gateway has started; None when it was given."""
+        self._data = DataDir(settings.data_dir)
         self._sockets: set[ClientConnection] = set()
         self._connections: set[ClientConnection] = set()
         """Those that were let in."""
+        self._turned_away = 0
+        self._turned_away_told_at = -TURNED_AWAY_LOG_S
         self._stack = AsyncExitStack()
         self._core: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
@@ -101,6 +97,12 @@ class Server:
 
     async def _start(self) -> None:
         settings = self.settings
+        rules = [Rule.parse(text) for text in settings.retain]
+        self._access = Access(self._secret_key())
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = sys.maxsize if files == resource.RLIM_INFINITY else max(1, files - OWN_FILES)
+        self._max_clients = min(settings.max_clients or room, room)
+        self._max_sockets = room + NOT_LET_IN_FILES
         self._listener = await self._bind()
         local: LocalRedis | None = None
         if settings.redis_url is not None:
@@ -115,20 +117,37 @@ class Server:
         except RedisUnavailable:
             self.redis_description += " (it can't be reached now; trying until it can)"
         self._store = Store(target, self._redis_changed)
-        self._retention = Retention(self._rules, self._store.history)
+        self._retention = Retention(rules, self._store.history)
         self._reader = Reader(target, self._store.commands)
-        started = asyncio.Event()
+        started = asyncio.get_running_loop().create_future()
         self._core = asyncio.create_task(self._run_core(local, started), name="rsws core")
         self._stack.push_async_callback(self._stop_core)
-        await started.wait()
+        await asyncio.wait([self._core, started], return_when=asyncio.FIRST_COMPLETED)
+        if self._core.done():
+            self._core.result()
         try:
             await self._listener.start_serving()
         except OSError as error:
             raise self._cannot_listen(error) from None
+        for listening in self._listener.sockets:  # asyncio takes one number for how many wait and how many it takes
+            with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
+                same.listen(BACKLOG)
         sockname = self._listener.sockets[0].getsockname()
         host = f"[{sockname[0]}]" if ":" in sockname[0] else sockname[0]
         self.url = f"ws://{host}:{sockname[1]}"
         log.info("listening url=%s redis=%s", self.url, target.shown)
+
+    def _secret_key(self) -> str:
+        settings = self.settings
+        if settings.secret_key:
+            return settings.secret_key
+        if settings.on_loopback:
+            self.key_file = self._data.key_file
+            return self._data.make_key()
+        raise SetupError(
+            f"WEBSOCKET_SECRET_KEY must be set to listen on {settings.host}, which others can reach; "
+            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
+        )
 
     async def _bind(self) -> WebSocketServer:
         settings = self.settings
@@ -138,8 +157,8 @@ class Server:
                 settings.host,
                 settings.port,
                 start_serving=False,
-                backlog=BACKLOG,
-                create_connection=partial(ClientConnection, everyone=self._sockets),  # type: ignore[arg-type]
+                backlog=ACCEPT_AT_ONCE,
+                create_connection=partial(ClientConnection, everyone=self._sockets, has_room=self._has_room),  # type: ignore[arg-type]
                 logger=_websocket_log,
                 process_request=Health(lambda: self._store.ready),
                 compression=None,
@@ -166,7 +185,7 @@ class Server:
             return SetupError(f"not allowed to listen on {where}; choose a port above 1023 with --port or PORT")
         return SetupError(f"can't listen on {where}: {error.strerror or error}; choose another --host or --port")
 
-    async def _run_core(self, local: LocalRedis | None, started: asyncio.Event) -> None:
+    async def _run_core(self, local: LocalRedis | None, started: asyncio.Future[None]) -> None:
         """Everything that has to go on for as long as the gateway serves; the first to fail ends it."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
@@ -179,7 +198,7 @@ class Server:
             if local is not None:
                 tasks.create_task(local.watch())
             await asyncio.sleep(0)  # each has run up to its first wait
-            started.set()
+            started.set_result(None)
 
     def _redis_changed(self, trouble: str | None) -> None:
         if trouble is None:
@@ -198,6 +217,11 @@ class Server:
             websocket.reply(encode_reply(Refused()))
             await websocket.close(CloseCode.POLICY_VIOLATION, "Unauthorized")
             return
+        if len(self._connections) >= self._max_clients:
+            websocket.ignore()
+            self._turn_away()
+            await websocket.close(CloseCode.TRY_AGAIN_LATER, "too many clients")
+            return
         session = Session(websocket, self._hub, self._store, self._tasks, self.settings)
         self._connections.add(websocket)
         log.info("client connected client=%s clients=%d", websocket.peer, len(self._connections))
@@ -210,6 +234,23 @@ class Server:
             self._connections.discard(websocket)
             clients = len(self._connections)
             log.info("client gone client=%s code=%d clients=%d", websocket.peer, websocket.end_code, clients)
+
+    def _has_room(self) -> bool:
+        if len(self._sockets) < self._max_sockets:
+            return True
+        self._turn_away()
+        return False
+
+    def _turn_away(self) -> None:
+        """Count one for which there is no room: they come in crowds, of which the log has a line now and then."""
+        self._turned_away += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._turned_away_told_at >= TURNED_AWAY_LOG_S:
+            self._turned_away_told_at = now
+            log.warning(
+                "no room for another client clients=%d connections=%d turned_away=%d",
+                len(self._connections), len(self._sockets), self._turned_away,
+            )  # fmt: skip
 
     async def _look_after_clients(self) -> None:
         settings = self.settings

@@ -52,16 +52,18 @@ class Session:
         self._tasks = tasks
         self._max_subscriptions = settings.max_subscriptions
         self._producer_window_s = settings.producer_window_s
-        self._subscriptions: dict[str, Subscription] = {}
-        self._opening: dict[str, deque[Publish | Subscribe | Unsubscribe]] = {}
-        """Channels with a subscribe under way, and what came for them meanwhile."""
+        self._subscriptions: dict[str, Subscription | None] = {}
+        """By channel; None where the first one is still opening."""
+        self._opening: dict[str, deque[tuple[Publish | Subscribe | Unsubscribe, int]]] = {}
+        """Channels with a subscribe under way, and what came for them meanwhile, with its size."""
         self._ended = False
 
     def end(self) -> None:
         """The client has gone."""
         self._ended = True
         for subscription in self._subscriptions.values():
-            self._hub.unsubscribe(subscription)
+            if subscription is not None:
+                self._hub.unsubscribe(subscription)
         self._subscriptions.clear()
 
     def text_received(self, text: str) -> None:
@@ -74,27 +76,26 @@ class Session:
         if isinstance(request, Ping):
             self._connection.reply(encode_reply(Pong()))
             return
+        size = len(text)  # of everything in it: a messageId takes as much room as data
+        self._connection.request_started(size)
         waiting = self._opening.get(request.channel) if self._opening else None
         # A publish overtakes the answer to a subscribe, which has asked Redis for its position already; what follows
         # a second change of the same channel has to wait for it.
         if waiting is None or (not waiting and isinstance(request, Publish)):
-            self._handle(request)
+            self._handle(request, size)
         else:
-            self._connection.request_started(0)
-            waiting.append(request)
+            waiting.append((request, size))
 
-    def _handle(self, request: Publish | Subscribe | Unsubscribe) -> None:
+    def _handle(self, request: Publish | Subscribe | Unsubscribe, size: int) -> None:
         match request:
             case Publish():
-                self._publish(request)
+                self._publish(request, size)
             case Subscribe():
-                self._subscribe(request)
+                self._subscribe(request, size)
             case Unsubscribe(channel):
-                self._unsubscribe(channel)
+                self._unsubscribe(channel, size)
 
-    def _publish(self, request: Publish) -> None:
-        size = len(request.data)
-        self._connection.request_started(size)
+    def _publish(self, request: Publish, size: int) -> None:
         once = None
         if request.producer is not None:
             once = Once(request.producer, request.message_id, self._producer_window_s)
@@ -110,28 +111,32 @@ class Session:
             reply = publish_failure(message_id, result)
         self._connection.reply(encode_reply(reply))
 
-    def _unsubscribe(self, channel: str) -> None:
+    def _unsubscribe(self, channel: str, size: int) -> None:
+        self._connection.request_done(size)
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
             self._hub.unsubscribe(subscription)
         self._connection.reply(encode_reply(Unsubscribed(channel)))
 
-    def _subscribe(self, request: Subscribe) -> None:
+    def _subscribe(self, request: Subscribe, size: int) -> None:
         channel = request.channel
-        if len(self._subscriptions.keys() | self._opening.keys() | {channel}) > self._max_subscriptions:
+        if channel not in self._subscriptions and len(self._subscriptions) >= self._max_subscriptions:
+            self._connection.request_done(size)
             text = f"more than {self._max_subscriptions} subscriptions on a connection; unsubscribe, or open another"
             self._connection.reply(encode_reply(Error(text, ErrorCode.TOO_MANY, channel)))
             return
+        self._subscriptions.setdefault(channel, None)
         self._opening[channel] = deque()
-        self._connection.request_started(0)
-        self._tasks.create_task(self._open(channel, self._hub.subscribe(request, self._connection)))
+        self._tasks.create_task(self._open(channel, size, self._hub.subscribe(request, self._connection)))
 
     async def _open(
-        self, channel: str, asked: Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]
+        self, channel: str, size: int, asked: Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]
     ) -> None:
         try:
             subscribed, gap, subscription = await asked
         except StoreError as error:
+            if self._subscriptions.get(channel) is None:
+                self._subscriptions.pop(channel, None)
             self._connection.reply(encode_reply(Error(str(error), error.code, channel)))
         except Exception:
             log.exception("a bug in the gateway client=%s", self._connection.peer)
@@ -141,7 +146,7 @@ class Session:
             if self._ended:
                 self._hub.unsubscribe(subscription)
                 return
-            replaced = self._subscriptions.pop(channel, None)
+            replaced = self._subscriptions[channel]
             if replaced is not None:
                 self._hub.unsubscribe(replaced)
             self._subscriptions[channel] = subscription
@@ -149,15 +154,14 @@ class Session:
             if gap is not None:
                 self._connection.reply(encode_reply(gap))
             subscription.advance()
-        self._connection.request_done(0)
+        self._connection.request_done(size)
         self._catch_up_with(self._opening.pop(channel))
 
-    def _catch_up_with(self, waiting: deque[Publish | Subscribe | Unsubscribe]) -> None:
+    def _catch_up_with(self, waiting: deque[tuple[Publish | Subscribe | Unsubscribe, int]]) -> None:
         """Handle what came for a channel while it was opening, until one of them opens it anew."""
         while waiting and not self._ended:
-            request = waiting.popleft()
-            self._connection.request_done(0)
-            self._handle(request)
+            request, size = waiting.popleft()
+            self._handle(request, size)
             if request.channel in self._opening:
                 self._opening[request.channel] = waiting
                 return

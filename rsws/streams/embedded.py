@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from rsws.datadir import DataDir
-from rsws.errors import SetupError
+from rsws.errors import LoginRefused, SetupError
 from rsws.settings import SECONDS
 from rsws.streams.valkey import HOST, POLL_S, Server, choose_server, disconnected, is_redis, ping
 
@@ -201,7 +201,7 @@ class LocalRedis:
     def _use_users_own(self, reply: bytes) -> None:
         address = f"{HOST}:{self._port}"
         if reply.startswith(b"-NOAUTH"):
-            raise SetupError(f"the Redis on {address} wants a password; set REDIS_URL=redis://:PASSWORD@{address}")
+            raise LoginRefused(f"the Redis on {address} wants a password; set REDIS_URL=redis://:PASSWORD@{address}")
         if not is_redis(reply):
             answer = f"it answered {reply[:60].decode(errors='replace').strip()!r}" if reply else "it did not answer"
             raise SetupError(

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, InvalidResponse, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rsws.errors import Outcome, RedisUnavailable, SetupError, UsageError
+from rsws.errors import LoginRefused, Outcome, RedisUnavailable, UsageError
 from rsws.urls import redact_url
 
 log = logging.getLogger("rsws.redis")
@@ -49,18 +49,15 @@ class RedisTarget:
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
+        _check(url)
         self.shown = redact_url(url)
         self.timeout_s = timeout_s
         try:
             self._arguments: dict[str, Any] = dict(parse_url(url))
             self._class: type[AbstractConnection] = self._arguments.pop("connection_class", Connection)
-            _check(url)
             self.connection("rsws")
-        except (ValueError, TypeError, RedisError) as error:
-            raise UsageError(
-                f"the Redis URL {self.shown} (REDIS_URL or --redis-url) can't be used: {error}; write "
-                f"redis://[[user]:password@]host[:port][/database]"
-            ) from None
+        except (ValueError, TypeError, RedisError):
+            raise _unusable(url, "Redis' client does not take its options") from None
 
     def connection(self, name: str) -> AbstractConnection:
         """A connection, not yet connected, that answers in bytes and never tries anything twice.
@@ -87,7 +84,7 @@ class RedisTarget:
 
         Raises:
             RedisUnavailable: There is none to be had now.
-            SetupError: Redis refused the password or the database.
+            LoginRefused: Redis refused the password or the database.
         """
         connection = self.connection(name)
         try:
@@ -99,7 +96,7 @@ class RedisTarget:
         except RedisError as error:
             await connection.disconnect(nowait=True)
             if isinstance(error, AuthenticationError | AuthorizationError | ResponseError):
-                raise SetupError(f"Redis at {self.shown} refused the login: {error_text(error)}") from None
+                raise LoginRefused(f"Redis at {self.shown} refused the login: {error_text(error)}") from None
             raise RedisUnavailable(f"{self.shown}: {error_text(error)}") from None
         return connection
 
@@ -108,18 +105,35 @@ def _check(url: str) -> None:
     """Refuse what redis-py would read as something else, or not at all.
 
     Raises:
-        ValueError: With the reason.
+        UsageError: With the reason.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise _unusable(url, "it has no valid host and port") from None
+    database = parts.path.strip("/")
     if any(character.isspace() for character in url):
-        raise ValueError("it has white space in it")
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("it names no socket")
-    elif not parts.hostname:
-        raise ValueError("it names no host")
-    elif parts.path.strip("/") and not parts.path.strip("/").isdigit():
-        raise ValueError(f"the database is a number, not {parts.path[1:]!r}")
+        raise _unusable(url, "it has white space in it")
+    if parts.fragment:
+        raise _unusable(url, "it has a # in it")
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise _unusable(url, "it does not begin with redis://, rediss:// or unix://")
+    if parts.scheme == "unix" and not parts.path:
+        raise _unusable(url, "it names no socket")
+    if parts.scheme != "unix" and not host:
+        raise _unusable(url, "it names no host")
+    if parts.scheme != "unix" and database and not database.isdigit():
+        raise _unusable(url, "the database is no number")
+
+
+def _unusable(url: str, reason: str) -> UsageError:
+    """That ``url`` can't be used; never in a parser's words, which repeat what it took for a port or a host."""
+    return UsageError(
+        f"the Redis URL {redact_url(url)} (REDIS_URL or --redis-url) can't be used: {reason}; write "
+        "redis://[[user]:password@]host[:port][/database], special characters of a password percent-encoded "
+        "(/ as %2F, # as %23, @ as %40)"
+    )
 
 
 def pack(*arguments: bytes) -> bytes:
@@ -225,7 +239,7 @@ class Link:
         while True:
             try:
                 connection = await self._target.connect(self._name)
-            except (RedisUnavailable, SetupError) as error:
+            except (RedisUnavailable, LoginRefused) as error:
                 self._down(error.cause if isinstance(error, RedisUnavailable) else str(error))
                 attempt += 1
                 await backoff(attempt)
@@ -379,7 +393,7 @@ async def probe(target: RedisTarget) -> None:
 
     Raises:
         RedisUnavailable: It can't be reached now.
-        SetupError: It refused the login.
+        LoginRefused: It refused the login.
     """
     connection = await target.connect("rsws")
     await connection.disconnect(nowait=True)

@@ -10,7 +10,7 @@ from typing import Self
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from rsws.errors import Outcome, RedisUnavailable, SetupError, StoreError
+from rsws.errors import LoginRefused, Outcome, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, StreamId
 from rsws.streams.link import RedisTarget, error_text, pack, read_reply, send
 from rsws.streams.store import store_error
@@ -35,7 +35,7 @@ class Publisher:
 
     Raises:
         RedisUnavailable: On entering: it can't be reached.
-        SetupError: On entering: it refused the login.
+        LoginRefused: On entering: it refused the login.
     """
 
     def __init__(self, target: RedisTarget) -> None:
@@ -64,7 +64,7 @@ class Publisher:
             the message may be stored all the same.
 
         Raises:
-            SetupError: This user may not write there.
+            LoginRefused: This user may not write there.
         """
         commands = b"".join([pack(*xadd(channel, data, maxlen)) for data in messages])
         results: list[StreamId | StoreError] = []
@@ -87,5 +87,5 @@ class Publisher:
             return StreamId.from_redis(reply)
         text = error_text(reply)
         if text.startswith(("NOAUTH", "NOPERM")):
-            raise SetupError(f"Redis at {self._target.shown} refuses to write to {channel!r}: {text}")
+            raise LoginRefused(f"Redis at {self._target.shown} refuses to write to {channel!r}: {text}")
         return store_error(channel, reply)

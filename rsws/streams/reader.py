@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from rsws.errors import ChannelUnreadable, RedisUnavailable, SetupError, StoreError
+from rsws.errors import ChannelUnreadable, LoginRefused, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
 from rsws.streams.link import Link, RedisTarget, backoff, error_text, pack, read_reply, send
 from rsws.streams.store import Entry, parse_entries, store_error
@@ -178,7 +178,7 @@ class _Shard:
                 continue
             try:
                 connection = await self._target.connect("rsws-reader")
-            except (RedisUnavailable, SetupError):  # the store, which has the same trouble, says so
+            except (RedisUnavailable, LoginRefused):  # the store, which has the same trouble, says so
                 attempt += 1
                 await backoff(attempt)
                 continue

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from rsws.errors import RedisUnavailable, UsageError
+from rsws.settings import UNIT_S
 from rsws.streams.link import Link, error_text
 
 log = logging.getLogger("rsws.retention")
 
 EVERY_S = 10.0
 _RULE = re.compile(r"(?P<pattern>.+)=(?P<count>[0-9]{1,15})(?:,(?P<age>[0-9]{1,9})(?P<unit>[smhd]))?")
-_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SCAN_KEYS = b"1000"
 
 
@@ -47,7 +47,7 @@ class Rule:
             raise UsageError(
                 f"not a retention rule: {text!r}; write PATTERN=COUNT or PATTERN=COUNT,AGE, as in 'news.*=10000,7d'"
             )
-        age_s = int(match["age"]) * _UNIT_S[match["unit"]] if match["age"] else None
+        age_s = int(match["age"]) * UNIT_S[match["unit"]] if match["age"] else None
         return cls(match["pattern"], int(match["count"]), age_s)
 
 

@@ -1,0 +1,58 @@
+"""Addresses of gateways and Redis servers: checked, completed, and fit to be shown."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from rsws.errors import UsageError
+
+_SCHEME = re.compile(r"(?:redis|rediss|unix|ws|wss|http|https)://", re.IGNORECASE)
+# All before the last @ is secret, whatever a parser would make of it. The address has nothing that could be a password.
+_SHOWN = re.compile(
+    rf"(?P<scheme>{_SCHEME.pattern})(?P<secret>[^?#]*@)?"
+    r"(?P<address>(?:(?:\[[0-9a-f:.]+(?:%\w+)?\]|[^\s@:/?#\[\]]+)(?::[0-9]{1,5})?)?(?:/[^@?#]*)?)"
+    r"(?:[?#][^@]*)?",
+    re.IGNORECASE,
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` names this machine and nothing else can reach it there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def redact_url(url: str) -> str:
+    """``url`` without user, password and query, fit for a log line.
+
+    Of a URL that is not plainly one, as with a password that was not percent-encoded, no more is left than its scheme.
+    """
+    match = _SHOWN.fullmatch(url)
+    if match is None:
+        return f"{scheme[0]}***" if (scheme := _SCHEME.match(url)) else "***"
+    return f"{match['scheme']}{'***@' if match['secret'] else ''}{match['address']}"
+
+
+def websocket_url(url: str) -> str:
+    """``url`` checked and completed for a WebSocket client: ``localhost:8080`` becomes ``ws://localhost:8080``.
+
+    Raises:
+        UsageError: It is no ws:// or wss:// URL; the text says what to write.
+    """
+    text = url.strip()
+    if "://" not in text:
+        text = f"ws://{text}"
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("ws", "wss") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or any(ch.isspace() for ch in text):
+        raise UsageError(f"not a gateway's URL: {redact_url(text)!r}; write ws://HOST:PORT or wss://HOST")
+    return text

@@ -41,7 +41,7 @@ def _print_banner(server: Server) -> None:
     if server.key_file is not None:
         token = f"kept in {server.key_file}, where this user's rsws commands find it"
     else:
-        token = "the one of WEBSOCKET_SECRET_KEY"
+        token = "the one of WEBSOCKET_SECRET_KEY, which the other terminal needs, too"
     terminal.print_banner(
         f"rsws {version('rsws')}",
         {"URL": server.url, "Redis": server.redis_description, "Token": token},
@@ -54,7 +54,10 @@ def _first_steps(url: str, settings: Settings) -> list[str]:
     """Three lines that work in another terminal, with the flags that it needs to find the same gateway and Redis."""
     defaults = Settings()
     gateway = redis = ""
-    if urlsplit(url).port != defaults.port:
+    host, port = urlsplit(url).hostname, urlsplit(url).port
+    if host not in (defaults.host, "0.0.0.0", "::") or port != defaults.port:
+        if host in ("0.0.0.0", "::"):  # every address of this machine, this one among them
+            url = f"ws://{defaults.host}:{port}"
         gateway = f" --url {url}"
     if settings.redis_url is None and settings.local_redis_port != defaults.local_redis_port:
         redis = f" {flag('local_redis_port')} {settings.local_redis_port}"

@@ -951,9 +951,13 @@ async def test_a_stream_that_is_deleted_and_grows_anew(redis_server: RedisServer
         await client.subscribe(channel)
         for index in range(3):
             ids = add(redis_server, channel, str(index))
-            assert await client.message(channel) == (ids[0], index)
+            event = await client.next()
+            if event["event"] == "gap":  # the reader was not back at the end of the stream yet: nothing proves it
+                assert (index > 0, event["reason"]) == (True, "trimmed")
+                event = await client.next()
+            assert (event["streamId"], event["data"]) == (ids[0], index)
             redis_server.call("DEL", channel)
-            await asyncio.sleep(0.002)  # within the same millisecond Redis would give the same id again
+            await asyncio.sleep(0.05)  # within the same millisecond Redis would give the same id again
 
 
 # --- frames ---

@@ -102,7 +102,7 @@ def _metavar(name: str, type_: Any, option: Option) -> str | None:
     for ending, metavar in _METAVARS.items():
         if name.endswith(ending):
             return metavar
-    return {int: "N", Path | None: "PATH"}.get(type_, "TEXT")
+    return {int: "N", int | None: "N", Path | None: "PATH"}.get(type_, "TEXT")
 
 
 def _finite(value: Any) -> Any:

@@ -78,7 +78,6 @@ class Server:
         self._turned_away_told_at = -TURNED_AWAY_LOG_S
         self._stack = AsyncExitStack()
         self._core: asyncio.Task[None] | None = None
-        self._ready = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         try:
@@ -111,7 +110,7 @@ class Server:
             local = await self._stack.enter_async_context(LocalRedis(self._data, settings.local_redis_port))
             url = local.url
         target = RedisTarget(url, settings.redis_timeout_s)
-        self.redis_description = local.description if local is not None else f"Redis at {target.shown}"
+        self.redis_description = local.description if local is not None else target.shown
         try:
             await probe(target)
         except RedisUnavailable:
@@ -139,7 +138,7 @@ class Server:
 
     def _secret_key(self) -> str:
         settings = self.settings
-        if settings.secret_key:
+        if settings.secret_key and not settings.secret_key.isspace():
             return settings.secret_key
         if settings.on_loopback:
             self.key_file = self._data.key_file

@@ -25,7 +25,7 @@ def test_the_banner_says_where_it_is(redis_server: RedisServer, tmp_path: Path) 
     shown = "\n".join(serve.stderr)
     assert re.search(r"^rsws \d+\.\d+", shown, flags=re.MULTILINE)
     assert re.search(r"^  URL +ws://127\.0\.0\.1:\d+$", shown, flags=re.MULTILINE)
-    assert f"Redis  Redis at {redis_server.url}" in shown
+    assert f"Redis  {redis_server.url}" in shown
     key_file = tmp_path / "data" / "key"
     assert f"Token  kept in {key_file}" in shown
     assert key_file.read_text().strip() not in shown

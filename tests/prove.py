@@ -140,7 +140,7 @@ async def reply_cut(proof: Proof) -> None:
                 over = asyncio.Event()
                 publishing = asyncio.create_task(publisher.run(over))
                 for _ in range(rounds):
-                    with link.cut_reply(b"EVALSHA" if once else b"XADD") as cut:
+                    with link.cut_reply(b"EVALSHA\r\n" if once else b"XADD\r\n") as cut:
                         await reached(partial(getattr, cut, "done"))
                     acked = publisher.acked
                     await reached(partial(have_acked, [publisher], acked + 1))

@@ -31,7 +31,7 @@ from rsws.protocol import ZERO, StreamId
 from rsws.streams import link as link_module
 from rsws.streams import reader as reader_module
 from rsws.streams.link import Link, RedisTarget, pack, probe
-from rsws.streams.reader import Reader
+from rsws.streams.reader import Follower, Reader
 from rsws.streams.store import Entry, History, Once, Store, Stored, Tip, broken_continuity, once_key
 from support import RedisServer, free_port
 
@@ -563,7 +563,7 @@ class Following:
             self.interruptions += 1
             self.follow(name, delivered[-1] if delivered else after)
 
-        self.reader.follow(name, after, deliver, lambda error: self.unreadable.append(name), go_on)
+        self.reader.follow(name, after, Follower(deliver, lambda error: self.unreadable.append(name), go_on))
 
     def unfollow(self, name: str) -> None:
         self.reader.unfollow(name)

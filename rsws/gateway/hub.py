@@ -14,7 +14,7 @@ from rsws.gateway.channel import Channel, Listener, RingBudget
 from rsws.gateway.pages import PORTION, RETRY_S, UNREADABLE_RETRY_S, Pages
 from rsws.gateway.subscription import Outlet, Subscription
 from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
-from rsws.streams.reader import Reader
+from rsws.streams.reader import Follower, Reader
 from rsws.streams.store import Store, Tip
 
 log = logging.getLogger("rsws.gateway")
@@ -91,9 +91,8 @@ class Hub:
         return Subscribed(name, start, tip.last), gap, subscription
 
     def _follow(self, channel: Channel) -> None:
-        self._reader.follow(
-            channel.name, channel.cursor, channel.deliver, channel.unreadable, partial(self._interrupted, channel)
-        )
+        follower = Follower(channel.deliver, channel.unreadable, partial(self._interrupted, channel))
+        self._reader.follow(channel.name, channel.cursor, follower)
 
     def _is_open(self, channel: Channel) -> bool:
         return self._channels.get(channel.name) is channel

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
@@ -31,25 +31,32 @@ PAUSE_S = 0.001
 QUARANTINE_S = 30.0
 
 
+class Follower(NamedTuple):
+    """What whoever follows a stream is called with.
+
+    Attributes:
+        deliver: Every entry after the position, in order, once.
+        unreadable: Redis won't read this stream; again at each vain attempt, every 30 s.
+        interrupted: Reading has stopped and nothing more is delivered: the link broke, the stream was unreadable and is
+            not any more, or entries may have been trimmed before they were read. Whoever follows finds out where to go
+            on, and follows again.
+    """
+
+    deliver: Callable[[list[Entry]], None]
+    unreadable: Callable[[StoreError], None]
+    interrupted: Callable[[], None]
+
+
 class _Followed:
     """One stream being read."""
 
-    __slots__ = ("deliver", "interrupted", "key", "name", "position", "reading", "retry_at", "unreadable")
+    __slots__ = ("follower", "key", "name", "position", "reading", "retry_at")
 
-    def __init__(
-        self,
-        name: str,
-        after: StreamId,
-        deliver: Callable[[list[Entry]], None],
-        unreadable: Callable[[StoreError], None],
-        interrupted: Callable[[], None],
-    ) -> None:
+    def __init__(self, name: str, after: StreamId, follower: Follower) -> None:
         self.name = name
         self.key = name.encode()
         self.position = str(after).encode()
-        self.deliver = deliver
-        self.unreadable = unreadable
-        self.interrupted = interrupted
+        self.follower = follower
         self.reading = True
         self.retry_at: float | None = None
         """When a stream that Redis won't read is tried again; None for a good one."""
@@ -58,7 +65,7 @@ class _Followed:
         """Read no more until it is followed again."""
         if self.reading:
             self.reading = False
-            self.interrupted()
+            self.follower.interrupted()
 
 
 class Reader:
@@ -81,23 +88,10 @@ class Reader:
         async with asyncio.TaskGroup() as self._tasks:
             await asyncio.get_running_loop().create_future()
 
-    def follow(
-        self,
-        name: str,
-        after: StreamId,
-        deliver: Callable[[list[Entry]], None],
-        unreadable: Callable[[StoreError], None],
-        interrupted: Callable[[], None],
-    ) -> None:
-        """Hand every entry of the stream ``name`` after a position to ``deliver``, in order, once.
+    def follow(self, name: str, after: StreamId, follower: Follower) -> None:
+        """Hand every entry of the stream ``name`` after a position to ``follower``.
 
         Following a name again replaces what was followed: nothing read for the old position arrives any more.
-
-        Args:
-            unreadable: Called when Redis won't read this stream, again at each vain attempt, every 30 s.
-            interrupted: Called when reading has stopped and nothing more is delivered: the link broke, the stream was
-                unreadable and is not any more, or entries may have been trimmed before they were read. Whoever follows
-                finds out where to go on, and follows again.
         """
         assert self._tasks is not None, "the reader is not running"
         shard = self._shard_of.get(name)
@@ -107,7 +101,7 @@ class Reader:
             shard = _Shard(self._target, self._commands, self._tasks)
             self._shards.append(shard)
         self._shard_of[name] = shard
-        shard.add(_Followed(name, after, deliver, unreadable, interrupted))
+        shard.add(_Followed(name, after, follower))
 
     def unfollow(self, name: str) -> None:
         """Read this stream no more; nothing of it is delivered after this call."""
@@ -256,7 +250,7 @@ class _Shard:
                 continue
             entries = parse_entries(raw)
             followed.position = entries[-1].raw_id
-            followed.deliver(entries)
+            followed.follower.deliver(entries)
             size += sum([len(entry.data or b"") for entry in entries])
             total += len(entries)
             largest = max(largest, len(entries))
@@ -274,7 +268,7 @@ class _Shard:
             followed.reading = False
             followed.retry_at = retry_at
             log.warning("channel unreadable channel=%r: %s", followed.name, reason)
-            followed.unreadable(reason)
+            followed.follower.unreadable(reason)
 
     async def _probe_due(self, connection: AbstractConnection, now: float) -> None:
         due = [item for item in self.followed.values() if item.retry_at is not None and item.retry_at <= now]
@@ -284,10 +278,10 @@ class _Shard:
         for followed in due:
             followed.retry_at = now + QUARANTINE_S if followed in bad else None
             if followed in bad:
-                followed.unreadable(bad[followed])
+                followed.follower.unreadable(bad[followed])
             else:
                 log.info("channel readable again channel=%r", followed.name)
-                followed.interrupted()
+                followed.follower.interrupted()
 
     async def _probe(
         self, connection: AbstractConnection, items: list[_Followed]

@@ -960,6 +960,28 @@ async def test_a_stream_that_is_deleted_and_grows_anew(redis_server: RedisServer
             await asyncio.sleep(0.05)  # within the same millisecond Redis would give the same id again
 
 
+@async_test
+async def test_a_reset_that_many_see_is_one_reset(redis_server: RedisServer, channel: str) -> None:
+    add(redis_server, channel, "0")
+    async with gateway(redis_server.url) as server, AsyncExitStack() as stack, connect(server) as live:
+        await live.subscribe(channel, lastMessageId="$")
+        others = [await stack.enter_async_context(connect(server)) for _ in range(20)]
+        redis_server.call("DEL", channel)
+        for number in range(1, 301):
+            redis_server.call("XADD", channel, f"{number}-0", "messageData", number)
+        for index, other in enumerate(others):
+            start = {"last": 250} if index % 2 else {"lastMessageId": "$"}
+            await other.send(action="subscribe", channel=channel, **start)
+        assert (await live.gap(channel))[1:] == ("1-0", "reset")
+        assert [data for _, data in await live.messages(channel, 300)] == [*range(1, 301)]
+        await live.nothing_more()
+        for index, other in enumerate(others):
+            assert (await other.next())["latestId"] == "300-0"
+            if index % 2:
+                assert [data for _, data in await other.messages(channel, 250)] == [*range(51, 301)]
+            await other.nothing_more()
+
+
 # --- frames ---
 
 

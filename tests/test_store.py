@@ -7,13 +7,16 @@ import logging
 import random
 import re
 import socket
+import struct
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 from redis.crc import key_slot
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from gateway_kit import add, async_test, until
 from rsws.errors import (
@@ -30,7 +33,7 @@ from rsws.errors import (
 from rsws.protocol import ZERO, StreamId
 from rsws.streams import link as link_module
 from rsws.streams import reader as reader_module
-from rsws.streams.link import Link, RedisTarget, pack, probe
+from rsws.streams.link import Link, RedisTarget, pack, probe, send
 from rsws.streams.reader import Follower, Reader
 from rsws.streams.store import Entry, History, Once, Store, Stored, Tip, broken_continuity, once_key
 from support import RedisServer, free_port
@@ -136,6 +139,29 @@ async def test_a_server_that_does_not_speak_redis_is_out_of_reach() -> None:
             await probe(RedisTarget(f"redis://:password@{host}:{port}", 1.0))
     finally:
         other.close()
+
+
+def test_a_connection_that_was_reset_is_an_error_of_redis() -> None:
+    def reset_after_the_greeting(listening: socket.socket) -> None:
+        client, _ = listening.accept()
+        with client:
+            client.recv(1000)
+            client.sendall(b"+OK\r\n")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def send_until_it_fails(port: int) -> None:
+        connection = await RedisTarget(f"redis://127.0.0.1:{port}", 5.0).connect("test")
+        async with asyncio.timeout(5):
+            while True:
+                await send(connection, pack(b"PING"))
+                await asyncio.sleep(0.01)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=reset_after_the_greeting, args=(listening,))
+        server.start()
+        with pytest.raises((RedisError, OSError)):  # uvloop's own word for it is RuntimeError
+            uvloop.run(send_until_it_fails(listening.getsockname()[1]))
+        server.join()
 
 
 # --- the link ---

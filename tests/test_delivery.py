@@ -209,7 +209,7 @@ def sampled(*measures: Callable[[], int]) -> Iterator[list[int]]:
 
 def buffered(server: Server) -> int:
     """What the gateway holds for its clients, in all."""
-    return sum(connection.buffered_bytes for connection in server._connections)
+    return sum(connection.buffered_bytes for connection in server.clients.sessions)
 
 
 async def stalled(server: Server, wire: Wire, *subscribe: bytes) -> None:

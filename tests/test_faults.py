@@ -480,7 +480,7 @@ async def test_a_lagging_subscriber_of_a_stream_that_is_reset(
     async with gateway(redis_server.url) as server, Wire(server, 4096) as asleep:
         await asleep.handshake()
         await asleep.send(request(action="subscribe", channel=channel))
-        (connection,) = server._connections
+        (connection,) = server.clients.sessions
         await until(lambda: not connection.has_room)
         redis_server.call("DEL", channel)
         put(redis_server, channel, *new)

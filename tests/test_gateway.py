@@ -656,7 +656,7 @@ async def test_however_much_bad_input_comes_each_gets_one_reply_in_order(redis_s
 async def test_a_flood_from_a_client_that_does_not_read(redis_server: RedisServer) -> None:
     async with gateway(redis_server.url) as server, Wire(server, 4096) as wire:
         await wire.handshake()
-        [connection] = server._connections
+        [connection] = server.clients.sessions
         flood = frame(b"no") * 5000
         sent = most = stuck = 0
         while stuck < 20:  # until the gateway stops reading, too, and the kernel's buffers are full
@@ -694,7 +694,7 @@ async def test_a_flood_while_redis_does_not_answer(own_redis: RedisServer, chann
         wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         await wire.handshake()
         assert await wire.text() == WELCOME
-        [connection] = server._connections
+        [connection] = server.clients.sessions
         publish = {"action": "publish", "channel": channel, "data": 1, "messageId": "m"}
         if what == "requests behind a subscribe":
             flood = request(action="unsubscribe", channel=channel, padding="x" * 10_000)
@@ -1105,7 +1105,8 @@ async def test_fragments_of_nothing_take_no_memory(redis_server: RedisServer) ->
         assert await wire.text() == WELCOME
         await wire.send(frame(b'{"action"', fin=False) + frame(b"", 0, fin=False) * 10_000 + frame(b"", 9))
         assert await wire.frame() == (10, b"")
-        [connection] = server._connections
+        [connection] = server.clients.sessions
+        assert connection._partial is not None
         assert len(connection._partial) < 10
         await wire.send(frame(b':"ping"}', 0))
         assert await wire.text() == '{"status":"pong"}'
@@ -1127,7 +1128,7 @@ async def test_connections_that_break_off_anywhere(redis_server: RedisServer, ch
             await client.subscribe(channel)
             add(redis_server, channel, "1")
             await client.message(channel)
-            await until(lambda: len(server._connections) == 1)
+            await until(lambda: len(server.clients.sessions) == 1)
 
 
 @pytest.mark.parametrize(
@@ -1174,7 +1175,7 @@ async def test_a_silent_client_is_pinged_and_a_dead_one_cut_off(redis_server: Re
         assert (await wire.frame())[0] == 9
         await wire.read_to_end()
         await client.nothing_more()  # it answers pings, and so lives on
-        assert len(server._connections) == 1
+        assert len(server.clients.sessions) == 1
 
 
 @async_test
@@ -1186,7 +1187,7 @@ async def test_a_client_that_reads_slowly_is_not_dead(redis_server: RedisServer,
         for _ in range(20):  # it sends nothing, not even pongs
             await asyncio.sleep(0.05)
             assert await wire.read_some(4096)
-        assert len(server._connections) == 1
+        assert len(server.clients.sessions) == 1
 
 
 @async_test
@@ -1200,7 +1201,7 @@ async def test_a_client_that_only_takes_is_pinged_and_stays(redis_server: RedisS
             await asyncio.sleep(0.02)
             add(redis_server, channel, "1")
         assert opcodes.count(9) >= 3
-        assert len(server._connections) == 1
+        assert len(server.clients.sessions) == 1
 
 
 def lose_power(peer: socket.socket) -> None:
@@ -1224,7 +1225,7 @@ async def test_a_client_that_lost_its_power_is_found_on_an_active_channel(
         for _ in range(60):
             add(redis_server, channel, "1")
             await asyncio.sleep(0.02)
-            if not server._connections:
+            if not server.clients.sessions:
                 return
         raise AssertionError("it still counts as alive")
 
@@ -1235,12 +1236,12 @@ async def test_a_client_that_sends_and_never_reads_is_not_dead(redis_server: Red
     async with gateway(redis_server.url, ping_interval_s=0.1, idle_timeout_s=0.3) as server, Wire(server, 4096) as wire:
         await wire.handshake()
         await wire.send(request(action="subscribe", channel=channel))
-        [connection] = server._connections
+        [connection] = server.clients.sessions
         await until(lambda: connection.buffered_bytes > 1000)
         for _ in range(20):
             await asyncio.sleep(0.05)
             await wire.send(frame(b"", 10))
-        assert server._connections == {connection}
+        assert list(server.clients.sessions) == [connection]
 
 
 # --- crowds ---
@@ -1259,7 +1260,7 @@ async def test_a_client_too_many_is_told_to_come_back_later(
                 await refused.expect(UNAUTHORIZED)
             await first.nothing_more()
             await second.nothing_more()
-        await until(lambda: len(server._connections) == 1)
+        await until(lambda: len(server.clients.sessions) == 1)
         async with connect(server) as third:
             await third.nothing_more()
     said = [record.getMessage() for record in caplog.records if "no room" in record.getMessage()]
@@ -1693,7 +1694,7 @@ async def test_a_client_that_does_not_read_does_not_hold_the_gateway(redis_serve
         for each in (wire, deaf):
             await each.handshake()
             await each.send(request(action="subscribe", channel=channel))
-        await until(lambda: [connection.buffered_bytes > 1000 for connection in server._connections] == [True, True])
+        await until(lambda: [connection.buffered_bytes > 1000 for connection in server.clients.sessions] == [True, True])
         assert await seconds_to_stop(server) < 1.3
 
 
@@ -1772,7 +1773,7 @@ async def test_clients_that_come_and_go_leave_nothing_behind(own_redis: RedisSer
             async with connect(server) as client:
                 await client.subscribe(channel)
                 await client.subscribe(f"{channel}-2", lastMessageId="$")
-        await until(lambda: not server._connections)
+        await until(lambda: not server.clients.sessions)
         await until(lambda: b"name=rsws-reader" not in own_redis.call("CLIENT", "LIST"))
         assert len(left_behind()) < 20
 

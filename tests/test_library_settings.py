@@ -112,17 +112,8 @@ def test_replies_are_parsed_in_c() -> None:
 
 
 def serving(server: Server) -> ClientConnection:
-    (connection,) = server._connections
+    (connection,) = server.clients.sessions
     return connection
-
-
-@async_test
-async def test_no_ping_and_no_timeout_but_the_gateway_s_own(redis_server: RedisServer) -> None:
-    async with gateway(redis_server.url) as server, connect(server):
-        await until(lambda: server._connections)
-        connection = serving(server)
-        assert connection.ping_interval is None
-        assert connection.keepalive_task is None
 
 
 @async_test

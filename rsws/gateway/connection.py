@@ -1,7 +1,8 @@
 """One WebSocket: messages in, bounded writes out, signs of life, close codes. Knows no Redis.
 
-Messages are handled where they arrive and written once a turn of the event loop, all that turn's frames in one
-write: no task, no queue and no coroutine for a message.
+An asyncio protocol around websockets' Sans-I/O one, which does the handshake, the closing and everything in between
+that is not a plain message. Between two messages an open connection has none: that is a third of its memory, and half
+the time a message takes. There is no task, no queue and no coroutine for a connection or a message.
 """
 
 from __future__ import annotations
@@ -11,175 +12,212 @@ import fcntl
 import logging
 import sys
 import termios
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol as Interface
+from typing import cast
 
-from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame, Opcode
-from websockets.protocol import Event, State
+from websockets.http11 import Request, Response
+from websockets.protocol import Protocol, Side, State
+from websockets.server import ServerProtocol
 
 from rsws.errors import CloseCode
-from rsws.gateway.frames import text_frame
+from rsws.gateway.frames import MAX_HEADER_BYTES, PING, frame_size, read_messages, text_frame
 from rsws.gateway.subscription import Subscription
 
 log = logging.getLogger("rsws.gateway")
+_websocket_log = logging.getLogger("rsws.gateway.websocket")
+_websocket_log.setLevel(logging.WARNING)  # at DEBUG websockets logs the request line, and the token is in it
 
+OPEN_TIMEOUT_S = 10.0
 REPLIES_ROOM = 4
 """A client may let this many times the high-water mark of replies pile up before its requests have to wait."""
-_DATA = (Opcode.TEXT, Opcode.CONT, Opcode.BINARY)
 IN_FLIGHT_REQUESTS = 1000
 IN_FLIGHT_BYTES = 4 * 1024 * 1024
+_DATA = (Opcode.TEXT, Opcode.CONT, Opcode.BINARY)
 
 
-class MessageHandler(Protocol):
+class MessageHandler(Interface):
     """What a connection needs of whoever answers its messages."""
 
     def text_received(self, text: str) -> None:
         """One message of the client."""
 
 
-class ClientConnection(ServerConnection):
-    """A client's connection.
+class Host(Interface):
+    """What a connection needs of the server it belongs to."""
 
-    Until :meth:`start` is called messages are kept; after :meth:`ignore` they are dropped.
+    max_message_bytes: int
+    high_water_bytes: int
+    close_timeout_s: float
 
-    Args:
-        everyone: Where it is registered from its first to its last moment, the handshake included.
-        has_room: Whether there is room for it; asked once it is connected, and if not it is cut off.
-    """
+    def connected(self, connection: ClientConnection) -> bool:
+        """There is a new one, before its handshake; False cuts it off."""
 
-    def __init__(
-        self, *args: Any, everyone: set[ClientConnection], has_room: Callable[[], bool], **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._everyone = everyone
-        self._has_room = has_room
-        self.high_water_bytes = self.write_limit_high
-        self.ended: asyncio.Future[None] = self.loop.create_future()
-        """Done when the connection is closing, for whatever reason."""
+    def respond(self, handshake: ServerProtocol, request: Request) -> Response:
+        """The answer to what the client asked for, a handshake or something else."""
+
+    def opened(self, connection: ClientConnection, path: str) -> None:
+        """The handshake is done: who answers is given to :meth:`ClientConnection.start`."""
+
+    def will_flush(self, connection: ClientConnection) -> None:
+        """Something was written: its :meth:`ClientConnection.flush` is to be called at the end of this turn."""
+
+    def closing(self, connection: ClientConnection) -> None:
+        """An open connection is open no more, for whatever reason."""
+
+    def lost(self, connection: ClientConnection) -> None:
+        """The connection is gone, whether it was open or not."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """A client's connection, from its first to its last moment."""
+
+    __slots__ = (
+        "_drained", "_drained_at", "_handler", "_heard_at", "_host", "_in_flight", "_in_flight_bytes", "_last_words",
+        "_loop", "_out", "_out_bytes", "_partial", "_paused", "_pinged_at", "_reading_paused", "_rest", "_rest_wanted",
+        "_waiting", "_websocket", "_written", "is_open", "peer", "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._websocket: Protocol | None = ServerProtocol(max_size=host.max_message_bytes, logger=_websocket_log)
+        self._rest: bytearray | None = None
+        """The beginning of a frame that is not all there."""
+        self._rest_wanted = 0
+        self._partial: bytearray | None = None
+        """The beginning of a fragmented message."""
         self._handler: MessageHandler | None = None
-        self._ignoring = False
-        self._early: list[Frame] = []
-        self._partial = bytearray()
+        self.is_open = False
+        """Whether messages can be sent: between the handshake and a close frame."""
+        self._paused = False
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._waiting: dict[Subscription, None] = {}  # in turn
+        self._last_words: tuple[CloseCode, str] | None = None
+        self._waiting: dict[Subscription, None] | None = None  # in turn
         self._in_flight = 0
         self._in_flight_bytes = 0
-        self._settled: asyncio.Future[None] | None = None
         self._reading_paused = False
-        self._heard_at = self.loop.time()
-        self._pinged_at = self._heard_at
+        self._heard_at = self._pinged_at = self._drained_at = self._loop.time()
         self._written = 0
         self._drained = 0
-        self._drained_at = self._heard_at
 
     # --- in ---
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's hook for the beginning of the connection."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(self._host.high_water_bytes)
+        address = transport.get_extra_info("peername")
+        self.peer = f"{address[0]}:{address[1]}" if address else "unknown"
+        """The client's address, for a log line."""
+        if not self._host.connected(self):
+            self.transport.abort()
+
     def start(self, handler: MessageHandler) -> None:
-        """Hand messages to ``handler`` from now on, first those that are here already."""
+        """Hand messages to ``handler`` from now on."""
         self._handler = handler
-        early, self._early = self._early, []
-        for frame in early:
-            self._frame_received(frame)
 
-    def ignore(self) -> None:
-        """Look at nothing the client sends from now on."""
-        self._ignoring = True
-        self._early.clear()
+    def data_received(self, data: bytes) -> None:
+        """asyncio's hook for bytes from the client."""
+        self._heard_at = self._loop.time()
+        if not self.is_open:
+            self._parse(data)
+            return
+        if self._rest is not None:
+            self._rest += data
+            if len(self._rest) < self._rest_wanted:
+                return
+            data, self._rest = bytes(self._rest), None
+        start = 0
+        while self.is_open:
+            if self._websocket is None:
+                payloads, start = read_messages(data, start, self._host.max_message_bytes)
+                for payload in payloads:
+                    self._message_received(payload)
+            if start == len(data):
+                return
+            size = frame_size(data, start)
+            if len(data) < start + size <= start + self._host.max_message_bytes + MAX_HEADER_BYTES:
+                self._rest, self._rest_wanted = bytearray(data[start:]), size
+                return
+            self._parse(data[start : start + size])
+            start += size
 
-    def process_event(self, event: Event) -> None:
-        """websockets' hook for what its parser found: data frames are handled here and now, not queued for recv()."""
-        if not isinstance(event, Frame) or event.opcode not in _DATA:
-            super().process_event(event)
-        elif self._ignoring or self.protocol.state is not State.OPEN:
-            pass
-        elif self._handler is None:
-            self._early.append(event)
-        else:
-            self._frame_received(event)
+    def _parse(self, data: bytes) -> None:
+        """Let websockets read what is no plain message."""
+        websocket = self._get_websocket()
+        websocket.receive_data(data)
+        for event in websocket.events_received():
+            if isinstance(event, Request):
+                self._respond(cast(ServerProtocol, websocket), event)
+            elif isinstance(event, Frame) and event.opcode in _DATA:
+                self._frame_received(event)
+        self._send_protocol_data(websocket)
+        if websocket.state is not State.OPEN:
+            self._close_began()
+        elif self._partial is None:
+            self._websocket = None
+
+    def _get_websocket(self) -> Protocol:
+        if self._websocket is None:
+            self._websocket = Protocol(
+                Side.SERVER, state=State.OPEN, max_size=self._host.max_message_bytes, logger=_websocket_log
+            )
+        return self._websocket
+
+    def _respond(self, handshake: ServerProtocol, request: Request) -> None:
+        handshake.send_response(self._host.respond(handshake, request))
+        self._send_protocol_data(handshake)
+        if handshake.state is State.OPEN:
+            self.is_open = True
+            self._host.opened(self, request.path)
 
     def _frame_received(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY:
             self.fail(CloseCode.UNSUPPORTED_DATA, "text frames only")
+        elif frame.fin and self._partial is None:
+            self._message_received(bytes(frame.data))
+        else:
+            self._partial = (self._partial or bytearray()) + frame.data
+            if frame.fin:
+                payload, self._partial = bytes(self._partial), None
+                self._message_received(payload)
+
+    def _message_received(self, payload: bytes) -> None:
+        if self._handler is None:
             return
-        data = bytes(frame.data)
-        if not frame.fin:
-            self._partial += data
-            return
-        if self._partial:
-            data = bytes(self._partial + data)
-            self._partial.clear()
         try:
-            text = data.decode()
+            self._handler.text_received(payload.decode())
         except UnicodeDecodeError:
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
-            return
-        assert self._handler is not None
-        try:
-            self._handler.text_received(text)
         except Exception:
             log.exception("a bug in the gateway client=%s", self.peer)
             self.fail(CloseCode.INTERNAL_ERROR, "internal error")
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio's hook for the beginning of the connection."""
-        has_room = self._has_room()
-        self._everyone.add(self)
-        super().connection_made(transport)
-        if not has_room:
-            self.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """asyncio's hook for bytes from the client."""
-        self._heard_at = self.loop.time()
-        super().data_received(data)
-        if self.protocol.state is not State.OPEN:
-            self._check_ended()
-
-    def eof_received(self) -> None:
-        """asyncio's hook for the end of the client's bytes."""
-        super().eof_received()
-        self._check_ended()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio's hook for the end of the connection."""
-        super().connection_lost(exc)
-        self._everyone.discard(self)
-        self._waiting.clear()
-        self._out.clear()
-        self._check_ended()
-
-    def _check_ended(self) -> None:
-        if self.protocol.state in (State.CLOSING, State.CLOSED) and not self.ended.done():
-            self.ended.set_result(None)
 
     def request_started(self, size: int) -> None:
         """A request of that many characters is under way; with too many of them the client has to wait."""
         self._in_flight += 1
         self._in_flight_bytes += size
-        self._adjust_reading()
+        if self._in_flight >= IN_FLIGHT_REQUESTS or self._in_flight_bytes >= IN_FLIGHT_BYTES:
+            self._adjust_reading()
 
     def request_done(self, size: int) -> None:
         """It is answered; ``size`` is that of then."""
         self._in_flight -= 1
         self._in_flight_bytes -= size
-        self._adjust_reading()
-        if self._settled is not None and not self._in_flight:
-            self._settled.set_result(None)
-            self._settled = None
-
-    async def settled(self) -> None:
-        """Wait until every request under way is answered, or the connection is gone."""
-        if self._in_flight and not self.ended.done():
-            self._settled = self.loop.create_future()
-            await asyncio.wait([self._settled, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        if self._reading_paused:
+            self._adjust_reading()
+        if not self._in_flight and self._last_words is not None:
+            self.close(*self._last_words)
 
     def _adjust_reading(self) -> None:
         full = (
             self._in_flight >= IN_FLIGHT_REQUESTS
             or self._in_flight_bytes >= IN_FLIGHT_BYTES
-            or self.buffered_bytes > REPLIES_ROOM * self.high_water_bytes
+            or self.buffered_bytes > REPLIES_ROOM * self._host.high_water_bytes
         )
         if full != self._reading_paused and not self.transport.is_closing():
             self._reading_paused = full
@@ -198,69 +236,80 @@ class ClientConnection(ServerConnection):
     @property
     def has_room(self) -> bool:
         """Whether a subscription may write: false above the high-water mark, until the client has read."""
-        return not self.paused and self._out_bytes < self.high_water_bytes
+        return not self._paused and self._out_bytes < self._host.high_water_bytes
 
     def write(self, frames: bytes) -> None:
         """Write frames behind everything written before; they leave at the end of this turn of the loop."""
         if not self._out:
-            self.loop.call_soon(self.flush)
+            self._host.will_flush(self)
         self._out.append(frames)
         self._out_bytes += len(frames)
 
     def reply(self, payload: bytes) -> None:
         """Write one text message in answer to a request."""
-        self.write(text_frame(payload))
-        if self._out_bytes > self.high_water_bytes or self.paused:
-            self._adjust_reading()
+        if self.is_open:
+            self.write(text_frame(payload))
+            if self._paused or self._out_bytes > self._host.high_water_bytes:
+                self._adjust_reading()
 
     def when_room(self, subscription: Subscription) -> None:
         """See :class:`rsws.gateway.subscription.Outlet`."""
+        if self._waiting is None:
+            self._waiting = {}
         self._waiting[subscription] = None
 
     def flush(self) -> None:
         """Hand everything written so far to the transport in one piece."""
-        if self._out:
-            if self.protocol.state is State.OPEN:
-                self.transport.write(b"".join(self._out))
+        out = self._out
+        if out:
+            if self.is_open:
+                self.transport.write(out[0] if len(out) == 1 else b"".join(out))
                 self._written += self._out_bytes
-            self._out.clear()
+            out.clear()
             self._out_bytes = 0
-        if self._waiting and not self.paused:
-            self.loop.call_soon(self._serve_waiting)
+        if self._waiting and not self._paused:
+            self._loop.call_soon(self._serve_waiting)
         if self._reading_paused:
             self._adjust_reading()
 
+    def pause_writing(self) -> None:
+        """asyncio's hook for a write buffer above the high-water mark."""
+        self._paused = True
+
     def resume_writing(self) -> None:
         """asyncio's hook for a write buffer that has drained."""
-        super().resume_writing()
+        self._paused = False
         self._serve_waiting()
-        self._adjust_reading()
+        if self._reading_paused:
+            self._adjust_reading()
 
     def _serve_waiting(self) -> None:
-        for _ in range(len(self._waiting)):
-            if not self.has_room:
+        waiting = self._waiting
+        for _ in range(len(waiting or ())):
+            if not waiting or not self.has_room:
                 return
-            subscription = next(iter(self._waiting))
-            del self._waiting[subscription]
+            subscription = next(iter(waiting))
+            del waiting[subscription]
             subscription.advance()
 
+    def _send_protocol_data(self, websocket: Protocol) -> None:
+        """Send what websockets has to say, after what was written so far; its word for the end is nothing."""
+        for data in websocket.data_to_send():
+            self.flush()
+            if data:
+                self.transport.write(data)
+            elif not self.transport.is_closing():
+                self.transport.write_eof()
+
     # --- life and end ---
-
-    @property
-    def peer(self) -> str:
-        """The client's address, for a log line."""
-        address = self.remote_address
-        return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unknown"
-
-    @property
-    def end_code(self) -> int:
-        """The close code of a connection that has ended, or is about to."""
-        closed = self.protocol.close_rcvd or self.protocol.close_sent
-        return closed.code if closed is not None else 1006  # RFC 6455: gone without a close frame
 
     def check_alive(self, now: float, ping_after_s: float, dead_after_s: float) -> None:
         """Ping a silent client; cut off one from which nothing came and to which nothing drained for too long."""
         if self.transport.is_closing():
+            return
+        if not self.is_open:
+            if now - self._heard_at > OPEN_TIMEOUT_S:
+                self.transport.abort()
             return
         drained = self._written - self.transport.get_write_buffer_size() - self._unacknowledged_bytes
         if drained > self._drained:
@@ -272,9 +321,8 @@ class ClientConnection(ServerConnection):
             self.transport.abort()
         elif silent_s >= ping_after_s and now - self._pinged_at >= ping_after_s:
             self._pinged_at = now
-            if self.protocol.state is State.OPEN:
-                self.protocol.send_ping(b"")
-                self.send_data()
+            self.flush()
+            self.transport.write(PING)  # not counted as written: that it drains is no sign of life
 
     @property
     def _unacknowledged_bytes(self) -> int:
@@ -284,14 +332,57 @@ class ClientConnection(ServerConnection):
         answer = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
         return int.from_bytes(answer, sys.byteorder)
 
+    def retire(self, code: CloseCode, reason: str, patience_s: float) -> None:
+        """Look at nothing the client sends from now on; close once its requests are answered, or patience has ended."""
+        self._handler = None
+        if self._in_flight:
+            self._last_words = code, reason
+            self._loop.call_later(patience_s, self._lose_patience)
+        else:
+            self.close(code, reason)
+
+    def _lose_patience(self) -> None:
+        if self.is_open and self._last_words is not None:
+            log.warning("closing before Redis answered client=%s", self.peer)
+            self.close(*self._last_words)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Close after what was written so far."""
+        if self.is_open:
+            websocket = self._get_websocket()
+            websocket.send_close(code, reason)
+            self._send_protocol_data(websocket)
+            websocket.receive_data(bytes(self._rest or b""))  # from now on it reads everything
+            self._close_began()
+
     def fail(self, code: CloseCode, reason: str) -> None:
         """Close because the client broke the rules, after what was written so far."""
-        self.flush()
-        self.protocol.fail(code, reason)
-        self.send_data()
-        self._check_ended()
+        if self.is_open:
+            websocket = self._get_websocket()
+            websocket.fail(code, reason)
+            self._send_protocol_data(websocket)
+            self._close_began()
 
-    async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close after what was written so far. Has no deadline of its own when the client does not read."""
-        self.flush()
-        await super().close(code, reason)
+    @property
+    def end_code(self) -> int:
+        """The close code of a connection that has ended, or is about to."""
+        closed = self._websocket and (self._websocket.close_rcvd or self._websocket.close_sent)
+        return closed.code if closed else 1006  # RFC 6455: gone without a close frame
+
+    def _close_began(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self._handler = None
+            self._waiting = None
+            self._loop.call_later(self._host.close_timeout_s, self.transport.abort)  # it need not answer, or read
+            self._host.closing(self)
+
+    def eof_received(self) -> None:
+        """asyncio's hook for the end of the client's bytes; the transport closes itself then."""
+        self._close_began()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's hook for the end of the connection."""
+        self._close_began()
+        self._websocket = None
+        self._host.lost(self)

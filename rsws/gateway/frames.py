@@ -1,22 +1,65 @@
-"""WebSocket frames of the server side, made once and sent to many.
+"""WebSocket frames as they are on the wire: ordinary text messages, whole and unfragmented, in both directions.
 
-A server's text frame is a header of two to ten bytes before the payload (RFC 6455, section 5.2): no mask, one
-frame a message. Building it here lets one frame serve every subscriber of a channel.
+websockets reads and writes everything else. A server's frame is made here once and sent to many. A client's message is
+read here because websockets' parser, a chain of generators made for any frame in pieces of any size, takes six times as
+long for one that is there in one piece.
 """
 
 from __future__ import annotations
 
 from struct import pack
 
+from websockets.frames import Frame, Opcode, apply_mask  # type: ignore[attr-defined]
+
 _TEXT = 0x81
-"""FIN and opcode 1."""
+"""FIN and opcode 1 (RFC 6455, section 5.2)."""
+_MASKED = 0x80
+MAX_HEADER_BYTES = 14
+PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
 def text_frame(payload: bytes) -> bytes:
-    """``payload``, valid UTF-8, as one unfragmented text frame."""
+    """``payload``, valid UTF-8, as one unfragmented text frame of a server: a header of two to ten bytes, no mask."""
     size = len(payload)
     if size < 126:
         return b"%c%c%b" % (_TEXT, size, payload)
     if size < 65536:
         return pack("!BBH", _TEXT, 126, size) + payload
     return pack("!BBQ", _TEXT, 127, size) + payload
+
+
+def read_messages(data: bytes, start: int, max_bytes: int) -> tuple[list[bytes], int]:
+    """The payloads of the plain text messages of a client in ``data`` from ``start`` on, and where they end.
+
+    It stops before anything else: a frame that is not all there, control frames, fragments, a message of 64 KiB or of
+    more than ``max_bytes``, what breaks the rules.
+    """
+    payloads = []
+    end = len(data)
+    while end - start >= 6 and data[start] == _TEXT:
+        size = data[start + 1] - _MASKED
+        body = start + 6
+        if size == 126 and end - start >= 8:
+            size = data[start + 2] << 8 | data[start + 3]
+            body = start + 8
+        elif not 0 <= size < 126:
+            break
+        if body + size > end or size > max_bytes:
+            break
+        payloads.append(apply_mask(data[body : body + size], data[body - 4 : body]))
+        start = body + size
+    return payloads, start
+
+
+def frame_size(data: bytes, start: int) -> int:
+    """How many bytes the frame of a client at ``start`` has; those of its header, as long as that is not all there."""
+    there = len(data) - start
+    if there < 2:
+        return 2
+    size = data[start + 1] & ~_MASKED
+    extended = {126: 2, 127: 8}.get(size, 0)
+    if there < 2 + extended:
+        return 2 + extended
+    if extended:
+        size = int.from_bytes(data[start + 2 : start + 2 + extended])
+    return 2 + extended + (4 if data[start + 1] & _MASKED else 0) + size

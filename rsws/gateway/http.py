@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 
-from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
 
 
 class Health:
@@ -19,18 +19,16 @@ class Health:
     def __init__(self, is_ready: Callable[[], bool]) -> None:
         self._is_ready = is_ready
 
-    def __call__(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The answer, or None for a WebSocket handshake (on any path)."""
-        if "websocket" in request.headers.get("Upgrade", "").lower():
-            return None
+    def respond(self, protocol: ServerProtocol, request: Request) -> Response:
+        """The answer to a request for any path."""
         match request.path.partition("?")[0]:
             case "/healthz":
-                return connection.respond(HTTPStatus.OK, "ok\n")
+                return protocol.reject(HTTPStatus.OK, "ok\n")
             case "/readyz" if self._is_ready():
-                return connection.respond(HTTPStatus.OK, "ok\n")
+                return protocol.reject(HTTPStatus.OK, "ok\n")
             case "/readyz":
-                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "Redis can't be reached\n")
-        response = connection.respond(
+                return protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "Redis can't be reached\n")
+        response = protocol.reject(
             HTTPStatus.UPGRADE_REQUIRED, "This is a WebSocket gateway: connect with ws://HOST:PORT/?token=KEY\n"
         )
         response.headers["Upgrade"] = "websocket"

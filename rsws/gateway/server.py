@@ -17,19 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from websockets.asyncio.server import Server as WebSocketServer
-from websockets.asyncio.server import ServerConnection
-from websockets.asyncio.server import serve as listen
-
 from rsws.datadir import DataDir
-from rsws.errors import CloseCode, RedisUnavailable, SetupError
+from rsws.errors import RedisUnavailable, SetupError
 from rsws.gateway import logs
 from rsws.gateway.access import Access
+from rsws.gateway.clients import NOT_LET_IN, Clients
 from rsws.gateway.connection import ClientConnection
 from rsws.gateway.http import Health
 from rsws.gateway.hub import Hub
 from rsws.gateway.session import Session
-from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.link import RedisTarget, probe
@@ -38,8 +34,6 @@ from rsws.streams.retention import Retention, Rule
 from rsws.streams.store import Store
 
 log = logging.getLogger("rsws.gateway")
-_websocket_log = logging.getLogger("rsws.gateway.websocket")
-_websocket_log.setLevel(logging.WARNING)  # at DEBUG websockets logs the request line, and the token is in it
 
 NOTSENT_BYTES = 16 * 1024
 """Unsent bytes the kernel takes for one client: without this limit a stalled one swallows 4 MB."""
@@ -48,11 +42,7 @@ BACKLOG = 4096
 ACCEPT_AT_ONCE = 4
 """Connections asyncio takes in one turn of the loop, before one of them can be turned away."""
 OWN_FILES = 64
-"""Of the open files the system allows, those that are not for clients."""
-NOT_LET_IN_FILES = 16
-"""Of these, those for connections in their handshake, or being turned away; the rest is for the gateway itself."""
-TURNED_AWAY_LOG_S = 10.0
-OPEN_TIMEOUT_S = 10.0
+"""Of the open files the system allows, those that are not for clients: the gateway's own, and NOT_LET_IN."""
 
 
 class Server:
@@ -71,11 +61,6 @@ class Server:
         self.key_file: Path | None = None
         """Where the key came from, once the gateway has started; None when it was given."""
         self._data = DataDir(settings.data_dir)
-        self._sockets: set[ClientConnection] = set()
-        self._connections: set[ClientConnection] = set()
-        """Those that were let in."""
-        self._turned_away = 0
-        self._turned_away_told_at = -TURNED_AWAY_LOG_S
         self._stack = AsyncExitStack()
         self._core: asyncio.Task[None] | None = None
 
@@ -97,11 +82,16 @@ class Server:
     async def _start(self) -> None:
         settings = self.settings
         rules = [Rule.parse(text) for text in settings.retain]
-        self._access = Access(self._secret_key())
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = sys.maxsize if files == resource.RLIM_INFINITY else max(1, files - OWN_FILES)
-        self._max_clients = min(settings.max_clients or room, room)
-        self._max_sockets = room + NOT_LET_IN_FILES
+        self.clients = Clients(
+            settings,
+            min(settings.max_clients or room, room),
+            room + NOT_LET_IN,
+            Access(self._secret_key()),
+            Health(lambda: self._store.ready),
+            lambda connection: Session(connection, self._hub, self._store, self._tasks, settings),
+        )
         self._listener = await self._bind()
         local: LocalRedis | None = None
         if settings.redis_url is not None:
@@ -148,29 +138,19 @@ class Server:
             "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
         )
 
-    async def _bind(self) -> WebSocketServer:
+    async def _bind(self) -> asyncio.Server:
         settings = self.settings
         try:
-            listener = await listen(
-                self._serve_client,
+            listener = await asyncio.get_running_loop().create_server(
+                partial(ClientConnection, self.clients),
                 settings.host,
                 settings.port,
-                start_serving=False,
                 backlog=ACCEPT_AT_ONCE,
-                create_connection=partial(ClientConnection, everyone=self._sockets, has_room=self._has_room),  # type: ignore[arg-type]
-                logger=_websocket_log,
-                process_request=Health(lambda: self._store.ready),
-                compression=None,
-                max_size=settings.max_message_bytes,
-                write_limit=settings.high_water_bytes,
-                ping_interval=None,  # a ping would queue behind data and cut off a slow client: see _look_after_clients
-                open_timeout=OPEN_TIMEOUT_S,
-                close_timeout=settings.shutdown_timeout_s / 2,
-                server_header=None,
+                start_serving=False,
             )
         except OSError as error:
             raise self._cannot_listen(error) from None
-        self._stack.callback(listener.close, close_connections=False)
+        self._stack.callback(listener.close)
         if TCP_NOTSENT_LOWAT is not None:
             for listening in listener.sockets:
                 listening.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
@@ -193,7 +173,7 @@ class Server:
             tasks.create_task(self._reader.run())
             tasks.create_task(self._hub.check_quiet())
             tasks.create_task(self._retention.run())
-            tasks.create_task(self._look_after_clients())
+            tasks.create_task(self.clients.look_after())
             if local is not None:
                 tasks.create_task(local.watch())
             await asyncio.sleep(0)  # each has run up to its first wait
@@ -204,61 +184,6 @@ class Server:
             log.info("redis connected")
         else:
             log.warning("redis unreachable, trying again until it answers: %s", trouble)
-
-    # --- serve ---
-
-    async def _serve_client(self, websocket: ServerConnection) -> None:
-        assert isinstance(websocket, ClientConnection)
-        assert websocket.request is not None
-        if not self._access.allows(websocket.request.path):
-            websocket.ignore()
-            log.warning("token refused client=%s", websocket.peer)
-            websocket.reply(encode_reply(Refused()))
-            await websocket.close(CloseCode.POLICY_VIOLATION, "Unauthorized")
-            return
-        if len(self._connections) >= self._max_clients:
-            websocket.ignore()
-            self._turn_away()
-            await websocket.close(CloseCode.TRY_AGAIN_LATER, "too many clients")
-            return
-        session = Session(websocket, self._hub, self._store, self._tasks, self.settings)
-        self._connections.add(websocket)
-        log.info("client connected client=%s clients=%d", websocket.peer, len(self._connections))
-        try:
-            websocket.reply(encode_reply(Connected()))
-            websocket.start(session)
-            await websocket.ended
-        finally:
-            session.end()
-            self._connections.discard(websocket)
-            clients = len(self._connections)
-            log.info("client gone client=%s code=%d clients=%d", websocket.peer, websocket.end_code, clients)
-
-    def _has_room(self) -> bool:
-        if len(self._sockets) < self._max_sockets:
-            return True
-        self._turn_away()
-        return False
-
-    def _turn_away(self) -> None:
-        """Count one for which there is no room: they come in crowds, of which the log has a line now and then."""
-        self._turned_away += 1
-        now = asyncio.get_running_loop().time()
-        if now - self._turned_away_told_at >= TURNED_AWAY_LOG_S:
-            self._turned_away_told_at = now
-            log.warning(
-                "no room for another client clients=%d connections=%d turned_away=%d",
-                len(self._connections), len(self._sockets), self._turned_away,
-            )  # fmt: skip
-
-    async def _look_after_clients(self) -> None:
-        settings = self.settings
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(settings.ping_interval_s / 4)
-            now = loop.time()
-            for connection in list(self._connections):
-                connection.check_alive(now, settings.ping_interval_s, settings.idle_timeout_s)
 
     async def failed(self) -> None:
         """Wait until something the gateway can't do without has failed, and raise that."""
@@ -272,35 +197,12 @@ class Server:
 
         It takes as long as the clients are given to spread (``drain_s``), and at most the shutdown timeout more.
         """
-        settings = self.settings
-        log.info("stopping clients=%d", len(self._connections))
-        self._listener.close(close_connections=False)
-        code = CloseCode.SERVICE_RESTART if settings.drain_s else CloseCode.GOING_AWAY
-        step_s = settings.drain_s / max(1, len(self._connections))
-        retiring = [
-            asyncio.create_task(self._retire(connection, code, number * step_s))
-            for number, connection in enumerate(list(self._connections))
-        ]
-        if retiring:
-            _, unread = await asyncio.wait(retiring, timeout=settings.drain_s + settings.shutdown_timeout_s * 3 / 4)
-            if unread:
-                log.warning("cutting off clients that don't read clients=%d", len(unread))
-        for connection in list(self._sockets):
-            connection.transport.abort()
-        await asyncio.gather(*retiring)
+        log.info("stopping clients=%d", len(self.clients.sessions))
+        self._listener.close()
+        await self.clients.send_away()
         await self._listener.wait_closed()
         await self._stack.aclose()
         log.info("stopped")
-
-    async def _retire(self, connection: ClientConnection, code: CloseCode, delay_s: float) -> None:
-        await asyncio.sleep(delay_s)
-        connection.ignore()
-        try:
-            async with asyncio.timeout(self.settings.shutdown_timeout_s / 3):
-                await connection.settled()
-        except TimeoutError:
-            log.warning("closing before Redis answered client=%s", connection.peer)
-        await connection.close(code, "the gateway stops")
 
     async def _stop_core(self) -> None:
         assert self._core is not None

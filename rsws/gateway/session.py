@@ -104,26 +104,26 @@ class Session:
     def _published(self, message_id: str, size: int, result: Stored | StoreError) -> None:
         if self._ended:
             return
-        self._connection.request_done(size)
         if isinstance(result, Stored):
             reply: Reply = Ack(message_id, result.id, result.duplicate)
         else:
             reply = publish_failure(message_id, result)
         self._connection.reply(encode_reply(reply))
+        self._connection.request_done(size)
 
     def _unsubscribe(self, channel: str, size: int) -> None:
-        self._connection.request_done(size)
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
             self._hub.unsubscribe(subscription)
         self._connection.reply(encode_reply(Unsubscribed(channel)))
+        self._connection.request_done(size)
 
     def _subscribe(self, request: Subscribe, size: int) -> None:
         channel = request.channel
         if channel not in self._subscriptions and len(self._subscriptions) >= self._max_subscriptions:
-            self._connection.request_done(size)
             text = f"more than {self._max_subscriptions} subscriptions on a connection; unsubscribe, or open another"
             self._connection.reply(encode_reply(Error(text, ErrorCode.TOO_MANY, channel)))
+            self._connection.request_done(size)
             return
         self._subscriptions.setdefault(channel, None)
         self._opening[channel] = deque()

@@ -1,0 +1,164 @@
+"""Who is connected: letting in, turning away, looking after, and sending away in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+
+from rsws.errors import CloseCode
+from rsws.gateway.access import Access
+from rsws.gateway.connection import OPEN_TIMEOUT_S, ClientConnection
+from rsws.gateway.http import Health
+from rsws.gateway.session import Session
+from rsws.protocol import Connected, Refused, encode_reply
+from rsws.settings import Settings
+
+log = logging.getLogger("rsws.gateway")
+
+NOT_LET_IN = 16
+"""Connections that there may be beside the clients: in their handshake, or being turned away."""
+TURNED_AWAY_LOG_S = 10.0
+_WELCOME = encode_reply(Connected())
+
+
+class Clients:
+    """All connections, those in their handshake included.
+
+    Args:
+        room: How many clients there may be.
+        max_connections: How many connections; above it they are cut off.
+        make_session: Makes what answers a client that was let in.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        room: int,
+        max_connections: int,
+        access: Access,
+        health: Health,
+        make_session: Callable[[ClientConnection], Session],
+    ) -> None:
+        self.max_message_bytes = settings.max_message_bytes
+        self.high_water_bytes = settings.high_water_bytes
+        self.close_timeout_s = settings.shutdown_timeout_s / 2
+        self.sessions: dict[ClientConnection, Session] = {}
+        """Those that were let in."""
+        self._settings = settings
+        self._room = room
+        self._max_connections = max_connections
+        self._access = access
+        self._health = health
+        self._make_session = make_session
+        self._connections: set[ClientConnection] = set()
+        self._unwritten: list[ClientConnection] = []
+        self._turned_away = 0
+        self._turned_away_told_at = -TURNED_AWAY_LOG_S
+        self._nobody_left = asyncio.Event()
+        self._nobody_left.set()
+        self._stopping = False
+
+    # --- see rsws.gateway.connection.Host ---
+
+    def connected(self, connection: ClientConnection) -> bool:
+        has_room = len(self._connections) < self._max_connections
+        if not has_room:
+            self._turn_away()
+        self._connections.add(connection)
+        self._nobody_left.clear()
+        return has_room
+
+    def respond(self, handshake: ServerProtocol, request: Request) -> Response:
+        if "websocket" not in request.headers.get("Upgrade", "").lower():
+            return self._health.respond(handshake, request)
+        if self._stopping:
+            return handshake.reject(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
+        return handshake.accept(request)
+
+    def opened(self, connection: ClientConnection, path: str) -> None:
+        if not self._access.allows(path):
+            log.warning("token refused client=%s", connection.peer)
+            connection.reply(encode_reply(Refused()))
+            connection.close(CloseCode.POLICY_VIOLATION, "Unauthorized")
+        elif len(self.sessions) >= self._room:
+            self._turn_away()
+            connection.close(CloseCode.TRY_AGAIN_LATER, "too many clients")
+        else:
+            session = self.sessions[connection] = self._make_session(connection)
+            log.info("client connected client=%s clients=%d", connection.peer, len(self.sessions))
+            connection.reply(_WELCOME)
+            connection.start(session)
+
+    def will_flush(self, connection: ClientConnection) -> None:
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unwritten.append(connection)
+
+    def closing(self, connection: ClientConnection) -> None:
+        session = self.sessions.pop(connection, None)
+        if session is not None:
+            session.end()
+            log.info(
+                "client gone client=%s code=%d clients=%d", connection.peer, connection.end_code, len(self.sessions)
+            )
+
+    def lost(self, connection: ClientConnection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._nobody_left.set()
+
+    # --- everyone ---
+
+    def _flush(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        for connection in unwritten:
+            connection.flush()
+
+    def _turn_away(self) -> None:
+        """Count one for which there is no room: they come in crowds, of which the log has a line now and then."""
+        self._turned_away += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._turned_away_told_at >= TURNED_AWAY_LOG_S:
+            self._turned_away_told_at = now
+            log.warning(
+                "no room for another client clients=%d connections=%d turned_away=%d",
+                len(self.sessions), len(self._connections), self._turned_away,
+            )  # fmt: skip
+
+    async def look_after(self) -> None:
+        """Ping the silent and cut off the dead, until cancelled."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(settings.ping_interval_s, 2 * OPEN_TIMEOUT_S) / 4)
+            now = loop.time()
+            for connection in list(self._connections):
+                connection.check_alive(now, settings.ping_interval_s, settings.idle_timeout_s)
+
+    async def send_away(self) -> None:
+        """Close each client once its writes under way are answered; cut off who does not read.
+
+        It takes as long as the clients are given to spread (``drain_s``), and at most the shutdown timeout more.
+        """
+        self._stopping = True
+        settings = self._settings
+        code = CloseCode.SERVICE_RESTART if settings.drain_s else CloseCode.GOING_AWAY
+        clients = list(self.sessions)
+        patience_s = settings.shutdown_timeout_s / 3
+        for number, connection in enumerate(clients):
+            asyncio.get_running_loop().call_later(
+                number * settings.drain_s / len(clients), connection.retire, code, "the gateway stops", patience_s
+            )
+        try:
+            async with asyncio.timeout(settings.drain_s + settings.shutdown_timeout_s * 3 / 4):
+                await self._nobody_left.wait()
+        except TimeoutError:
+            log.warning("cutting off clients that don't read clients=%d", len(self._connections))
+            for connection in list(self._connections):
+                connection.transport.abort()
+            await self._nobody_left.wait()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -84,8 +84,7 @@ ZERO = StreamId(0, 0)
 # --- requests: what a client asks for ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Subscribe:
+class Subscribe(msgspec.Struct, frozen=True, gc=False):
     """Everything of ``channel`` after a position, then live.
 
     Exactly one of the two says where to start: ``last`` (that many entries before the end) where it is not
@@ -99,13 +98,11 @@ class Subscribe:
     """Whether the client wants a ``caught_up`` event when history ends and live begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unsubscribe:
+class Unsubscribe(msgspec.Struct, frozen=True, gc=False):
     channel: str
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True, gc=False):
     channel: str
     data: bytes
     """JSON text, byte for byte as the client wrote it."""
@@ -114,8 +111,7 @@ class Publish:
     """With it, (producer, channel, messageId) is stored at most once within the gateway's window."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(msgspec.Struct, frozen=True, gc=False):
     pass
 
 
@@ -164,10 +160,10 @@ def decode_request(frame: str) -> Request:
         fields = _fields.decode(frame)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         fields = _read_slowly(frame)
+    if fields.action == "publish":
+        return _publish(fields)
     channel = fields.channel
     match fields.action:
-        case "publish":
-            return _publish(fields)
         case "subscribe":
             return _subscribe(fields)
         case "unsubscribe":
@@ -224,6 +220,7 @@ def _channel(name: str | UnsetType, message_id: str | None = None) -> str:
     return name
 
 
+@lru_cache(maxsize=1024)
 def channel_fault(name: str) -> str | None:
     """Why ``name`` can't be a channel, as a sentence; None when it can."""
     if not name:
@@ -341,13 +338,11 @@ def encode_request(request: Request) -> str:
 # --- replies and events: what the gateway says ------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(msgspec.Struct, frozen=True, gc=False):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Subscribed:
+class Subscribed(msgspec.Struct, frozen=True, gc=False):
     channel: str
     last_message_id: StreamId
     """The concrete id this subscription starts after."""
@@ -355,13 +350,11 @@ class Subscribed:
     """The stream's last-generated id at that moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unsubscribed:
+class Unsubscribed(msgspec.Struct, frozen=True, gc=False):
     channel: str
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One entry of a channel."""
 
     channel: str
@@ -375,16 +368,14 @@ class Message:
         return msgspec.json.decode(self.json)
 
 
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
+class CaughtUp(msgspec.Struct, frozen=True, gc=False):
     """History has ended and live begins; sent once, where the subscription asked for it (``marker``)."""
 
     channel: str
     last_message_id: StreamId
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True, gc=False):
     """Continuity after ``last_message_id`` can't be proven; delivery goes on after it."""
 
     channel: str
@@ -394,36 +385,31 @@ class Gap:
     reason: Literal["trimmed", "reset"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True, gc=False):
     message_id: str
     stream_id: StreamId
     duplicate: bool = False
     """Stored before, by the same producer under the same messageId: the id is that of then."""
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorAck:
+class ErrorAck(msgspec.Struct, frozen=True, gc=False):
     message_id: str
     error: str
     code: str
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Error:
+class Error(msgspec.Struct, frozen=True, gc=False):
     error: str
     code: str
     channel: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(msgspec.Struct, frozen=True, gc=False):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, gc=False):
     """The token is missing or wrong; the connection closes."""
 
 
@@ -438,8 +424,7 @@ def encode_reply(reply: Reply) -> bytes:
         case Message(channel, stream_id, text):
             return MessageEncoder(channel).encode(str(stream_id).encode(), text.encode())
         case Ack(message_id, stream_id, duplicate):
-            again = ',"duplicate":true' if duplicate else ""
-            return f'{{"status":"ack","messageId":{_quote(message_id)},"streamId":"{stream_id}"{again}}}'.encode()
+            return encode_ack(message_id, str(stream_id).encode(), duplicate)
         case Connected():
             return b'{"status":"connected","message":"Welcome!"}'
         case Refused():
@@ -468,6 +453,12 @@ def encode_reply(reply: Reply) -> bytes:
             if channel_or_none is not None:
                 keys["channel"] = channel_or_none
     return msgspec.json.encode(keys)
+
+
+def encode_ack(message_id: str, stream_id: bytes, duplicate: bool) -> bytes:
+    """The JSON text of an :class:`Ack`, of an id as Redis wrote it."""
+    again = b',"duplicate":true' if duplicate else b""
+    return b'{"status":"ack","messageId":%b,"streamId":"%b"%b}' % (msgspec.json.encode(message_id), stream_id, again)
 
 
 def refusal(error: RequestError) -> ErrorAck | Error:
@@ -507,7 +498,7 @@ def is_json(text: bytes) -> bool:
 
 def _is_too_deep(data: bytes) -> bool:
     """Whether a JSON text is nested deeper than MAX_DEPTH."""
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+    if len(data) <= MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
     # Backslashes stand in strings alone; without them and what they escape every quote left begins or ends one.
     outside_strings = b"".join(data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])

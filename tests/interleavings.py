@@ -324,7 +324,7 @@ class World:
         order = {id(client.subscription): index for index, client in enumerate(self.clients)}
         return (
             tuple(self.stream), self.last, self.interrupted, self.was_reset, channel.generation,
-            channel.cursor, channel.floor, tuple(id.ms for id, _ in channel._ring),
+            channel.cursor, channel.floor, tuple(id for id, _ in channel._ring),
             tuple((c.start, tuple(c.seen), c.room, len(c.waiting), c.gone, c.subscription in channel.live,
                    c.subscription in channel.ahead, c.subscription and c.subscription.position)
                   for c in self.clients),

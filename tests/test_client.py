@@ -11,11 +11,11 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import wraps
 from itertools import islice
 from typing import Any
 
+import msgspec
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.protocol import State
@@ -502,7 +502,7 @@ async def test_what_is_asked_for_again_keeps_its_order(monkeypatch: pytest.Monke
         publishing = [asyncio.create_task(client.publish("c", 0, message_id=str(name))) for name in range(20)]
         asked = [await peer.hear_publish() for _ in publishing]
         for _ in range(3):
-            await peer.say(*[replace(UNKNOWN, message_id=name) for name in reversed(asked)])
+            await peer.say(*[msgspec.structs.replace(UNKNOWN, message_id=name) for name in reversed(asked)])
             assert [await peer.hear_publish() for _ in publishing] == asked
         await peer.say(*[Ack(name, StreamId(1, 0)) for name in asked])
         await asyncio.gather(*publishing)
@@ -611,7 +611,7 @@ async def test_a_repeat_that_was_sent_in_time_may_be_answered_later(monkeypatch:
     async with connected() as (_, peer, client):
         in_time = asyncio.create_task(client.publish("c", 1, message_id="a"))
         await peer.hear_publish()
-        await peer.say(replace(UNKNOWN, message_id="a"))
+        await peer.say(msgspec.structs.replace(UNKNOWN, message_id="a"))
         await peer.hear_publish()
         monkeypatch.setattr(calls, "RESEND_S", 0.0)
         too_late = asyncio.create_task(client.publish("c", 1, message_id="m"))

@@ -1694,7 +1694,9 @@ async def test_a_client_that_does_not_read_does_not_hold_the_gateway(redis_serve
         for each in (wire, deaf):
             await each.handshake()
             await each.send(request(action="subscribe", channel=channel))
-        await until(lambda: [connection.buffered_bytes > 1000 for connection in server.clients.sessions] == [True, True])
+        await until(
+            lambda: [connection.buffered_bytes > 1000 for connection in server.clients.sessions] == [True, True]
+        )
         assert await seconds_to_stop(server) < 1.3
 
 

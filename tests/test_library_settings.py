@@ -20,7 +20,7 @@ from redis.utils import HIREDIS_AVAILABLE
 from websockets.asyncio.client import connect as websocket_connect
 
 from faults import Proxy
-from gateway_kit import KEY, async_test, connect, gateway, until
+from gateway_kit import KEY, async_test, connect, gateway
 from rsws.gateway.connection import ClientConnection
 from rsws.gateway.server import NOTSENT_BYTES, TCP_NOTSENT_LOWAT, Server
 from rsws.streams.link import RedisTarget, pack, read_reply

@@ -13,10 +13,11 @@ import logging
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from dataclasses import replace
 from enum import Enum, auto
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar, assert_never, cast
+
+import msgspec
 
 from rsws.errors import ErrorCode, SubscribeRefused
 from rsws.protocol import (
@@ -215,7 +216,7 @@ class Feed:
         if self._state is _State.OFF and wanted:
             self._state = _State.JOINING
             start = self._start if self._position is None else Subscribe(self.channel, self._position)
-            request = replace(start, marker=self.inbox.events and not self._caught_up)
+            request = msgspec.structs.replace(start, marker=self.inbox.events and not self._caught_up)
         elif self._state is _State.BEHIND or (self._state is _State.ON and not wanted):
             self._state = _State.LEAVING
             request = Unsubscribe(self.channel)

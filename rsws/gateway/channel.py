@@ -7,9 +7,11 @@ cursor, and it never waits, so that nothing can come between a subscription's te
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from itertools import islice
+from typing import Protocol, TypeAlias
 
 from rsws.errors import StoreError
 from rsws.gateway.frames import text_frame
@@ -19,6 +21,9 @@ from rsws.streams.store import Entry, Tip
 RING_BYTES = 256 * 1024
 BATCH_BYTES = 256 * 1024
 """What is handed to a live listener in one piece, a last message that goes over it included."""
+
+Encoded: TypeAlias = tuple[bytes, bytes]
+"""A message's id as Redis wrote it, and its frame."""
 
 
 class Listener(Protocol):
@@ -79,7 +84,7 @@ class Channel:
         self._encoder = MessageEncoder(name)
         self._on_poison = on_poison
         self._budget = budget
-        self._ring: deque[tuple[StreamId, bytes]] = deque()
+        self._ring: deque[Encoded] = deque()
         self._ring_bytes = 0
         self.is_unreadable = False
         """Whether Redis won't read it for now, and everyone was told."""
@@ -102,33 +107,34 @@ class Channel:
 
         A listener without room is live no more; it goes on from where it stood when it has room again.
         """
+        last = entries[-1].id
         if entries[0].id <= self.cursor:
             entries = [entry for entry in entries if entry.id > self.cursor]
         self.quiet = False
         self._now_readable()
-        messages: list[tuple[StreamId, bytes]] = []
+        messages: list[Encoded] = []
         size = 0
         for entry in entries:
             frame = self.encode(entry)
             if frame is not None:
-                messages.append((entry.id, frame))
+                messages.append((entry.raw_id, frame))
                 size += len(frame)
                 if size >= BATCH_BYTES:
-                    self._dispatch(messages, entry.id)
+                    self._dispatch(messages, size, entry.id)
                     messages, size = [], 0
         if entries:
-            self._dispatch(messages, entries[-1].id)
+            self._dispatch(messages, size, last)
         if self.ahead:
             for listener in [listener for listener in self.ahead if listener.position <= self.cursor]:
                 self.ahead.discard(listener)
                 listener.advance()
 
-    def _dispatch(self, messages: list[tuple[StreamId, bytes]], last: StreamId) -> None:
+    def _dispatch(self, messages: list[Encoded], size: int, last: StreamId) -> None:
         before = self.cursor
         batch = b"".join([frame for _, frame in messages])
         lagging = [listener for listener in self.live if not listener.take(batch)] if batch else []
         self.cursor = last
-        self._remember(messages)
+        self._remember(messages, size)
         for listener in lagging:
             self.live.discard(listener)
             listener.position = before
@@ -140,18 +146,17 @@ class Channel:
         Returns:
             Frames, of about ``limit_bytes`` (at least one message where there is any), and the position after them.
         """
-        behind: list[tuple[StreamId, bytes]] = []
-        for item in reversed(self._ring):
-            if item[0] <= after:
-                break
-            behind.append(item)
+        ring = self._ring
+        start = bisect_right(ring, after, key=_id_of)
         frames = []
         size = 0
-        while behind and size < limit_bytes:
-            position, frame = behind.pop()
-            frames.append(frame)
-            size += len(frame)
-        return b"".join(frames), position if behind else self.cursor
+        for item in islice(ring, start, None):
+            frames.append(item[1])
+            size += len(item[1])
+            if size >= limit_bytes:
+                break
+        end = start + len(frames)
+        return b"".join(frames), _id_of(ring[end - 1]) if end < len(ring) else self.cursor
 
     def unreadable(self, error: StoreError) -> None:
         """Redis won't read this stream for now: say so to everyone, once."""
@@ -217,13 +222,19 @@ class Channel:
             for listener in self.listeners:
                 listener.readable()
 
-    def _remember(self, frames: list[tuple[StreamId, bytes]]) -> None:
+    def _remember(self, messages: list[Encoded], size: int) -> None:
         ring, budget = self._ring, self._budget
-        added = sum([len(frame) for _, frame in frames])
-        ring.extend(frames)
-        self._ring_bytes += added
-        budget.used_bytes += added
+        ring.extend(messages)
+        self._ring_bytes += size
+        budget.used_bytes += size
+        dropped = None
         while ring and (self._ring_bytes > RING_BYTES or budget.used_bytes > budget.limit_bytes):
-            self.floor, frame = ring.popleft()
-            self._ring_bytes -= len(frame)
-            budget.used_bytes -= len(frame)
+            dropped = ring.popleft()
+            self._ring_bytes -= len(dropped[1])
+            budget.used_bytes -= len(dropped[1])
+        if dropped is not None:
+            self.floor = _id_of(dropped)
+
+
+def _id_of(message: Encoded) -> StreamId:
+    return StreamId.from_redis(message[0])

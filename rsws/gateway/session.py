@@ -13,18 +13,17 @@ from rsws.gateway.connection import ClientConnection
 from rsws.gateway.hub import Hub
 from rsws.gateway.subscription import Subscription
 from rsws.protocol import (
-    Ack,
     Error,
     Gap,
     Ping,
     Pong,
     Publish,
-    Reply,
     Subscribe,
     Subscribed,
     Unsubscribe,
     Unsubscribed,
     decode_request,
+    encode_ack,
     encode_reply,
     publish_failure,
     refusal,
@@ -37,6 +36,11 @@ log = logging.getLogger("rsws.gateway")
 
 class Session:
     """One client's requests. Those about the same channel take effect in the order in which they came."""
+
+    __slots__ = (
+        "_connection", "_ended", "_hub", "_max_subscriptions", "_opening", "_producer_window_s", "_store",
+        "_subscriptions", "_tasks",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -87,13 +91,12 @@ class Session:
             waiting.append((request, size))
 
     def _handle(self, request: Publish | Subscribe | Unsubscribe, size: int) -> None:
-        match request:
-            case Publish():
-                self._publish(request, size)
-            case Subscribe():
-                self._subscribe(request, size)
-            case Unsubscribe(channel):
-                self._unsubscribe(channel, size)
+        if isinstance(request, Publish):
+            self._publish(request, size)
+        elif isinstance(request, Subscribe):
+            self._subscribe(request, size)
+        else:
+            self._unsubscribe(request.channel, size)
 
     def _publish(self, request: Publish, size: int) -> None:
         once = None
@@ -105,10 +108,9 @@ class Session:
         if self._ended:
             return
         if isinstance(result, Stored):
-            reply: Reply = Ack(message_id, result.id, result.duplicate)
+            self._connection.reply(encode_ack(message_id, str(result.id).encode(), result.duplicate))
         else:
-            reply = publish_failure(message_id, result)
-        self._connection.reply(encode_reply(reply))
+            self._connection.reply(encode_reply(publish_failure(message_id, result)))
         self._connection.request_done(size)
 
     def _unsubscribe(self, channel: str, size: int) -> None:

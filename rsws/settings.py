@@ -106,6 +106,9 @@ class Settings:
         "Bytes queued for one client before it falls back to reading the stream.",
         minimum=4 * KIB,
     )
+    compress: bool = option(
+        False, "RSWS_COMPRESS", "Compress messages for clients that can read them so (permessage-deflate)."
+    )
     ping_interval_s: float = option(
         20 * SECONDS, "RSWS_PING_INTERVAL", "Seconds of silence after which a client is pinged.", minimum=0.1
     )

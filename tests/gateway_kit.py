@@ -244,14 +244,15 @@ class Wire:
                 pass
         return bytes(self.received)
 
-    async def handshake(self, path: str = f"/?token={KEY}", and_send: bytes = b"") -> None:
-        """Open the WebSocket; ``and_send`` leaves with the request."""
-        await self.send(handshake(path) + and_send)
+    async def handshake(self, path: str = f"/?token={KEY}", and_send: bytes = b"", *, headers: str = "") -> str:
+        """Open the WebSocket; ``and_send`` leaves with the request. Returns the head of the answer."""
+        await self.send(handshake(path, headers) + and_send)
         while b"\r\n\r\n" not in self.received:
             assert await self.read_some(), "the gateway closed"
         head, _, rest = bytes(self.received).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 "), head
         self.received = bytearray(rest)
+        return head.decode()
 
     async def frame(self) -> tuple[int, bytes]:
         """The next frame: opcode and payload."""
@@ -275,12 +276,12 @@ class Wire:
         return int(struct.unpack("!H", payload[:2])[0])
 
 
-def handshake(path: str) -> bytes:
-    """The request that opens a WebSocket."""
+def handshake(path: str, headers: str = "") -> bytes:
+    """The request that opens a WebSocket; each of ``headers`` ends with a line break."""
     key = base64.b64encode(os.urandom(16)).decode()
     return (
         f"GET {path} HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{headers}\r\n"
     ).encode()
 
 

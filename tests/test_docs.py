@@ -47,6 +47,8 @@ def settings_table(settings: type[Any]) -> str:
     rows = [("flag", "environment", "default", "meaning")]
     for name, option in options(settings).items():
         default = getattr(settings(), name)
+        if isinstance(default, bool):
+            default = "on" if default else "off"
         shown = f"{default:g}" if isinstance(default, float) else str(default)
         choices = f" One of {', '.join(option.choices)}." if option.choices else ""
         rows.append(

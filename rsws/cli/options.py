@@ -81,7 +81,7 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
             annotation=Annotated[
                 Literal[option.choices] if option.choices else type_,
                 typer.Option(
-                    flag(field.name),
+                    flag(field.name) + (f"/--no-{flag(field.name)[2:]}" if type_ is bool else ""),
                     envvar=option.env,
                     help=option.help,
                     metavar=_metavar(field.name, type_, option),
@@ -97,7 +97,7 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
 
 
 def _metavar(name: str, type_: Any, option: Option) -> str | None:
-    if option.choices:
+    if option.choices or type_ is bool:
         return None
     for ending, metavar in _METAVARS.items():
         if name.endswith(ending):

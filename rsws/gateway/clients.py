@@ -12,6 +12,7 @@ from websockets.server import ServerProtocol
 
 from rsws.errors import CloseCode
 from rsws.gateway.access import Access
+from rsws.gateway.compression import COMPRESSION
 from rsws.gateway.connection import OPEN_TIMEOUT_S, ClientConnection
 from rsws.gateway.http import Health
 from rsws.gateway.session import Session
@@ -44,6 +45,7 @@ class Clients:
         health: Health,
         make_session: Callable[[ClientConnection], Session],
     ) -> None:
+        self.extensions = COMPRESSION if settings.compress else ()
         self.max_message_bytes = settings.max_message_bytes
         self.high_water_bytes = settings.high_water_bytes
         self.close_timeout_s = settings.shutdown_timeout_s / 2

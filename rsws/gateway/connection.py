@@ -12,15 +12,18 @@ import fcntl
 import logging
 import sys
 import termios
+from collections.abc import Sequence
 from typing import Protocol as Interface
 from typing import cast
 
+from websockets.extensions import Extension, ServerExtensionFactory
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 
 from rsws.errors import CloseCode
+from rsws.gateway.compression import Compressor, agreed_compressor
 from rsws.gateway.frames import MAX_HEADER_BYTES, PING, frame_size, read_messages, text_frame
 from rsws.gateway.subscription import Subscription
 
@@ -46,6 +49,8 @@ class MessageHandler(Interface):
 class Host(Interface):
     """What a connection needs of the server it belongs to."""
 
+    extensions: Sequence[ServerExtensionFactory]
+    """Those it offers in a handshake."""
     max_message_bytes: int
     high_water_bytes: int
     close_timeout_s: float
@@ -73,9 +78,10 @@ class ClientConnection(asyncio.Protocol):
     """A client's connection, from its first to its last moment."""
 
     __slots__ = (
-        "_drained", "_drained_at", "_handler", "_heard_at", "_host", "_in_flight", "_in_flight_bytes", "_last_words",
-        "_loop", "_out", "_out_bytes", "_partial", "_paused", "_pinged_at", "_reading_paused", "_rest", "_rest_wanted",
-        "_waiting", "_websocket", "_written", "is_open", "peer", "transport",
+        "_compressor", "_drained", "_drained_at", "_extensions", "_handler", "_heard_at", "_host", "_in_flight",
+        "_in_flight_bytes", "_last_words", "_loop", "_out", "_out_bytes", "_partial", "_paused", "_pinged_at",
+        "_reading_paused", "_rest", "_rest_wanted", "_waiting", "_websocket", "_written", "is_open", "peer",
+        "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -83,7 +89,11 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self._host = host
         self._loop = asyncio.get_running_loop()
-        self._websocket: Protocol | None = ServerProtocol(max_size=host.max_message_bytes, logger=_websocket_log)
+        self._websocket: Protocol | None = ServerProtocol(
+            extensions=host.extensions, max_size=host.max_message_bytes, logger=_websocket_log
+        )
+        self._extensions: list[Extension] = []
+        self._compressor: Compressor | None = None
         self._rest: bytearray | None = None
         """The beginning of a frame that is not all there."""
         self._rest_wanted = 0
@@ -166,6 +176,7 @@ class ClientConnection(asyncio.Protocol):
             self._websocket = Protocol(
                 Side.SERVER, state=State.OPEN, max_size=self._host.max_message_bytes, logger=_websocket_log
             )
+            self._websocket.extensions = self._extensions
         return self._websocket
 
     def _respond(self, handshake: ServerProtocol, request: Request) -> None:
@@ -173,6 +184,8 @@ class ClientConnection(asyncio.Protocol):
         self._send_protocol_data(handshake)
         if handshake.state is State.OPEN:
             self.is_open = True
+            self._extensions = handshake.extensions
+            self._compressor = agreed_compressor(handshake.extensions)
             self._host.opened(self, request.path)
 
     def _frame_received(self, frame: Frame) -> None:
@@ -239,7 +252,10 @@ class ClientConnection(asyncio.Protocol):
         return not self._paused and self._out_bytes < self._host.high_water_bytes
 
     def write(self, frames: bytes) -> None:
-        """Write frames behind everything written before; they leave at the end of this turn of the loop."""
+        """Write text frames behind everything written before; they leave at the end of this turn of the loop."""
+        self._write(frames if self._compressor is None else self._compressor.compress(frames))
+
+    def _write(self, frames: bytes) -> None:
         if not self._out:
             self._host.will_flush(self)
         self._out.append(frames)
@@ -248,7 +264,7 @@ class ClientConnection(asyncio.Protocol):
     def reply(self, payload: bytes) -> None:
         """Write one text message in answer to a request."""
         if self.is_open:
-            self.write(text_frame(payload))
+            self._write(text_frame(payload))
             if self._paused or self._out_bytes > self._host.high_water_bytes:
                 self._adjust_reading()
 
@@ -262,9 +278,8 @@ class ClientConnection(asyncio.Protocol):
         """Hand everything written so far to the transport in one piece."""
         out = self._out
         if out:
-            if self.is_open:
-                self.transport.write(out[0] if len(out) == 1 else b"".join(out))
-                self._written += self._out_bytes
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._written += self._out_bytes
             out.clear()
             self._out_bytes = 0
         if self._waiting and not self._paused:
@@ -295,10 +310,10 @@ class ClientConnection(asyncio.Protocol):
     def _send_protocol_data(self, websocket: Protocol) -> None:
         """Send what websockets has to say, after what was written so far; its word for the end is nothing."""
         for data in websocket.data_to_send():
-            self.flush()
             if data:
-                self.transport.write(data)
+                self._write(data)
             elif not self.transport.is_closing():
+                self.flush()
                 self.transport.write_eof()
 
     # --- life and end ---
@@ -384,5 +399,6 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's hook for the end of the connection."""
         self._close_began()
+        self._out.clear()
         self._websocket = None
         self._host.lost(self)

@@ -7,12 +7,15 @@ long for one that is there in one piece.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import pack
 
 from websockets.frames import Frame, Opcode, apply_mask  # type: ignore[attr-defined]
 
 _TEXT = 0x81
 """FIN and opcode 1 (RFC 6455, section 5.2)."""
+_COMPRESSED = 0x40
+"""RSV1 (RFC 7692, section 6)."""
 _MASKED = 0x80
 MAX_HEADER_BYTES = 14
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
@@ -20,12 +23,31 @@ PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 def text_frame(payload: bytes) -> bytes:
     """``payload``, valid UTF-8, as one unfragmented text frame of a server: a header of two to ten bytes, no mask."""
+    return _frame(_TEXT, payload)
+
+
+def compressed_text_frame(payload: bytes) -> bytes:
+    """The same of a payload that permessage-deflate has compressed."""
+    return _frame(_TEXT | _COMPRESSED, payload)
+
+
+def _frame(first_byte: int, payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
-        return b"%c%c%b" % (_TEXT, size, payload)
+        return b"%c%c%b" % (first_byte, size, payload)
     if size < 65536:
-        return pack("!BBH", _TEXT, 126, size) + payload
-    return pack("!BBQ", _TEXT, 127, size) + payload
+        return pack("!BBH", first_byte, 126, size) + payload
+    return pack("!BBQ", first_byte, 127, size) + payload
+
+
+def text_payloads(frames: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Each frame and its payload, of frames that :func:`text_frame` made."""
+    start = 0
+    while start < len(frames):
+        end = start + frame_size(frames, start)
+        body = start + {126: 4, 127: 10}.get(frames[start + 1], 2)
+        yield frames[start:end], frames[body:end]
+        start = end
 
 
 def read_messages(data: bytes, start: int, max_bytes: int) -> tuple[list[bytes], int]:
@@ -52,7 +74,7 @@ def read_messages(data: bytes, start: int, max_bytes: int) -> tuple[list[bytes],
 
 
 def frame_size(data: bytes, start: int) -> int:
-    """How many bytes the frame of a client at ``start`` has; those of its header, as long as that is not all there."""
+    """How many bytes the frame at ``start`` has; those of its header, as long as that is not all there."""
     there = len(data) - start
     if there < 2:
         return 2

@@ -1,0 +1,63 @@
+"""permessage-deflate (RFC 7692): a message is compressed once for all receivers that agreed on the same window.
+
+That takes an agreement that no message builds on the one before it (``server_no_context_takeover``), which costs some
+of the compression and saves the memory of a window for each client. The same for what clients send.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from functools import cache, lru_cache
+
+from websockets.extensions import Extension, ServerExtensionFactory
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+
+from rsws.gateway.frames import compressed_text_frame, text_payloads
+
+WINDOW_BITS = 12
+"""A window of 4 KiB: most messages are smaller, and zlib has less to prepare for each."""
+MEMORY_LEVEL = 5
+REMEMBERED = 16
+"""Pieces of messages whose compressed form is kept, for those who are written the same a moment later."""
+_END = b"\x00\x00\xff\xff"
+"""What zlib writes at the end of a flush, and the extension leaves out."""
+
+COMPRESSION: Sequence[ServerExtensionFactory] = [
+    ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True, client_no_context_takeover=True, server_max_window_bits=WINDOW_BITS
+    )
+]
+"""What the gateway offers in a handshake when it compresses."""
+
+
+class Compressor:
+    """Compresses messages for receivers with a window of ``window_bits`` bits."""
+
+    def __init__(self, window_bits: int) -> None:
+        self._zlib = zlib.compressobj(wbits=-window_bits, memLevel=MEMORY_LEVEL)
+        self.compress = lru_cache(REMEMBERED)(self._compress)
+        """Compress the text frames of a server, each for itself where that makes it smaller."""
+
+    def _compress(self, frames: bytes) -> bytes:
+        result = []
+        for frame, payload in text_payloads(frames):
+            # A full flush forgets what came before, as a new compressor would, at a tenth of its cost.
+            deflated = self._zlib.compress(payload) + self._zlib.flush(zlib.Z_FULL_FLUSH)
+            smaller = compressed_text_frame(deflated.removesuffix(_END))
+            result.append(smaller if len(smaller) < len(frame) else frame)
+        return b"".join(result)
+
+
+@cache
+def compressor(window_bits: int) -> Compressor:
+    """The one compressor for all receivers with that window."""
+    return Compressor(window_bits)
+
+
+def agreed_compressor(extensions: Sequence[Extension]) -> Compressor | None:
+    """The compressor for a client, by what the handshake agreed on; None for one that takes only plain messages."""
+    for extension in extensions:
+        if isinstance(extension, PerMessageDeflate):
+            return compressor(extension.local_max_window_bits)
+    return None

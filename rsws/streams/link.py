@@ -10,18 +10,19 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, InvalidResponse, RedisError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from rsws.errors import LoginRefused, Outcome, RedisUnavailable, UsageError
+from rsws.streams.redis_connection import OnReply, RedisConnection, pack
 from rsws.urls import redact_url
 
 log = logging.getLogger("rsws.redis")
@@ -32,9 +33,6 @@ PENDING_BYTES = 64 * 1024 * 1024
 """What callers may have waiting in one link; more is refused as unavailable."""
 BACKOFF_S = (0.05, 2.0)
 IDLE_PING_S = 5.0
-
-OnReply = Callable[[Any], None]
-"""Gets Redis' reply as it came (bytes, int, list, None), an error Redis answered with, or RedisUnavailable."""
 
 
 class RedisTarget:
@@ -79,7 +77,7 @@ class RedisTarget:
             }
         )
 
-    async def connect(self, name: str) -> AbstractConnection:
+    async def connect(self, name: str) -> RedisConnection:
         """A connection that is up.
 
         Raises:
@@ -90,15 +88,22 @@ class RedisTarget:
         try:
             async with asyncio.timeout(self.timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
+            return RedisConnection(connection)
+        except (AuthenticationError, AuthorizationError, ResponseError) as error:
+            failure: Exception = LoginRefused(f"Redis at {self.shown} refused the login: {_login_error(error)}")
         except TimeoutError:
-            await connection.disconnect(nowait=True)
-            raise RedisUnavailable(f"{self.shown}: no answer within {self.timeout_s:g} s") from None
+            failure = RedisUnavailable(f"{self.shown}: no answer within {self.timeout_s:g} s")
         except RedisError as error:
-            await connection.disconnect(nowait=True)
-            if isinstance(error, AuthenticationError | AuthorizationError | ResponseError):
-                raise LoginRefused(f"Redis at {self.shown} refused the login: {error_text(error)}") from None
-            raise RedisUnavailable(f"{self.shown}: {error_text(error)}") from None
-        return connection
+            failure = RedisUnavailable(f"{self.shown}: {_login_error(error)}")
+        await connection.disconnect(nowait=True)
+        raise failure
+
+
+def _login_error(error: Exception) -> str:
+    """What Redis said, with the error code that redis-py takes off, or what happened to the connection."""
+    code = getattr(error, "status_code", None)
+    text = str(error) or type(error).__name__
+    return text if code in (None, "ERR") else f"{code} {text}"
 
 
 def _check(url: str) -> None:
@@ -136,25 +141,6 @@ def _unusable(url: str, reason: str) -> UsageError:
     )
 
 
-def pack(*arguments: bytes) -> bytes:
-    """A command in Redis' wire format; a tenth of the cost of packing through redis-py."""
-    parts = [b"*%d\r\n" % len(arguments)]
-    parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
-    return b"".join(parts)
-
-
-def is_reply(error: BaseException) -> bool:
-    """Whether ``error`` is something Redis said, not something that happened to the link."""
-    return isinstance(error, ResponseError) or getattr(error, "status_code", None) is not None
-
-
-def error_text(error: BaseException) -> str:
-    """What Redis said, with the error code that redis-py takes off, or what happened to the link."""
-    code = getattr(error, "status_code", None)
-    text = str(error) or type(error).__name__
-    return text if code in (None, "ERR") else f"{code} {text}"
-
-
 async def backoff(attempt: int) -> None:
     """Wait before attempt number ``attempt`` (1 is the first repeat), jittered."""
     low, high = BACKOFF_S
@@ -185,14 +171,19 @@ class Link:
         self._name = name
         self._greeting = greeting
         self._on_change = on_change
-        self._pending: list[tuple[bytes, OnReply]] = []
-        self._pending_bytes = 0
         self.turn = 0
         """Counts the batches that were sent: what was submitted in the present turn is not sent yet."""
+        # What waits to be sent; two lists, as a pair for each would be one more thing to collect.
+        self._commands: list[bytes] = []
+        self._on_replies: list[OnReply] = []
         self._repeated = 0
-        """How many of those pending are repeats, which stand in front."""
-        self._sent: deque[tuple[float, int, OnReply]] = deque()
-        self._wake = asyncio.Event()
+        """How many of those are repeats, which stand in front."""
+        self._held_bytes = 0
+        """What waits, and the batch that was sent."""
+        self._batch_bytes = 0
+        """The batch that was sent and is not answered yet; 0 when there is none."""
+        self._sent_at = 0.0
+        self._connection: RedisConnection | None = None
         self._up: bool | None = None  # None: not known, what is submitted waits for one attempt to connect
         self._cause = "not connected yet"
         self._healthy = False
@@ -203,31 +194,36 @@ class Link:
         return self._up is True and self._healthy
 
     def submit(self, command: bytes, on_reply: OnReply, *, again: bool = False) -> None:
-        """Send ``command`` (see :func:`pack`); ``on_reply`` is called exactly once, maybe before this returns.
+        """Send ``command`` (see :func:`pack`).
 
         Args:
+            on_reply: Called exactly once, maybe before this returns: with the reply, the ReplyError that Redis
+                answered with, or RedisUnavailable.
             again: Whether it repeats one that was answered just now, and goes before all that came after that one.
         """
         if self._up is False:
             on_reply(RedisUnavailable(self._cause))
             return
-        if self._pending_bytes > PENDING_BYTES:
+        if self._held_bytes > PENDING_BYTES:
             on_reply(RedisUnavailable("too much is waiting to be written"))
             return
+        if not self._commands:
+            self._send_soon()
         if again:
-            self._pending.insert(self._repeated, (command, on_reply))
+            self._commands.insert(self._repeated, command)
+            self._on_replies.insert(self._repeated, on_reply)
             self._repeated += 1
         else:
-            self._pending.append((command, on_reply))
-        self._pending_bytes += len(command)
-        self._wake.set()
+            self._commands.append(command)
+            self._on_replies.append(on_reply)
+        self._held_bytes += len(command)
 
     def call(self, *arguments: bytes) -> asyncio.Future[Any]:
-        """Send one command, now; the future has its reply.
+        """Send one command; the future has its reply.
 
         Raises:
             RedisUnavailable: (the future) Redis can't be reached, or did not answer in time.
-            RedisError: (the future) What Redis answered, when :func:`is_reply`.
+            ReplyError: (the future) What Redis answered.
         """
         future, on_reply = future_reply()
         self.submit(pack(*arguments), on_reply)
@@ -248,90 +244,80 @@ class Link:
             self._set_up(True)
             try:
                 await self._serve(connection)
-            except (RedisError, OSError, TimeoutError) as error:
-                log.info("link broken name=%s: %s", self._name, error_text(error))
+            except OSError as error:
+                log.info("link broken name=%s: %s", self._name, error)
             finally:
-                await connection.disconnect(nowait=True)
+                await connection.close()
 
-    async def _serve(self, connection: AbstractConnection) -> NoReturn:
-        """Write, read and watch until the connection ends, which one of the three notices."""
-        waiting, self._pending = self._pending, []
+    async def _serve(self, connection: RedisConnection) -> NoReturn:
+        """Serve until the connection ends, or Redis answers no more.
+
+        Raises:
+            OSError: With the reason.
+        """
+        self._connection = connection
+        connection.on_idle = self._answered
+        greeting = [*self._greeting, pack(b"PING")]
+        self._commands[:0] = greeting
+        self._on_replies[:0] = [*[_ignore] * len(self._greeting), self._note_health]
+        self._held_bytes += sum(map(len, greeting))
         self._repeated = 0
-        for command in self._greeting:
-            self.submit(command, _ignore)
-        self.submit(pack(b"PING"), self._note_health)
-        self._pending += waiting
-        parts = [asyncio.create_task(part(connection)) for part in (self._write, self._read)]
-        parts.append(asyncio.create_task(self._watch()))
+        self._send_soon()
         cause = "the gateway stopped"
         try:
-            ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            error = next(iter(ended)).exception()
-            assert error is not None
-            cause = f"{self._target.shown}: {error_text(error)}"
-            raise error
+            reason = await self._watch(connection)
+            cause = f"{self._target.shown}: {reason}"
+            raise reason
         finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+            self._connection = None
             self._up = None
             self._cause = cause
-            lost, self._sent = self._sent, deque()
-            for _, size, on_reply in lost:
-                self._pending_bytes -= size
+            self._held_bytes -= self._batch_bytes
+            self._batch_bytes = 0
+            for on_reply in list(connection.unanswered):
                 on_reply(RedisUnavailable(cause, Outcome.UNKNOWN))
 
-    async def _write(self, connection: AbstractConnection) -> NoReturn:
-        """Send what is pending, a batch at a time: what was not sent when the link breaks is known not to be stored."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if not self._pending or self._sent:
-                continue
-            if await connection.can_read():  # Redis owes nothing: this is the end of the connection
-                raise RedisConnectionError("connection closed by Redis")
-            batch = self._take_batch()
-            now = time.monotonic()
-            self._sent.extend([(now, len(command), on_reply) for command, on_reply in batch])
-            await send(connection, b"".join([command for command, _ in batch]))
-
-    async def _read(self, connection: AbstractConnection) -> NoReturn:
-        while True:
-            reply = await read_reply(connection)
-            if not self._sent:
-                raise InvalidResponse(f"an answer to nothing that was asked: {reply!r:.100}")
-            _, size, on_reply = self._sent.popleft()
-            self._pending_bytes -= size
-            on_reply(reply)
-            if not self._sent and self._pending:
-                self._wake.set()
-
-    async def _watch(self) -> NoReturn:
-        """Notice a link that answers nothing; ask something of one that was asked nothing."""
+    async def _watch(self, connection: RedisConnection) -> Exception:
+        """Wait until the link is of no use any more, for the reason; ask something of one that was asked nothing."""
         limit_s = self._target.timeout_s
         quiet_since = time.monotonic()
-        while True:
-            await asyncio.sleep(limit_s / 10)
+        while not connection.ended.done():
+            await asyncio.wait([connection.ended], timeout=limit_s / 10)
             now = time.monotonic()
-            if self._sent:
+            if connection.unanswered:
                 quiet_since = now
-                if now - self._sent[0][0] > limit_s:
-                    raise TimeoutError(f"no answer within {limit_s:g} s")
+                if now - self._sent_at > limit_s:
+                    return TimeoutError(f"no answer within {limit_s:g} s")
             elif now - quiet_since > IDLE_PING_S:
                 quiet_since = now
                 self.submit(pack(b"PING"), self._note_health)
+        return connection.ended.result()
 
-    def _take_batch(self) -> list[tuple[bytes, OnReply]]:
-        size = count = 0
-        for command, _ in self._pending:
-            if count == BATCH_COMMANDS or (count and size + len(command) > BATCH_BYTES):
-                break
-            size += len(command)
-            count += 1
-        batch, self._pending = self._pending[:count], self._pending[count:]
+    def _send_soon(self) -> None:
+        """Send what is waiting at the end of this turn of the event loop, unless a batch is under way."""
+        if self._connection is not None and not self._batch_bytes:
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        """Send a batch, one at a time: what was not sent when the link breaks is known not to be stored."""
+        if self._connection is None or not self._connection.is_open:
+            return
+        sizes = accumulate(map(len, self._commands[:BATCH_COMMANDS]))
+        count = max(1, bisect_right(list(sizes), BATCH_BYTES))
+        commands, self._commands = b"".join(self._commands[:count]), self._commands[count:]
+        on_replies, self._on_replies = self._on_replies[:count], self._on_replies[count:]
         self._repeated = 0
         self.turn += 1
-        return batch
+        self._batch_bytes = len(commands)
+        self._sent_at = time.monotonic()
+        self._connection.send(commands, on_replies)
+
+    def _answered(self) -> None:
+        """The last batch was answered: the next may go."""
+        self._held_bytes -= self._batch_bytes
+        self._batch_bytes = 0
+        if self._commands:
+            self._send_soon()
 
     def _note_health(self, reply: Any) -> None:
         self._healthy = not isinstance(reply, Exception)
@@ -339,10 +325,11 @@ class Link:
     def _down(self, cause: str) -> None:
         self._cause = cause
         self._set_up(False)
-        refused, self._pending = self._pending, []
+        refused, self._on_replies = self._on_replies, []
+        self._commands = []
         self._repeated = 0
-        self._pending_bytes = 0
-        for _, on_reply in refused:
+        self._held_bytes = 0
+        for on_reply in refused:
             on_reply(RedisUnavailable(cause))
 
     def _set_up(self, up: bool) -> None:
@@ -366,24 +353,6 @@ def future_reply() -> tuple[asyncio.Future[Any], OnReply]:
     return future, on_reply
 
 
-async def send(connection: AbstractConnection, commands: bytes) -> None:
-    """Send commands as :func:`pack` makes them."""
-    try:
-        await connection.send_packed_command(commands, check_health=False)
-    except RuntimeError as error:  # uvloop's word for a connection that was reset
-        raise RedisConnectionError(str(error)) from None
-
-
-async def read_reply(connection: AbstractConnection) -> Any:
-    """The next reply; an error Redis answered with is returned, one that happened to the link is raised."""
-    try:
-        return await connection.read_response(disconnect_on_error=False)
-    except RedisError as error:
-        if is_reply(error):
-            return error
-        raise
-
-
 def _ignore(reply: Any) -> None:
     """For a command whose failure shows later, in what builds on it."""
 
@@ -396,4 +365,4 @@ async def probe(target: RedisTarget) -> None:
         LoginRefused: It refused the login.
     """
     connection = await target.connect("rsws")
-    await connection.disconnect(nowait=True)
+    await connection.close()

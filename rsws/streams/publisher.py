@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
-
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from typing import Any, Self
 
 from rsws.errors import LoginRefused, Outcome, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, StreamId
-from rsws.streams.link import RedisTarget, error_text, pack, read_reply, send
+from rsws.streams.link import RedisTarget
+from rsws.streams.redis_connection import RedisConnection, pack
 from rsws.streams.store import store_error
 
 
@@ -42,13 +39,13 @@ class Publisher:
         self._target = target
 
     async def __aenter__(self) -> Self:
-        self._connection: AbstractConnection = await self._target.connect("rsws-xadd")
+        self._connection: RedisConnection = await self._target.connect("rsws-xadd")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._connection.disconnect(nowait=True)
+        await self._connection.close()
 
     async def add(
         self, channel: str, messages: Sequence[bytes], *, maxlen: int | None = None
@@ -66,26 +63,20 @@ class Publisher:
         Raises:
             LoginRefused: This user may not write there.
         """
-        commands = b"".join([pack(*xadd(channel, data, maxlen)) for data in messages])
-        results: list[StreamId | StoreError] = []
+        commands = [pack(*xadd(channel, data, maxlen)) for data in messages]
+        replies: list[Any] = []
+        lost: list[StreamId | StoreError] = []
         try:
-            async with asyncio.timeout(self._target.timeout_s):
-                await send(self._connection, commands)
-                while len(results) < len(messages):
-                    results.append(self._result(channel, await read_reply(self._connection)))
-        except TimeoutError:
-            cause = f"no answer within {self._target.timeout_s:g} s"
-        except (RedisError, OSError) as error:
-            cause = error_text(error)
-        else:
-            return results
-        lost = RedisUnavailable(f"lost Redis at {self._target.shown}: {cause}", Outcome.UNKNOWN)
-        return results + [lost] * (len(messages) - len(results))
+            await self._connection.ask(*commands, timeout_s=self._target.timeout_s, replies=replies)
+        except OSError as error:
+            unknown = RedisUnavailable(f"lost Redis at {self._target.shown}: {error}", Outcome.UNKNOWN)
+            lost = [unknown] * (len(messages) - len(replies))
+        return [self._result(channel, reply) for reply in replies] + lost
 
     def _result(self, channel: str, reply: bytes | Exception) -> StreamId | StoreError:
         if isinstance(reply, bytes):
             return StreamId.from_redis(reply)
-        text = error_text(reply)
+        text = str(reply)
         if text.startswith(("NOAUTH", "NOPERM")):
             raise LoginRefused(f"Redis at {self._target.shown} refuses to write to {channel!r}: {text}")
         return store_error(channel, reply)

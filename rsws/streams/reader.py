@@ -12,12 +12,10 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
-
 from rsws.errors import ChannelUnreadable, LoginRefused, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
-from rsws.streams.link import Link, RedisTarget, backoff, error_text, pack, read_reply, send
+from rsws.streams.link import Link, RedisTarget, backoff
+from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
 from rsws.streams.store import Entry, parse_entries, store_error
 
 log = logging.getLogger("rsws.reader")
@@ -157,9 +155,9 @@ class _Shard:
                 await asyncio.sleep(PAUSE_S)
         except RedisUnavailable:
             pass  # the read ends with the same outage, or after the block time
-        except RedisError as error:
+        except ReplyError as error:
             self._block_s = min(self._block_s, 0.5)
-            log.warning("CLIENT UNBLOCK refused, new channels may wait %g s: %s", self._block_s, error_text(error))
+            log.warning("CLIENT UNBLOCK refused, new channels may wait %g s: %s", self._block_s, error)
         finally:
             self._waking = False
 
@@ -178,23 +176,23 @@ class _Shard:
                 continue
             try:
                 (client_id,) = await self._ask(connection, pack(b"CLIENT", b"ID"))
-                if isinstance(client_id, RedisError):
+                if isinstance(client_id, ReplyError):
                     raise client_id
                 self._client_id = b"%d" % client_id
                 self._busy = False
                 while self.followed:
                     await self._read(connection)
                     attempt = 0
-            except (RedisError, OSError, TimeoutError) as error:
-                log.info("reading interrupted: %s", error_text(error))
+            except (ReplyError, OSError) as error:
+                log.info("reading interrupted: %s", error)
                 self.stop()
                 attempt += 1
                 await backoff(attempt)
             finally:
                 self._blocked = False
-                await connection.disconnect(nowait=True)
+                await connection.close()
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: RedisConnection) -> None:
         """One XREAD over all good channels of this shard."""
         loop = asyncio.get_running_loop()
         await self._probe_due(connection, loop.time())
@@ -216,7 +214,7 @@ class _Shard:
         # What comes while Redis waits for it is all that came. What was there already may be the rest of more, the
         # beginning of which was trimmed.
         self._busy = bool(there)
-        if isinstance(reply, RedisError):
+        if isinstance(reply, ReplyError):
             await self._quarantine(connection, asked.values(), reply)
         elif reply:
             if self._busy:
@@ -225,14 +223,14 @@ class _Shard:
         if self._busy:  # one call more would find few entries: let some gather
             await asyncio.sleep(PAUSE_S)
 
-    async def _prove(self, connection: AbstractConnection, items: list[_Followed]) -> None:
+    async def _prove(self, connection: RedisConnection, items: list[_Followed]) -> None:
         """Stop those whose last entry is no longer in the stream: what followed it may be gone with it."""
         items = [item for item in items if item.position != b"0-0"]
         if not items:
             return
         commands = [pack(b"XRANGE", item.key, item.position, item.position) for item in items]
         for item, reply in zip(items, await self._ask(connection, *commands), strict=True):
-            if not reply or isinstance(reply, RedisError):
+            if not reply or isinstance(reply, ReplyError):
                 item.stop()
 
     async def _wait(self, seconds: float) -> None:
@@ -258,7 +256,7 @@ class _Shard:
             streams = max(1, total // largest)
             self._count = max(1, min(REPLY_ENTRIES, REPLY_BYTES * total // ((size or 1) * streams)))
 
-    async def _quarantine(self, connection: AbstractConnection, asked: Iterable[_Followed], error: RedisError) -> None:
+    async def _quarantine(self, connection: RedisConnection, asked: Iterable[_Followed], error: ReplyError) -> None:
         """One bad key fails a whole XREAD: find it, set it aside, and go on with the rest."""
         bad = await self._probe(connection, list(asked))
         if not bad:
@@ -270,7 +268,7 @@ class _Shard:
             log.warning("channel unreadable channel=%r: %s", followed.name, reason)
             followed.follower.unreadable(reason)
 
-    async def _probe_due(self, connection: AbstractConnection, now: float) -> None:
+    async def _probe_due(self, connection: RedisConnection, now: float) -> None:
         due = [item for item in self.followed.values() if item.retry_at is not None and item.retry_at <= now]
         if not due:
             return
@@ -284,21 +282,19 @@ class _Shard:
                 followed.follower.interrupted()
 
     async def _probe(
-        self, connection: AbstractConnection, items: list[_Followed]
+        self, connection: RedisConnection, items: list[_Followed]
     ) -> list[tuple[_Followed, ChannelUnreadable]]:
         """Those of ``items`` that Redis won't read, each with the reason."""
         commands = [pack(b"XREAD", b"COUNT", b"1", b"STREAMS", item.key, item.position) for item in items]
         replies = await self._ask(connection, *commands)
         bad = []
         for item, reply in zip(items, replies, strict=True):
-            if isinstance(reply, RedisError):
+            if isinstance(reply, ReplyError):
                 error = store_error(item.name, reply)
                 if isinstance(error, ChannelUnreadable):
                     bad.append((item, error))
         return bad
 
-    async def _ask(self, connection: AbstractConnection, *commands: bytes, wait_s: float = 0) -> list[Any]:
+    async def _ask(self, connection: RedisConnection, *commands: bytes, wait_s: float = 0) -> list[Any]:
         """The replies to commands sent in one write; what Redis answers with an error is that error."""
-        async with asyncio.timeout(wait_s + self._target.timeout_s):
-            await send(connection, b"".join(commands))
-            return [await read_reply(connection) for _ in commands]
+        return await connection.ask(*commands, timeout_s=wait_s + self._target.timeout_s)

@@ -12,11 +12,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from redis.exceptions import RedisError
-
 from rsws.errors import RedisUnavailable, UsageError
 from rsws.settings import UNIT_S
-from rsws.streams.link import Link, error_text
+from rsws.streams.link import Link
+from rsws.streams.redis_connection import ReplyError
 
 log = logging.getLogger("rsws.retention")
 
@@ -80,8 +79,8 @@ class Retention:
         try:
             async for key in self._streams(rule.pattern):
                 trouble = await self._trim(key, rule) or trouble
-        except RedisError as error:
-            trouble = f"looking for them: {error_text(error)}"
+        except ReplyError as error:
+            trouble = f"looking for them: {error}"
         if trouble is not None and trouble != self._said.get(rule):
             log.warning("trimming failed pattern=%r: %s", rule.pattern, trouble)
         self._said[rule] = trouble
@@ -92,7 +91,7 @@ class Retention:
         while True:
             try:
                 cursor, keys = await self._link.call(b"SCAN", cursor, *scan, *self._only_streams)
-            except RedisError as error:
+            except ReplyError as error:
                 if "syntax" not in str(error) or not self._only_streams:
                     raise
                 self._only_streams = ()  # TYPE came with Redis 6
@@ -109,7 +108,7 @@ class Retention:
             if rule.age_s is not None:
                 oldest_ms = max(0, int((time.time() - rule.age_s) * 1000))
                 await self._link.call(b"XTRIM", key, b"MINID", b"~", b"%d" % oldest_ms)
-        except RedisError as error:
-            text = error_text(error)
+        except ReplyError as error:
+            text = str(error)
             return None if text.startswith("WRONGTYPE") else f"{key.decode(errors='replace')!r}: {text}"
         return None

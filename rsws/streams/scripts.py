@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha1
 
-from rsws.streams.link import pack
+from rsws.streams.redis_connection import pack
 
 
 @dataclass(frozen=True)

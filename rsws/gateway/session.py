@@ -108,7 +108,7 @@ class Session:
         if self._ended:
             return
         if isinstance(result, Stored):
-            self._connection.reply(encode_ack(message_id, str(result.id).encode(), result.duplicate))
+            self._connection.reply(encode_ack(message_id, result.raw_id, result.duplicate))
         else:
             self._connection.reply(encode_reply(publish_failure(message_id, result)))
         self._connection.request_done(size)

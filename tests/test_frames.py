@@ -64,6 +64,9 @@ class Everyone:
     def connected(self, connection: ClientConnection) -> bool:
         return True
 
+    def answer_usual(self, request: bytes) -> None:
+        return None
+
     def respond(self, protocol: ServerProtocol, request: Request) -> Response:
         return protocol.accept(request)
 

@@ -14,6 +14,7 @@ from rsws.errors import CloseCode
 from rsws.gateway.access import Access
 from rsws.gateway.compression import COMPRESSION
 from rsws.gateway.connection import OPEN_TIMEOUT_S, ClientConnection
+from rsws.gateway.handshake import answer_usual
 from rsws.gateway.http import Health
 from rsws.gateway.session import Session
 from rsws.protocol import Connected, Refused, encode_reply
@@ -74,6 +75,9 @@ class Clients:
         self._connections.add(connection)
         self._nobody_left.clear()
         return has_room
+
+    def answer_usual(self, request: bytes) -> tuple[str, bytes] | None:
+        return None if self._stopping else answer_usual(request, with_extensions=not self.extensions)
 
     def respond(self, handshake: ServerProtocol, request: Request) -> Response:
         if "websocket" not in request.headers.get("Upgrade", "").lower():

@@ -58,6 +58,9 @@ class Host(Interface):
     def connected(self, connection: ClientConnection) -> bool:
         """There is a new one, before its handshake; False cuts it off."""
 
+    def answer_usual(self, request: bytes) -> tuple[str, bytes] | None:
+        """The path and the answer of a plain handshake that is fine; None leaves the request to :meth:`respond`."""
+
     def respond(self, handshake: ServerProtocol, request: Request) -> Response:
         """The answer to what the client asked for, a handshake or something else."""
 
@@ -89,10 +92,8 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self._host = host
         self._loop = asyncio.get_running_loop()
-        self._websocket: Protocol | None = ServerProtocol(
-            extensions=host.extensions, max_size=host.max_message_bytes, logger=_websocket_log
-        )
-        self._extensions: list[Extension] = []
+        self._websocket: Protocol | None = None
+        self._extensions: Sequence[Extension] = ()
         self._compressor: Compressor | None = None
         self._rest: bytearray | None = None
         """The beginning of a frame that is not all there."""
@@ -134,7 +135,12 @@ class ClientConnection(asyncio.Protocol):
         """asyncio's hook for bytes from the client."""
         self._heard_at = self._loop.time()
         if not self.is_open:
-            self._parse(data)
+            if self._websocket is None and (usual := self._host.answer_usual(data)) is not None:
+                path, answer = usual
+                self._write(answer)
+                self._open(path)
+            else:
+                self._parse(data)
             return
         if self._rest is not None:
             self._rest += data
@@ -173,20 +179,29 @@ class ClientConnection(asyncio.Protocol):
 
     def _get_websocket(self) -> Protocol:
         if self._websocket is None:
-            self._websocket = Protocol(
-                Side.SERVER, state=State.OPEN, max_size=self._host.max_message_bytes, logger=_websocket_log
-            )
-            self._websocket.extensions = self._extensions
+            host = self._host
+            if self.is_open:
+                self._websocket = Protocol(
+                    Side.SERVER, state=State.OPEN, max_size=host.max_message_bytes, logger=_websocket_log
+                )
+                self._websocket.extensions = list(self._extensions)
+            else:
+                self._websocket = ServerProtocol(
+                    extensions=host.extensions, max_size=host.max_message_bytes, logger=_websocket_log
+                )
         return self._websocket
 
     def _respond(self, handshake: ServerProtocol, request: Request) -> None:
         handshake.send_response(self._host.respond(handshake, request))
         self._send_protocol_data(handshake)
         if handshake.state is State.OPEN:
-            self.is_open = True
             self._extensions = handshake.extensions
             self._compressor = agreed_compressor(handshake.extensions)
-            self._host.opened(self, request.path)
+            self._open(request.path)
+
+    def _open(self, path: str) -> None:
+        self.is_open = True
+        self._host.opened(self, path)
 
     def _frame_received(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY:

@@ -1658,7 +1658,7 @@ async def test_publishes_under_way_are_acked_or_not_stored(redis_server: RedisSe
     async def publish(client: Client) -> None:
         for index in range(1_000_000):
             await client.send(action="publish", channel=channel, data=index, messageId=str(index))
-            while index > len(acked) + 1000:  # noqa: ASYNC110
+            while index > len(acked) + 1000 and client.websocket.close_code is None:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
     async def read(client: Client) -> None:

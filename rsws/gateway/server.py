@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import resource
@@ -225,6 +226,7 @@ def run(settings: Settings, on_started: Callable[[Server], None]) -> int:
     """
     logs.configure(settings.log_level)
     _allow_many_files()
+    _collect_rarely()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings, on_started))
 
@@ -265,6 +267,12 @@ def _allow_many_files() -> None:
     if soft != hard:
         with suppress(ValueError, OSError):  # a hard limit that the system itself does not allow, as on macOS
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _collect_rarely() -> None:
+    """A reply of Redis alone makes more lists than Python's 700, at which it would look for cycles in vain."""
+    gc.set_threshold(20_000, 20, 20)
+    gc.freeze()  # the modules, which stay
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

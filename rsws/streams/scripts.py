@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha1
 
 from rsws.streams.redis_connection import pack
@@ -21,7 +22,11 @@ class Script:
 
     def call(self, *keys: bytes, arguments: tuple[bytes, ...] = ()) -> bytes:
         """The command that runs it; a Redis that lost it answers NOSCRIPT, and has done nothing."""
-        return pack(b"EVALSHA", sha1(self.text).hexdigest().encode(), b"%d" % len(keys), *keys, *arguments)
+        return pack(b"EVALSHA", self._sha1, b"%d" % len(keys), *keys, *arguments)
+
+    @cached_property
+    def _sha1(self) -> bytes:
+        return sha1(self.text).hexdigest().encode()
 
     def call_in_full(self, *keys: bytes, arguments: tuple[bytes, ...] = ()) -> bytes:
         """The same with the whole text, which can't be missing and is known again afterwards."""

@@ -85,6 +85,12 @@ class Client:
         self.room -= 1
         self.seen.extend(seen_in(frames))
 
+    def offer(self, frames: bytes) -> bool:
+        if self.has_room:
+            self.write(frames)
+            return True
+        return False
+
     def when_room(self, subscription: Subscription) -> None:
         self.waiting.append(subscription)
 

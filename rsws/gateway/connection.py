@@ -266,6 +266,18 @@ class ClientConnection(asyncio.Protocol):
         """Whether a subscription may write: false above the high-water mark, until the client has read."""
         return not self._paused and self._out_bytes < self._host.high_water_bytes
 
+    def offer(self, frames: bytes) -> bool:
+        """Write text frames like :meth:`write` if there is room; in one call, as this is what a fan-out consists of."""
+        if self._paused or self._out_bytes >= self._host.high_water_bytes:
+            return False
+        if self._compressor is not None:
+            frames = self._compressor.compress(frames)
+        if not self._out:
+            self._host.will_flush(self)
+        self._out.append(frames)
+        self._out_bytes += len(frames)
+        return True
+
     def write(self, frames: bytes) -> None:
         """Write text frames behind everything written before; they leave at the end of this turn of the loop."""
         self._write(frames if self._compressor is None else self._compressor.compress(frames))

@@ -43,6 +43,9 @@ class Outlet(Protocol):
     def write(self, frames: bytes) -> None:
         """Write frames behind everything written before."""
 
+    def offer(self, frames: bytes) -> bool:
+        """Write them if there is room; False when there is none."""
+
     def when_room(self, subscription: Subscription) -> None:
         """Call ``subscription.advance()`` once there is room, soon but not within this call."""
 
@@ -87,11 +90,7 @@ class Subscription:
 
     def take(self, frames: bytes) -> bool:
         """See :class:`rsws.gateway.channel.Listener`."""
-        outlet = self._outlet
-        if not outlet.has_room:
-            return False
-        outlet.write(frames)
-        return True
+        return self._outlet.offer(frames)
 
     def advance(self) -> None:
         """Hand over what can be handed over now; join the live ones once nothing is left behind."""

@@ -8,7 +8,7 @@ long for one that is there in one piece.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from struct import pack
+from struct import Struct
 
 from websockets.frames import Frame, Opcode, apply_mask  # type: ignore[attr-defined]
 
@@ -18,26 +18,24 @@ _COMPRESSED = 0x40
 """RSV1 (RFC 7692, section 6)."""
 _MASKED = 0x80
 MAX_HEADER_BYTES = 14
+_medium_header = Struct("!BBH").pack
+_long_header = Struct("!BBQ").pack
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
-def text_frame(payload: bytes) -> bytes:
+def text_frame(payload: bytes, first_byte: int = _TEXT) -> bytes:
     """``payload``, valid UTF-8, as one unfragmented text frame of a server: a header of two to ten bytes, no mask."""
-    return _frame(_TEXT, payload)
-
-
-def compressed_text_frame(payload: bytes) -> bytes:
-    """The same of a payload that permessage-deflate has compressed."""
-    return _frame(_TEXT | _COMPRESSED, payload)
-
-
-def _frame(first_byte: int, payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
         return b"%c%c%b" % (first_byte, size, payload)
     if size < 65536:
-        return pack("!BBH", first_byte, 126, size) + payload
-    return pack("!BBQ", first_byte, 127, size) + payload
+        return _medium_header(first_byte, 126, size) + payload
+    return _long_header(first_byte, 127, size) + payload
+
+
+def compressed_text_frame(payload: bytes) -> bytes:
+    """The same of a payload that permessage-deflate has compressed."""
+    return text_frame(payload, _TEXT | _COMPRESSED)
 
 
 def text_payloads(frames: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -629,9 +629,7 @@ class Following:
     """A reader and what it has delivered, by channel."""
 
     def __init__(self, redis: RedisServer, timeout_s: float = 5.0) -> None:
-        target = target_of(redis, timeout_s)
-        self.commands = Link(target, "test-commands")
-        self.reader = Reader(target, self.commands)
+        self.reader = Reader(target_of(redis, timeout_s))
         self.delivered: dict[str, list[StreamId]] = {}
         self.unreadable: list[str] = []
         self.interruptions = 0
@@ -661,7 +659,7 @@ class Following:
 @asynccontextmanager
 async def following(redis: RedisServer, timeout_s: float = 5.0) -> AsyncIterator[Following]:
     room = Following(redis, timeout_s)
-    async with running(room.commands, room.reader):
+    async with running(room.reader):
         yield room
 
 

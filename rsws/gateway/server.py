@@ -108,7 +108,7 @@ class Server:
             self.redis_description += " (it can't be reached now; trying until it can)"
         self._store = Store(target, self._redis_changed)
         self._retention = Retention(rules, self._store.history)
-        self._reader = Reader(target, self._store.commands)
+        self._reader = Reader(target)
         started = asyncio.get_running_loop().create_future()
         self._core = asyncio.create_task(self._run_core(local, started), name="rsws core")
         self._stack.push_async_callback(self._stop_core)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from rsws.errors import StoreError
 from rsws.gateway.frames import text_frame
+from rsws.gateway.metrics import Metrics
 from rsws.protocol import MessageEncoder, StreamId, is_json
 from rsws.streams.store import Entry, Tip
 
@@ -58,6 +59,7 @@ class Channel:
         cursor: Everything up to it counts as dispatched: the stream's end when the channel was opened.
         budget: Shared by all channels.
         on_poison: Called with the id of an entry that is skipped because its data is missing or no JSON.
+        metrics: Where it counts what is read and handed over.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Channel:
         cursor: StreamId,
         budget: RingBudget,
         on_poison: Callable[[str, StreamId], None],
+        metrics: Metrics,
     ) -> None:
         self.name = name
         self.cursor = cursor
@@ -78,6 +81,7 @@ class Channel:
         """Those that start at an id the reader has not come to yet."""
         self._encoder = MessageEncoder(name)
         self._on_poison = on_poison
+        self.metrics = metrics
         self._budget = budget
         self._ring: deque[tuple[StreamId, bytes]] = deque()
         self._ring_bytes = 0
@@ -105,6 +109,7 @@ class Channel:
         if entries[0].id <= self.cursor:
             entries = [entry for entry in entries if entry.id > self.cursor]
         self.quiet = False
+        self.metrics.entries_read += len(entries)
         self._now_readable()
         messages: list[tuple[StreamId, bytes]] = []
         size = 0
@@ -127,6 +132,10 @@ class Channel:
         before = self.cursor
         batch = b"".join([frame for _, frame in messages])
         lagging = [listener for listener in self.live if not listener.take(batch)] if batch else []
+        taken = len(self.live) - len(lagging)
+        self.metrics.delivered += taken * len(messages)
+        self.metrics.delivered_bytes += taken * len(batch)
+        self.metrics.subscriptions_lagged += len(lagging)
         self.cursor = last
         self._remember(messages)
         for listener in lagging:
@@ -134,11 +143,12 @@ class Channel:
             listener.position = before
             listener.advance()
 
-    def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, StreamId]:
+    def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, int, StreamId]:
         """The next messages after a position not below the floor, from the ring.
 
         Returns:
-            Frames, of about ``limit_bytes`` (at least one message where there is any), and the position after them.
+            Frames, of about ``limit_bytes`` (at least one message where there is any), how many, and the position
+            after them.
         """
         behind: list[tuple[StreamId, bytes]] = []
         for item in reversed(self._ring):
@@ -151,7 +161,7 @@ class Channel:
             position, frame = behind.pop()
             frames.append(frame)
             size += len(frame)
-        return b"".join(frames), position if behind else self.cursor
+        return b"".join(frames), len(frames), position if behind else self.cursor
 
     def unreadable(self, error: StoreError) -> None:
         """Redis won't read this stream for now: say so to everyone, once."""

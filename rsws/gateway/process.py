@@ -70,7 +70,9 @@ def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
         os._exit(128 + number)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(until_signalled(_serve(gateway, on_started), end_at_once))
+        code = runner.run(until_signalled(_serve(gateway, on_started), end_at_once))
+    log.info("stopped")
+    return code
 
 
 async def _serve(gateway: Gateway, on_started: Callable[[Gateway], None]) -> None:
@@ -81,7 +83,6 @@ async def _serve(gateway: Gateway, on_started: Callable[[Gateway], None]) -> Non
             await gateway.failed()
         finally:
             log.info("stopping clients=%d", gateway.clients)
-    log.info("stopped")
 
 
 async def until_signalled(serve: Coroutine[Any, Any, None], on_second: Callable[[signal.Signals], None]) -> int:

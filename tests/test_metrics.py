@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import pytest
 
+from faults import Proxy
 from gateway_kit import WELCOME, Reachable, Wire, add, async_test, connect, gateway, http, request, until, until_status
 from metrics_kit import parse, scrape
 from rsws.gateway.metrics import METRICS, Board, shared_memory
@@ -129,6 +130,17 @@ async def test_it_tells_of_redis(own_redis: RedisServer) -> None:
         await client.send(action="publish", channel="c", data=1, messageId="m")
         await client.expect_error_ack("m", "redis_unavailable")
         assert (await values(server))["rsws_publishes_not_stored_total"] == 1
+
+
+@async_test
+async def test_it_counts_what_may_be_stored(redis_server: RedisServer, channel: str) -> None:
+    async with Proxy(redis_server.port) as link, gateway(link.redis_url) as server, connect(server) as client:
+        with link.cut_reply(b"XADD"):
+            await client.send(action="publish", channel=channel, data=1, messageId="m")
+            await client.expect_error_ack("m", "redis_unavailable", "unknown")
+        found = await values(server)
+    assert found["rsws_publishes_unknown_total"] == 1
+    assert found["rsws_publishes_not_stored_total"] == 0
 
 
 # --- several processes ---

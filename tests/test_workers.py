@@ -7,7 +7,14 @@ import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +31,7 @@ WORKERS = 2
 
 @contextmanager
 def workers(redis_url: str, **env: str) -> Iterator[Gateway]:
-    with serving(redis_url, RSWS_WORKERS=str(WORKERS), **env) as gateway:
+    with serving(redis_url, 0, RSWS_WORKERS=str(WORKERS), **env) as gateway:
         yield gateway
 
 
@@ -53,6 +60,15 @@ async def a_client_of_each(gateway: Gateway) -> AsyncIterator[list[Client]]:
             if found.setdefault(worker_of(gateway, client), client) is not client:
                 await client.websocket.close()
         yield [client for _, client in sorted(found.items())]
+
+
+def gone_backwards(before: dict[str, float], after: dict[str, float]) -> set[str]:
+    return {name for name, value in before.items() if name.endswith("_total") and after[name] < value}
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 # --- one gateway ---
@@ -136,9 +152,8 @@ async def test_a_worker_that_is_killed_is_replaced(redis_server: RedisServer, ch
             before = scrape(gateway.url)
             victim, other = pids(gateway)
             os.kill(victim, signal.SIGKILL)
-            gateway.process.wait_for(
-                f"worker ended worker=1 pid={victim}: killed by SIGKILL; starting another in 0.1 s"
-            )
+            gateway.process.wait_for(rf"worker ended worker=1 pid={victim}: killed by SIGKILL; starting .* in 0\.1 s")
+            assert not gone_backwards(before, scrape(gateway.url))
             assert (await first.closed())[0] == 1006
             missed = add(redis_server, channel, "2", "3")
             async with open_client(gateway) as again:
@@ -151,7 +166,7 @@ async def test_a_worker_that_is_killed_is_replaced(redis_server: RedisServer, ch
                 after = scrape(gateway.url)
                 assert after["rsws_clients"] == 2
                 assert after["rsws_worker_restarts_total"] == 1
-                assert not {name for name, value in before.items() if name.endswith("_total") and after[name] < value}
+                assert not gone_backwards(before, after)
 
 
 def test_one_that_dies_again_and_again_is_started_less_often(redis_server: RedisServer) -> None:
@@ -182,7 +197,7 @@ HASTY_SUPERVISOR = """
 import os, sys
 os.dup2(1, 2)
 from rsws.gateway import supervisor
-supervisor.SILENT_CHECKS = 2
+supervisor.PUBLISH_S, supervisor.SILENT_CHECKS = 0.1, 20
 from rsws.cli.app import main
 sys.argv = ["rsws", "serve", "--workers", "2", "--port", "0", "--redis-url", sys.argv[1]]
 main()
@@ -195,12 +210,16 @@ def test_a_worker_that_hangs_is_replaced(redis_server: RedisServer) -> None:
         started = re.compile(r"worker started worker=2 pid=(\d+)")
         victim = next(match[1] for match in map(started.search, process.stdout) if match)
         os.kill(int(victim), signal.SIGSTOP)
-        rest = iter(process.stdout)
-        assert any(f"worker hangs, killing it worker=2 pid={victim}" in line for line in rest)
-        assert any(f"worker ended worker=2 pid={victim}: killed by SIGKILL" in line for line in rest)
-        assert any(map(started.search, rest))
-        process.terminate()
-        assert process.wait(10) == 0
+        try:
+            rest = iter(process.stdout)
+            assert any(f"worker hangs, killing it worker=2 pid={victim}" in line for line in rest)
+            assert any(f"worker ended worker=2 pid={victim}: killed by SIGKILL" in line for line in rest)
+            assert any(map(started.search, rest))
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(int(victim), signal.SIGKILL)
 
 
 def test_a_worker_that_can_not_start_ends_the_start(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -225,11 +244,22 @@ async def test_a_signal_ends_all_at_once(redis_server: RedisServer, drain_s: flo
             gateway.process.process.send_signal(signal.SIGTERM)
             gateway.process.wait_for("stopping clients=2")
             for pid in workers_were:  # as a service manager does that tells all processes
-                os.kill(pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
             assert [await client.closed() for client in clients] == [(code, "the gateway stops")] * 2
         assert gateway.process.wait() == ExitCode.DONE
         assert not any(map(is_running, workers_were))
         assert "worker ended" not in gateway.process.output()
+
+
+@async_test
+async def test_nobody_can_connect_while_the_workers_stop(redis_server: RedisServer) -> None:
+    with workers(redis_server.url, RSWS_SHUTDOWN_TIMEOUT="2") as gateway:
+        async with a_client_of_each(gateway):  # which do not see that they are to leave, as nothing runs here meanwhile
+            port = int(gateway.url.rpartition(":")[2])
+            gateway.process.process.send_signal(signal.SIGTERM)
+            eventually(lambda: not listens(port))
+            assert all(map(is_running, pids(gateway)))
 
 
 def test_ctrl_c_is_for_the_supervisor(redis_server: RedisServer) -> None:
@@ -263,13 +293,8 @@ def test_nothing_is_left_of_it(how: signal.Signals) -> None:
         assert len(workers_were) == WORKERS
         assert serve.stop(how) == (ExitCode.DONE if how is signal.SIGTERM else -how)
     eventually(lambda: not any(map(is_running, workers_were)), what="the end of the workers")
-    for port in (int(url.rpartition(":")[2]), redis_port):
-        eventually(lambda port=port: not listens(port), what=f"the end of who listens on {port}")
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    ports = (int(url.rpartition(":")[2]), redis_port)
+    eventually(lambda: not any(map(listens, ports)), what="the end of those who listen")
 
 
 # --- the port ---

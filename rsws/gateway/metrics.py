@@ -84,7 +84,7 @@ class Metrics:
     delivered_bytes: int = counter("rsws_delivered_bytes_total", "Bytes of the messages handed to subscriptions.")
     gaps: int = counter("rsws_gaps_total", "Gaps told to subscriptions.")
     redis_up: int = gauge("rsws_redis_up", "1 while every worker can reach Redis and it does its work, else 0.")
-    redis_outages: int = counter("rsws_redis_outages_total", "Times a worker lost Redis.")
+    redis_outages: int = counter("rsws_redis_outages_total", "Outages of Redis, as each worker sees them.")
     workers: int = gauge("rsws_workers", "Processes that serve clients.")
     worker_restarts: int = counter("rsws_worker_restarts_total", "Workers started in place of one that died.")
     cpu_ns: int = counter("process_cpu_seconds_total", "CPU seconds used by the gateway's processes.", NANO)

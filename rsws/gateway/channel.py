@@ -132,13 +132,13 @@ class Channel:
         before = self.cursor
         batch = b"".join([frame for _, frame in messages])
         lagging = [listener for listener in self.live if not listener.take(batch)] if batch else []
-        taken = len(self.live) - len(lagging)
-        self.metrics.delivered += taken * len(messages)
-        self.metrics.delivered_bytes += taken * len(batch)
-        self.metrics.subscriptions_lagged += len(lagging)
+        metrics, taken = self.metrics, len(self.live) - len(lagging)
+        metrics.delivered += taken * len(messages)
+        metrics.delivered_bytes += taken * len(batch)
         self.cursor = last
         self._remember(messages)
         for listener in lagging:
+            metrics.subscriptions_lagged += 1
             self.live.discard(listener)
             listener.position = before
             listener.advance()

@@ -59,6 +59,7 @@ async def a_client_of_each(gateway: Gateway) -> AsyncIterator[list[Client]]:
             client = await stack.enter_async_context(open_client(gateway))
             if found.setdefault(worker_of(gateway, client), client) is not client:
                 await client.websocket.close()
+        await until(lambda: scrape(gateway.url)["rsws_clients"] == WORKERS)
         yield [client for _, client in sorted(found.items())]
 
 

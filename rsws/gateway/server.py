@@ -55,7 +55,7 @@ class Server:
     """The gateway as an async context manager: it serves from the moment it is entered until it is left.
 
     Args:
-        settings: See :class:`rsws.settings.Settings`; but for ``workers``, it is one.
+        settings: See :class:`rsws.settings.Settings`. Not looked at: ``workers``, of which this is one.
         listening: Bound sockets to serve on in place of the settings' host and port.
         board: Where it counts, with the other processes of the gateway; None is for one that is alone.
 

@@ -23,6 +23,7 @@ from websockets.asyncio.client import connect
 from rsws.cli.app import app
 from rsws.cli.options import flag
 from rsws.errors import CLOSE_HELP, ERROR_HELP
+from rsws.gateway.metrics import INFO, METRICS
 from rsws.protocol import decode_reply, decode_request, encode_reply, encode_request
 from rsws.settings import ClientSettings, Settings, options
 from support import RedisServer, RswsProcess, eventually, free_port, run_rsws
@@ -107,6 +108,11 @@ def test_the_protocol_has_every_error_code() -> None:
 def test_the_protocol_has_every_close_code() -> None:
     rows = [(str(int(code)), why, "yes" if again else "no") for code, (why, again) in CLOSE_HELP.items()]
     assert table(("code", "why", "come back?"), *rows) in PROTOCOL
+
+
+def test_the_protocol_has_every_metric() -> None:
+    rows = [(f"`{metric.name}`", metric.kind, metric.help) for metric in (INFO, *METRICS.values())]
+    assert table(("metric", "type", "meaning"), *rows) in PROTOCOL
 
 
 # --- and it is so ---

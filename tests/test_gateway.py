@@ -1273,9 +1273,10 @@ if sys.argv[2] == "asyncio":
     sys.modules["uvloop"] = None
 sys.stderr = sys.stdout
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-from rsws.gateway.server import run
+from rsws.gateway.process import run
+from rsws.gateway.server import Server
 from rsws.settings import Settings
-run(Settings(port=0, redis_url=sys.argv[1], secret_key="k"), lambda server: print(server.url, flush=True))
+run(Server(Settings(port=0, redis_url=sys.argv[1], secret_key="k")), lambda server: print(server.url, flush=True))
 """
 
 
@@ -1306,7 +1307,7 @@ async def test_health_over_plain_http(redis_server: RedisServer) -> None:
         assert (await http(server, "/healthz"))[0] == 200
         assert (await http(server, "/healthz?x=1"))[0] == 200
         await until_status(server, "/readyz", 200)
-        for path in ("/", "/ws", f"/?token={KEY}", "/healthz/", "/metrics", "/favicon.ico", "//x", "//[", "*"):
+        for path in ("/", "/ws", f"/?token={KEY}", "/healthz/", "/metrics/", "/favicon.ico", "//x", "//[", "*"):
             status, body = await http(server, path)
             assert status == 426, path
             assert "ws://" in body

@@ -27,7 +27,8 @@ from rsws.gateway.channel import Channel, RingBudget
 from rsws.gateway.clients import Clients
 from rsws.gateway.connection import ClientConnection
 from rsws.gateway.frames import read_messages
-from rsws.gateway.http import Health
+from rsws.gateway.http import PlainHttp
+from rsws.gateway.metrics import Board
 from rsws.gateway.session import Session
 from rsws.gateway.subscription import Subscription
 from rsws.protocol import ZERO, decode_request
@@ -76,6 +77,8 @@ class NullTransport(asyncio.Transport):
     def abort(self) -> None:
         pass
 
+    close = abort
+
 
 class NullRedis(NullTransport):
     """Answers each write with as many stored entries as it holds commands. Stands for redis-py's connection, too."""
@@ -110,12 +113,15 @@ class Gateway:
         redis: Any = NullRedis()
         self.store = Store(redis, lambda trouble: None)
         self.running = tasks.create_task(self.store.run())
-        self.clients = Clients(Settings(), sys.maxsize, sys.maxsize, Access("KEY"), Health(lambda: True), self._session)
+        board = Board()
+        http = PlainHttp(lambda: True, board.text)
+        self.clients = Clients(Settings(), sys.maxsize, Access("KEY"), http, self._session, board)
         self._tasks = tasks
-        self.channel = Channel("orders", ZERO, RingBudget(), lambda name, entry: None)
+        self.metrics = board.metrics
+        self.channel = Channel("orders", ZERO, RingBudget(), lambda name, entry: None, board.metrics)
 
     def _session(self, connection: ClientConnection) -> Session:
-        hub: Any = None  # nothing here subscribes
+        hub: Any = self  # of which a session without a subscription needs the metrics alone
         return Session(connection, hub, self.store, self._tasks, Settings())
 
     def connect(self) -> ClientConnection:

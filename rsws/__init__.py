@@ -3,7 +3,7 @@
 The rooms, each of which imports only from those below it::
 
     cli/         the commands: parse, call, print, exit
-    gateway/     the serving side: channels, positions, sessions, connections, the life cycle
+    gateway/     the serving side: channels, positions, sessions, connections, the life cycle, workers, metrics
     client/      connect() -> Client: publish, subscribe, reconnect and resume
     streams/     the Redis side: append, page, follow, trim; the embedded server
     datadir.py   the user's data directory: key, embedded data, history of the prompt

@@ -118,7 +118,7 @@ class Ping(msgspec.Struct, frozen=True, gc=False):
 Request: TypeAlias = Subscribe | Unsubscribe | Publish | Ping
 
 
-class _Fields(msgspec.Struct):
+class _Fields(msgspec.Struct, gc=False):
     """The keys of every request, each of its own type: one pass of a compiled decoder reads and checks them."""
 
     action: str
@@ -181,7 +181,7 @@ def _publish(fields: _Fields) -> Publish:
             ErrorCode.BAD_REQUEST, PUBLISH_FORMAT_TEXT, channel=channel or None, message_id=_or_none(message_id)
         )
     name, text = _channel(channel, message_id), bytes(data)
-    if _is_too_deep(text):
+    if len(text) > MAX_DEPTH and _is_too_deep(text):
         raise RequestError(
             ErrorCode.BAD_JSON, f"data is nested deeper than {MAX_DEPTH} levels", channel=name, message_id=message_id
         )
@@ -498,7 +498,7 @@ def is_json(text: bytes) -> bool:
 
 def _is_too_deep(data: bytes) -> bool:
     """Whether a JSON text is nested deeper than MAX_DEPTH."""
-    if len(data) <= MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
     # Backslashes stand in strings alone; without them and what they escape every quote left begins or ends one.
     outside_strings = b"".join(data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])

@@ -53,6 +53,13 @@ class Settings:
 
     host: str = option("127.0.0.1", "HOST", "Address to listen on.")
     port: int = option(8080, "PORT", "Port to listen on; 0 takes any free one.", minimum=0, maximum=65535)
+    workers: int = option(
+        1,
+        "RSWS_WORKERS",
+        "Processes that serve clients on the port, one for each core; each has its own connections to Redis.",
+        minimum=1,
+        maximum=64,
+    )
     redis_url: str | None = option(
         None,
         "REDIS_URL",

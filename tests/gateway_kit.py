@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from types import TracebackType
-from typing import Any, ParamSpec, Self
+from typing import Any, ParamSpec, Protocol, Self
 from urllib.parse import quote, urlsplit
 
 import uvloop
@@ -89,6 +89,13 @@ async def until(condition: Callable[[], object], what: str = "the condition") ->
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"{what}: not within {PATIENCE_S} s") from None
+
+
+class Reachable(Protocol):
+    """A gateway, wherever it runs."""
+
+    @property
+    def url(self) -> str: ...
 
 
 class Client:
@@ -185,7 +192,7 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(server: Server, path: str = f"/?token={KEY}", *, welcome: bool = True) -> AsyncIterator[Client]:
+async def connect(server: Reachable, path: str = f"/?token={KEY}", *, welcome: bool = True) -> AsyncIterator[Client]:
     """A client that has read its first frame, unless ``welcome`` is false."""
     async with websocket_connect(
         server.url + path, compression=None, max_size=None, ping_interval=None, proxy=None, close_timeout=2
@@ -204,7 +211,7 @@ class Wire:
         receive_buffer_bytes: The kernel's buffer for what was not read yet; None leaves it large.
     """
 
-    def __init__(self, server: Server, receive_buffer_bytes: int | None = None) -> None:
+    def __init__(self, server: Reachable, receive_buffer_bytes: int | None = None) -> None:
         url = urlsplit(server.url)
         self._address = url.hostname, url.port
         self.socket = socket.socket()
@@ -322,7 +329,7 @@ def _first_frame(data: bytearray) -> tuple[int, bytes, int] | None:
     return data[0] & 0x0F, bytes(data[start : start + size]), start + size
 
 
-async def http(server: Server, path: str, method: str = "GET") -> tuple[int, str]:
+async def http(server: Reachable, path: str, method: str = "GET") -> tuple[int, str]:
     """Status and body of a plain HTTP request."""
     async with Wire(server) as wire:
         await wire.send(f"{method} {path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
@@ -332,7 +339,7 @@ async def http(server: Server, path: str, method: str = "GET") -> tuple[int, str
     return int(match[1]), body.decode()
 
 
-async def until_status(server: Server, path: str, status: int, within_s: float = PATIENCE_S) -> None:
+async def until_status(server: Reachable, path: str, status: int, within_s: float = PATIENCE_S) -> None:
     """Wait until a plain HTTP request is answered with this status."""
     async with asyncio.timeout(within_s):
         while (await http(server, path))[0] != status:  # noqa: ASYNC110

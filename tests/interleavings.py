@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from rsws.gateway.channel import Channel, RingBudget
+from rsws.gateway.metrics import Metrics
 from rsws.gateway.subscription import Page, Subscription
 from rsws.protocol import Gap, StreamId
 from rsws.streams.store import Entry, Tip, broken_continuity
@@ -114,7 +115,7 @@ class World:
     ) -> None:
         self.stream: list[int] = [1, 2]
         self.last = 2
-        self.channel = channel("c", StreamId(2, 0), RingBudget(), lambda name, id: None)
+        self.channel = channel("c", StreamId(2, 0), RingBudget(), lambda name, id: None, Metrics())
         self.clients: list[Client] = []
         self.reads: list[Read] = []
         self.interrupted = False
@@ -222,7 +223,7 @@ class World:
         frames = b"".join(self.channel.encode(entry(number)) or b"" for number in read.found)
         last = StreamId((read.found or [read.after])[-1], 0)
         for subscription in read.waiting:
-            subscription.page_read(Page(frames, last, read.complete, read.cursor, read.gap))
+            subscription.page_read(Page(frames, len(read.found), last, read.complete, read.cursor, read.gap))
 
     def subscribe(self, start: int) -> None:
         self.compare()  # the same look at the stream's end that places a subscription

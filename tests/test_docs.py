@@ -23,6 +23,7 @@ from websockets.asyncio.client import connect
 from rsws.cli.app import app
 from rsws.cli.options import flag
 from rsws.errors import CLOSE_HELP, ERROR_HELP
+from rsws.gateway.metrics import INFO, METRICS
 from rsws.protocol import decode_reply, decode_request, encode_reply, encode_request
 from rsws.settings import ClientSettings, Settings, options
 from support import RedisServer, RswsProcess, eventually, free_port, run_rsws
@@ -107,6 +108,11 @@ def test_the_protocol_has_every_error_code() -> None:
 def test_the_protocol_has_every_close_code() -> None:
     rows = [(str(int(code)), why, "yes" if again else "no") for code, (why, again) in CLOSE_HELP.items()]
     assert table(("code", "why", "come back?"), *rows) in PROTOCOL
+
+
+def test_the_protocol_has_every_metric() -> None:
+    rows = [(f"`{metric.name}`", metric.kind, metric.help) for metric in (INFO, *METRICS.values())]
+    assert table(("metric", "type", "meaning"), *rows) in PROTOCOL
 
 
 # --- and it is so ---
@@ -247,9 +253,9 @@ def test_the_redis_user_of_the_readme_has_the_rights_it_needs(own_redis: RedisSe
         "RSWS_RETAIN": "*=1000",
     }
 
-    def reader_blocks() -> bool:
+    def waits_at_an_end() -> bool:
         clients = own_redis.client.client_list(_type="normal")
-        return any(client["name"] == "rsws-reader" and "b" in client["flags"] for client in clients)
+        return any(client["name"] == "rsws-ends" and "b" in client["flags"] for client in clients)
 
     async def use(url: str) -> list[str]:
         async with asyncio.timeout(10), connect(f"{url}/?token=k") as websocket:
@@ -261,7 +267,11 @@ def test_the_redis_user_of_the_readme_has_the_rights_it_needs(own_redis: RedisSe
 
             await ask(3, action="subscribe", channel=channel, lastMessageId="5-0")
             await ask(2, action="publish", channel=channel, data=2, messageId="2")
-            await asyncio.to_thread(eventually, reader_blocks)  # so that it has to be woken for the next channel
+            for emptied in ("a", "b"):
+                own_redis.call("XADD", emptied, "5-1", "messageData", "1")
+                own_redis.call("XDEL", emptied, "5-1")
+                await ask(1, action="subscribe", channel=emptied)
+                await asyncio.to_thread(eventually, waits_at_an_end)  # so that it has to be woken for the other
             await ask(2, action="subscribe", channel=f"{channel}-2", last=1, marker=True)
             await ask(2, action="publish", channel=f"{channel}-2", data=3, messageId="3", producer="p")
             await ask(1, action="publish", channel=f"{channel}-2", data=3, messageId="3", producer="p")

@@ -7,6 +7,7 @@ import asyncio
 from gateway_kit import add, async_test, until
 from interleavings import Client
 from rsws.gateway.channel import Channel, RingBudget
+from rsws.gateway.metrics import Metrics
 from rsws.gateway.pages import Pages
 from rsws.gateway.subscription import Subscription
 from rsws.protocol import ZERO, StreamId
@@ -27,7 +28,7 @@ async def test_a_kept_page_of_a_stream_that_was_is_not_handed_over(redis_server:
 
     async with asyncio.TaskGroup() as tasks:
         pages = Pages(store, tasks, no_check)
-        room = Channel(channel, StreamId(40, 0), RingBudget(), lambda name, id: None)
+        room = Channel(channel, StreamId(40, 0), RingBudget(), lambda name, id: None, Metrics())
 
         def join(start: int) -> Client:
             client = Client(start, room=1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -47,19 +48,19 @@ class CursorOfNow(Subscription):
     """Takes the cursor of the moment a page arrives, not of the one it was issued."""
 
     def page_read(self, page: Page) -> None:
-        super().page_read(Page(page.frames, page.last, page.complete, self.channel.cursor))
+        super().page_read(replace(page, cursor=self.channel.cursor, gap=None))
 
 
 class EveryPageIsComplete(Subscription):
     def page_read(self, page: Page) -> None:
-        super().page_read(Page(page.frames, page.last, True, page.cursor))
+        super().page_read(replace(page, complete=True, gap=None))
 
 
 class NeverComplete(Subscription):
     """Trusts only what a page holds: on a busy channel, and at a deleted tail, it never comes live."""
 
     def page_read(self, page: Page) -> None:
-        super().page_read(Page(page.frames, self.position, False, page.cursor))
+        super().page_read(replace(page, last=self.position, complete=False, gap=None))
 
 
 class PageAfterClose(Subscription):

@@ -13,7 +13,7 @@ from rsws.cli.options import flag, from_settings
 from rsws.settings import Settings
 
 if TYPE_CHECKING:
-    from rsws.gateway.server import Server
+    from rsws.gateway.process import Gateway
 
 EPILOG = epilog(
     "rsws serve",
@@ -29,24 +29,35 @@ def serve(settings: Settings) -> None:
     A flag beats the environment, which beats .env in the working directory, which beats the default. Without REDIS_URL
     a Redis on this machine is used, or the embedded server started. Ctrl-C stops it, a second one at once.
     """
-    from rsws.gateway.server import run
+    from rsws.gateway.process import run
 
-    raise typer.Exit(run(settings, _print_banner))
+    raise typer.Exit(run(_gateway(settings), _print_banner))
 
 
-def _print_banner(server: Server) -> None:
+def _gateway(settings: Settings) -> Gateway:
+    """Imported as needed: a supervisor serves nobody itself, and should be small."""
+    if settings.workers > 1:
+        from rsws.gateway.supervisor import Supervisor
+
+        return Supervisor(settings)
+    from rsws.gateway.server import Server
+
+    return Server(settings)
+
+
+def _print_banner(gateway: Gateway) -> None:
     from importlib.metadata import version
 
-    settings = server.settings
-    if server.key_file is not None:
-        token = f"kept in {server.key_file}, where this user's rsws commands find it"
+    settings = gateway.settings
+    if gateway.key_file is not None:
+        token = f"kept in {gateway.key_file}, where this user's rsws commands find it"
     else:
         token = "the one of WEBSOCKET_SECRET_KEY, which the other terminal needs, too"
+    facts = {"URL": gateway.url, "Redis": gateway.redis_description, "Token": token}
+    if settings.workers > 1:
+        facts["Workers"] = str(settings.workers)
     terminal.print_banner(
-        f"rsws {version('rsws')}",
-        {"URL": server.url, "Redis": server.redis_description, "Token": token},
-        "Try in another terminal:",
-        _first_steps(server.url, settings),
+        f"rsws {version('rsws')}", facts, "Try in another terminal:", _first_steps(gateway.url, settings)
     )
 
 

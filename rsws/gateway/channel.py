@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 
 from rsws.errors import StoreError
 from rsws.gateway.frames import text_frame
+from rsws.gateway.metrics import Metrics
 from rsws.protocol import MessageEncoder, StreamId, is_json
 from rsws.streams.store import Entry, Tip
 
@@ -63,6 +64,7 @@ class Channel:
         cursor: Everything up to it counts as dispatched: the stream's end when the channel was opened.
         budget: Shared by all channels.
         on_poison: Called with the id of an entry that is skipped because its data is missing or no JSON.
+        metrics: Where it counts what is read and handed over.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Channel:
         cursor: StreamId,
         budget: RingBudget,
         on_poison: Callable[[str, StreamId], None],
+        metrics: Metrics,
     ) -> None:
         self.name = name
         self.cursor = cursor
@@ -83,6 +86,7 @@ class Channel:
         """Those that start at an id the reader has not come to yet."""
         self._encoder = MessageEncoder(name)
         self._on_poison = on_poison
+        self.metrics = metrics
         self._budget = budget
         self._ring: deque[Encoded] = deque()
         self._ring_bytes = 0
@@ -111,6 +115,7 @@ class Channel:
         if entries[0].id <= self.cursor:
             entries = [entry for entry in entries if entry.id > self.cursor]
         self.quiet = False
+        self.metrics.entries_read += len(entries)
         self._now_readable()
         messages: list[Encoded] = []
         size = 0
@@ -133,18 +138,23 @@ class Channel:
         before = self.cursor
         batch = b"".join([frame for _, frame in messages])
         lagging = [listener for listener in self.live if not listener.take(batch)] if batch else []
+        metrics, taken = self.metrics, len(self.live) - len(lagging)
+        metrics.delivered += taken * len(messages)
+        metrics.delivered_bytes += taken * len(batch)
         self.cursor = last
         self._remember(messages, size)
         for listener in lagging:
+            metrics.subscriptions_lagged += 1
             self.live.discard(listener)
             listener.position = before
             listener.advance()
 
-    def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, StreamId]:
+    def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, int, StreamId]:
         """The next messages after a position not below the floor, from the ring.
 
         Returns:
-            Frames, of about ``limit_bytes`` (at least one message where there is any), and the position after them.
+            Frames, of about ``limit_bytes`` (at least one message where there is any), how many, and the position
+            after them.
         """
         ring = self._ring
         start = bisect_right(ring, after, key=_id_of)
@@ -156,7 +166,7 @@ class Channel:
             if size >= limit_bytes:
                 break
         end = start + len(frames)
-        return b"".join(frames), _id_of(ring[end - 1]) if end < len(ring) else self.cursor
+        return b"".join(frames), len(frames), _id_of(ring[end - 1]) if end < len(ring) else self.cursor
 
     def unreadable(self, error: StoreError) -> None:
         """Redis won't read this stream for now: say so to everyone, once."""

@@ -15,7 +15,8 @@ from rsws.gateway.access import Access
 from rsws.gateway.compression import COMPRESSION
 from rsws.gateway.connection import OPEN_TIMEOUT_S, ClientConnection
 from rsws.gateway.handshake import answer_usual
-from rsws.gateway.http import Health
+from rsws.gateway.http import PlainHttp
+from rsws.gateway.metrics import Board
 from rsws.gateway.session import Session
 from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
@@ -32,19 +33,20 @@ class Clients:
     """All connections, those in their handshake included.
 
     Args:
-        room: How many clients there may be.
-        max_connections: How many connections; above it they are cut off.
+        room: How many clients there may be in this process; those of all processes are in the settings. Connections
+            above it, but for NOT_LET_IN, are cut off.
         make_session: Makes what answers a client that was let in.
+        board: Where clients are counted, those of other processes included.
     """
 
     def __init__(
         self,
         settings: Settings,
         room: int,
-        max_connections: int,
         access: Access,
-        health: Health,
+        http: PlainHttp,
         make_session: Callable[[ClientConnection], Session],
+        board: Board,
     ) -> None:
         self.extensions = COMPRESSION if settings.compress else ()
         self.max_message_bytes = settings.max_message_bytes
@@ -54,13 +56,13 @@ class Clients:
         """Those that were let in."""
         self._settings = settings
         self._room = room
-        self._max_connections = max_connections
         self._access = access
-        self._health = health
+        self._http = http
         self._make_session = make_session
+        self._board = board
+        self._metrics = board.metrics
         self._connections: set[ClientConnection] = set()
         self._unwritten: list[ClientConnection] = []
-        self._turned_away = 0
         self._turned_away_told_at = -TURNED_AWAY_LOG_S
         self._nobody_left = asyncio.Event()
         self._nobody_left.set()
@@ -69,7 +71,7 @@ class Clients:
     # --- see rsws.gateway.connection.Host ---
 
     def connected(self, connection: ClientConnection) -> bool:
-        has_room = len(self._connections) < self._max_connections
+        has_room = len(self._connections) < self._room + NOT_LET_IN
         if not has_room:
             self._turn_away()
         self._connections.add(connection)
@@ -81,21 +83,24 @@ class Clients:
 
     def respond(self, handshake: ServerProtocol, request: Request) -> Response:
         if "websocket" not in request.headers.get("Upgrade", "").lower():
-            return self._health.respond(handshake, request)
+            return self._http.respond(handshake, request)
         if self._stopping:
             return handshake.reject(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
         return handshake.accept(request)
 
     def opened(self, connection: ClientConnection, path: str) -> None:
         if not self._access.allows(path):
+            self._metrics.tokens_refused += 1
             log.warning("token refused client=%s", connection.peer)
             connection.reply(encode_reply(Refused()))
             connection.close(CloseCode.POLICY_VIOLATION, "Unauthorized")
-        elif len(self.sessions) >= self._room:
+        elif self._is_full:
             self._turn_away()
             connection.close(CloseCode.TRY_AGAIN_LATER, "too many clients")
         else:
             session = self.sessions[connection] = self._make_session(connection)
+            self._metrics.clients_accepted += 1
+            self._board.publish_clients(len(self.sessions))
             log.info("client connected client=%s clients=%d", connection.peer, len(self.sessions))
             connection.reply(_WELCOME)
             connection.start(session)
@@ -109,9 +114,9 @@ class Clients:
         session = self.sessions.pop(connection, None)
         if session is not None:
             session.end()
-            log.info(
-                "client gone client=%s code=%d clients=%d", connection.peer, connection.end_code, len(self.sessions)
-            )
+            clients = len(self.sessions)
+            self._board.publish_clients(clients)
+            log.info("client gone client=%s code=%d clients=%d", connection.peer, connection.end_code, clients)
 
     def lost(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
@@ -125,15 +130,21 @@ class Clients:
         for connection in unwritten:
             connection.flush()
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether there is no room for one client more, in this process or in all of them together."""
+        limit = self._settings.max_clients
+        return len(self.sessions) >= self._room or (limit is not None and self._board.clients >= limit)
+
     def _turn_away(self) -> None:
         """Count one for which there is no room: they come in crowds, of which the log has a line now and then."""
-        self._turned_away += 1
+        self._metrics.clients_turned_away += 1
         now = asyncio.get_running_loop().time()
         if now - self._turned_away_told_at >= TURNED_AWAY_LOG_S:
             self._turned_away_told_at = now
             log.warning(
                 "no room for another client clients=%d connections=%d turned_away=%d",
-                len(self.sessions), len(self._connections), self._turned_away,
+                len(self.sessions), len(self._connections), self._metrics.clients_turned_away,
             )  # fmt: skip
 
     async def look_after(self) -> None:

@@ -1,4 +1,4 @@
-"""What the gateway answers to plain HTTP: health."""
+"""What the gateway answers to plain HTTP: health and metrics."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from http import HTTPStatus
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
+from rsws.gateway.metrics import CONTENT_TYPE
 
-class Health:
+
+class PlainHttp:
     """Answers GET requests that don't ask for a WebSocket.
 
     Args:
         is_ready: Whether Redis can be reached and does its work: it is not loading its data.
+        metrics: Returns what ``/metrics`` says.
     """
 
-    def __init__(self, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, is_ready: Callable[[], bool], metrics: Callable[[], str]) -> None:
         self._is_ready = is_ready
+        self._metrics = metrics
 
     def respond(self, protocol: ServerProtocol, request: Request) -> Response:
         """The answer to a request for any path."""
@@ -28,8 +32,15 @@ class Health:
                 return protocol.reject(HTTPStatus.OK, "ok\n")
             case "/readyz":
                 return protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "Redis can't be reached\n")
+            case "/metrics":
+                return _with(protocol.reject(HTTPStatus.OK, self._metrics()), "Content-Type", CONTENT_TYPE)
         response = protocol.reject(
             HTTPStatus.UPGRADE_REQUIRED, "This is a WebSocket gateway: connect with ws://HOST:PORT/?token=KEY\n"
         )
-        response.headers["Upgrade"] = "websocket"
-        return response
+        return _with(response, "Upgrade", "websocket")
+
+
+def _with(response: Response, header: str, value: str) -> Response:
+    response.headers.pop(header, None)  # setting one adds to what is there
+    response.headers[header] = value
+    return response

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Collection, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.channel import Channel, Listener, RingBudget
+from rsws.gateway.metrics import Metrics
 from rsws.gateway.pages import PORTION, RETRY_S, UNREADABLE_RETRY_S, Pages
 from rsws.gateway.subscription import Outlet, Subscription
 from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
@@ -39,15 +40,21 @@ class _Look(NamedTuple):
 class Hub:
     """Opens a channel at its first subscription and closes it after its last."""
 
-    def __init__(self, store: Store, reader: Reader, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, store: Store, reader: Reader, tasks: asyncio.TaskGroup, metrics: Metrics) -> None:
         self._store = store
         self._reader = reader
         self._tasks = tasks
+        self.metrics = metrics
         self._channels: dict[str, Channel] = {}
         self._budget = RingBudget()
         self._portions = asyncio.Semaphore(PORTION)
         self._pages = Pages(store, tasks, self._check)
         self._poison: dict[str, int] = {}
+
+    @property
+    def channels(self) -> Collection[Channel]:
+        """Those that are open."""
+        return self._channels.values()
 
     def subscribe(
         self, request: Subscribe, outlet: Outlet
@@ -82,7 +89,7 @@ class Hub:
         self._compare(look, tip)
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = Channel(name, tip.last, self._budget, self._skipped)
+            channel = self._channels[name] = Channel(name, tip.last, self._budget, self._skipped, self.metrics)
             self._follow(channel)
         elif channel.is_unreadable:  # no more, it seems: nobody has to wait for the next attempt
             channel.reopen(tip.last)
@@ -177,6 +184,7 @@ class Hub:
 
     def _skipped(self, channel: str, entry: StreamId) -> None:
         """Count an entry that is no message; say so at the first, the tenth, the hundredth ..."""
+        self.metrics.entries_skipped += 1
         count = self._poison.pop(channel, 0) + 1
         self._poison[channel] = count
         if len(self._poison) > POISON_CHANNELS:

@@ -117,7 +117,8 @@ class Pages:
             if history.broken is not None:
                 gap = Gap(channel.name, key.after, history.tip.first, history.broken)
         last = entries[used - 1].id if used else key.after
-        page = Page(b"".join(frames), last, used == len(entries) < limit, cursor, gap)
+        channel.metrics.history_entries_read += len(entries)
+        page = Page(b"".join(frames), len(frames), last, used == len(entries) < limit, cursor, gap)
         if not page.complete:
             self._cache.put(key, page)
         return page

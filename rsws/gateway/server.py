@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import gc
 import logging
-import os
 import resource
-import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rsws.datadir import DataDir
-from rsws.errors import RedisUnavailable, SetupError
-from rsws.gateway import logs
 from rsws.gateway.access import Access
-from rsws.gateway.clients import NOT_LET_IN, Clients
+from rsws.gateway.clients import Clients
 from rsws.gateway.connection import ClientConnection
-from rsws.gateway.http import Health
+from rsws.gateway.http import PlainHttp
 from rsws.gateway.hub import Hub
+from rsws.gateway.metrics import PUBLISH_S, Board
 from rsws.gateway.session import Session
+from rsws.gateway.setup import BACKLOG, cannot_listen, choose_key, find_redis, url_of
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
-from rsws.streams.link import RedisTarget, probe
 from rsws.streams.reader import Reader
 from rsws.streams.retention import Retention, Rule
 from rsws.streams.store import Store
@@ -39,7 +34,6 @@ log = logging.getLogger("rsws.gateway")
 NOTSENT_BYTES = 16 * 1024
 """Unsent bytes the kernel takes for one client: without this limit a stalled one swallows 4 MB."""
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
-BACKLOG = 4096
 ACCEPT_AT_ONCE = 4
 """Connections asyncio takes in one turn of the loop, before one of them can be turned away."""
 OWN_FILES = 64
@@ -50,15 +44,20 @@ class Server:
     """The gateway as an async context manager: it serves from the moment it is entered until it is left.
 
     Args:
-        settings: See :class:`rsws.settings.Settings`.
+        settings: See :class:`rsws.settings.Settings`. Not looked at: ``workers``, of which this is one.
+        listening: Bound sockets to serve on in place of the settings' host and port.
+        board: Where it counts, with the other processes of the gateway; None is for one that is alone.
 
     Raises:
         SetupError: On entry: it can't start; the text says what to do.
         UsageError: On entry: a setting can't be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, listening: Sequence[socket.socket] = (), board: Board | None = None) -> None:
         self.settings = settings
+        self.board = board if board is not None else Board()
+        self._metrics = self.board.metrics
+        self._listening = listening
         self.key_file: Path | None = None
         """Where the key came from, once the gateway has started; None when it was given."""
         self._data = DataDir(settings.data_dir)
@@ -83,98 +82,72 @@ class Server:
     async def _start(self) -> None:
         settings = self.settings
         rules = [Rule.parse(text) for text in settings.retain]
+        key, self.key_file = choose_key(settings, self._data)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = sys.maxsize if files == resource.RLIM_INFINITY else max(1, files - OWN_FILES)
         self.clients = Clients(
             settings,
-            min(settings.max_clients or room, room),
-            room + NOT_LET_IN,
-            Access(self._secret_key()),
-            Health(lambda: self._store.ready),
+            room,
+            Access(key),
+            PlainHttp(lambda: self._store.ready, self._metrics_text),
             lambda connection: Session(connection, self._hub, self._store, self._tasks, settings),
+            self.board,
         )
-        self._listener = await self._bind()
-        local: LocalRedis | None = None
-        if settings.redis_url is not None:
-            url = settings.redis_url
-        else:
-            local = await self._stack.enter_async_context(LocalRedis(self._data, settings.local_redis_port))
-            url = local.url
-        target = RedisTarget(url, settings.redis_timeout_s)
-        self.redis_description = local.description if local is not None else target.shown
-        try:
-            await probe(target)
-        except RedisUnavailable:
-            self.redis_description += " (it can't be reached now; trying until it can)"
-        self._store = Store(target, self._redis_changed)
+        self._listeners = [await self._bind(**where) for where in self._addresses()]
+        redis = await find_redis(settings, self._data, self._stack)
+        self.redis_shown, self.redis_description = redis.target.shown, redis.description
+        self._store = Store(redis.target, self._redis_changed)
         self._retention = Retention(rules, self._store.history)
-        self._reader = Reader(target)
+        self._reader = Reader(redis.target)
         started = asyncio.get_running_loop().create_future()
-        self._core = asyncio.create_task(self._run_core(local, started), name="rsws core")
+        self._core = asyncio.create_task(self._run_core(redis.local, started), name="rsws core")
         self._stack.push_async_callback(self._stop_core)
         await asyncio.wait([self._core, started], return_when=asyncio.FIRST_COMPLETED)
         if self._core.done():
             self._core.result()
-        try:
-            await self._listener.start_serving()
-        except OSError as error:
-            raise self._cannot_listen(error) from None
-        for listening in self._listener.sockets:  # asyncio takes one number for how many wait and how many it takes
-            with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
-                same.listen(BACKLOG)
-        sockname = self._listener.sockets[0].getsockname()
-        host = f"[{sockname[0]}]" if ":" in sockname[0] else sockname[0]
-        self.url = f"ws://{host}:{sockname[1]}"
-        log.info("listening url=%s redis=%s", self.url, target.shown)
+        for listener in self._listeners:
+            try:
+                await listener.start_serving()
+            except OSError as error:
+                raise cannot_listen(settings, error) from None
+            for listening in listener.sockets:  # asyncio takes one number for how many wait and how many it takes
+                with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
+                    same.listen(BACKLOG)
+        self.url = url_of(self._listeners[0].sockets[0])
+        self._metrics.workers = 1
+        self.publish_metrics()
 
-    def _secret_key(self) -> str:
-        settings = self.settings
-        if settings.secret_key and not settings.secret_key.isspace():
-            return settings.secret_key
-        if settings.on_loopback:
-            self.key_file = self._data.key_file
-            return self._data.make_key()
-        raise SetupError(
-            f"WEBSOCKET_SECRET_KEY must be set to listen on {settings.host}, which others can reach; "
-            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
-        )
+    def _addresses(self) -> list[dict[str, Any]]:
+        """Where to listen, in asyncio's words."""
+        if self._listening:
+            return [{"sock": each} for each in self._listening]
+        return [{"host": self.settings.host, "port": self.settings.port}]
 
-    async def _bind(self) -> asyncio.Server:
-        settings = self.settings
+    async def _bind(self, **where: Any) -> asyncio.Server:
         try:
             listener = await asyncio.get_running_loop().create_server(
-                partial(ClientConnection, self.clients),
-                settings.host,
-                settings.port,
-                backlog=ACCEPT_AT_ONCE,
-                start_serving=False,
+                partial(ClientConnection, self.clients), **where, backlog=ACCEPT_AT_ONCE, start_serving=False
             )
         except OSError as error:
-            raise self._cannot_listen(error) from None
+            raise cannot_listen(self.settings, error) from None
         self._stack.callback(listener.close)
         if TCP_NOTSENT_LOWAT is not None:
             for listening in listener.sockets:
                 listening.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
         return listener
 
-    def _cannot_listen(self, error: OSError) -> SetupError:
-        where = f"{self.settings.host}:{self.settings.port}"
-        if error.errno == errno.EADDRINUSE:
-            return SetupError(f"port {self.settings.port} is in use; choose another with --port or PORT")
-        if error.errno == errno.EACCES:
-            return SetupError(f"not allowed to listen on {where}; choose a port above 1023 with --port or PORT")
-        return SetupError(f"can't listen on {where}: {error.strerror or error}; choose another --host or --port")
-
     async def _run_core(self, local: LocalRedis | None, started: asyncio.Future[None]) -> None:
         """Everything that has to go on for as long as the gateway serves; the first to fail ends it."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            self._hub = Hub(self._store, self._reader, tasks)
+            self._hub = Hub(self._store, self._reader, tasks, self._metrics)
             tasks.create_task(self._store.run())
             tasks.create_task(self._reader.run())
             tasks.create_task(self._hub.check_quiet())
             tasks.create_task(self._retention.run())
             tasks.create_task(self.clients.look_after())
+            if self.board.shared:
+                tasks.create_task(self._keep_publishing_metrics())
             if local is not None:
                 tasks.create_task(local.watch())
             await asyncio.sleep(0)  # each has run up to its first wait
@@ -184,7 +157,35 @@ class Server:
         if trouble is None:
             log.info("redis connected")
         else:
+            self._metrics.redis_outages += 1
             log.warning("redis unreachable, trying again until it answers: %s", trouble)
+
+    # --- metrics ---
+
+    @property
+    def client_count(self) -> int:
+        """How many are connected now."""
+        return len(self.clients.sessions)
+
+    def publish_metrics(self) -> None:
+        """Have the other processes of the gateway see what this one has counted."""
+        metrics = self._metrics
+        channels = self._hub.channels
+        metrics.channels = len(channels)
+        metrics.subscriptions = sum([len(channel.listeners) for channel in channels])
+        current = sum([len(channel.live) + len(channel.ahead) for channel in channels])
+        metrics.subscriptions_behind = metrics.subscriptions - current
+        metrics.redis_up = int(self._store.ready)
+        self.board.publish()
+
+    def _metrics_text(self) -> str:
+        self.publish_metrics()
+        return self.board.text()
+
+    async def _keep_publishing_metrics(self) -> None:
+        while True:
+            await asyncio.sleep(PUBLISH_S)
+            self.publish_metrics()
 
     async def failed(self) -> None:
         """Wait until something the gateway can't do without has failed, and raise that."""
@@ -198,86 +199,14 @@ class Server:
 
         It takes as long as the clients are given to spread (``drain_s``), and at most the shutdown timeout more.
         """
-        log.info("stopping clients=%d", len(self.clients.sessions))
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         await self.clients.send_away()
-        await self._listener.wait_closed()
+        for listener in self._listeners:
+            await listener.wait_closed()
         await self._stack.aclose()
-        log.info("stopped")
 
     async def _stop_core(self) -> None:
         assert self._core is not None
         self._core.cancel()
         await asyncio.wait([self._core])
-
-
-def run(settings: Settings, on_started: Callable[[Server], None]) -> int:
-    """Serve until SIGINT or SIGTERM; a second one ends at once.
-
-    Args:
-        on_started: Called once, when clients can connect.
-
-    Returns:
-        The exit code: 0 after a signal, 1 after a failure of the gateway itself.
-
-    Raises:
-        SetupError: It can't start.
-        UsageError: A setting can't be used.
-    """
-    logs.configure(settings.log_level)
-    _allow_many_files()
-    _collect_rarely()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(settings, on_started))
-
-
-async def _until_stopped(settings: Settings, on_started: Callable[[Server], None]) -> None:
-    async with Server(settings) as server:
-        on_started(server)
-        await server.failed()
-
-
-async def _serve(settings: Settings, on_started: Callable[[Server], None]) -> int:
-    loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(_until_stopped(settings, on_started))
-    signalled = False
-
-    def on_signal(number: signal.Signals) -> None:
-        nonlocal signalled
-        if signalled:
-            os._exit(128 + number)
-        signalled = True
-        serving.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        await serving
-    except asyncio.CancelledError:
-        pass
-    except ExceptionGroup as failure:
-        log.critical("the gateway failed and stops", exc_info=failure)
-        return 1
-    return 0
-
-
-def _allow_many_files() -> None:
-    """Each client is an open file, and the usual limit of 1,024 is meant for programs that use select()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):  # a hard limit that the system itself does not allow, as on macOS
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _collect_rarely() -> None:
-    """A reply of Redis alone makes more lists than Python's 700, at which it would look for cycles in vain."""
-    gc.set_threshold(20_000, 20, 20)
-    gc.freeze()  # the modules, which stay
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

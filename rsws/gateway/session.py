@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Coroutine
 from functools import partial
 
-from rsws.errors import CloseCode, ErrorCode, RequestError, StoreError
+from rsws.errors import CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.connection import ClientConnection
 from rsws.gateway.hub import Hub
 from rsws.gateway.subscription import Subscription
@@ -38,7 +38,7 @@ class Session:
     """One client's requests. Those about the same channel take effect in the order in which they came."""
 
     __slots__ = (
-        "_connection", "_ended", "_hub", "_max_subscriptions", "_opening", "_producer_window_s", "_store",
+        "_connection", "_ended", "_hub", "_max_subscriptions", "_metrics", "_opening", "_producer_window_s", "_store",
         "_subscriptions", "_tasks",
     )  # fmt: skip
 
@@ -52,6 +52,7 @@ class Session:
     ) -> None:
         self._connection = connection
         self._hub = hub
+        self._metrics = hub.metrics
         self._store = store
         self._tasks = tasks
         self._max_subscriptions = settings.max_subscriptions
@@ -75,6 +76,7 @@ class Session:
         try:
             request = decode_request(text)
         except RequestError as error:
+            self._metrics.requests_refused += 1
             self._connection.reply(encode_reply(refusal(error)))
             return
         if isinstance(request, Ping):
@@ -105,12 +107,18 @@ class Session:
         self._store.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
 
     def _published(self, message_id: str, size: int, result: Stored | StoreError) -> None:
+        if isinstance(result, Stored):
+            self._metrics.published += 1
+            reply = encode_ack(message_id, result.raw_id, result.duplicate)
+        else:
+            if result.outcome is Outcome.UNKNOWN:
+                self._metrics.publishes_unknown += 1
+            else:
+                self._metrics.publishes_not_stored += 1
+            reply = encode_reply(publish_failure(message_id, result))
         if self._ended:
             return
-        if isinstance(result, Stored):
-            self._connection.reply(encode_ack(message_id, result.raw_id, result.duplicate))
-        else:
-            self._connection.reply(encode_reply(publish_failure(message_id, result)))
+        self._connection.reply(reply)
         self._connection.request_done(size)
 
     def _unsubscribe(self, channel: str, size: int) -> None:
@@ -155,6 +163,7 @@ class Session:
             self._connection.reply(encode_reply(subscribed))
             if gap is not None:
                 self._connection.reply(encode_reply(gap))
+                self._metrics.gaps += 1
             subscription.advance()
         self._connection.request_done(size)
         self._catch_up_with(self._opening.pop(channel))

@@ -23,6 +23,8 @@ class Page:
     """What one read of the stream found, encoded."""
 
     frames: bytes
+    messages: int
+    """How many they are."""
     last: StreamId
     """The position after it: the last id read, or where the read started when it found nothing."""
     complete: bool
@@ -103,9 +105,9 @@ class Subscription:
                 outlet.when_room(self)
                 return
             if self.position >= channel.floor:
-                frames, self.position = channel.recent(self.position, CHUNK_BYTES)
+                frames, count, self.position = channel.recent(self.position, CHUNK_BYTES)
                 if frames:
-                    outlet.write(frames)
+                    self._write(frames, count)
             else:
                 self._reading = True
                 self._pages.read_page(self)
@@ -117,9 +119,9 @@ class Subscription:
             return
         self.readable()
         if page.gap is not None:
-            self._outlet.write(text_frame(encode_reply(page.gap)))
+            self._write_gap(page.gap)
         if page.frames:
-            self._outlet.write(page.frames)
+            self._write(page.frames, page.messages)
         # A complete page saw everything up to the cursor of the moment it was issued. The cursor of now would be
         # too much: entries dispatched in between were not yet there when Redis answered.
         self.position = max(page.last, page.cursor) if page.complete else page.last
@@ -129,8 +131,7 @@ class Subscription:
         """Start at the beginning: the stream is another one now, which begins at ``first`` (None: with nothing)."""
         self._reading = False  # a page of the old stream will not be handed to this subscription
         if self.position != ZERO:
-            gap = Gap(self.channel.name, self.position, first, "reset")
-            self._outlet.write(text_frame(encode_reply(gap)))
+            self._write_gap(Gap(self.channel.name, self.position, first, "reset"))
         self.position = ZERO
 
     def unreadable(self, error: StoreError) -> None:
@@ -142,6 +143,15 @@ class Subscription:
     def readable(self) -> None:
         """From now on the next trouble is told again."""
         self._told = False
+
+    def _write(self, frames: bytes, messages: int) -> None:
+        self._outlet.write(frames)
+        self.channel.metrics.delivered += messages
+        self.channel.metrics.delivered_bytes += len(frames)
+
+    def _write_gap(self, gap: Gap) -> None:
+        self._outlet.write(text_frame(encode_reply(gap)))
+        self.channel.metrics.gaps += 1
 
     def _caught_up(self) -> None:
         channel = self.channel

@@ -66,7 +66,7 @@ class _Followed:
         self.at_rest = False
         """Whether it was read to its end, and Redis says when there is more."""
         self.fleeting = False
-        """Whether entries don't stay until they are read: it is trimmed to very few."""
+        """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one."""
         self.is_unreadable = False
         self.retry: asyncio.TimerHandle | None = None
         """When a stream that Redis did not read is tried again."""
@@ -185,6 +185,8 @@ class Reader:
                 self._stop(followed)
                 return
             del reply[0]
+            if reply:
+                followed.fleeting = False
         if reply:
             self._deliver(followed, reply, has_more)
         else:
@@ -237,8 +239,8 @@ class Reader:
         followed.follower.interrupted()
 
     def _failed(self, followed: _Followed, error: Exception) -> None:
-        if isinstance(error, RedisUnavailable):
-            followed.at_rest = True  # it is read when there is a connection again
+        if isinstance(error, RedisUnavailable):  # never for want of room: one read for each stream is all that waits
+            followed.at_rest = True  # until there is a connection again
             return
         reason = store_error(followed.name, error)
         retry_s = REFUSED_S

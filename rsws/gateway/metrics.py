@@ -1,0 +1,184 @@
+"""What ``/metrics`` says: what each process of the gateway counts, and the sum of them all.
+
+Each process has a row of numbers in memory that all of them share, and alone writes it: a worker every second and
+whenever it is asked for the metrics, so that what it answers is its own newest and the others' of at most a second
+ago. A process that takes the row of one that died goes on counting where that stopped: a sum never goes backwards,
+though a kill -9 costs it what was counted since the row was written.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import tempfile
+import time
+from dataclasses import astuple, dataclass, field, fields
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any, Literal
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus' text format."""
+PUBLISH_S = 1.0
+"""How often a worker writes its row; that it does is the sign that it lives."""
+NANO = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What is said of a number beside its value."""
+
+    name: str
+    """Under which it is exposed."""
+    kind: Literal["counter", "gauge"]
+    help: str
+    scale: float | None = None
+    """What it is multiplied with to be in the unit of its name; None leaves it an integer."""
+
+
+def counter(name: str, help: str, scale: float | None = None) -> Any:
+    """A field that only grows; a process goes on with what the one before it has counted."""
+    return field(default=0, metadata={"metric": Metric(name, "counter", help, scale)})
+
+
+def gauge(name: str, help: str, scale: float | None = None) -> Any:
+    """A field that is as it is now, and 0 once its process has gone."""
+    return field(default=0, metadata={"metric": Metric(name, "gauge", help, scale)})
+
+
+@dataclass(slots=True)
+class Metrics:
+    """The numbers of one process, to be counted up where things happen."""
+
+    clients: int = gauge("rsws_clients", "Clients connected.")
+    clients_accepted: int = counter("rsws_clients_accepted_total", "Clients that were let in.")
+    clients_turned_away: int = counter("rsws_clients_turned_away_total", "Clients for which there was no room.")
+    tokens_refused: int = counter("rsws_tokens_refused_total", "Clients with a missing or wrong token.")
+    subscriptions: int = gauge("rsws_subscriptions", "Subscriptions of the clients connected.")
+    subscriptions_behind: int = gauge(
+        "rsws_subscriptions_behind", "Subscriptions that read the stream: they join, come back, or lag."
+    )
+    subscriptions_lagged: int = counter(
+        "rsws_subscriptions_lagged_total", "Times a live subscription fell back to reading, as its client was slow."
+    )
+    channels: int = gauge(
+        "rsws_channels", "Channels with subscriptions; one that is open in several workers counts each."
+    )
+    requests_refused: int = counter("rsws_requests_refused_total", "Requests refused before Redis was asked.")
+    published: int = counter("rsws_publishes_acked_total", "Publishes that are stored, repeats of a producer included.")
+    publishes_not_stored: int = counter(
+        "rsws_publishes_not_stored_total", "Publishes that Redis refused, or that were never sent to it."
+    )
+    publishes_unknown: int = counter(
+        "rsws_publishes_unknown_total", "Publishes that may be stored: the link to Redis broke before its answer."
+    )
+    entries_read: int = counter(
+        "rsws_entries_read_total", "Entries read live, in each worker that has the channel open."
+    )
+    history_entries_read: int = counter(
+        "rsws_history_entries_read_total", "Entries read for subscriptions that are behind."
+    )
+    entries_skipped: int = counter("rsws_entries_skipped_total", "Entries read that are no messages.")
+    delivered: int = counter("rsws_messages_delivered_total", "Messages handed to subscriptions.")
+    delivered_bytes: int = counter("rsws_delivered_bytes_total", "Bytes of the messages handed to subscriptions.")
+    gaps: int = counter("rsws_gaps_total", "Gaps told to subscriptions.")
+    redis_up: int = gauge("rsws_redis_up", "1 while every worker can reach Redis and it does its work, else 0.")
+    redis_outages: int = counter("rsws_redis_outages_total", "Outages of Redis, as each worker sees them.")
+    workers: int = gauge("rsws_workers", "Processes that serve clients.")
+    worker_restarts: int = counter("rsws_worker_restarts_total", "Workers started in place of one that died.")
+    cpu_ns: int = counter("process_cpu_seconds_total", "CPU seconds used by the gateway's processes.", NANO)
+    started_ns: int = gauge("process_start_time_seconds", "When the gateway started, in seconds since 1970.", NANO)
+
+
+METRICS: dict[str, Metric] = {item.name: item.metadata["metric"] for item in fields(Metrics)}
+"""Field name -> what is said of it."""
+INFO = Metric("rsws_build_info", "gauge", "1, with the version as a label.")
+
+_GAUGES = [index for index, metric in enumerate(METRICS.values()) if metric.kind == "gauge"]
+_CLIENTS = list(METRICS).index("clients")
+_ROW = len(METRICS) + 1
+"""Numbers of a row: the metrics, and how often it was written."""
+
+
+def shared_memory(rows: int) -> int:
+    """A descriptor of zeroed memory for that many rows; the memory lives as long as a descriptor or a board of it."""
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("rsws-metrics")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, rows * _ROW * 8)
+    return descriptor
+
+
+class Board:
+    """The metrics of a gateway as one of its processes sees and adds to them.
+
+    Args:
+        rows: How many processes there are.
+        own: Which row is this process's; 0 for the first one, with which the gateway starts.
+        descriptor: Of :func:`shared_memory` for that many rows; -1 for a gateway of one process.
+
+    Attributes:
+        metrics: This process's own numbers.
+        shared: Whether there are others.
+    """
+
+    def __init__(self, rows: int = 1, own: int = 0, descriptor: int = -1) -> None:
+        cells = memoryview(mmap.mmap(descriptor, rows * _ROW * 8)).cast("q")  # a store of 8 bytes is never half seen
+        self._rows = [cells[start : start + _ROW] for start in range(0, len(cells), _ROW)]
+        self._own = self._rows[own]
+        self.metrics = Metrics(*self._own[:-1])
+        self._cpu_before_ns = self.metrics.cpu_ns
+        self.shared = rows > 1
+        if own == 0:
+            self.metrics.started_ns = time.time_ns()
+
+    def publish(self) -> None:
+        """Write this process's row."""
+        self.metrics.cpu_ns = self._cpu_before_ns + time.process_time_ns()
+        for index, value in enumerate(astuple(self.metrics)):
+            self._own[index] = value
+        self._own[-1] += 1
+
+    def publish_clients(self, clients: int) -> None:
+        """Write that number at once: a limit that holds for all processes together is held against it."""
+        self.metrics.clients = self._own[_CLIENTS] = clients
+
+    @property
+    def clients(self) -> int:
+        """Clients of all processes."""
+        return sum([row[_CLIENTS] for row in self._rows])
+
+    def times_written(self, row: int) -> int:
+        """How often a row was written: as long as that grows, its process lives."""
+        return self._rows[row][-1]
+
+    def retire(self, row: int) -> None:
+        """Its process is dead: what it had, it has no more; what it has counted remains."""
+        for index in _GAUGES:
+            self._rows[row][index] = 0
+
+    def total(self) -> Metrics:
+        """The sum of all processes."""
+        total = Metrics(*map(sum, zip(*[row[:-1] for row in self._rows], strict=True)))
+        total.redis_up = int(total.redis_up == total.workers)
+        return total
+
+    def text(self) -> str:
+        """The sum of all processes in Prometheus' text format."""
+        lines = [*_head(INFO), f'{INFO.name}{{version="{_version()}"}} 1']
+        for metric, value in zip(METRICS.values(), astuple(self.total()), strict=True):
+            shown = value if metric.scale is None else f"{value * metric.scale:.3f}"
+            lines += [*_head(metric), f"{metric.name} {shown}"]
+        return "\n".join(lines) + "\n"
+
+
+def _head(metric: Metric) -> tuple[str, str]:
+    return f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"
+
+
+@lru_cache
+def _version() -> str:
+    return version("rsws")

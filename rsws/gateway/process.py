@@ -1,0 +1,143 @@
+"""The process a gateway runs in: its event loop, its limits, and the signals that end it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rsws.gateway import logs
+from rsws.settings import Settings
+
+log = logging.getLogger("rsws.gateway")
+
+
+class Gateway(Protocol):
+    """What can be run: an async context manager that serves from the moment it is entered until it is left.
+
+    Attributes:
+        settings: With which it was made.
+        key_file: Where the key is kept; None when it was given.
+        url: Where it serves.
+        redis_shown: The URL of its Redis, without secrets.
+        redis_description: Which Redis it is, for a person.
+        client_count: How many are connected now.
+    """
+
+    settings: Settings
+    key_file: Path | None
+    url: str
+    redis_shown: str
+    redis_description: str
+
+    @property
+    def client_count(self) -> int: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def failed(self) -> None:
+        """Wait until something it can't do without has failed, and raise that."""
+
+
+def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
+    """Serve until SIGINT or SIGTERM; a second one ends at once.
+
+    Args:
+        on_started: Called once, when clients can connect.
+
+    Returns:
+        The exit code: 0 after a signal, 1 after a failure of the gateway itself.
+
+    Raises:
+        SetupError: It can't start.
+        UsageError: A setting can't be used.
+    """
+    logs.configure(gateway.settings.log_level)
+    _allow_many_files()
+    collect_rarely()
+
+    def end_at_once(number: signal.Signals) -> None:
+        os._exit(128 + number)
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        code = runner.run(until_signalled(_serve(gateway, on_started), end_at_once))
+    log.info("stopped")
+    return code
+
+
+async def _serve(gateway: Gateway, on_started: Callable[[Gateway], None]) -> None:
+    async with gateway:
+        log.info("listening url=%s redis=%s", gateway.url, gateway.redis_shown)
+        on_started(gateway)
+        try:
+            await gateway.failed()
+        finally:
+            log.info("stopping clients=%d", gateway.client_count)
+
+
+async def until_signalled(serve: Coroutine[Any, Any, None], on_second: Callable[[signal.Signals], None]) -> int:
+    """Run ``serve`` until it fails or a signal cancels it.
+
+    Args:
+        on_second: Called with each signal after the first.
+
+    Returns:
+        The exit code: 0 after a signal, 1 after a failure.
+    """
+    loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(serve)
+    signalled = False
+
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal signalled
+        if signalled:
+            on_second(number)
+        else:
+            signalled = True
+            serving.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        pass
+    except ExceptionGroup as failure:
+        log.critical("the gateway failed and stops", exc_info=failure)
+        return 1
+    return 0
+
+
+def _allow_many_files() -> None:
+    """Each client is an open file, and the usual limit of 1,024 is meant for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # a hard limit that the system itself does not allow, as on macOS
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def collect_rarely() -> None:
+    """A reply of Redis alone makes more lists than Python's 700, at which it would look for cycles in vain."""
+    gc.set_threshold(20_000, 20, 20)
+    gc.freeze()  # the modules, which stay
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop where it is installed, else asyncio."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -286,6 +286,6 @@ def test_the_redis_user_of_the_readme_has_the_rights_it_needs(own_redis: RedisSe
     connected, joined, gap_and_rest = said[0], said[1:3], said[3:]
     assert [connected, *joined] == ["connected", "subscribed", "gap"]
     assert sorted(gap_and_rest) == sorted(
-        ["message", "ack", "message", "subscribed", "caught_up", "ack", "message", "ack"]
+        ["message", "ack", *["subscribed"] * 3, "message", "caught_up", "ack", "message", "ack"]
     )
     assert not re.search("NOPERM|WARNING|ERROR", "\n".join(gateway.stderr))

@@ -761,7 +761,7 @@ async def test_a_read_brings_no_more_than_the_last_entries_suggest(
 @pytest.mark.parametrize("how", ["deleted", "made anew", "renamed over", "flushed"])
 @async_test
 async def test_a_stream_that_is_another_one_interrupts(own_redis: RedisServer, channel: str, how: str) -> None:
-    add(own_redis, "other", "1")
+    own_redis.call("XADD", "other", "5-0", "messageData", "1")
     async with following(own_redis) as room:
         room.goes_on = False
         room.follow(channel, parsed(add(own_redis, channel, "1"))[0])

@@ -48,7 +48,14 @@ class Ends:
     async def run(self) -> None:
         """Wait until cancelled. Nothing may be waited for before this runs."""
         async with asyncio.TaskGroup() as self._tasks:
+            self._add_shard()  # which takes a while to connect
             await asyncio.get_running_loop().create_future()
+
+    def _add_shard(self) -> _Shard:
+        assert self._tasks is not None, "the ends are not running"
+        shard = _Shard(self._target, self._commands, self._tasks)
+        self._shards.append(shard)
+        return shard
 
     def wait(self, key: bytes, position: bytes, on_news: Callable[[list[Any]], None]) -> None:
         """Wait for what comes after ``position``, the end of the stream ``key``.
@@ -57,13 +64,11 @@ class Ends:
             on_news: Called once: with the entries that came, as Redis has them; with none when there may be some of
                 which nothing proves that they are the next.
         """
-        assert self._tasks is not None, "the ends are not running"
         shard = self._shard_of.get(key)
         if shard is None:
             shard = next((shard for shard in self._shards if len(shard.waiting) < SHARD_STREAMS), None)
         if shard is None:
-            shard = _Shard(self._target, self._commands, self._tasks)
-            self._shards.append(shard)
+            shard = self._add_shard()
         self._shard_of[key] = shard
         shard.add(key, _Waiting(position, on_news))
 
@@ -122,10 +127,6 @@ class _Shard:
     async def _run(self) -> NoReturn:
         attempt = 0
         while True:
-            if not self.waiting:
-                self._changed.clear()
-                await self._changed.wait()
-                continue
             try:
                 connection = await self._target.connect("rsws-ends")
             except (RedisUnavailable, LoginRefused):  # the store, which has the same trouble, says so
@@ -135,7 +136,10 @@ class _Shard:
             try:
                 (client_id,) = await self._ask(connection, pack(b"CLIENT", b"ID"))
                 self._client_id = b"%d" % client_id
-                while self.waiting:
+                while True:
+                    while not self.waiting:
+                        self._changed.clear()
+                        await self._changed.wait()
                     await self._read(connection)
                     attempt = 0
             except (ReplyError, OSError) as error:

@@ -54,7 +54,7 @@ class Follower(NamedTuple):
 class _Followed:
     """One stream being read."""
 
-    __slots__ = ("at_rest", "fleeting", "follower", "is_unreadable", "key", "limit", "name", "position", "retry")
+    __slots__ = ("at_rest", "follower", "is_fleeting", "is_unreadable", "key", "limit", "name", "position", "retry")
 
     def __init__(self, name: str, after: StreamId, follower: Follower) -> None:
         self.name = name
@@ -65,7 +65,7 @@ class _Followed:
         """How many entries the next read may bring, the one at the position included."""
         self.at_rest = False
         """Whether it was read to its end, and Redis says when there is more."""
-        self.fleeting = False
+        self.is_fleeting = False
         """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one."""
         self.is_unreadable = False
         self.retry: asyncio.TimerHandle | None = None
@@ -106,9 +106,9 @@ class Reader:
         """
         followed = _Followed(name, after, follower)
         before = self._remove(followed.key)
-        followed.fleeting = before is not None and before.fleeting
+        followed.is_fleeting = before is not None and before.is_fleeting
         self._followed[followed.key] = followed
-        self._read(followed)
+        self._look(followed)
 
     def unfollow(self, name: str) -> None:
         """Read this stream no more; nothing of it is delivered after this call."""
@@ -170,73 +170,64 @@ class Reader:
             return
         if isinstance(reply, Exception):
             self._failed(followed, reply)
-            return
-        if followed.is_unreadable:
+        elif followed.is_unreadable:
             log.info("channel readable again channel=%r", followed.name)
-            self._stop(followed)
-            return
-        has_more = len(reply) >= followed.limit
-        if followed.position != _BEGINNING:
-            if not reply:
-                self._look(followed)
-                return
-            if reply[0][0] != followed.position:
-                followed.fleeting = True
-                self._stop(followed)
-                return
-            del reply[0]
-            if reply:
-                followed.fleeting = False
-        if reply:
-            self._deliver(followed, reply, has_more)
+            followed.follower.interrupted()
+        elif followed.position == _BEGINNING:
+            self._go_on(followed, reply, has_more=len(reply) == followed.limit)
+        elif not reply:
+            self._look(followed)
+        elif reply[0][0] == followed.position:
+            if len(reply) > 1:
+                followed.is_fleeting = False
+            self._go_on(followed, reply[1:], has_more=len(reply) == followed.limit)
         else:
-            self._rest(followed)
+            followed.is_fleeting = True
+            followed.follower.interrupted()
 
-    def _deliver(self, followed: _Followed, raw: list[Any], has_more: bool) -> None:
+    def _go_on(self, followed: _Followed, raw: list[Any], has_more: bool) -> None:
+        """Hand on what came, if anything did, and go on behind it."""
         entries = parse_entries(raw)
-        followed.position = entries[-1].raw_id
-        size = sum([len(entry.data or b"") for entry in entries])
-        followed.limit = 1 + max(1, min(READ_ENTRIES, READ_BYTES * len(entries) // (size or 1)))
+        if entries:
+            followed.position = entries[-1].raw_id
+            size = sum([len(entry.data or b"") for entry in entries])
+            followed.limit = 1 + max(1, min(READ_ENTRIES, READ_BYTES * len(entries) // (size or 1)))
         if has_more:
             self._read(followed)
-        else:
-            self._rest(followed)
-        followed.follower.deliver(entries)
-
-    def _rest(self, followed: _Followed) -> None:
-        """It was read to its end."""
-        if self._is_told and not followed.fleeting:
+        elif self._is_told and not followed.is_fleeting:
             followed.at_rest = True
         else:
             self._wait(followed)
+        if entries:
+            followed.follower.deliver(entries)
 
     def _look(self, followed: _Followed) -> None:
-        """The stream has no entry from the position on: is that its end, or is it another stream?"""
-        run_script(self._link, LOOK, (followed.key,), (), partial(self._looked, followed))
+        """Read, and see where the stream ends: with no entry from the position on, is that its end or another's?"""
+        arguments = (followed.position, b"%d" % followed.limit)
+        run_script(self._link, LOOK, (followed.key,), arguments, partial(self._looked, followed))
 
     def _looked(self, followed: _Followed, reply: Any) -> None:
-        if self._followed.get(followed.key) is not followed:
-            return
         if isinstance(reply, Exception):
-            self._failed(followed, reply)
-        elif reply[1] == followed.position:
-            self._wait(followed)
-        else:
-            self._stop(followed)
+            self._take(followed, reply)
+            return
+        _, last, _, found = reply
+        if found or followed.position == _BEGINNING or followed.is_unreadable:
+            self._take(followed, found)
+        elif self._followed.get(followed.key) is followed:
+            if last == followed.position:
+                self._wait(followed)
+            else:
+                followed.follower.interrupted()
 
     def _wait(self, followed: _Followed) -> None:
         """Without an entry at the position only a read that waits for the next one shows that it is the next."""
         self._ends.wait(followed.key, followed.position, partial(self._came, followed))
 
     def _came(self, followed: _Followed, raw: list[Any]) -> None:
-        if not raw:
+        if raw:  # by now their last may be gone, or not be the last any more, which a read shows
+            self._go_on(followed, raw, has_more=self._is_told and not followed.is_fleeting)
+        else:
             self._read(followed)
-        else:  # the last of them can be gone by from now on, which a read shows
-            self._deliver(followed, raw, has_more=self._is_told and not followed.fleeting)
-
-    def _stop(self, followed: _Followed) -> None:
-        """Read no more until it is followed again."""
-        followed.follower.interrupted()
 
     def _failed(self, followed: _Followed, error: Exception) -> None:
         if isinstance(error, RedisUnavailable):  # never for want of room: one read for each stream is all that waits

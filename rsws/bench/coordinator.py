@@ -12,14 +12,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from rsws.bench.counters import Count, Counters
+from rsws.bench.counters import Counters
 from rsws.bench.link import Abort, Fault, Go, Ready, Result, Start, Stop, ToProcess, decode_from_process, encode
 from rsws.bench.plan import Plan
 from rsws.bench.report import Report
 from rsws.bench.works import Phase, Published
 from rsws.client.address import Address
 from rsws.errors import (
-    BenchFailed, CannotConnect, ClientError, ConnectionLost, RswsError, SubscribeRefused, Unauthorized, UsageError,
+    BenchFailed,
+    CannotConnect,
+    ClientError,
+    ConnectionLost,
+    RswsError,
+    SubscribeRefused,
+    Unauthorized,
+    UsageError,
 )  # fmt: skip
 
 PROGRESS_S = 0.1

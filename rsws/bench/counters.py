@@ -1,4 +1,4 @@
-"""Numbers that all processes of a run see, each as it is at that moment: for publishers to keep step, and for display."""
+"""Numbers that all processes of a run see as they change: for publishers to keep step, and for display."""
 
 from __future__ import annotations
 

@@ -140,7 +140,9 @@ class Crew:
 
     def cannot_connect(self, reason: str) -> CannotConnect:
         made = self.row[Count.CONNECTED]
-        return CannotConnect(f"can't connect to {self._shown}: {reason}" + (f" (after {made} connections)" if made else ""))
+        return CannotConnect(
+            f"can't connect to {self._shown}: {reason}" + (f" (after {made} connections)" if made else "")
+        )
 
     def connection_lost(self, reason: str) -> ConnectionLost:
         return ConnectionLost(f"the connection to {self._shown} is lost: {reason}")

@@ -21,7 +21,8 @@ TIME_DIGITS = 16
 MIN_SIZE_BYTES = len('""') + 8 + NUMBER_DIGITS + TIME_DIGITS
 
 RUN_MESSAGES = 32
-"""How many messages are compared in one go; more of them would miss more often."""
+"""How many messages are compared in one go, beginning with a multiple of it. Frames come cut off anywhere: who got a
+part of these has to read that, and is in step with the others from the next multiple on."""
 KNOWN_BYTES = 8 * 1024 * 1024
 """How much of what was read is kept to be compared with."""
 
@@ -112,7 +113,9 @@ class MessageReader:
     def __init__(self, plan: Plan, channel: int, *, shared: bool) -> None:
         quoted = re.escape(_quote(plan.channel(channel)))
         data = rf"{plan.run}([0-9]{{{NUMBER_DIGITS}}})([0-9]{{{TIME_DIGITS}}}){_padding(plan)}"
-        event = rf'\{{"event":"message","channel":{quoted},"streamId":"([0-9]{{1,20}})-([0-9]{{1,20}})","data":"{data}"\}}'
+        event = (
+            rf'\{{"event":"message","channel":{quoted},"streamId":"([0-9]{{1,20}})-([0-9]{{1,20}})","data":"{data}"\}}'
+        )
         self._match_event = re.compile(event.encode()).fullmatch
         self._match_data = re.compile(f'"{data}"').fullmatch
         self._shared = shared
@@ -129,7 +132,7 @@ class MessageReader:
         if known is not None and data.startswith(known[0], position):
             return known[1]
         run = self._parse(data, position)
-        if self._shared and run is not None:
+        if self._shared and run is not None and (known is None or known[1].length < run.length):
             self._remember(data[position : position + run.length], run)
         return run
 
@@ -160,7 +163,7 @@ class MessageReader:
             if first < 0:
                 first = this
                 first_id = last_id = StreamId(ms, seq)
-            elif this != number + 1 or (ms, seq) <= last_id or this - first == RUN_MESSAGES:
+            elif this != number + 1 or (ms, seq) <= last_id or this % RUN_MESSAGES == 0:
                 break
             else:
                 last_id = StreamId(ms, seq)

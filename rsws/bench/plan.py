@@ -41,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0.0
     """Messages a second that are published, by all publishers together; 0 for as many as the window allows."""
     window: int = 1
-    """How many messages of a publisher (for CONNECT: how many connections that are being made) are under way at once."""
+    """How many messages of a publisher are under way at once; for CONNECT, how many connections are being made."""
     kill_every_s: float | None = None
     """How often some of the connections are cut; None for never."""
     timeout_s: float

@@ -81,9 +81,7 @@ async def work(descriptor: int) -> None:
     latencies = {name: histogram.pack() for name, histogram in crew.latencies.items() if histogram.count}
     findings = run.finish()
     with suppress(BrokenPipeError):  # the coordinator has gone, so nobody wants to know
-        link.say(
-            Result(findings, latencies, crew.gaps, crew.foreign, crew.refused, crew.refusal, crew.unknown, fault)
-        )
+        link.say(Result(findings, latencies, crew.gaps, crew.foreign, crew.refused, crew.refusal, crew.unknown, fault))
 
 
 def allow_files() -> None:

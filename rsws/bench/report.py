@@ -120,8 +120,8 @@ class Report:
             "delivered": delivered,
             "bytes": self.counts[Count.BYTES],
             "rounds": self.rounds,
-            "connected_per_s": round(self.per_second(self.counts[Count.CONNECTED]), 1),
-            "published_per_s": round(self.per_second(published), 1),
+            "connected_per_s": self._rate(self.counts[Count.CONNECTED], plan.work is Work.CONNECT),
+            "published_per_s": self._rate(published, plan.work in (Work.FANOUT, Work.PAIRS)),
             "delivered_per_s": round(self.per_second(delivered), 1),
             "bytes_per_s": round(self.per_second(self.counts[Count.BYTES])),
             "cuts": self.counts[Count.CUTS],
@@ -136,6 +136,9 @@ class Report:
             "cpu_waiting": round(self.waiting, 3),
             "bottleneck": self.bottleneck,
         }
+
+    def _rate(self, count: int, is_measured: bool) -> float | None:
+        return round(self.per_second(count), 1) if is_measured else None
 
 
 def _summary(histogram: Histogram) -> dict[str, float]:

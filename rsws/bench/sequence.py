@@ -73,9 +73,7 @@ class Received:
         if index < 0 or number >= self._missing[index][1]:
             return False
         low, high = self._missing[index]
-        self._missing[index : index + 1] = [
-            part for part in ((low, number), (number + 1, high)) if part[0] < part[1]
-        ]
+        self._missing[index : index + 1] = [part for part in ((low, number), (number + 1, high)) if part[0] < part[1]]
         return True
 
     def is_complete(self, published: int) -> bool:

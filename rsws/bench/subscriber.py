@@ -82,7 +82,7 @@ class Subscriber(Member):
             case Subscribed():
                 self._took("subscribed")
                 self._ready()
-            case Message(_, message_id, json):
+            case Message():
                 self._take_unusual(reply)
 
     def _take_unusual(self, message: Message) -> None:

@@ -113,7 +113,8 @@ class Run:
     async def _deliver(self) -> None:
         plan, crew = self.plan, self.crew
         if plan.work is Work.PAIRS:
-            self._add_pairs()
+            for client in plan.share(crew.process):
+                self._add_pair(client)
         else:
             reader = MessageReader(plan, 0, shared=True)
             self._subscribers = [Subscriber(crew, 0, reader) for _ in plan.share(crew.process)]
@@ -129,13 +130,12 @@ class Run:
         self._measured()
         await crew.until(lambda: not any(map(self._missing, self._subscribers)))
 
-    def _add_pairs(self) -> None:
-        for client in self.plan.share(self.crew.process):
-            subscriber = Subscriber(self.crew, client, MessageReader(self.plan, client, shared=False))
-            publisher = self._publisher(client, lambda received=subscriber.received: received.next)
-            subscriber.on_progress = publisher.publish
-            self._subscribers.append(subscriber)
-            self._publishers.append(publisher)
+    def _add_pair(self, channel: int) -> None:
+        subscriber = Subscriber(self.crew, channel, MessageReader(self.plan, channel, shared=False))
+        publisher = self._publisher(channel, lambda: subscriber.received.next)
+        subscriber.on_progress = publisher.publish
+        self._subscribers.append(subscriber)
+        self._publishers.append(publisher)
 
     def _publisher(self, channel: int, delivered: Callable[[], int]) -> Publisher:
         plan = self.plan

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rsws.cli import pub, serve, sub, terminal, xadd
+from rsws.cli import bench, pub, serve, sub, terminal, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
 from rsws.errors import RswsError, UsageError
 from rsws.settings import load_env_file
@@ -42,6 +42,11 @@ for _command, _epilog in (
     (xadd.xadd, xadd.EPILOG),
 ):
     app.command(help=_help(_command), epilog=_epilog)(_command)
+
+_bench = typer.Typer(no_args_is_help=True)
+for _command in bench.COMMANDS:
+    _bench.command(help=_help(_command), epilog=bench.EPILOG)(_command)
+app.add_typer(_bench, name="bench", help=bench.HELP, epilog=bench.EPILOG)
 
 
 def _print_version(wanted: bool) -> None:

@@ -145,7 +145,19 @@ class Crew:
         )
 
     def connection_lost(self, reason: str) -> ConnectionLost:
-        return ConnectionLost(f"the connection to {self._shown} is lost: {reason}")
+        return ConnectionLost(
+            f"the connection to {self._shown} is lost: {reason}; what the gateway has logged may say why"
+        )
 
     def unauthorized(self) -> Unauthorized:
         return Unauthorized(f"the gateway at {self._shown} refuses the token; give the one it was started with")
+
+
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """Do them all at once; when one fails, end the others and raise that."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for work in works:
+                tasks.create_task(work)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None

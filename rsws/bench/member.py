@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 
 from rsws.bench.counters import Count
-from rsws.bench.crew import Crew
+from rsws.bench.crew import Crew, together
 from rsws.bench.messages import now_us, text_frame
 from rsws.bench.socket import Socket
 from rsws.errors import CannotConnect, RswsError, SubscribeRefused
@@ -180,12 +180,7 @@ async def join(crew: Crew, members: Iterable[Member], at_once: int = CONNECTING_
             await member.join()
             crew.row[Count.CONNECTED] += 1
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(at_once):
-                tasks.create_task(some())
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
+    await together(*(some() for _ in range(at_once)))
 
 
 async def cut_in_turn(every_s: float, groups: Sequence[Sequence[Member]]) -> None:

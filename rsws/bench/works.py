@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from rsws.bench.counters import Count, Counters
-from rsws.bench.crew import Crew
+from rsws.bench.crew import Crew, together
 from rsws.bench.member import Member, cut_in_turn, join
 from rsws.bench.messages import MessageReader, now_us
 from rsws.bench.plan import Plan, Work
@@ -241,17 +241,15 @@ class Run:
     async def _unless_stopped(self, *works: Coroutine[Any, Any, None]) -> None:
         """Do it all, or what there is time for until the run is ended early."""
         stopped = asyncio.create_task(self.crew.stopping.wait())
-        working = [asyncio.create_task(work) for work in works]
-        done = asyncio.gather(*working)
+        working = asyncio.create_task(together(*works))
         try:
-            await asyncio.wait((done, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if done.done():
-                done.result()
+            await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
         finally:
             stopped.cancel()
-            for each in working:
-                each.cancel()
-            await asyncio.wait((stopped, *working))
+            working.cancel()
+            await asyncio.wait((stopped, working))
 
     @contextmanager
     def _cutting(self, *groups: Sequence[Member]) -> Iterator[None]:

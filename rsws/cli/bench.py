@@ -271,7 +271,7 @@ async def _print(report: Report, *, as_json: bool) -> None:
     if as_json:
         await stdio.write(json.dumps(report.as_json()).encode() + b"\n")
     elif report.seconds:
-        await stdio.write(terminal.render(format_report(report, rich=os.isatty(stdio.STDOUT))).encode())
+        await stdio.write(format_report(report, on_terminal=os.isatty(stdio.STDOUT)).encode())
     if report.counts[Count.PUBLISHED]:
         streams = "a stream" if plan.channels == 1 else f"{plan.channels:,} streams"
         remove = f"redis-cli --scan --pattern '{plan.pattern}' | xargs redis-cli UNLINK"

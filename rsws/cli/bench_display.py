@@ -109,19 +109,18 @@ class LiveDisplay:
         return "  ".join(f"{_short(rate)} {name}/s" for name, rate in rates.items() if rate)
 
 
-def format_report(report: Report, *, rich: bool) -> RenderableType:
-    """The result.
-
-    Args:
-        rich: Whether it is for a terminal: with lines between the parts.
-    """
+def format_report(report: Report, *, on_terminal: bool) -> str:
+    """The result: in a pipe plain lines, however long."""
     latency, what = _PLOTTED[report.plan.work]
-    parts: list[RenderableType] = [
-        _headline(report), Text(), _format_counts(report, rich=rich), Text(), _format_latencies(report, rich=rich),
-    ]  # fmt: skip
+    counts, latencies = _format_counts(report), _format_latencies(report)
+    parts: list[RenderableType] = [_headline(report), Text(), counts, Text(), latencies]
     if (histogram := report.latencies.get(latency)) is not None:
-        parts += [Text(), Text(f"distribution of {what}", "bold"), Text("\n".join(plot(histogram)))]
-    return Group(*parts, Text(), *_verdict(report))
+        parts += [Text(), Text(f"distribution of {what}", "bold"), *map(Text, plot(histogram))]
+    parts += [Text(), *_verdict(report)]
+    if on_terminal:
+        counts.box = latencies.box = box.SIMPLE_HEAD
+        return terminal.render(Group(*parts))
+    return "".join(f"{line.rstrip()}\n" for part in parts for line in terminal.render(part).splitlines() or [""])
 
 
 def _headline(report: Report) -> Text:
@@ -129,11 +128,11 @@ def _headline(report: Report) -> Text:
     facts = {
         Work.FANOUT: [_count(plan.clients, "subscriber")],
         Work.PAIRS: [_count(plan.clients, "pair")],
-        Work.CATCHUP: [f"{_count(plan.clients, 'client')}, a history of {plan.messages or 0:,} messages"],
+        Work.CATCHUP: [_count(plan.clients, "client"), _count(plan.messages or 0, "message")],
         Work.CONNECT: [f"{_count(plan.clients, 'client')}, {plan.window:,} at a time"],
     }[plan.work]
     if plan.size_bytes:
-        facts.append(f"{plan.size_bytes:,} bytes")
+        facts.append(f"{plan.size_bytes:,} bytes each")
     if plan.work in (Work.FANOUT, Work.PAIRS):
         facts.append(f"{plan.rate:,g}/s" if plan.rate else f"window {plan.window:,}")
     if plan.kill_every_s is not None:
@@ -142,8 +141,8 @@ def _headline(report: Report) -> Text:
     return Text.assemble((f"{plan.work} ", "bold"), (f"{plan.url}\n", "cyan"), (", ".join(facts), "dim"))
 
 
-def _format_counts(report: Report, *, rich: bool) -> Table:
-    table = _table("", "total", "per second", rich=rich)
+def _format_counts(report: Report) -> Table:
+    table = _table("", "total", "per second")
     counts = report.counts
     rows: dict[str, int] = {}
     if report.plan.work is Work.CONNECT:
@@ -163,8 +162,8 @@ def _format_counts(report: Report, *, rich: bool) -> Table:
     return table
 
 
-def _format_latencies(report: Report, *, rich: bool) -> Table:
-    table = _table("", *(name.replace("_", ".") for name in QUANTILES), "max", rich=rich)
+def _format_latencies(report: Report) -> Table:
+    table = _table("", *(name.replace("_", ".") for name in QUANTILES), "max")
     for name, what in _MEASURED.items():
         histogram = report.latencies.get(name)
         if histogram is not None and (report.plan.work is not Work.CATCHUP or name != "ack"):
@@ -173,11 +172,11 @@ def _format_latencies(report: Report, *, rich: bool) -> Table:
     return table
 
 
-def _table(first: str, *others: str, rich: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD if rich else None, pad_edge=False, padding=(0, 1, 0, 0))
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, min_width=21)
     for name in others:
-        table.add_column(name, justify="right", min_width=10)
+        table.add_column(name, justify="right", min_width=9)
     return table
 
 

@@ -145,9 +145,7 @@ class Crew:
         )
 
     def connection_lost(self, reason: str) -> ConnectionLost:
-        return ConnectionLost(
-            f"the connection to {self._shown} is lost: {reason}; what the gateway has logged may say why"
-        )
+        return ConnectionLost(f"the connection to {self._shown} is lost: {reason}; its log may say why")
 
     def unauthorized(self) -> Unauthorized:
         return Unauthorized(f"the gateway at {self._shown} refuses the token; give the one it was started with")

@@ -3,6 +3,7 @@
 The rooms, each of which imports only from those below it::
 
     cli/         the commands: parse, call, print, exit
+    bench/       the load of `rsws bench`: many clients, each message checked
     gateway/     the serving side: channels, positions, sessions, connections, the life cycle
     client/      connect() -> Client: publish, subscribe, reconnect and resume
     streams/     the Redis side: append, page, follow, trim; the embedded server
@@ -12,7 +13,8 @@ The rooms, each of which imports only from those below it::
     protocol.py  the wire: requests, replies and events as JSON text
     errors.py    exception tree, error codes, close codes
 
-``gateway`` and ``client`` don't know each other. What is exported here is imported when it is first used.
+``gateway`` knows neither ``client`` nor ``bench``, and they don't know it. What is exported here is imported when it
+is first used.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +25,7 @@ RATE_OVER = 10
 """The live rate is that of so many looks."""
 PLOT_COLUMNS = 64
 PLOT_ROWS = 5
+LABEL_COLUMNS = 8
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _PLOTTED = {
@@ -254,10 +255,14 @@ def plot(histogram: Histogram, columns: int = PLOT_COLUMNS, rows: int = PLOT_ROW
 
 def _axis(histogram: Histogram) -> tuple[float, float]:
     """Where it begins and ends: at 1, 2 or 5 of something, at least a factor of 10 apart."""
-    ticks = [digit * 10.0**power for power in range(12) for digit in (1, 2, 5)]
+    ticks = _ticks((1, 2, 5))
     low = max((tick for tick in ticks if tick <= histogram.min_us), default=ticks[0])
     high = min((tick for tick in ticks if tick > histogram.max_us), default=ticks[-1])
     return low, max(high, 10 * low)
+
+
+def _ticks(digits: Sequence[int]) -> list[float]:
+    return [digit * 10.0**power for power in range(12) for digit in digits]
 
 
 def _format_axis(
@@ -265,15 +270,14 @@ def _format_axis(
 ) -> list[str]:
     line, labels, marks = ["─"] * columns, [" "] * (columns + 8), [" "] * (columns + 8)
     free = 0
-    for power in range(12):
-        for digit in (1, 2, 5):
-            tick = digit * 10.0**power
-            place = int(column(tick))
-            if low <= tick <= high and place >= free:
-                text = _duration(tick)
-                line[min(place, columns - 1)] = "┬"
-                labels[place : place + len(text)] = text
-                free = place + len(text) + 2
+    digits = (1, 2, 5) if column(2 * low) >= LABEL_COLUMNS else (1,)
+    for tick in _ticks(digits):
+        place = int(column(tick))
+        if low <= tick <= high and place >= free:
+            text = _duration(tick)
+            line[place] = "┬"
+            labels[place : place + len(text)] = text
+            free = place + LABEL_COLUMNS
     free = 0
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         place = int(column(histogram.quantile_us(share)))

@@ -22,7 +22,7 @@ from rsws.errors import CannotConnect, ConnectionLost, Unauthorized
 T = TypeVar("T")
 
 POLL_S = 0.02
-STOPPING_S = 1.0
+STOPPING_S = 2.0
 """How long nothing may come at the end of a run that is ended early."""
 
 
@@ -43,7 +43,7 @@ class Crew:
         refused: How many publishes the gateway said it has not stored.
         refusal: What it said about the first of them.
         unknown: How many publishes may be stored or not.
-        gives_ids: Whether an ack had an id: such a gateway stores a message that names its producer at most once.
+        is_rsws: Whether the server does more than the Node.js server: it stores what names its producer at most once.
         stopping: Set when the run is to end early.
     """
 
@@ -58,7 +58,7 @@ class Crew:
         self.refused = 0
         self.refusal = ""
         self.unknown = 0
-        self.gives_ids = False
+        self.is_rsws = False
         self.stopping = asyncio.Event()
         address = Address.of(plan.url, token)
         self._shown = address.url

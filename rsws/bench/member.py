@@ -139,7 +139,7 @@ class Member:
             case None:
                 pass  # a later version may say more
             case _:
-                self._take_reply(reply)
+                self._take_reply(reply, text)
 
     def closed(self, reason: str) -> None:
         """See :class:`rsws.bench.socket.Reader`."""
@@ -163,7 +163,7 @@ class Member:
         """The gateway takes requests."""
         self._ready()
 
-    def _take_reply(self, reply: Reply) -> None:
+    def _take_reply(self, reply: Reply, text: bytes) -> None:
         pass
 
 

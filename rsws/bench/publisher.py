@@ -16,7 +16,7 @@ from rsws.errors import Outcome
 from rsws.protocol import Ack, ErrorAck, Reply
 
 _match_ack = re.compile(
-    rb'\{"status":"ack","messageId":"([0-9]{%d})"(,"streamId":"[0-9-]+"(?:,"duplicate":true)?)?\}' % NUMBER_DIGITS
+    rb'\{"status":"ack","messageId":"([0-9]{%d})"(?:,"streamId":"[0-9-]+"(?:,"duplicate":true)?)?\}' % NUMBER_DIGITS
 ).fullmatch
 
 POLL_S = 0.001
@@ -28,8 +28,8 @@ REFUSED_S = 0.1
 class Publisher(Member):
     """Publishes messages that are numbered from 0.
 
-    With ``kill_every_s`` each is named so that a gateway that can stores it at most once; such a gateway (its acks say
-    the id) gets what is unanswered again after a cut. With any other gateway the outcome of these remains unknown.
+    With ``kill_every_s`` each is named so that rsws stores it at most once, and after a cut gets what is unanswered again.
+    With any other server the outcome of these remains unknown.
 
     Args:
         channel: Its number.
@@ -162,8 +162,6 @@ class Publisher(Member):
             match = _match_ack(data, frame.start, frame.stop)
             if match is None:
                 break
-            if match[2]:
-                self.crew.gives_ids = True
             answered += self._answered(int(match[1]), now)
             position = frame.stop
         if answered:
@@ -179,7 +177,7 @@ class Publisher(Member):
         self._latency.add(now - published_us)
         return True
 
-    def _take_reply(self, reply: Reply) -> None:
+    def _take_reply(self, reply: Reply, text: bytes) -> None:
         match reply:
             case Ack(message_id):
                 self.crew.row[Count.ACKED] += self._answered(_number(message_id), now_us())
@@ -205,7 +203,7 @@ class Publisher(Member):
         self.publish()
 
     def _let_in(self) -> None:
-        if self._once and self.crew.gives_ids:
+        if self._once and self.crew.is_rsws:
             again = b"".join(self._frames.frame(number, when) for number, when in self._unanswered.items())
             if again:
                 assert self._socket is not None

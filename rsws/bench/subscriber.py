@@ -77,9 +77,10 @@ class Subscriber(Member):
         }
         self._say(msgspec.json.encode(request))
 
-    def _take_reply(self, reply: Reply) -> None:
+    def _take_reply(self, reply: Reply, text: bytes) -> None:
         match reply:
             case Subscribed():
+                self.crew.is_rsws = b'"latestId"' in text
                 self._took("subscribed")
                 self._ready()
             case Message():

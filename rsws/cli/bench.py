@@ -251,16 +251,18 @@ async def _run(plan: Plan, token: str) -> Report:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
-    def on_interrupt() -> None:
-        loop.remove_signal_handler(signal.SIGINT)  # a second one ends it at once
-        stop.set()
+    with LiveDisplay(plan) as display:
 
-    loop.add_signal_handler(signal.SIGINT, on_interrupt)
-    try:
-        with LiveDisplay(plan) as display:
+        def on_interrupt() -> None:
+            loop.remove_signal_handler(signal.SIGINT)  # so that a second one raises KeyboardInterrupt
+            display.stopping()
+            stop.set()
+
+        loop.add_signal_handler(signal.SIGINT, on_interrupt)
+        try:
             return await coordinator.run(plan, token, display.show, stop)
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
 
 
 async def _print(report: Report, *, as_json: bool) -> None:

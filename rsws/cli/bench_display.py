@@ -86,6 +86,11 @@ class LiveDisplay:
             self._task, description=progress.phase.name, completed=done, total=total, rates=self._rates()
         )
 
+    def stopping(self) -> None:
+        """The run is to end early."""
+        if self._progress is not None:
+            self._progress.print(terminal.format_note("stopping; Ctrl-C again ends it at once"))
+
     def _extent(self, progress: coordinator.Progress) -> tuple[float, float | None]:
         plan, counts = self._plan, progress.counts
         match progress.phase.name, plan.work:

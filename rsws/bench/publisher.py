@@ -28,7 +28,8 @@ REFUSED_S = 0.1
 class Publisher(Member):
     """Publishes messages that are numbered from 0.
 
-    With ``kill_every_s`` each is named so that rsws stores it at most once, and after a cut gets what is unanswered again.
+    With ``kill_every_s`` each is named so that rsws stores it at most once, and after a cut gets again what is
+    unanswered.
     With any other server the outcome of these remains unknown.
 
     Args:

@@ -11,9 +11,23 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from rsws.bench.counters import Counters
-from rsws.bench.link import Abort, Fault, Go, Ready, Result, Start, Stop, ToProcess, decode_from_process, encode
+from rsws.bench.crew import together
+from rsws.bench.link import (
+    MAX_LINE_BYTES,
+    Abort,
+    Fault,
+    Go,
+    Ready,
+    Result,
+    Start,
+    Stop,
+    ToProcess,
+    decode_from_process,
+    encode,
+)
 from rsws.bench.plan import Plan
 from rsws.bench.report import Report
 from rsws.bench.works import Phase, Published
@@ -27,14 +41,13 @@ from rsws.errors import (
     SubscribeRefused,
     Unauthorized,
     UsageError,
-)  # fmt: skip
+)
 
 PROGRESS_S = 0.1
 END_S = 5.0
 """How long a process may take to report when it is told to."""
 SPARE_FILES = 32
 """Open files of a process beside its connections."""
-MAX_LINE_BYTES = 64 * 1024 * 1024
 
 _FAULTS: dict[str, type[ClientError]] = {each.__name__: each for each in (CannotConnect, ConnectionLost, Unauthorized)}
 
@@ -109,6 +122,7 @@ class Coordinator:
         self._phase_since = time.monotonic()
         self._failure: RswsError | None = None
         self._interrupted = False
+        self._aborted_at: float | None = None
 
     @asynccontextmanager
     async def processes(self, descriptor: int, token: str) -> AsyncIterator[None]:
@@ -132,28 +146,38 @@ class Coordinator:
 
     async def lead(self, stop: asyncio.Event) -> Report:
         """From phase to phase, to the end."""
+        hearing = asyncio.create_task(together(*(self._hear(number) for number in range(self._plan.processes))))
         watching = asyncio.create_task(self._watch(stop))
-        hearing = [asyncio.create_task(self._hear(number)) for number in range(self._plan.processes)]
         try:
-            await asyncio.gather(*hearing)
+            await asyncio.wait((hearing, watching), return_when=asyncio.FIRST_COMPLETED)
+            (hearing if hearing.done() else watching).result()
         finally:
-            for task in (watching, *hearing):
-                task.cancel()
-            await asyncio.wait((watching, *hearing))
+            hearing.cancel()
+            watching.cancel()
+            await asyncio.wait((hearing, watching))
         results = self._results.values()
         return Report.of(
             self._plan, self._counters.totals(), results, interrupted=self._interrupted, failure=self._failure
         )
 
-    async def _watch(self, stop: asyncio.Event) -> None:
+    async def _watch(self, stop: asyncio.Event) -> NoReturn:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PROGRESS_S):
                     await (asyncio.Event() if self._interrupted else stop).wait()
                 self._interrupted = True
-                self._tell_all(Stop() if self._phase.is_measured else Abort())
-            seconds = time.monotonic() - self._phase_since
-            self._on_progress(Progress(self._plan, self._phase, seconds, self._counters.totals()))
+                if self._phase.is_measured:
+                    self._tell_all(Stop())
+                else:
+                    self._abort()
+            now = time.monotonic()
+            if self._aborted_at is not None and now - self._aborted_at > END_S:
+                raise BenchFailed(f"a process of the benchmark has not reported within {END_S:g} s")
+            self._on_progress(Progress(self._plan, self._phase, now - self._phase_since, self._counters.totals()))
+
+    def _abort(self) -> None:
+        self._aborted_at = time.monotonic()
+        self._tell_all(Abort())
 
     async def _hear(self, number: int) -> None:
         """Take what a process says, until it has reported."""
@@ -185,7 +209,7 @@ class Coordinator:
         self._results[number] = result
         if result.fault is not None and self._failure is None:
             self._failure = _error(result.fault)
-            self._tell_all(Abort())
+            self._abort()
 
     def _tell_all(self, what: ToProcess) -> None:
         for number in range(self._plan.processes):

@@ -64,6 +64,9 @@ class Result(msgspec.Struct, tag=True):
     fault: Fault | None = None
 
 
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""Of what is said; the longest says what became of each of many channels."""
+
 ToProcess: TypeAlias = Start | Go | Stop | Abort
 FromProcess: TypeAlias = Ready | Result
 

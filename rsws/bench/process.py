@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import resource
 import sys
 from collections.abc import Callable
@@ -11,7 +10,19 @@ from contextlib import suppress
 
 from rsws.bench.counters import Counters
 from rsws.bench.crew import Crew
-from rsws.bench.link import Abort, Fault, FromProcess, Go, Ready, Result, Start, Stop, decode_to_process, encode
+from rsws.bench.link import (
+    MAX_LINE_BYTES,
+    Abort,
+    Fault,
+    FromProcess,
+    Go,
+    Ready,
+    Result,
+    Start,
+    Stop,
+    decode_to_process,
+    encode,
+)
 from rsws.bench.works import Phase, Published, Run
 from rsws.errors import RswsError, SubscribeRefused
 
@@ -34,7 +45,7 @@ class Link:
 
     @classmethod
     async def open(cls) -> Link:
-        lines = asyncio.StreamReader(limit=sys.maxsize)  # what comes is as long as the plan makes it
+        lines = asyncio.StreamReader(limit=MAX_LINE_BYTES)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
         start = decode_to_process(await lines.readline())
         assert isinstance(start, Start)
@@ -102,7 +113,6 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 def main() -> None:
     """Run one process; the argument is the descriptor of :class:`Counters`' file."""
     allow_files()
-    gc.freeze()  # what is there now stays
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(work(int(sys.argv[1])))
 

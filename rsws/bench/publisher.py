@@ -29,8 +29,7 @@ class Publisher(Member):
     """Publishes messages that are numbered from 0.
 
     With ``kill_every_s`` each is named so that rsws stores it at most once, and after a cut gets again what is
-    unanswered.
-    With any other server the outcome of these remains unknown.
+    unanswered. With any other server the outcome of these remains unknown.
 
     Args:
         channel: Its number.

@@ -76,10 +76,6 @@ class Received:
         self._missing[index : index + 1] = [part for part in ((low, number), (number + 1, high)) if part[0] < part[1]]
         return True
 
-    def is_complete(self, published: int) -> bool:
-        """Whether all numbers up to ``published`` (excluded) have come."""
-        return self.next >= published and not self._missing and not self._forgotten
-
     def missing(self, published: int, holes: Ranges = ()) -> int:
         """How many have not come.
 

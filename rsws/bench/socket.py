@@ -9,7 +9,7 @@ import struct
 from typing import Protocol, cast
 
 from websockets.client import ClientProtocol
-from websockets.frames import Close, Frame, Opcode
+from websockets.frames import Frame, Opcode
 from websockets.protocol import CONNECTING, OPEN
 from websockets.uri import WebSocketURI
 
@@ -52,7 +52,6 @@ class Socket(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._fragments: list[bytes] = []
-        self._close: Close | None = None
 
     def write(self, frames: bytes) -> None:
         """Send frames, as :func:`rsws.bench.messages.text_frame` begins them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -101,6 +102,8 @@ class Run:
     def finish(self) -> Findings:
         """What was found, however it ended."""
         self._measured()
+        if self._begun is not None:
+            self.findings.seconds = max(self.findings.seconds, (self.crew.last_us - self._begun[0]) / 1e6)
         for subscriber in self._subscribers:
             self._judge(subscriber)
             subscriber.leave()
@@ -232,7 +235,6 @@ class Run:
         await self._step(MEASURING, {})
         self._measure()
         await self._unless_stopped(join(crew, self._subscribers, max(1, plan.window // plan.processes)))
-        crew.last_us = now_us()
         self._measured()
         await self._step(FINISHING, {})
 
@@ -265,10 +267,11 @@ class Run:
 
     def _measure(self) -> None:
         """What is measured begins now."""
+        gc.freeze()  # what is there now stays, and need not be looked through again and again
         self._begun = (now_us(), time.process_time(), _waited_s())
 
     def _measured(self) -> None:
-        """It is over; what comes now are the last messages."""
+        """It is over, but for messages that are still to come."""
         if self._begun is None or self.findings.seconds:
             return
         begun_us, cpu_s, waited_s = self._begun

@@ -188,7 +188,6 @@ def _table(first: str, *others: str) -> Table:
 
 def _verdict(report: Report) -> list[Text]:
     lines = []
-    checked = report.counts[Count.DELIVERED] > 0 or report.plan.publishers > 0
     faults = {
         "lost": report.lost,
         "duplicated": report.duplicated,
@@ -196,7 +195,7 @@ def _verdict(report: Report) -> list[Text]:
         "foreign": report.foreign,
     }
     text = ", ".join(f"{count:,} {name}" for name, count in faults.items())
-    if checked:
+    if report.plan.publishers:
         lines.append(Text(f"checked: {text}", "green" if report.is_right else "bold red"))
     if report.outstanding:
         lines.append(Text(f"{report.outstanding:,} had not come when it was ended", "yellow"))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -139,6 +140,18 @@ def test_the_rate_is_kept(gateway: Gateway) -> None:
     result = measure("pairs", "--clients", "4", "--messages", "40", "--rate", "80", env=gateway.env)
     assert result["published"] == 40
     assert result["seconds"] > 0.4  # at the earliest; by when at the latest depends on the machine
+
+
+def test_how_long_a_server_has_kept_messages_waiting_is_not_forgotten(redis_server: RedisServer) -> None:
+    options = ("--clients", "1", "--rate", "200", "--window", "2", "--duration", "2", "--prefix", "wait-", "--json")
+    with serving(redis_server.url) as gateway, RswsProcess("bench", "pairs", *options, env=gateway.env) as bench:
+        eventually(lambda: redis_server.client.keys("wait-*"), what="publishes")
+        gateway.process.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.6)
+        gateway.process.process.send_signal(signal.SIGCONT)
+        assert bench.wait() == ExitCode.DONE, bench.output()
+    result = json.loads(bench.stdout[0])
+    assert result["latency_ms"]["delivery"]["p90"] > 100, "more than the two that were under way"
 
 
 # --- when something is wrong ---
@@ -409,6 +422,7 @@ def test_the_terminal_shows_how_it_gets_on(gateway: Gateway) -> None:
         assert terminal.wait() == ExitCode.DONE
     result = terminal.text[terminal.text.rindex("fanout ws://") :]
     assert "left in Redis: a stream" in result
+    assert len(re.findall("^─{40,}$", result, re.MULTILINE)) == 2, "below the heads of the tables"
     assert all(len(line) <= 80 for line in result.partition("rsws: ")[0].splitlines())
     assert "\x1b[32m" in terminal.shown, "the verdict is green"
 
@@ -473,9 +487,11 @@ def test_a_process_that_dies_ends_it(gateway: Gateway) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc")
-def test_no_process_outlives_the_command(gateway: Gateway) -> None:
-    with RswsProcess("bench", "fanout", "--processes", "2", env=gateway.env) as bench:
-        eventually(lambda: len(children(bench.process.pid)) == 2, what="the processes")
+def test_no_process_outlives_the_command(gateway: Gateway, redis_server: RedisServer) -> None:
+    options = ("--processes", "2", "--duration", "60", "--prefix", "orphan-")
+    with RswsProcess("bench", "fanout", *options, env=gateway.env) as bench:
+        eventually(lambda: redis_server.client.keys("orphan-*"), what="publishes")
         workers = children(bench.process.pid)
+        assert len(workers) == 2
         bench.kill()
         eventually(lambda: not any(map(is_running, workers)), what="their end")

@@ -271,7 +271,7 @@ def report(**changes: Any) -> Report:
         ("lost", "duplicated", "reordered", "foreign", "outstanding", "gaps", "refused", "unknown", "rounds"), 0
     )
     facts: dict[str, Any] = {
-        "plan": plan(), "seconds": 2.0, "counts": [11, 5, 5, 50, 50, 12_000_000, 0], "refusal": "", "cpu": 0.5,
+        "plan": plan(), "seconds": 2.0, "counts": [11, 5, 5, 50, 50, 12_000_000, 4], "refusal": "", "cpu": 0.5,
         "waiting": 0.1, "latencies": {"delivery": histogram}, **nothing,
     }  # fmt: skip
     return Report(**facts | changes)
@@ -283,6 +283,7 @@ def test_the_report_says_what_there_is_to_say() -> None:
     assert re.search(r"^delivered +50 +25$", shown, re.MULTILINE)
     assert re.search(r"^received, MB +12\.0 +6\.0$", shown, re.MULTILINE)
     assert re.search(r"^publish to delivery +1 ms( +(?:4\.9\d?|5(?:\.0\d)?) ms){3} +5 ms$", shown, re.MULTILINE)
+    assert re.search(r"^cut and resumed +4$", shown, re.MULTILINE), "nothing behind it"
     assert "checked: 0 lost, 0 duplicated, 0 reordered, 0 foreign\n" in shown
     assert "the benchmark was not the limit: its busiest process has used 50% of a CPU" in shown
     shown = format_report(

@@ -28,7 +28,7 @@ from rsws.errors import RswsError, SubscribeRefused
 
 
 class Aborted(Exception):
-    """The coordinator wants the report now."""
+    """The coordinator wants the report now, or has gone."""
 
 
 class Link:
@@ -69,8 +69,15 @@ class Link:
         return (await self._go.get()).published
 
     def say(self, what: FromProcess) -> None:
-        sys.stdout.buffer.write(encode(what) + b"\n")
-        sys.stdout.buffer.flush()
+        """
+        Raises:
+            Aborted: It has gone.
+        """
+        try:
+            sys.stdout.buffer.write(encode(what) + b"\n")
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise Aborted from None
 
 
 async def work(descriptor: int) -> None:
@@ -91,7 +98,7 @@ async def work(descriptor: int) -> None:
             fault = Fault(type(error).__name__, str(error), code, channel)
     latencies = {name: histogram.pack() for name, histogram in crew.latencies.items() if histogram.count}
     findings = run.finish()
-    with suppress(BrokenPipeError):  # the coordinator has gone, so nobody wants to know
+    with suppress(Aborted):  # the coordinator has gone, so nobody wants to know
         link.say(Result(findings, latencies, crew.gaps, crew.foreign, crew.refused, crew.refusal, crew.unknown, fault))
 
 

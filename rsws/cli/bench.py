@@ -38,7 +38,7 @@ MAX_IN_FLIGHT_BYTES = 64 * MIB
 
 _PREFIX = re.compile(r"[A-Za-z0-9._:/-]{0,100}")
 
-Clients = Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="How many.")]
+Clients = Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="How many clients, or pairs of them.")]
 Messages = Annotated[
     int | None,
     typer.Option(

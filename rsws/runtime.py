@@ -1,4 +1,4 @@
-"""What a process with many connections needs of Python and of the system: an event loop, open files, few collections."""
+"""What a process with many connections needs: an event loop, open files, few collections of garbage."""
 
 from __future__ import annotations
 

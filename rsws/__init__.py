@@ -3,16 +3,19 @@
 The rooms, each of which imports only from those below it::
 
     cli/         the commands: parse, call, print, exit
+    bench/       the load of `rsws bench`: many clients, each message checked
     gateway/     the serving side: channels, positions, sessions, connections, the life cycle, workers, metrics
     client/      connect() -> Client: publish, subscribe, reconnect and resume
     streams/     the Redis side: append, page, follow, trim; the embedded server
+    runtime.py   the event loop and the file limit of a process with many connections
     datadir.py   the user's data directory: key, embedded data, history of the prompt
     settings.py  every option once
     urls.py      addresses of gateways and Redis servers
     protocol.py  the wire: requests, replies and events as JSON text
     errors.py    exception tree, error codes, close codes
 
-``gateway`` and ``client`` don't know each other. What is exported here is imported when it is first used.
+``gateway`` knows neither ``client`` nor ``bench``, and they don't know it. What is exported here is imported when it
+is first used.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ The exception tree::
     │   ├── RedisRefused         it answered with an error
     │   ├── Conflict             the same producer stored other data under the same messageId
     │   └── ChannelUnreadable    the key is no stream, or Redis forbids it
+    ├── BenchFailed              a benchmark can't go on, for a reason of its own
     └── ClientError              what a client of a gateway meets
         ├── CannotConnect        no gateway answers at that URL
         ├── ConnectionLost       it did, and then no more, for good
@@ -182,6 +183,10 @@ class Conflict(StoreError):
     """The same producer stored other data under the same messageId on this channel before."""
 
     code = ErrorCode.CONFLICT
+
+
+class BenchFailed(RswsError):
+    """A benchmark can't go on, for a reason of its own."""
 
 
 class ClientError(RswsError):

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from cli_kit import call_main
-from rsws.cli import pub, serve, sub, xadd
+from rsws.cli import bench, pub, serve, sub, xadd
 from rsws.cli.app import app
 from rsws.cli.exits import EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
@@ -34,7 +34,14 @@ from rsws.settings import ClientSettings, Settings, options
 from support import run_rsws
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-EPILOGS = {"serve": serve.EPILOG, "sub": sub.EPILOG, "pub": pub.EPILOG, "xadd": xadd.EPILOG}
+WORKS: dict[str, Any] = COMMANDS["bench"].commands
+EPILOGS = {
+    "serve": serve.EPILOG,
+    "sub": sub.EPILOG,
+    "pub": pub.EPILOG,
+    "xadd": xadd.EPILOG,
+    "bench": bench.EPILOG,
+}
 WIDE = {"COLUMNS": "200"}
 
 
@@ -45,7 +52,7 @@ def examples(epilog: str) -> list[str]:
 # --- help ---
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), *(("bench", name) for name in WORKS)])
 def test_help_ends_with_exit_codes_and_examples(
     command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,10 +69,12 @@ def test_help_ends_with_exit_codes_and_examples(
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_examples_of_the_help_can_be_run(name: str) -> None:
     for example in examples(EPILOGS[name]):
-        words = shlex.split(re.split(r"[<|]", example)[0])
+        words = shlex.split(re.split(r"[<|>]", example)[0])
         command, *arguments = words[words.index("rsws") + 1 :]
         assert command == name
-        COMMANDS[name].make_context(name, arguments)
+        if command == "bench":
+            command, *arguments = arguments
+        (COMMANDS | WORKS)[command].make_context(command, arguments)
 
 
 @pytest.mark.parametrize(

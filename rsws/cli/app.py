@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rsws.cli import pub, serve, sub, terminal, xadd
+from rsws.cli import bench, pub, serve, sub, terminal, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
 from rsws.errors import RswsError, UsageError
 from rsws.settings import load_env_file
@@ -29,9 +28,9 @@ app = typer.Typer(
 )
 
 
-def _help(command: Callable[..., None]) -> str:
-    """Its docstring, each paragraph in one line: how long the lines are is for the terminal to say."""
-    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+def _help(text: str | None) -> str:
+    """A docstring, each paragraph in one line: how long the lines are is for the terminal to say."""
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
     return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
@@ -41,7 +40,12 @@ for _command, _epilog in (
     (pub.pub, pub.EPILOG),
     (xadd.xadd, xadd.EPILOG),
 ):
-    app.command(help=_help(_command), epilog=_epilog)(_command)
+    app.command(help=_help(_command.__doc__), epilog=_epilog)(_command)
+
+_bench = typer.Typer(no_args_is_help=True)
+for _command in bench.COMMANDS:
+    _bench.command(help=_help(_command.__doc__), epilog=bench.EPILOG)(_command)
+app.add_typer(_bench, name="bench", help=_help(bench.HELP), epilog=bench.EPILOG)
 
 
 def _print_version(wanted: bool) -> None:

@@ -39,7 +39,7 @@ EXIT_HELP: dict[ExitCode, str] = {
     ExitCode.USAGE: "usage",
     ExitCode.NOT_CONNECTED: "cannot connect, or connection lost for good",
     ExitCode.REFUSED: "refused (token, right)",
-    ExitCode.GAP: "gap",
+    ExitCode.GAP: "gap, or messages lost, doubled or reordered",
     ExitCode.TIMEOUT: "timeout",
     ExitCode.INTERRUPTED: "Ctrl-C",
 }

@@ -87,7 +87,7 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
                     metavar=_metavar(field.name, type_, option),
                     min=option.minimum,
                     max=option.maximum,
-                    callback=_finite,
+                    callback=finite,
                     show_default=field.default not in (None, ()),
                     rich_help_panel=panel,
                 ),
@@ -105,7 +105,8 @@ def _metavar(name: str, type_: Any, option: Option) -> str | None:
     return {int: "N", int | None: "N", Path | None: "PATH"}.get(type_, "TEXT")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The callback of an option that takes fractions: ``inf`` and ``nan`` would pass for such."""
     if isinstance(value, float) and not math.isfinite(value):
         raise typer.BadParameter("it must be a finite number")
     return value

@@ -1,4 +1,4 @@
-"""How things look: rich on a terminal, JSON Lines in a pipe. The only module that imports rich.
+"""How things look: rich on a terminal, JSON Lines in a pipe. Only this module and ``bench_display`` import rich.
 
 ``format_*`` returns, ``print_*`` writes to standard error: standard output is for data alone, and
 :mod:`rsws.cli.stdio` writes it. What comes from others is never let through to a terminal as it is.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from zlib import crc32
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.highlighter import RegexHighlighter
 from rich.rule import Rule
 from rich.text import Text
@@ -135,9 +135,9 @@ def format_ack(stream_id: StreamId, took_s: float) -> Text:
     return Text.assemble(("stored ", "green"), (str(stream_id), "dim"), (f"  {took_s * 1000:.0f} ms", "dim"))
 
 
-def render(what: Shown) -> str:
+def render(what: RenderableType) -> str:
     """Lines for standard output, coloured where that is a terminal that shows colours."""
-    console = _stdout()
+    console = stdout()
     with console.capture() as capture:
         console.print(what, soft_wrap=isinstance(what, Text))
     return capture.get()
@@ -209,9 +209,9 @@ def format_rule(title: str) -> Rule:
 def print_line(what: Shown) -> None:
     """Print on standard error; a long line is left to the terminal to wrap."""
     if isinstance(what, Text):
-        _stderr().print(Text.assemble(("rsws: ", f"bold {what.style}"), what), soft_wrap=True)
+        stderr().print(Text.assemble(("rsws: ", f"bold {what.style}"), what), soft_wrap=True)
     else:
-        _stderr().print(what)
+        stderr().print(what)
 
 
 def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequence[str]) -> None:
@@ -223,7 +223,7 @@ def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequ
     text.append(f"\n  {heading}\n", "dim")
     for line in lines:
         text.append(f"    {line}\n", "bold cyan")
-    _stderr().print(text, soft_wrap=True)
+    stderr().print(text, soft_wrap=True)
 
 
 class Tally:
@@ -254,7 +254,7 @@ class Tally:
             ids: In the order of the input.
             size_bytes: How much of the input they are.
         """
-        if self._progress is None and _stderr().is_terminal and time.monotonic() - self._started > PROGRESS_AFTER_S:
+        if self._progress is None and stderr().is_terminal and time.monotonic() - self._started > PROGRESS_AFTER_S:
             self._progress = _new_progress()
             self._progress.start()
             self._progress.add_task("", total=self._total_bytes, messages=0)
@@ -262,7 +262,7 @@ class Tally:
         if self._progress is not None:
             task = self._progress.tasks[0]
             self._progress.update(task.id, advance=size_bytes, messages=task.fields["messages"] + len(ids))
-            if _stdout().is_terminal:  # then it is the same one, and only the progress bar knows where to write
+            if stdout().is_terminal:  # then it is the same one, and only the progress bar knows where to write
                 self._progress.print(lines, end="")
                 return
         await stdio.write(lines.encode())
@@ -277,16 +277,18 @@ def _new_progress() -> Progress:
         TaskProgressColumn(),
         TextColumn("{task.fields[messages]:,} messages"),
         TimeRemainingColumn(),
-        console=_stderr(),
+        console=stderr(),
         transient=True,
     )
 
 
 @cache
-def _stdout() -> Console:
+def stdout() -> Console:
+    """For what :func:`render` makes."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
 @cache
-def _stderr() -> Console:
+def stderr() -> Console:
+    """For everything beside the data."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)

@@ -82,9 +82,9 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_compressor", "_drained", "_drained_at", "_extensions", "_handler", "_heard_at", "_host", "_in_flight",
-        "_in_flight_bytes", "_last_words", "_loop", "_out", "_out_bytes", "_partial", "_paused", "_pinged_at",
-        "_reading_paused", "_rest", "_rest_wanted", "_waiting", "_websocket", "_written", "is_open", "peer",
-        "transport",
+        "_in_flight_bytes", "_last_words", "_loop", "_offered_at", "_out", "_out_bytes", "_partial", "_paused",
+        "_pinged_at", "_reading_paused", "_rest", "_rest_wanted", "_waiting", "_websocket", "_written", "is_open",
+        "peer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -111,7 +111,7 @@ class ClientConnection(asyncio.Protocol):
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._reading_paused = False
-        self._heard_at = self._pinged_at = self._drained_at = self._loop.time()
+        self._heard_at = self._pinged_at = self._drained_at = self._offered_at = self._loop.time()
         self._written = 0
         self._drained = 0
 
@@ -267,15 +267,22 @@ class ClientConnection(asyncio.Protocol):
         return not self._paused and self._out_bytes < self._host.high_water_bytes
 
     def offer(self, frames: bytes) -> bool:
-        """Write text frames like :meth:`write` if there is room; in one call, as this is what a fan-out consists of."""
+        """Write text frames if there is room.
+
+        Those that are the first in a turn of uvloop leave at once, so that in a wide fan-out the first clients have
+        them while the last are still written to; what comes after them in the same turn is gathered like all else.
+        """
         if self._paused or self._out_bytes >= self._host.high_water_bytes:
             return False
         if self._compressor is not None:
             frames = self._compressor.compress(frames)
-        if not self._out:
-            self._host.will_flush(self)
-        self._out.append(frames)
-        self._out_bytes += len(frames)
+        now = self._loop.time()
+        if self._out or now == self._offered_at:
+            self._write(frames)
+        else:
+            self._offered_at = now
+            self._written += len(frames)
+            self.transport.write(frames)
         return True
 
     def write(self, frames: bytes) -> None:

@@ -1,20 +1,18 @@
-"""The process a gateway runs in: its event loop, its limits, and the signals that end it."""
+"""The process a gateway runs in, from its start to the signals that end it."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
-import resource
 import signal
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from rsws.gateway import logs
+from rsws.runtime import allow_many_files, collect_rarely, loop_factory
 from rsws.settings import Settings
 
 log = logging.getLogger("rsws.gateway")
@@ -65,7 +63,7 @@ def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
         UsageError: A setting can't be used.
     """
     logs.configure(gateway.settings.log_level)
-    _allow_many_files()
+    allow_many_files()
     collect_rarely()
 
     def end_at_once(number: signal.Signals) -> None:
@@ -118,26 +116,3 @@ async def until_signalled(serve: Coroutine[Any, Any, None], on_second: Callable[
         log.critical("the gateway failed and stops", exc_info=failure)
         return 1
     return 0
-
-
-def _allow_many_files() -> None:
-    """Each client is an open file, and the usual limit of 1,024 is meant for programs that use select()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):  # a hard limit that the system itself does not allow, as on macOS
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def collect_rarely() -> None:
-    """A reply of Redis alone makes more lists than Python's 700, at which it would look for cycles in vain."""
-    gc.set_threshold(20_000, 20, 20)
-    gc.freeze()  # the modules, which stay
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop where it is installed, else asyncio."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

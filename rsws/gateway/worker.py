@@ -19,9 +19,10 @@ import threading
 from rsws.errors import RswsError
 from rsws.gateway import logs
 from rsws.gateway.metrics import Board
-from rsws.gateway.process import collect_rarely, loop_factory, until_signalled
+from rsws.gateway.process import until_signalled
 from rsws.gateway.server import Server
 from rsws.gateway.supervisor import LISTENING, Orders
+from rsws.runtime import collect_rarely, loop_factory
 
 
 def main() -> None:

@@ -1,0 +1,199 @@
+"""A client of the gateway: gets in, is cut off, comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
+
+from rsws.bench.counters import Count
+from rsws.bench.crew import Crew, together
+from rsws.bench.messages import now_us, text_frame
+from rsws.bench.socket import Socket
+from rsws.errors import CannotConnect, RswsError, SubscribeRefused
+from rsws.protocol import Connected, Error, Gap, Refused, Reply, decode_reply
+
+CUT_SHARE = 10
+"""One in so many connections is cut at a time."""
+CONNECTING_AT_ONCE = 32
+"""Connections that a process is making; more would not fit into the queue of those a server has not accepted yet."""
+RETRY_S = 0.05
+
+
+class Member:
+    """A client of the gateway.
+
+    Args:
+        crew: All of this process.
+    """
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+        self._socket: Socket | None = None
+        self._joined: asyncio.Future[None] | None = None
+        self._since_us = 0
+        self._was_in = False
+
+    @property
+    def is_in(self) -> bool:
+        """Whether it is connected, and ready."""
+        return self._joined is not None and self._joined.done()
+
+    async def join(self) -> None:
+        """Connect, and wait until it is ready.
+
+        Raises:
+            CannotConnect: It does not get that far.
+        """
+        self._joined = asyncio.get_running_loop().create_future()
+        self._since_us = now_us()
+        try:
+            async with asyncio.timeout(self.crew.plan.timeout_s):
+                self._socket = self.crew.new_socket(self)
+                await self.crew.connect(self._socket)
+                await self._joined
+        except TimeoutError:
+            self._drop()
+            raise self.crew.cannot_connect(f"no answer within {self.crew.plan.timeout_s:g} s") from None
+        except BaseException:
+            self._drop()
+            raise
+        self._was_in = True
+
+    def cut(self) -> None:
+        """Break the connection, if there is one, and come back."""
+        if self.is_in:
+            self.crew.row[Count.CUTS] += 1
+            self._drop()
+            self._lost()
+
+    def leave(self) -> None:
+        """Close the connection, if there is one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._joined = None
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.cut()
+            self._socket = None
+        self._joined = None
+
+    def _lost(self) -> None:
+        """It was in, and is no more."""
+        self.crew.spawn(self._come_back())
+
+    async def _come_back(self) -> None:
+        loop = asyncio.get_running_loop()
+        since_us = now_us()
+        deadline = loop.time() + self.crew.plan.timeout_s
+        while True:
+            try:
+                await self.join()
+            except CannotConnect:
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_S)
+            else:
+                break
+        self.crew.latency("resumed").add(now_us() - since_us)
+
+    def _ready(self) -> None:
+        """What :meth:`join` waits for has come."""
+        if self._joined is not None and not self._joined.done():
+            self._joined.set_result(None)
+
+    def _took(self, name: str) -> None:
+        """One step of getting in is done."""
+        if not self._was_in:
+            self.crew.latency(name).add(now_us() - self._since_us)
+
+    def _say(self, text: bytes) -> None:
+        assert self._socket is not None
+        self._socket.write(text_frame(len(text)) + text)
+
+    # --- what comes over the connection ---
+
+    def take(self, data: bytes, position: int) -> int:
+        """See :class:`rsws.bench.socket.Reader`."""
+        return position
+
+    def take_text(self, text: bytes) -> None:
+        """See :class:`rsws.bench.socket.Reader`."""
+        try:
+            reply = decode_reply(text.decode())
+        except ValueError:
+            self._fail(self.crew.cannot_connect("what answers there is no rsws gateway; is the address right?"))
+            return
+        match reply:
+            case Connected():
+                self._took("connected")
+                self._let_in()
+            case Refused():
+                self._fail(self.crew.unauthorized())
+            case Error(error, code, channel):
+                self._fail(SubscribeRefused(error, code, channel or ""))
+            case Gap():
+                self.crew.gaps += 1
+            case None:
+                pass  # a later version may say more
+            case _:
+                self._take_reply(reply, text)
+
+    def closed(self, reason: str) -> None:
+        """See :class:`rsws.bench.socket.Reader`."""
+        was_in = self.is_in
+        self._socket = None
+        if not was_in:
+            self._fail(self.crew.cannot_connect(reason))
+        elif self.crew.plan.kill_every_s is None:
+            self.crew.fail(self.crew.connection_lost(reason))
+        else:
+            self._joined = None
+            self._lost()
+
+    def _fail(self, error: RswsError) -> None:
+        if self._joined is not None and not self._joined.done():
+            self._joined.set_exception(error)
+        else:
+            self.crew.fail(error)
+
+    def _let_in(self) -> None:
+        """The gateway takes requests."""
+        self._ready()
+
+    def _take_reply(self, reply: Reply, text: bytes) -> None:
+        pass
+
+
+async def join(crew: Crew, members: Iterable[Member], at_once: int = CONNECTING_AT_ONCE) -> None:
+    """Have them all connect, some at a time.
+
+    Raises:
+        ClientError: One of them is not let in.
+    """
+    queue = iter(members)
+
+    async def some() -> None:
+        for member in queue:
+            await member.join()
+            crew.row[Count.CONNECTED] += 1
+
+    await together(*(some() for _ in range(at_once)))
+
+
+async def cut_in_turn(every_s: float, groups: Sequence[Sequence[Member]]) -> None:
+    """Every so many seconds, for ever, cut a tenth of each group (at least one), so that everyone has a turn."""
+    turns = [_in_turn(group) for group in groups]
+    while True:
+        await asyncio.sleep(every_s)
+        for group, turn in zip(groups, turns, strict=True):  # one may be empty, as in a process without publishers
+            for member in islice(turn, -(-len(group) // CUT_SHARE)):
+                member.cut()
+
+
+def _in_turn(group: Sequence[Member]) -> Iterator[Member]:
+    """Those that are in it when their turn comes."""
+    for number in count():
+        yield group[number % len(group)]

@@ -1,0 +1,195 @@
+"""What the messages of a run look like, how they are written and how they are found in what a gateway sends.
+
+The data is a JSON string that begins with the run, the message's number and the time it was published, each of a fixed
+width. A gateway of this protocol sends it as it was written, in an event whose keys have one order, so one regular
+expression reads and checks it whole.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import NamedTuple
+
+import msgspec
+
+from rsws.bench.plan import Plan
+from rsws.protocol import StreamId
+
+NUMBER_DIGITS = 10
+TIME_DIGITS = 16
+MIN_SIZE_BYTES = len('""') + 8 + NUMBER_DIGITS + TIME_DIGITS
+
+RUN_MESSAGES = 32
+"""How many messages are compared in one go, beginning with a multiple of it. Frames come cut off anywhere: who got a
+part of these has to read that, and is in step with the others from the next multiple on."""
+KNOWN_BYTES = 8 * 1024 * 1024
+"""How much of what was read is kept to be compared with."""
+
+TEXT = 0x81
+"""The first byte of a frame that is a whole text message."""
+
+
+def now_us() -> int:
+    """The time on a clock that all processes of a machine share, in microseconds."""
+    return time.monotonic_ns() // 1000
+
+
+def text_frame(length: int) -> bytes:
+    """The head of a text frame from a client, with a mask of zeros, which leaves the payload as it is."""
+    if length < 126:
+        return bytes((TEXT, 0x80 | length)) + bytes(4)
+    if length < 65536:
+        return bytes((TEXT, 0x80 | 126)) + length.to_bytes(2, "big") + bytes(4)
+    return bytes((TEXT, 0x80 | 127)) + length.to_bytes(8, "big") + bytes(4)
+
+
+class Frame(NamedTuple):
+    """Where a frame from a gateway is."""
+
+    start: int
+    """Of its payload."""
+    stop: int
+
+
+def find_frame(data: bytes, position: int) -> Frame | None:
+    """The frame that begins at ``position``; None where it is not all there yet."""
+    length_at = position + 1
+    if length_at >= len(data):
+        return None
+    length = data[length_at]
+    start = length_at + 1
+    if length >= 126:
+        start += 2 if length == 126 else 8
+        length = int.from_bytes(data[length_at + 1 : start], "big")
+    stop = start + length
+    return Frame(start, stop) if stop <= len(data) else None
+
+
+class PublishFrames:
+    """Writes the publishes of one channel.
+
+    Args:
+        producer: With it, the gateway is asked to store each of them at most once.
+    """
+
+    def __init__(self, plan: Plan, channel: int, producer: str | None) -> None:
+        head = f'{{"action":"publish","channel":{_quote(plan.channel(channel))},"data":"{plan.run}'
+        middle = f'{_padding(plan)}","messageId":"'
+        tail = '"}' if producer is None else f'","producer":"{producer}"}}'
+        length = len(head) + NUMBER_DIGITS + TIME_DIGITS + len(middle) + NUMBER_DIGITS + len(tail)
+        self._head = text_frame(length) + head.encode()
+        self._middle = middle.encode()
+        self._tail = tail.encode()
+
+    def frame(self, number: int, published_us: int) -> bytes:
+        """The publish of one message, whose ``messageId`` is its number."""
+        return b"%b%010d%016d%b%010d%b" % (self._head, number, published_us, self._middle, number, self._tail)
+
+
+class Run(NamedTuple):
+    """Messages that follow each other without a gap, with ascending ids."""
+
+    first: int
+    """The number of the first."""
+    stop: int
+    """One above the number of the last."""
+    first_id: StreamId
+    last_id: StreamId
+    published_us: list[tuple[int, int]]
+    """When, and how many of them at once."""
+    length: int
+    """How many bytes their frames have."""
+
+
+class MessageReader:
+    """Finds the messages of one channel.
+
+    Args:
+        shared: Whether several subscribers read with it. They get the same frames, so what the first of them has read
+            and found to be in order the others need only compare, which takes a tenth of the time.
+    """
+
+    def __init__(self, plan: Plan, channel: int, *, shared: bool) -> None:
+        quoted = re.escape(_quote(plan.channel(channel)))
+        data = rf"{plan.run}([0-9]{{{NUMBER_DIGITS}}})([0-9]{{{TIME_DIGITS}}}){_padding(plan)}"
+        event = (
+            rf'\{{"event":"message","channel":{quoted},"streamId":"([0-9]{{1,20}})-([0-9]{{1,20}})","data":"{data}"\}}'
+        )
+        self._match_event = re.compile(event.encode()).fullmatch
+        self._match_data = re.compile(f'"{data}"').fullmatch
+        self._shared = shared
+        self._known: dict[int, tuple[bytes, Run]] = {}
+        self._known_bytes = 0
+
+    def read(self, data: bytes, position: int, expected: int) -> Run | None:
+        """The messages whose frames begin at ``position``; None where there is something else, or no whole frame.
+
+        Args:
+            expected: The number that comes next if all is well.
+        """
+        known = self._known.get(expected)
+        if known is not None and data.startswith(known[0], position):
+            return known[1]
+        run = self._parse(data, position)
+        if self._shared and run is not None and (known is None or known[1].length < run.length):
+            self._remember(data[position : position + run.length], run)
+        return run
+
+    def number(self, json: str) -> int | None:
+        """The number of a message of this run, from its data; None where it is none."""
+        match = self._match_data(json)
+        return None if match is None else int(match[1])
+
+    def _parse(self, data: bytes, begin: int) -> Run | None:
+        # find_frame() is written out here: this is done for every message.
+        match_event = self._match_event
+        end = len(data) - 1
+        position = begin
+        first = number = -1
+        first_id = last_id = StreamId(0, 0)
+        published_us: list[tuple[int, int]] = []
+        since = count = 0
+        while position < end and data[position] == TEXT:
+            length = data[position + 1]
+            start = position + 2
+            if length >= 126:
+                start += 2 if length == 126 else 8
+                length = int.from_bytes(data[position + 2 : start], "big")
+            match = match_event(data, start, start + length) if start + length <= end + 1 else None
+            if match is None:
+                break
+            ms, seq, this, when = map(int, match.groups())
+            if first < 0:
+                first = this
+                first_id = last_id = StreamId(ms, seq)
+            elif this != number + 1 or (ms, seq) <= last_id or this % RUN_MESSAGES == 0:
+                break
+            else:
+                last_id = StreamId(ms, seq)
+            if when != since:
+                if count:
+                    published_us.append((since, count))
+                since, count = when, 0
+            number = this
+            count += 1
+            position = start + length
+        if first < 0:
+            return None
+        published_us.append((since, count))
+        return Run(first, number + 1, first_id, last_id, published_us, position - begin)
+
+    def _remember(self, frames: bytes, run: Run) -> None:
+        if self._known_bytes > KNOWN_BYTES:
+            self._known.clear()
+            self._known_bytes = 0
+        self._known[run.first] = (frames, run)
+        self._known_bytes += len(frames)
+
+
+def _quote(text: str) -> str:
+    return msgspec.json.encode(text).decode()
+
+
+def _padding(plan: Plan) -> str:
+    return "x" * (plan.size_bytes - MIN_SIZE_BYTES)

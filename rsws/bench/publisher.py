@@ -1,0 +1,223 @@
+"""A client that publishes on a channel, as fast as it is allowed to, and keeps account of the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable
+
+from rsws.bench.counters import Count
+from rsws.bench.crew import Crew
+from rsws.bench.member import Member
+from rsws.bench.messages import NUMBER_DIGITS, TEXT, PublishFrames, find_frame, now_us
+from rsws.bench.sequence import Ranges, as_ranges
+from rsws.errors import Outcome
+from rsws.protocol import Ack, ErrorAck, Reply
+
+_match_ack = re.compile(
+    rb'\{"status":"ack","messageId":"([0-9]{%d})"(?:,"streamId":"[0-9-]+"(?:,"duplicate":true)?)?\}' % NUMBER_DIGITS
+).fullmatch
+
+POLL_S = 0.001
+"""How often a publisher that waits for subscribers of other processes looks how far they are."""
+REFUSED_S = 0.1
+"""How long a publisher waits after a refusal: a gateway that refuses does so faster than it stores."""
+
+
+class Publisher(Member):
+    """Publishes messages that are numbered from 0.
+
+    With ``kill_every_s`` each is named so that rsws stores it at most once, and after a cut gets again what is
+    unanswered. With any other server the outcome of these remains unknown.
+
+    Args:
+        channel: Its number.
+        messages: How many to publish; None for any number.
+        rate: How many a second; 0 for as many as the window allows.
+        delivered: How many have reached the subscribers.
+        poll: Whether it has to look itself for ``delivered`` to grow; else :meth:`publish` is called when it has.
+
+    Attributes:
+        channel: Its number.
+        published: How many messages it has published.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        channel: int,
+        *,
+        messages: int | None,
+        rate: float,
+        delivered: Callable[[], int],
+        poll: bool,
+    ) -> None:
+        super().__init__(crew)
+        self.channel = channel
+        self.published = 0
+        self._once = crew.plan.kill_every_s is not None
+        self._frames = PublishFrames(crew.plan, channel, f"{crew.plan.run}-{channel}" if self._once else None)
+        self._messages = messages
+        self._interval_us = 1e6 / rate if rate else 0.0
+        self._delivered = delivered
+        self._poll = poll
+        self._begun_us = 0
+        self._ended = True
+        self._held = False
+        """Whether it was the window that let no more be published, when it was their turn."""
+        self._unanswered: dict[int, int] = {}
+        """Number -> when it was published."""
+        self._holes: list[int] = []
+        """Numbers that need not come: refused, or of unknown outcome."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused = False
+        self._latency = crew.latency("ack")
+
+    @property
+    def holes(self) -> Ranges:
+        """Numbers of messages that are not stored, or perhaps not."""
+        return as_ranges(sorted(self._holes))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it will not publish any more, and all is answered."""
+        return (self._ended or self._left() == 0) and not self._unanswered
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an ack or a subscriber has to come before it goes on."""
+        return self._under_way() > 0
+
+    def begin(self, delay_us: float = 0) -> None:
+        """Publish from now on, or after that long."""
+        self._begun_us = now_us() + int(delay_us)
+        self._ended = False
+        self.publish()
+
+    def end(self) -> None:
+        """Publish no more."""
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def give_up(self) -> None:
+        """No answer will come any more: what is unanswered may be stored or not."""
+        self.end()
+        self._leave_unknown()
+
+    def publish(self) -> None:
+        """Publish all that may be published now."""
+        if self._ended or self._paused or not self.is_in:
+            return
+        now = now_us()
+        room = self.crew.plan.window - self._under_way()
+        numbers = range(self.published, self.published + max(0, min(room, self._left(), self._due(now))))
+        if numbers:
+            # What a slow server has kept waiting counts from when it was its turn: it is the server's time.
+            when = [self._due_at(number) if self._held else now for number in numbers]
+            assert self._socket is not None
+            self._socket.write(b"".join(map(self._frames.frame, numbers, when)))
+            self._unanswered.update(zip(numbers, when, strict=True))
+            self.published = numbers.stop
+            self.crew.row[Count.PUBLISHED] += len(numbers)
+        self._held = bool(self._interval_us) and len(numbers) >= room
+        self._look_again(now)
+
+    def _left(self) -> int:
+        return sys.maxsize if self._messages is None else self._messages - self.published
+
+    def _under_way(self) -> int:
+        delivered = self._delivered()
+        never = sum(number >= delivered for number in self._holes[-self.crew.plan.window :])
+        return max(len(self._unanswered), self.published - delivered - never)
+
+    def _due_at(self, number: int) -> int:
+        return int(self._begun_us + number * self._interval_us)
+
+    def _due(self, now: int) -> int:
+        if not self._interval_us:
+            return sys.maxsize
+        return int((now - self._begun_us) // self._interval_us) + 1 - self.published
+
+    def _look_again(self, now: int) -> None:
+        """When the next one is due, or by when the subscribers may have got further."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._left() == 0:
+            return
+        loop = asyncio.get_running_loop()
+        if (wait_us := self._due_at(self.published) - now) > 0 and self._interval_us:
+            self._timer = loop.call_later(wait_us / 1e6, self.publish)
+        elif self._poll and len(self._unanswered) < self.crew.plan.window:
+            self._timer = loop.call_later(POLL_S, self.publish)
+
+    # --- what comes over the connection ---
+
+    def take(self, data: bytes, position: int) -> int:
+        now = now_us()
+        answered = 0
+        while (frame := find_frame(data, position)) is not None and data[position] == TEXT:
+            match = _match_ack(data, frame.start, frame.stop)
+            if match is None:
+                break
+            answered += self._answered(int(match[1]), now)
+            position = frame.stop
+        if answered:
+            self.crew.last_us = now
+            self.crew.row[Count.ACKED] += answered
+            self.publish()
+        return position
+
+    def _answered(self, number: int, now: int) -> bool:
+        published_us = self._unanswered.pop(number, None)
+        if published_us is None:  # an answer to what was given up
+            return False
+        self._latency.add(now - published_us)
+        return True
+
+    def _take_reply(self, reply: Reply, text: bytes) -> None:
+        match reply:
+            case Ack(message_id):
+                self.crew.row[Count.ACKED] += self._answered(_number(message_id), now_us())
+                self.publish()
+            case ErrorAck(message_id, error, _, outcome):
+                self._refused(_number(message_id), error, outcome)
+
+    def _refused(self, number: int, error: str, outcome: Outcome) -> None:
+        if self._unanswered.pop(number, None) is None:
+            return
+        self._holes.append(number)
+        self.crew.refusal = self.crew.refusal or error
+        if outcome is Outcome.UNKNOWN:
+            self.crew.unknown += 1
+        else:
+            self.crew.refused += 1
+        if not self._paused:
+            self._paused = True
+            asyncio.get_running_loop().call_later(REFUSED_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._paused = False
+        self.publish()
+
+    def _let_in(self) -> None:
+        if self._once and self.crew.is_rsws:
+            again = b"".join(self._frames.frame(number, when) for number, when in self._unanswered.items())
+            if again:
+                assert self._socket is not None
+                self._socket.write(again)
+        else:
+            self._leave_unknown()
+        self._ready()
+        self.publish()
+
+    def _leave_unknown(self) -> None:
+        self.crew.unknown += len(self._unanswered)
+        self._holes.extend(self._unanswered)
+        self._unanswered.clear()
+
+
+def _number(message_id: str) -> int:
+    return int(message_id) if message_id.isascii() and message_id.isdigit() else -1

@@ -1,0 +1,156 @@
+"""One WebSocket connection, with as little as possible between the kernel and whoever reads the messages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from typing import Protocol, cast
+
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import CONNECTING, OPEN
+from websockets.uri import WebSocketURI
+
+from rsws.bench.messages import TEXT, find_frame
+from rsws.errors import CLOSE_HELP
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+_RESET = struct.pack("ii", 1, 0)  # linger for 0 s: closing sends RST
+_LINE_END = b"\r\n"
+_HEAD_END = b"\r\n\r\n"
+
+_log = logging.getLogger("rsws.bench.websocket")
+_log.setLevel(logging.INFO)  # at DEBUG websockets logs the request's path, and the token is in it
+_CLOSE_HELP = {int(code): help for code, help in CLOSE_HELP.items()}
+
+
+class Reader(Protocol):
+    """Who takes what comes over a connection."""
+
+    def take(self, data: bytes, position: int) -> int:
+        """Take those frames from ``position`` on that are of the usual kind; where the first one begins that is not."""
+        ...
+
+    def take_text(self, text: bytes) -> None:
+        """Take a text message that :meth:`take` did not."""
+
+    def closed(self, reason: str) -> None:
+        """Nothing more will come; not called after :meth:`Socket.cut` and :meth:`Socket.close`."""
+
+
+class Socket(asyncio.Protocol):
+    """A connection to a gateway.
+
+    ``websockets`` makes the handshake, and is given all frames but whole text messages: pings, closes, fragments.
+    """
+
+    def __init__(self, uri: WebSocketURI, reader: Reader) -> None:
+        self._reader: Reader | None = reader
+        self._protocol = ClientProtocol(uri, logger=_log, max_size=MAX_FRAME_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._rest = b""
+        self._fragments: list[bytes] = []
+
+    def write(self, frames: bytes) -> None:
+        """Send frames, as :func:`rsws.bench.messages.text_frame` begins them."""
+        assert self._transport is not None
+        self._transport.write(frames)
+
+    def cut(self) -> None:
+        """Break the connection as an outage does, with nothing said (TCP RST)."""
+        self._reader = None
+        if self._transport is not None:
+            tcp = self._transport.get_extra_info("socket")
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Say good-bye, and wait for nothing."""
+        self._reader = None
+        if self._protocol.state is OPEN:
+            self._protocol.send_close(1000)
+            self._send()
+        if self._transport is not None:
+            self._transport.close()
+
+    # --- asyncio ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._protocol.send_request(self._protocol.connect())
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        position = 0
+        if self._protocol.state is CONNECTING:
+            end = data.find(_HEAD_END)
+            if end < 0:
+                self._keep(data)
+                return
+            position = end + len(_HEAD_END)
+            self._give(data[:position])
+            if self._protocol.state is not OPEN:
+                self._end(f"{data.partition(_LINE_END)[0].decode(errors='replace')[:60]!r} and no WebSocket")
+        while self._reader is not None:
+            position = self._reader.take(data, position)
+            frame = find_frame(data, position)
+            if frame is None:
+                break
+            if data[position] == TEXT:
+                self._reader.take_text(data[frame.start : frame.stop])
+            else:
+                self._give(data[position : frame.stop])
+            position = frame.stop
+        self._keep(data[position:])
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end("the connection broke")
+
+    def _keep(self, rest: bytes) -> None:
+        """A part of a frame, of which more is to come."""
+        self._rest = rest
+        if len(rest) > MAX_FRAME_BYTES:
+            self._end(f"it sent a frame of more than {MAX_FRAME_BYTES:,} bytes")
+
+    # --- what websockets makes of it ---
+
+    def _send(self) -> None:
+        for data in filter(None, self._protocol.data_to_send()):
+            self.write(data)
+
+    def _give(self, data: bytes) -> None:
+        self._protocol.receive_data(data)
+        self._send()
+        for event in self._protocol.events_received():
+            if self._reader is None:
+                return
+            if isinstance(event, Frame):
+                self._take_frame(event, self._reader)
+        if self._protocol.parser_exc is not None:
+            self._end(f"it broke the WebSocket protocol: {self._protocol.parser_exc}")
+
+    def _take_frame(self, frame: Frame, reader: Reader) -> None:
+        if frame.opcode in (Opcode.TEXT, Opcode.CONT):
+            self._fragments.append(bytes(frame.data))
+            if frame.fin:
+                reader.take_text(b"".join(self._fragments))
+                self._fragments.clear()
+        elif frame.opcode is Opcode.CLOSE:
+            close = self._protocol.close_rcvd
+            assert close is not None
+            meaning = close.reason or _CLOSE_HELP.get(close.code, ("", True))[0]
+            self._end(f"closed by the gateway with {close.code}" + (f": {meaning}" if meaning else ""))
+        elif frame.opcode is Opcode.BINARY:
+            self._end("it sent a binary frame; the protocol is text")
+
+    def _end(self, reason: str) -> None:
+        reader, self._reader = self._reader, None
+        if self._transport is not None:
+            self._transport.abort()
+        if reader is not None:
+            reader.closed(reason)

@@ -1,0 +1,311 @@
+"""How ``rsws bench`` looks: the progress of a run, and its result."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from rsws.bench import coordinator
+from rsws.bench.counters import Count
+from rsws.bench.histogram import Histogram
+from rsws.bench.plan import Plan, Work
+from rsws.bench.report import QUANTILES, Report
+from rsws.cli import terminal
+
+RATE_OVER = 10
+"""The live rate is that of so many looks."""
+PLOT_COLUMNS = 64
+PLOT_ROWS = 5
+LABEL_COLUMNS = 8
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_PLOTTED = {
+    Work.FANOUT: ("delivery", "delivery"),
+    Work.PAIRS: ("delivery", "delivery"),
+    Work.CATCHUP: ("history", "reading the whole history"),
+    Work.CONNECT: ("subscribed", "connecting and subscribing"),
+}
+_MEASURED = {
+    "delivery": "publish to delivery",
+    "ack": "publish to ack",
+    "history": "whole history",
+    "connected": "connect to welcome",
+    "subscribed": "connect to subscribed",
+    "resumed": "cut to subscribed",
+}
+
+
+class LiveDisplay:
+    """On a terminal, on standard error: the phase, how far it is, and the rates of the last second."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._looks: deque[tuple[float, list[int]]] = deque(maxlen=RATE_OVER)
+        self._progress: Progress | None = None
+        if terminal.stderr().is_terminal:
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(20),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[rates]}", style="dim"),
+                console=terminal.stderr(),
+                transient=True,
+            )
+            self._task = self._progress.add_task("starting", total=None, rates="")
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, progress: coordinator.Progress) -> None:
+        """How far it is now."""
+        if self._progress is None:
+            return
+        if self._looks and progress.seconds < self._looks[-1][0]:
+            self._looks.clear()  # another phase
+        self._looks.append((progress.seconds, progress.counts))
+        done, total = self._extent(progress)
+        self._progress.update(
+            self._task, description=progress.phase.name, completed=done, total=total, rates=self._rates()
+        )
+
+    def stopping(self) -> None:
+        """The run is to end early."""
+        if self._progress is not None:
+            self._progress.print(terminal.format_note("stopping; Ctrl-C again ends it at once"))
+
+    def _extent(self, progress: coordinator.Progress) -> tuple[float, float | None]:
+        plan, counts = self._plan, progress.counts
+        match progress.phase.name, plan.work:
+            case "connecting", Work.CATCHUP:
+                return 0, None
+            case ("connecting", _) | ("measuring", Work.CONNECT):
+                return counts[Count.CONNECTED], plan.connections
+            case "publishing the history", _:
+                return counts[Count.PUBLISHED], plan.messages
+            case "measuring", _ if plan.duration_s is not None:
+                return min(progress.seconds, plan.duration_s), plan.duration_s
+            case "measuring", _:
+                return counts[Count.PUBLISHED], plan.messages
+        return 0, None
+
+    def _rates(self) -> str:
+        (since, before), (now, counts) = self._looks[0], self._looks[-1]
+        if now <= since:
+            return ""
+        names = {Count.CONNECTED: "connected", Count.PUBLISHED: "published", Count.DELIVERED: "delivered"}
+        rates = {name: (counts[count] - before[count]) / (now - since) for count, name in names.items()}
+        return "  ".join(f"{_short(rate)} {name}/s" for name, rate in rates.items() if rate)
+
+
+def format_report(report: Report, *, on_terminal: bool) -> str:
+    """The result: in a pipe plain lines, however long."""
+    latency, what = _PLOTTED[report.plan.work]
+    counts, latencies = _format_counts(report), _format_latencies(report)
+    parts: list[RenderableType] = [_headline(report), Text(), counts, Text(), latencies]
+    if (histogram := report.latencies.get(latency)) is not None:
+        parts += [Text(), Text(f"distribution of {what}", "bold"), *map(Text, plot(histogram))]
+    parts += [Text(), *_verdict(report)]
+    if on_terminal:
+        counts.box = latencies.box = box.SIMPLE_HEAD
+        return terminal.render(Group(*parts))
+    return "".join(f"{line.rstrip()}\n" for part in parts for line in terminal.render(part).splitlines() or [""])
+
+
+def _headline(report: Report) -> Text:
+    plan = report.plan
+    facts = {
+        Work.FANOUT: [_count(plan.clients, "subscriber")],
+        Work.PAIRS: [_count(plan.clients, "pair")],
+        Work.CATCHUP: [_count(plan.clients, "client"), _count(plan.messages or 0, "message")],
+        Work.CONNECT: [f"{_count(plan.clients, 'client')}, {plan.window:,} at a time"],
+    }[plan.work]
+    if plan.size_bytes:
+        facts.append(f"{plan.size_bytes:,} bytes each")
+    if plan.work in (Work.FANOUT, Work.PAIRS):
+        facts.append(f"{plan.rate:,g}/s" if plan.rate else f"window {plan.window:,}")
+    if plan.kill_every_s is not None:
+        facts.append(f"cuts every {plan.kill_every_s:g} s")
+    facts.append(f"{report.seconds:.1f} s, {_count(plan.processes, 'process', 'processes')}")
+    return Text.assemble((f"{plan.work} ", "bold"), (f"{plan.url}\n", "cyan"), (", ".join(facts), "dim"))
+
+
+def _format_counts(report: Report) -> Table:
+    table = _table("", "total", "per second")
+    counts = report.counts
+    rows: dict[str, int] = {}
+    if report.plan.work is Work.CONNECT:
+        rows["connected"] = counts[Count.CONNECTED]
+    elif report.plan.work is Work.CATCHUP:
+        rows["histories read"] = report.rounds
+    else:
+        rows["published"] = counts[Count.PUBLISHED]
+    if counts[Count.DELIVERED]:
+        rows["delivered"] = counts[Count.DELIVERED]
+    for name, count in rows.items():
+        table.add_row(name, f"{count:,}", f"{report.per_second(count):,.0f}")
+    if received := counts[Count.BYTES]:
+        table.add_row("received, MB", f"{received / 1e6:,.1f}", f"{report.per_second(received) / 1e6:,.1f}")
+    if counts[Count.CUTS]:
+        table.add_row("cut and resumed", f"{counts[Count.CUTS]:,}", "")
+    return table
+
+
+def _format_latencies(report: Report) -> Table:
+    table = _table("", *(name.replace("_", ".") for name in QUANTILES), "max")
+    for name, what in _MEASURED.items():
+        histogram = report.latencies.get(name)
+        if histogram is not None and (report.plan.work is not Work.CATCHUP or name != "ack"):
+            values = [*map(histogram.quantile_us, QUANTILES.values()), histogram.max_us]
+            table.add_row(what, *map(_duration, values))
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, min_width=21)
+    for name in others:
+        table.add_column(name, justify="right", min_width=9)
+    return table
+
+
+def _verdict(report: Report) -> list[Text]:
+    lines = []
+    faults = {
+        "lost": report.lost,
+        "duplicated": report.duplicated,
+        "reordered": report.reordered,
+        "foreign": report.foreign,
+    }
+    text = ", ".join(f"{count:,} {name}" for name, count in faults.items())
+    if report.plan.publishers:
+        lines.append(Text(f"checked: {text}", "green" if report.is_right else "bold red"))
+    if report.outstanding:
+        lines.append(Text(f"{report.outstanding:,} had not come when it was ended", "yellow"))
+    if report.refused:
+        refused = _count(report.refused, "publish", "publishes")
+        lines.append(Text(f"refused: {refused}; {terminal.safe(report.refusal)}", "red"))
+    if report.unknown:
+        unknown = _count(report.unknown, "publish", "publishes")
+        lines.append(Text(f"outcome unknown: {unknown}, stored or not", "yellow"))
+    if report.gaps:
+        lines.append(Text(f"the gateway has reported {_count(report.gaps, 'gap')}", "yellow"))
+    plan = report.plan
+    reached = report.per_second(report.counts[Count.PUBLISHED])
+    if plan.rate and reached < 0.95 * plan.rate:
+        lines.append(Text(f"the rate was not reached: {reached:,.0f} of {plan.rate:,g} messages/s", "yellow"))
+    lines.append(_bottleneck(report))
+    return lines
+
+
+def _bottleneck(report: Report) -> Text:
+    shares = f"its busiest process has used {report.cpu:.0%} of a CPU"
+    match report.bottleneck:
+        case "benchmark":
+            return Text(
+                f"the benchmark itself is the bottleneck ({shares}): these figures are a lower bound; "
+                "use more --processes, or another machine",
+                "yellow",
+            )
+        case "machine":
+            return Text(
+                f"this machine is the bottleneck ({shares} and waited for one for {report.waiting:.0%} of the time): "
+                "these figures are a lower bound; run the benchmark on another machine than the gateway",
+                "yellow",
+            )
+    return Text(f"the benchmark was not the limit: {shares}", "dim")
+
+
+def plot(histogram: Histogram, columns: int = PLOT_COLUMNS, rows: int = PLOT_ROWS) -> list[str]:
+    """Lines of block characters: how often which duration was measured, on a logarithmic axis."""
+    low, high = _axis(histogram)
+    scale = columns / math.log(high / low)
+
+    def column(value_us: float) -> float:
+        return min(max(math.log(max(value_us, low) / low) * scale, 0.0), columns - 1e-9)
+
+    heights = [0.0] * columns
+    for first, stop, count in histogram.buckets():
+        begin, end = column(first), column(stop)
+        for place in range(int(begin), int(end) + 1):
+            part = (min(end, place + 1) - max(begin, place)) / (end - begin) if end > begin else 1.0
+            heights[place] += count * part
+    top = max(heights)
+    eighths = [math.ceil(height / top * rows * 8) if height else 0 for height in heights]
+    label = f"{top / histogram.count:.0%}"
+    lines = []
+    for row in reversed(range(rows)):
+        bars = "".join(_BLOCKS[min(max(each - row * 8, 0), 8)] for each in eighths)
+        lines.append(f"{label if row == rows - 1 else '':>5} │{bars}".rstrip())
+    return lines + _format_axis(low, high, columns, column, histogram)
+
+
+def _axis(histogram: Histogram) -> tuple[float, float]:
+    """Where it begins and ends: at 1, 2 or 5 of something, at least a factor of 10 apart."""
+    ticks = _ticks((1, 2, 5))
+    low = max((tick for tick in ticks if tick <= histogram.min_us), default=ticks[0])
+    high = min((tick for tick in ticks if tick > histogram.max_us), default=ticks[-1])
+    return low, max(high, 10 * low)
+
+
+def _ticks(digits: Sequence[int]) -> list[float]:
+    return [digit * 10.0**power for power in range(12) for digit in digits]
+
+
+def _format_axis(
+    low: float, high: float, columns: int, column: Callable[[float], float], histogram: Histogram
+) -> list[str]:
+    line, labels, marks = ["─"] * columns, [" "] * (columns + 8), [" "] * (columns + 8)
+    free = 0
+    digits = (1, 2, 5) if column(2 * low) >= LABEL_COLUMNS else (1,)
+    for tick in _ticks(digits):
+        place = int(column(tick))
+        if low <= tick <= high and place >= free:
+            text = _duration(tick)
+            line[place] = "┬"
+            labels[place : place + len(text)] = text
+            free = place + LABEL_COLUMNS
+    free = 0
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        place = int(column(histogram.quantile_us(share)))
+        if place >= free:
+            marks[place : place + 4] = f"↑{name}"
+            free = place + 5
+    return [f"{'':5} └{''.join(line)}", *(f"{'':7}{''.join(each).rstrip()}" for each in (labels, marks))]
+
+
+def _duration(value_us: float) -> str:
+    """Three digits, and a unit."""
+    for unit, size in (("µs", 1), ("ms", 1e3), ("s", 1e6)):
+        value = value_us / size
+        if value < 999.5 or unit == "s":
+            break
+    return f"{value:.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
+
+
+def _short(value: float) -> str:
+    """A rate, short enough for a line that changes all the time."""
+    if value < 9_999.5:
+        return f"{value:,.0f}"
+    return f"{value / 1e3:,.0f}k" if value < 999_500 else f"{value / 1e6:.2f}M"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -72,11 +72,23 @@ def redis_server() -> Iterator[int]:
         options = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", directory)
         with subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL) as server:
             try:
-                while server.poll() is None and socket.socket().connect_ex(("127.0.0.1", port)):
-                    time.sleep(0.01)
+                wait_for(port)
                 yield port
             finally:
                 server.kill()
+
+
+def wait_for(port: int) -> None:
+    """Return when somebody listens."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), TIMEOUT_S).close()
+            return
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def write(port: int, channels: list[str], rate: float) -> None:

@@ -264,7 +264,8 @@ class Link:
         """
         self._connection = connection
         connection.on_idle = self._answered
-        connection.on_push = self._on_push
+        if self._on_push is not None:
+            connection.on_push = self._on_push
         greeting = [*self._greeting, pack(b"PING")]
         self._commands[:0] = greeting
         self._on_replies[:0] = [*[self._on_greeting] * len(self._greeting), self._note_health]

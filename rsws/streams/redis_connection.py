@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
@@ -50,7 +50,7 @@ class RedisConnection(asyncio.Protocol):
     def __init__(self, connection: AbstractConnection) -> None:
         self.unanswered: deque[OnReply] = deque()
         self.on_idle: Callable[[], None] = _nothing
-        self.on_push: OnReply | None = None
+        self.on_push: OnReply = _refuse
         self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._connection = connection
         self._parser = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
@@ -129,11 +129,11 @@ class RedisConnection(asyncio.Protocol):
         self._parser.feed(data)
         try:
             while (reply := next_reply()) is not _INCOMPLETE:
-                if type(reply) is hiredis.PushNotification and self.on_push is not None:
+                if type(reply) is hiredis.PushNotification:
                     self.on_push(reply)
                     continue
                 if not unanswered:
-                    raise hiredis.ProtocolError(f"an answer to nothing that was asked: {reply!r:.100}")
+                    _refuse(reply)
                 unanswered.popleft()(reply)
         except hiredis.ProtocolError as error:
             self._end(ConnectionError(str(error)))
@@ -160,6 +160,10 @@ def _streams(connection: AbstractConnection) -> tuple[asyncio.StreamReader, asyn
     assert reader is not None
     assert writer is not None
     return reader, writer
+
+
+def _refuse(reply: Any) -> NoReturn:
+    raise hiredis.ProtocolError(f"an answer to nothing that was asked: {reply!r:.100}")
 
 
 def _nothing() -> None:

@@ -54,7 +54,7 @@ class Follower(NamedTuple):
 class _Followed:
     """One stream being read."""
 
-    __slots__ = ("at_rest", "follower", "is_fleeting", "is_unreadable", "key", "limit", "name", "position", "retry")
+    __slots__ = ("at_rest", "follower", "is_fleeting", "is_unreadable", "key", "limit", "name", "position")
 
     def __init__(self, name: str, after: StreamId, follower: Follower) -> None:
         self.name = name
@@ -68,8 +68,6 @@ class _Followed:
         self.is_fleeting = False
         """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one."""
         self.is_unreadable = False
-        self.retry: asyncio.TimerHandle | None = None
-        """When a stream that Redis did not read is tried again."""
 
 
 class Reader:
@@ -116,10 +114,7 @@ class Reader:
 
     def _remove(self, key: bytes) -> _Followed | None:
         followed = self._followed.pop(key, None)
-        if followed is not None:
-            self._ends.forget(key)
-            if followed.retry is not None:
-                followed.retry.cancel()
+        self._ends.forget(key)
         return followed
 
     # --- what the link calls ---
@@ -240,4 +235,4 @@ class Reader:
             followed.is_unreadable = True
             log.warning("channel unreadable channel=%r: %s", followed.name, reason)
             followed.follower.unreadable(reason)
-        followed.retry = asyncio.get_running_loop().call_later(retry_s, self._read, followed)
+        asyncio.get_running_loop().call_later(retry_s, self._read, followed)

@@ -685,6 +685,9 @@ async def test_everything_after_a_position_is_delivered_in_order_once(redis_serv
         for _ in range(20):
             ids += parsed(add(redis_server, channel, *["2"] * 100))
         await room.until(channel, ids[100:])
+        ids += parsed(await asyncio.to_thread(add, redis_server, channel, *["3"] * 5000))  # while it reads
+        await room.until(channel, ids[100:])
+        assert room.interruptions == 0
 
 
 @async_test
@@ -720,12 +723,15 @@ async def test_nothing_is_delivered_after_unfollow(redis_server: RedisServer, ch
         room.reader.unfollow(channel)  # Redis has answered the read that is under way
         await room.until(other, parsed(add(redis_server, other, "1")))
         assert len(room.delivered.pop(channel)) == 1
+        dropped = []
         for _ in range(5):  # what was read for an earlier position is dropped
             room.follow(channel)
+            dropped.append(room.delivered[channel])
             await asyncio.sleep(0)
             room.unfollow(channel)
         room.follow(channel, ids[499])
         await room.until(channel, ids[500:])
+        assert dropped == [[]] * 5
 
 
 @async_test

@@ -17,7 +17,8 @@ from websockets.server import ServerProtocol
 
 from gateway_kit import frame, handshake
 from rsws.gateway.connection import ClientConnection
-from rsws.gateway.frames import frame_size, read_messages, text_frame, text_payloads
+from rsws.gateway.frames import MessageFramer, frame_size, read_messages, text_frame, text_payloads
+from rsws.protocol import Message, StreamId, encode_reply, message_template
 
 MAX_BYTES = 100_000
 SIZES = (0, 1, 125, 126, 127, 65_535, 65_536, MAX_BYTES)
@@ -171,6 +172,16 @@ def test_a_frame_is_what_websockets_would_have_written(size: int) -> None:
         whole = Frame(Opcode.TEXT, payload).serialize(mask=masked)
         assert frame_size(b"??" + whole, 2) == len(whole)
         assert all(frame_size(whole[:n], 0) > n for n in range(min(len(whole), 20)))
+
+
+@pytest.mark.parametrize("channel", ["c", "100%b", "%%", "b\u00fcro"])
+@pytest.mark.parametrize("size", SIZES)
+def test_header_and_message_in_one_go_are_the_same(size: int, channel: str) -> None:
+    bare = len(encode_reply(Message(channel, StreamId(1764000000000, 12), "0"))) - 1
+    data = "7" * max(1, size - bare)
+    whole = encode_reply(Message(channel, StreamId(1764000000000, 12), data))
+    assert MessageFramer(message_template(channel)).frame(b"1764000000000-12", data.encode()) == text_frame(whole)
+    assert size < bare or len(whole) == size or size == bare
 
 
 @pytest.mark.parametrize("size", [0, 5, 125, 126, 5000, 65_535])

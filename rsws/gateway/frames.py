@@ -33,6 +33,28 @@ def text_frame(payload: bytes, first_byte: int = _TEXT) -> bytes:
     return _long_header(first_byte, 127, size) + payload
 
 
+class MessageFramer:
+    """Makes the frames of one channel's messages, header and payload in one go.
+
+    Args:
+        template: The payload, with a ``%b`` for the id and one for the data.
+    """
+
+    __slots__ = ("_medium", "_size", "_template")
+
+    def __init__(self, template: bytes) -> None:
+        self._template = template
+        self._size = len(template % (b"", b""))
+        self._medium = b"\x81\x7e%%c%%c%b" % template
+
+    def frame(self, stream_id: bytes, data: bytes) -> bytes:
+        """The frame of one message; ``data`` is JSON."""
+        size = self._size + len(stream_id) + len(data)
+        if 126 <= size < 65536:
+            return self._medium % (size >> 8, size & 255, stream_id, data)
+        return text_frame(self._template % (stream_id, data))
+
+
 def compressed_text_frame(payload: bytes) -> bytes:
     """The same of a payload that permessage-deflate has compressed."""
     return text_frame(payload, _TEXT | _COMPRESSED)

@@ -77,6 +77,9 @@ class Everyone:
     def text_received(self, text: str) -> None:
         self.messages.append(text)
 
+    def turn(self) -> int:
+        return 1
+
     def will_flush(self, connection: ClientConnection) -> None:
         pass
 
@@ -184,7 +187,7 @@ def test_header_and_message_in_one_go_are_the_same(size: int, channel: str) -> N
     assert size < bare or len(whole) == size or size == bare
 
 
-@pytest.mark.parametrize("size", [0, 5, 125, 126, 5000, 65_535])
+@pytest.mark.parametrize("size", [0, 5, 125, 126, 5000, 65_535, 65_536, MAX_BYTES])
 def test_a_plain_message_is_read_here(size: int) -> None:
     one = frame(b"x" * size)
     assert read_messages(b"?" + one + one, 1, MAX_BYTES) == ([b"x" * size] * 2, 1 + 2 * len(one))
@@ -192,8 +195,14 @@ def test_a_plain_message_is_read_here(size: int) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [frame(b"x" * 65_536), frame(b"x" * 50, 9), frame(b"x", fin=False), frame(b"x", masked=False), frame(b"x")[:-1]],
-    ids=["64 KiB", "ping", "fragment", "not masked", "not all there"],
+    [
+        frame(b"x" * (MAX_BYTES + 1)),
+        frame(b"x" * 50, 9),
+        frame(b"x", fin=False),
+        frame(b"x", masked=False),
+        frame(b"x")[:-1],
+    ],
+    ids=["too big", "ping", "fragment", "not masked", "not all there"],
 )
 def test_anything_else_is_left_to_websockets(other: bytes) -> None:
     assert read_messages(frame(b"a") + other, 0, MAX_BYTES) == ([b"a"], len(frame(b"a")))

@@ -73,8 +73,8 @@ def text_payloads(frames: bytes) -> Iterator[tuple[bytes, bytes]]:
 def read_messages(data: bytes, start: int, max_bytes: int) -> tuple[list[bytes], int]:
     """The payloads of the plain text messages of a client in ``data`` from ``start`` on, and where they end.
 
-    It stops before anything else: a frame that is not all there, control frames, fragments, a message of 64 KiB or of
-    more than ``max_bytes``, what breaks the rules.
+    It stops before anything else: a frame that is not all there, control frames, fragments, a message of more than
+    ``max_bytes``, what breaks the rules.
     """
     payloads = []
     end = len(data)
@@ -84,6 +84,9 @@ def read_messages(data: bytes, start: int, max_bytes: int) -> tuple[list[bytes],
         if size == 126 and end - start >= 8:
             size = data[start + 2] << 8 | data[start + 3]
             body = start + 8
+        elif size == 127 and end - start >= 14:
+            size = int.from_bytes(data[start + 2 : start + 10])
+            body = start + 14
         elif not 0 <= size < 126:
             break
         if body + size > end or size > max_bytes:

@@ -123,7 +123,27 @@ async def test_who_waits_in_vain_gets_what_came() -> None:
         assert replies == [b"1", b"2"]
 
 
-@pytest.mark.parametrize("said", [b"+1\r\nHTTP/1.1 400\r\n", b"+1\r\n+2\r\n+3\r\n"])
+@async_test
+async def test_what_is_said_without_being_asked_answers_nothing() -> None:
+    push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n"
+    async with peer(answering(push, b"+1\r\n" + push + b"+2\r\n" + push, push)) as target:
+        connection = await target.connect("test")
+        replies: list[Any] = []
+        pushed: list[Any] = []
+        idle: list[int] = []
+        connection.on_push = pushed.append
+        connection.on_idle = lambda: idle.append(len(replies))
+        try:
+            connection.send(pack(b"PING") * 2, [replies.append] * 2)
+            await until(lambda: len(pushed) == 4)
+            assert pushed == [[b"invalidate", [b"a"]]] * 4
+            assert replies == [b"1", b"2"]
+            assert idle == [2]
+        finally:
+            await connection.close()
+
+
+@pytest.mark.parametrize("said", [b"+1\r\nHTTP/1.1 400\r\n", b"+1\r\n+2\r\n+3\r\n", b"+1\r\n>1\r\n+2\r\n"])
 @async_test
 async def test_what_is_no_answer_ends_the_connection(said: bytes) -> None:
     async with peer(answering(said)) as target:

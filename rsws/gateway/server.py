@@ -98,7 +98,7 @@ class Server:
         self.redis_shown, self.redis_description = redis.target.shown, redis.description
         self._store = Store(redis.target, self._redis_changed)
         self._retention = Retention(rules, self._store.history)
-        self._reader = Reader(redis.target, self._store.commands)
+        self._reader = Reader(redis.target)
         started = asyncio.get_running_loop().create_future()
         self._core = asyncio.create_task(self._run_core(redis.local, started), name="rsws core")
         self._stack.push_async_callback(self._stop_core)

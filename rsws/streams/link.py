@@ -157,7 +157,9 @@ class Link:
         target: Which Redis.
         name: The connection's name in Redis' ``CLIENT LIST``.
         greeting: Commands sent first on each new connection, whatever the answers.
-        on_change: Called with None when Redis can be reached, and with the cause when it can't any more.
+        on_greeting: Gets the reply to each of them.
+        on_change: Called with None when Redis can be reached (again), and with the cause when it can't any more.
+        on_push: Gets what Redis says without being asked, for which the greeting has to ask for RESP3.
     """
 
     def __init__(
@@ -165,12 +167,17 @@ class Link:
         target: RedisTarget,
         name: str,
         greeting: Sequence[bytes] = (),
+        *,
+        on_greeting: OnReply | None = None,
         on_change: Callable[[str | None], None] | None = None,
+        on_push: OnReply | None = None,
     ) -> None:
         self._target = target
         self._name = name
         self._greeting = greeting
+        self._on_greeting = on_greeting or _ignore
         self._on_change = on_change
+        self._on_push = on_push
         self.turn = 0
         """Counts the batches that were sent: what was submitted in the present turn is not sent yet."""
         # What waits to be sent; two lists, as a pair for each would be one more thing to collect.
@@ -257,9 +264,11 @@ class Link:
         """
         self._connection = connection
         connection.on_idle = self._answered
+        if self._on_push is not None:
+            connection.on_push = self._on_push
         greeting = [*self._greeting, pack(b"PING")]
         self._commands[:0] = greeting
-        self._on_replies[:0] = [*[_ignore] * len(self._greeting), self._note_health]
+        self._on_replies[:0] = [*[self._on_greeting] * len(self._greeting), self._note_health]
         self._held_bytes += sum(map(len, greeting))
         self._repeated = 0
         self._send_soon()

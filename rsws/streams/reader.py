@@ -1,32 +1,38 @@
-"""Follows many streams at once: XREAD BLOCK on connections of its own, a shard of the channels on each.
+"""Follows many streams at once: Redis says which has changed, and that one is read.
 
 The reader knows no channel and no client: whoever follows a stream gives it a callable that takes the entries.
 Positions are always explicit ids. Whatever is delivered follows what was delivered before without a gap; where that
 can't be proven reading stops, and whoever follows looks for himself where to go on.
+
+Redis remembers who has read a key, and tells him once when it changes (``CLIENT TRACKING``). So a message costs one
+read of one stream, however many others are followed; an XREAD over all of them would cost as much as there are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
-from rsws.errors import ChannelUnreadable, LoginRefused, RedisUnavailable, StoreError
+from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
-from rsws.streams.link import Link, RedisTarget, backoff
-from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
-from rsws.streams.store import Entry, parse_entries, store_error
+from rsws.streams.ends import Ends
+from rsws.streams.link import Link, RedisTarget
+from rsws.streams.redis_connection import ReplyError, pack
+from rsws.streams.scripts import LOOK
+from rsws.streams.store import Entry, parse_entries, run_script, store_error
 
 log = logging.getLogger("rsws.reader")
 
-SHARD_CHANNELS = 64
-"""Channels of one connection: one XREAD over N keys costs Redis 0.2 ms at N = 50, but 1.2 ms at 1,000."""
-BLOCK_S = 5.0
-REPLY_ENTRIES = 200
-REPLY_BYTES = 1024 * 1024
-PAUSE_S = 0.001
+READ_ENTRIES = 200
+READ_BYTES = 256 * 1024
+"""What one read of one stream should bring at most, as far as its last entries tell."""
+REFUSED_S = 0.5
 QUARANTINE_S = 30.0
+
+_BEGINNING = b"0-0"
 
 
 class Follower(NamedTuple):
@@ -35,9 +41,9 @@ class Follower(NamedTuple):
     Attributes:
         deliver: Every entry after the position, in order, once.
         unreadable: Redis won't read this stream; again at each vain attempt, every 30 s.
-        interrupted: Reading has stopped and nothing more is delivered: the link broke, the stream was unreadable and is
-            not any more, or entries may have been trimmed before they were read. Whoever follows finds out where to go
-            on, and follows again.
+        interrupted: Reading has stopped and nothing more is delivered: the stream was unreadable and is not any more,
+            or entries may have been trimmed before they were read, or the stream is another one. Whoever follows finds
+            out where to go on, and follows again.
     """
 
     deliver: Callable[[list[Entry]], None]
@@ -48,22 +54,20 @@ class Follower(NamedTuple):
 class _Followed:
     """One stream being read."""
 
-    __slots__ = ("follower", "key", "name", "position", "reading", "retry_at")
+    __slots__ = ("at_rest", "follower", "is_fleeting", "is_unreadable", "key", "limit", "name", "position")
 
     def __init__(self, name: str, after: StreamId, follower: Follower) -> None:
         self.name = name
         self.key = name.encode()
         self.position = str(after).encode()
         self.follower = follower
-        self.reading = True
-        self.retry_at: float | None = None
-        """When a stream that Redis won't read is tried again; None for a good one."""
-
-    def stop(self) -> None:
-        """Read no more until it is followed again."""
-        if self.reading:
-            self.reading = False
-            self.follower.interrupted()
+        self.limit = 16
+        """How many entries the next read may bring, the one at the position included."""
+        self.at_rest = False
+        """Whether it was read to its end, and Redis says when there is more."""
+        self.is_fleeting = False
+        """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one."""
+        self.is_unreadable = False
 
 
 class Reader:
@@ -71,230 +75,164 @@ class Reader:
 
     Args:
         target: Which Redis.
-        commands: The connection over which a blocked read is woken when its set of channels changes.
     """
 
-    def __init__(self, target: RedisTarget, commands: Link) -> None:
-        self._target = target
-        self._commands = commands
-        self._shards: list[_Shard] = []
-        self._shard_of: dict[str, _Shard] = {}
-        self._tasks: asyncio.TaskGroup | None = None
+    def __init__(self, target: RedisTarget) -> None:
+        self._link = Link(
+            target,
+            "rsws-reader",
+            [pack(b"HELLO", b"3"), pack(b"CLIENT", b"TRACKING", b"ON")],
+            on_greeting=self._greeted,
+            on_change=self._connected,
+            on_push=self._invalidated,
+        )
+        self._ends = Ends(target, self._link)
+        self._followed: dict[bytes, _Followed] = {}
+        self._is_told = True
+        """Whether Redis tells what has changed; an old one does not, or a user may not ask for it."""
 
     async def run(self) -> None:
         """Read until cancelled. Nothing may be followed before this runs."""
-        async with asyncio.TaskGroup() as self._tasks:
-            await asyncio.get_running_loop().create_future()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._link.run())
+            tasks.create_task(self._ends.run())
 
     def follow(self, name: str, after: StreamId, follower: Follower) -> None:
         """Hand every entry of the stream ``name`` after a position to ``follower``.
 
         Following a name again replaces what was followed: nothing read for the old position arrives any more.
         """
-        assert self._tasks is not None, "the reader is not running"
-        shard = self._shard_of.get(name)
-        if shard is None:
-            shard = next((shard for shard in self._shards if len(shard.followed) < SHARD_CHANNELS), None)
-        if shard is None:
-            shard = _Shard(self._target, self._commands, self._tasks)
-            self._shards.append(shard)
-        self._shard_of[name] = shard
-        shard.add(_Followed(name, after, follower))
+        followed = _Followed(name, after, follower)
+        before = self._remove(followed.key)
+        followed.is_fleeting = before is not None and before.is_fleeting
+        self._followed[followed.key] = followed
+        self._look(followed)
 
     def unfollow(self, name: str) -> None:
         """Read this stream no more; nothing of it is delivered after this call."""
-        shard = self._shard_of.pop(name, None)
-        if shard is not None:
-            shard.remove(name)
+        self._remove(name.encode())
 
+    def _remove(self, key: bytes) -> _Followed | None:
+        followed = self._followed.pop(key, None)
+        self._ends.forget(key)
+        return followed
 
-class _Shard:
-    """The channels of one connection."""
+    # --- what the link calls ---
 
-    def __init__(self, target: RedisTarget, commands: Link, tasks: asyncio.TaskGroup) -> None:
-        self.followed: dict[bytes, _Followed] = {}
-        self._target = target
-        self._commands = commands
-        self._tasks = tasks
-        self._changed = asyncio.Event()
-        self._client_id = b""
-        self._blocked = False
-        self._busy = False
-        """Whether there was something to read without waiting the last time."""
-        self._waking = False
-        self._block_s = BLOCK_S
-        self._count = REPLY_ENTRIES
-        tasks.create_task(self._run())
-
-    def add(self, followed: _Followed) -> None:
-        self.followed[followed.key] = followed
-        self._wake()
-
-    def remove(self, name: str) -> None:
-        del self.followed[name.encode()]
-        if not self.followed:
-            self._wake()
-
-    def stop(self) -> None:
-        """Read none of them until they are followed again."""
-        for followed in self.followed.values():
-            followed.stop()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        if self._blocked and not self._waking:
-            self._waking = True
-            self._tasks.create_task(self._unblock())
-
-    async def _unblock(self) -> None:
-        """Make the blocked read return, however soon after it was sent this comes."""
-        try:
-            while self._blocked and self._changed.is_set():
-                await self._commands.call(b"CLIENT", b"UNBLOCK", self._client_id)
-                # Once need not do: Redis may not have seen the read yet, or this one may have been the read before.
-                await asyncio.sleep(PAUSE_S)
-        except RedisUnavailable:
-            pass  # the read ends with the same outage, or after the block time
-        except ReplyError as error:
-            self._block_s = min(self._block_s, 0.5)
-            log.warning("CLIENT UNBLOCK refused, new channels may wait %g s: %s", self._block_s, error)
-        finally:
-            self._waking = False
-
-    async def _run(self) -> NoReturn:
-        attempt = 0
-        while True:
-            if not self.followed:
-                self._changed.clear()
-                await self._changed.wait()
-                continue
-            try:
-                connection = await self._target.connect("rsws-reader")
-            except (RedisUnavailable, LoginRefused):  # the store, which has the same trouble, says so
-                attempt += 1
-                await backoff(attempt)
-                continue
-            try:
-                (client_id,) = await self._ask(connection, pack(b"CLIENT", b"ID"))
-                if isinstance(client_id, ReplyError):
-                    raise client_id
-                self._client_id = b"%d" % client_id
-                self._busy = False
-                while self.followed:
-                    await self._read(connection)
-                    attempt = 0
-            except (ReplyError, OSError) as error:
-                log.info("reading interrupted: %s", error)
-                self.stop()
-                attempt += 1
-                await backoff(attempt)
-            finally:
-                self._blocked = False
-                await connection.close()
-
-    async def _read(self, connection: RedisConnection) -> None:
-        """One XREAD over all good channels of this shard."""
-        loop = asyncio.get_running_loop()
-        await self._probe_due(connection, loop.time())
-        asked = {key: followed for key, followed in self.followed.items() if followed.reading}
-        self._changed.clear()
-        if not asked:
-            await self._wait(self._block_s)
-            return
-        streams = (b"STREAMS", *asked, *[followed.position for followed in asked.values()])
-        look = (b"XREAD", b"COUNT", b"%d" % self._count)
-        if self._busy:
-            replies = await self._ask(connection, pack(*look, *streams))
-        else:
-            wait = pack(*look, b"BLOCK", b"%d" % (self._block_s * 1000), *streams)
-            self._blocked = True
-            replies = await self._ask(connection, pack(*look, *streams), wait, wait_s=self._block_s)
-            self._blocked = False
-        there, reply = replies[0], replies[-1]
-        # What comes while Redis waits for it is all that came. What was there already may be the rest of more, the
-        # beginning of which was trimmed.
-        self._busy = bool(there)
+    def _greeted(self, reply: Any) -> None:
         if isinstance(reply, ReplyError):
-            await self._quarantine(connection, asked.values(), reply)
-        elif reply:
-            if self._busy:
-                await self._prove(connection, [asked[key] for key, _ in reply])
-            self._deliver(asked, reply)
-        if self._busy:  # one call more would find few entries: let some gather
-            await asyncio.sleep(PAUSE_S)
+            self._is_told = False
+            log.warning("Redis does not tell which streams change, reading them costs more: %s", reply)
 
-    async def _prove(self, connection: RedisConnection, items: list[_Followed]) -> None:
-        """Stop those whose last entry is no longer in the stream: what followed it may be gone with it."""
-        items = [item for item in items if item.position != b"0-0"]
-        if not items:
+    def _connected(self, cause: str | None) -> None:
+        """On a new connection Redis knows nothing of what was read on the last one."""
+        if cause is None:
+            self._is_told = True
+            self._read_resting()
+
+    def _invalidated(self, push: list[Any]) -> None:
+        """Redis says that these streams have changed since they were read.
+
+        It says so once, and not in front of the answer to a read that shows the change: what comes while a read is
+        under way is older than that, and says nothing new.
+        """
+        kind, keys = push
+        if kind != b"invalidate":
             return
-        commands = [pack(b"XRANGE", item.key, item.position, item.position) for item in items]
-        for item, reply in zip(items, await self._ask(connection, *commands), strict=True):
-            if not reply or isinstance(reply, ReplyError):
-                item.stop()
+        if keys is None:  # all of them
+            self._read_resting()
+            return
+        for key in keys:
+            followed = self._followed.get(key)
+            if followed is not None and followed.at_rest:
+                self._read(followed)
 
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            pass  # time to look after the quarantined ones
+    def _read_resting(self) -> None:
+        for followed in self._followed.values():
+            if followed.at_rest:
+                self._read(followed)
 
-    def _deliver(self, asked: dict[bytes, _Followed], reply: Iterable[Any]) -> None:
-        size = total = largest = 0
-        for key, raw in reply:
-            followed = asked[key]
-            if not raw or not followed.reading or self.followed.get(key) is not followed:
-                continue
-            entries = parse_entries(raw)
+    # --- reading ---
+
+    def _read(self, followed: _Followed) -> None:
+        """Ask for what comes after the position, and for the entry there, without which some of that may be trimmed."""
+        followed.at_rest = False
+        command = pack(b"XRANGE", followed.key, followed.position, b"+", b"COUNT", b"%d" % followed.limit)
+        self._link.submit(command, partial(self._take, followed))
+
+    def _take(self, followed: _Followed, reply: Any) -> None:
+        if self._followed.get(followed.key) is not followed:
+            return
+        if isinstance(reply, Exception):
+            self._failed(followed, reply)
+        elif followed.is_unreadable:
+            log.info("channel readable again channel=%r", followed.name)
+            followed.follower.interrupted()
+        elif followed.position == _BEGINNING:
+            self._go_on(followed, reply, has_more=len(reply) == followed.limit)
+        elif not reply:
+            self._look(followed)
+        elif reply[0][0] == followed.position:
+            if len(reply) > 1:
+                followed.is_fleeting = False
+            self._go_on(followed, reply[1:], has_more=len(reply) == followed.limit)
+        else:
+            followed.is_fleeting = True
+            followed.follower.interrupted()
+
+    def _go_on(self, followed: _Followed, raw: list[Any], has_more: bool) -> None:
+        """Hand on what came, if anything did, and go on behind it."""
+        entries = parse_entries(raw)
+        if entries:
             followed.position = entries[-1].raw_id
+            size = sum([len(entry.data or b"") for entry in entries])
+            followed.limit = 1 + max(1, min(READ_ENTRIES, READ_BYTES * len(entries) // (size or 1)))
+        if has_more:
+            self._read(followed)
+        elif self._is_told and not followed.is_fleeting:
+            followed.at_rest = True
+        else:
+            self._wait(followed)
+        if entries:
             followed.follower.deliver(entries)
-            size += sum([len(entry.data or b"") for entry in entries])
-            total += len(entries)
-            largest = max(largest, len(entries))
-        if total:
-            streams = max(1, total // largest)
-            self._count = max(1, min(REPLY_ENTRIES, REPLY_BYTES * total // ((size or 1) * streams)))
 
-    async def _quarantine(self, connection: RedisConnection, asked: Iterable[_Followed], error: ReplyError) -> None:
-        """One bad key fails a whole XREAD: find it, set it aside, and go on with the rest."""
-        bad = await self._probe(connection, list(asked))
-        if not bad:
-            raise error
-        retry_at = asyncio.get_running_loop().time() + QUARANTINE_S
-        for followed, reason in bad:
-            followed.reading = False
-            followed.retry_at = retry_at
-            log.warning("channel unreadable channel=%r: %s", followed.name, reason)
-            followed.follower.unreadable(reason)
+    def _look(self, followed: _Followed) -> None:
+        """Read, and see where the stream ends: with no entry from the position on, is that its end or another's?"""
+        arguments = (followed.position, b"%d" % followed.limit)
+        run_script(self._link, LOOK, (followed.key,), arguments, partial(self._looked, followed))
 
-    async def _probe_due(self, connection: RedisConnection, now: float) -> None:
-        due = [item for item in self.followed.values() if item.retry_at is not None and item.retry_at <= now]
-        if not due:
+    def _looked(self, followed: _Followed, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            self._take(followed, reply)
             return
-        bad = dict(await self._probe(connection, due))
-        for followed in due:
-            followed.retry_at = now + QUARANTINE_S if followed in bad else None
-            if followed in bad:
-                followed.follower.unreadable(bad[followed])
+        _, last, _, found = reply
+        if found or followed.position == _BEGINNING or followed.is_unreadable:
+            self._take(followed, found)
+        elif self._followed.get(followed.key) is followed:
+            if last == followed.position:
+                self._wait(followed)
             else:
-                log.info("channel readable again channel=%r", followed.name)
                 followed.follower.interrupted()
 
-    async def _probe(
-        self, connection: RedisConnection, items: list[_Followed]
-    ) -> list[tuple[_Followed, ChannelUnreadable]]:
-        """Those of ``items`` that Redis won't read, each with the reason."""
-        commands = [pack(b"XREAD", b"COUNT", b"1", b"STREAMS", item.key, item.position) for item in items]
-        replies = await self._ask(connection, *commands)
-        bad = []
-        for item, reply in zip(items, replies, strict=True):
-            if isinstance(reply, ReplyError):
-                error = store_error(item.name, reply)
-                if isinstance(error, ChannelUnreadable):
-                    bad.append((item, error))
-        return bad
+    def _wait(self, followed: _Followed) -> None:
+        """Without an entry at the position only a read that waits for the next one shows that it is the next."""
+        self._ends.wait(followed.key, followed.position, partial(self._came, followed))
 
-    async def _ask(self, connection: RedisConnection, *commands: bytes, wait_s: float = 0) -> list[Any]:
-        """The replies to commands sent in one write; what Redis answers with an error is that error."""
-        return await connection.ask(*commands, timeout_s=wait_s + self._target.timeout_s)
+    def _came(self, followed: _Followed, raw: list[Any]) -> None:
+        if raw:  # by now their last may be gone, or not be the last any more, which a read shows
+            self._go_on(followed, raw, has_more=self._is_told and not followed.is_fleeting)
+        else:
+            self._read(followed)
+
+    def _failed(self, followed: _Followed, error: Exception) -> None:
+        if isinstance(error, RedisUnavailable):  # never for want of room: one read for each stream is all that waits
+            followed.at_rest = True  # until there is a connection again
+            return
+        reason = store_error(followed.name, error)
+        retry_s = REFUSED_S
+        if isinstance(reason, ChannelUnreadable):
+            retry_s = QUARANTINE_S
+            followed.is_unreadable = True
+            log.warning("channel unreadable channel=%r: %s", followed.name, reason)
+            followed.follower.unreadable(reason)
+        asyncio.get_running_loop().call_later(retry_s, self._read, followed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
@@ -42,6 +42,7 @@ class RedisConnection(asyncio.Protocol):
     Attributes:
         unanswered: What gets the replies that are still to come, in order.
         on_idle: Called whenever all that was sent has been answered.
+        on_push: Gets what Redis says without being asked, which it does in RESP3 only.
         ended: Done as soon as the connection is of no use any more, with the reason: an OSError, or whatever a
             callable has raised. Not after :meth:`close`.
     """
@@ -49,6 +50,7 @@ class RedisConnection(asyncio.Protocol):
     def __init__(self, connection: AbstractConnection) -> None:
         self.unanswered: deque[OnReply] = deque()
         self.on_idle: Callable[[], None] = _nothing
+        self.on_push: OnReply = _refuse
         self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._connection = connection
         self._parser = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
@@ -123,16 +125,20 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         unanswered, next_reply = self.unanswered, self._parser.gets
+        was_idle = not unanswered
         self._parser.feed(data)
         try:
             while (reply := next_reply()) is not _INCOMPLETE:
+                if type(reply) is hiredis.PushNotification:
+                    self.on_push(reply)
+                    continue
                 if not unanswered:
-                    raise hiredis.ProtocolError(f"an answer to nothing that was asked: {reply!r:.100}")
+                    _refuse(reply)
                 unanswered.popleft()(reply)
         except hiredis.ProtocolError as error:
             self._end(ConnectionError(str(error)))
             return
-        if not unanswered:
+        if not unanswered and not was_idle:
             self.on_idle()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -154,6 +160,10 @@ def _streams(connection: AbstractConnection) -> tuple[asyncio.StreamReader, asyn
     assert reader is not None
     assert writer is not None
     return reader, writer
+
+
+def _refuse(reply: Any) -> NoReturn:
+    raise hiredis.ProtocolError(f"an answer to nothing that was asked: {reply!r:.100}")
 
 
 def _nothing() -> None:

@@ -86,7 +86,7 @@ class Store:
     """
 
     def __init__(self, target: RedisTarget, on_change: Callable[[str | None], None]) -> None:
-        self.commands = Link(target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change)
+        self.commands = Link(target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change)
         self.history = Link(target, "rsws-history", [LOOK.load, STEP_BACK.load])
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._looks: dict[str, tuple[int, asyncio.Future[Any]]] = {}
@@ -142,7 +142,7 @@ class Store:
 
         keys = (channel.encode(), once_key(channel, once))
         arguments = (_FIELD, data, digest, b"%d" % (once.window_s * 1000))
-        _run(self.commands, STORE_ONCE, keys, arguments, on_reply)
+        run_script(self.commands, STORE_ONCE, keys, arguments, on_reply)
 
     def tip(self, channel: str) -> Awaitable[Tip]:
         """Both ends of ``channel``, as they are after this call and before anything that is appended after it.
@@ -238,7 +238,9 @@ def _appended(channel: str, on_result: Callable[[Stored | StoreError], None], re
     on_result(Stored(reply) if isinstance(reply, bytes) else store_error(channel, reply))
 
 
-def _run(link: Link, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply) -> None:
+def run_script(link: Link, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply) -> None:
+    """Run a script, which Redis may have forgotten."""
+
     def on_first_reply(reply: Any) -> None:
         if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
             link.submit(script.call_in_full(*keys, arguments=arguments), on_reply, again=True)
@@ -250,7 +252,7 @@ def _run(link: Link, script: Script, keys: Keys, arguments: Keys, on_reply: OnRe
 
 def _ask(link: Link, script: Script, keys: Keys, arguments: Keys = ()) -> asyncio.Future[Any]:
     future, on_reply = future_reply()
-    _run(link, script, keys, arguments, on_reply)
+    run_script(link, script, keys, arguments, on_reply)
     return future
 
 

@@ -208,19 +208,20 @@ class Reader:
         _, last, _, found = reply
         if found or followed.position == _BEGINNING or followed.is_unreadable:
             self._take(followed, found)
-        elif self._followed.get(followed.key) is followed:
-            if last == followed.position:
-                self._wait(followed)
-            else:
-                followed.follower.interrupted()
+        elif self._followed.get(followed.key) is not followed:
+            return
+        elif last == followed.position:
+            self._wait(followed)
+        else:
+            followed.follower.interrupted()
 
     def _wait(self, followed: _Followed) -> None:
         """Without an entry at the position only a read that waits for the next one shows that it is the next."""
         self._ends.wait(followed.key, followed.position, partial(self._came, followed))
 
     def _came(self, followed: _Followed, raw: list[Any]) -> None:
-        if raw:  # by now their last may be gone, or not be the last any more, which a read shows
-            self._go_on(followed, raw, has_more=self._is_told and not followed.is_fleeting)
+        if raw:  # the last of them may be gone again by now
+            self._go_on(followed, raw, has_more=True)
         else:
             self._read(followed)
 

@@ -422,7 +422,7 @@ def encode_reply(reply: Reply) -> bytes:
     """The JSON text of a reply or an event, keys in the order of the specification."""
     match reply:
         case Message(channel, stream_id, text):
-            return MessageEncoder(channel).encode(str(stream_id).encode(), text.encode())
+            return message_template(channel) % (str(stream_id).encode(), text.encode())
         case Ack(message_id, stream_id, duplicate):
             return encode_ack(message_id, str(stream_id).encode(), duplicate)
         case Connected():
@@ -473,17 +473,13 @@ def publish_failure(message_id: str, error: StoreError) -> ErrorAck:
     return ErrorAck(message_id, str(error), error.code, error.outcome)
 
 
-class MessageEncoder:
-    """Writes the message events of one channel; all that stays the same from one to the next is made once."""
+def message_template(channel: str) -> bytes:
+    """A channel's message event as a template, to be filled (``%``) with an id and with data that is JSON.
 
-    __slots__ = ("_prefix",)
-
-    def __init__(self, channel: str) -> None:
-        self._prefix = f'{{"event":"message","channel":{_quote(channel)},"streamId":"'.encode()
-
-    def encode(self, stream_id: bytes, data: bytes) -> bytes:
-        """One event; ``data`` must have passed :func:`is_json`."""
-        return b'%b%b","data":%b}' % (self._prefix, stream_id, data)
+    All that stays the same from one message to the next is made once.
+    """
+    prefix = f'{{"event":"message","channel":{_quote(channel)},"streamId":"'.encode()
+    return prefix.replace(b"%", b"%%") + b'%b","data":%b}'
 
 
 def is_json(text: bytes) -> bool:

@@ -17,7 +17,8 @@ from websockets.server import ServerProtocol
 
 from gateway_kit import frame, handshake
 from rsws.gateway.connection import ClientConnection
-from rsws.gateway.frames import frame_size, read_messages, text_frame, text_payloads
+from rsws.gateway.frames import MessageFramer, frame_size, read_messages, text_frame, text_payloads
+from rsws.protocol import Message, StreamId, encode_reply, message_template
 
 MAX_BYTES = 100_000
 SIZES = (0, 1, 125, 126, 127, 65_535, 65_536, MAX_BYTES)
@@ -75,6 +76,9 @@ class Everyone:
 
     def text_received(self, text: str) -> None:
         self.messages.append(text)
+
+    def turn(self) -> int:
+        return 1
 
     def will_flush(self, connection: ClientConnection) -> None:
         pass
@@ -173,7 +177,17 @@ def test_a_frame_is_what_websockets_would_have_written(size: int) -> None:
         assert all(frame_size(whole[:n], 0) > n for n in range(min(len(whole), 20)))
 
 
-@pytest.mark.parametrize("size", [0, 5, 125, 126, 5000, 65_535])
+@pytest.mark.parametrize("channel", ["c", "100%b", "%%", "b\u00fcro"])
+@pytest.mark.parametrize("size", SIZES)
+def test_header_and_message_in_one_go_are_the_same(size: int, channel: str) -> None:
+    bare = len(encode_reply(Message(channel, StreamId(1764000000000, 12), "0"))) - 1
+    data = "7" * max(1, size - bare)
+    whole = encode_reply(Message(channel, StreamId(1764000000000, 12), data))
+    assert MessageFramer(message_template(channel)).frame(b"1764000000000-12", data.encode()) == text_frame(whole)
+    assert size < bare or len(whole) == size or size == bare
+
+
+@pytest.mark.parametrize("size", [0, 5, 125, 126, 5000, 65_535, 65_536, MAX_BYTES])
 def test_a_plain_message_is_read_here(size: int) -> None:
     one = frame(b"x" * size)
     assert read_messages(b"?" + one + one, 1, MAX_BYTES) == ([b"x" * size] * 2, 1 + 2 * len(one))
@@ -181,8 +195,14 @@ def test_a_plain_message_is_read_here(size: int) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [frame(b"x" * 65_536), frame(b"x" * 50, 9), frame(b"x", fin=False), frame(b"x", masked=False), frame(b"x")[:-1]],
-    ids=["64 KiB", "ping", "fragment", "not masked", "not all there"],
+    [
+        frame(b"x" * (MAX_BYTES + 1)),
+        frame(b"x" * 50, 9),
+        frame(b"x", fin=False),
+        frame(b"x", masked=False),
+        frame(b"x")[:-1],
+    ],
+    ids=["too big", "ping", "fragment", "not masked", "not all there"],
 )
 def test_anything_else_is_left_to_websockets(other: bytes) -> None:
     assert read_messages(frame(b"a") + other, 0, MAX_BYTES) == ([b"a"], len(frame(b"a")))

@@ -22,7 +22,6 @@ from rsws.protocol import (
     ErrorAck,
     Gap,
     Message,
-    MessageEncoder,
     Ping,
     Pong,
     Publish,
@@ -41,6 +40,7 @@ from rsws.protocol import (
     encode_request,
     is_json,
     json_text,
+    message_template,
     publish_failure,
     refusal,
 )
@@ -468,7 +468,7 @@ def test_data_is_carried_byte_for_byte(data: str) -> None:
 
 def test_what_surrounds_data_read_from_a_stream_is_kept() -> None:
     assert is_json(b' \n{"a": 1}\r\n')
-    frame = MessageEncoder("c").encode(b"5-1", b' \n{"a": 1}\r\n')
+    frame = message_template("c") % (b"5-1", b' \n{"a": 1}\r\n')
     assert frame == b'{"event":"message","channel":"c","streamId":"5-1","data": \n{"a": 1}\r\n}'
 
 

@@ -14,9 +14,9 @@ from itertools import islice
 from typing import Protocol, TypeAlias
 
 from rsws.errors import StoreError
-from rsws.gateway.frames import text_frame
+from rsws.gateway.frames import MessageFramer
 from rsws.gateway.metrics import Metrics
-from rsws.protocol import MessageEncoder, StreamId, is_json
+from rsws.protocol import StreamId, is_json, message_template
 from rsws.streams.store import Entry, Tip
 
 RING_BYTES = 256 * 1024
@@ -84,7 +84,7 @@ class Channel:
         """Those at the cursor."""
         self.ahead: set[Listener] = set()
         """Those that start at an id the reader has not come to yet."""
-        self._encoder = MessageEncoder(name)
+        self._framer = MessageFramer(message_template(name))
         self._on_poison = on_poison
         self.metrics = metrics
         self._budget = budget
@@ -102,7 +102,7 @@ class Channel:
     def encode(self, entry: Entry) -> bytes | None:
         """The frame of an entry; None when it is no message, and is skipped."""
         if entry.data is not None and is_json(entry.data):
-            return text_frame(self._encoder.encode(entry.raw_id, entry.data))
+            return self._framer.frame(entry.raw_id, entry.data)
         self._on_poison(self.name, entry.id)
         return None
 

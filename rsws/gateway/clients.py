@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
 from websockets.http11 import Request, Response
@@ -63,10 +63,12 @@ class Clients:
         self._metrics = board.metrics
         self._connections: set[ClientConnection] = set()
         self._unwritten: list[ClientConnection] = []
+        self._turn = 0
+        self._turn_is_over = True
         self._turned_away_told_at = -TURNED_AWAY_LOG_S
-        self._nobody_left = asyncio.Event()
-        self._nobody_left.set()
         self._stopping = False
+        self._leaving: set[ClientConnection] = set()
+        self._all_left = asyncio.Event()
 
     # --- see rsws.gateway.connection.Host ---
 
@@ -75,14 +77,13 @@ class Clients:
         if not has_room:
             self._turn_away()
         self._connections.add(connection)
-        self._nobody_left.clear()
         return has_room
 
     def answer_usual(self, request: bytes) -> tuple[str, bytes] | None:
         return None if self._stopping else answer_usual(request, with_extensions=not self.extensions)
 
     def respond(self, handshake: ServerProtocol, request: Request) -> Response:
-        if "websocket" not in request.headers.get("Upgrade", "").lower():
+        if not any("websocket" in value.lower() for value in request.headers.get_all("Upgrade")):
             return self._http.respond(handshake, request)
         if self._stopping:
             return handshake.reject(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
@@ -105,9 +106,15 @@ class Clients:
             connection.reply(_WELCOME)
             connection.start(session)
 
+    def turn(self) -> int:
+        if self._turn_is_over:
+            self._turn_is_over = False
+            self._turn += 1
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return self._turn
+
     def will_flush(self, connection: ClientConnection) -> None:
-        if not self._unwritten:
-            asyncio.get_running_loop().call_soon(self._flush)
+        self.turn()
         self._unwritten.append(connection)
 
     def closing(self, connection: ClientConnection) -> None:
@@ -120,15 +127,21 @@ class Clients:
 
     def lost(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
-        if not self._connections:
-            self._nobody_left.set()
+        self._leaving.discard(connection)
+        if not self._leaving:
+            self._all_left.set()
 
     # --- everyone ---
 
-    def _flush(self) -> None:
+    def _end_turn(self) -> None:
+        self._turn_is_over = True
         unwritten, self._unwritten = self._unwritten, []
         for connection in unwritten:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception:
+                log.exception("a bug in the gateway client=%s", connection.peer)
+                connection.transport.abort()
 
     @property
     def _is_full(self) -> bool:
@@ -162,20 +175,27 @@ class Clients:
 
         It takes as long as the clients are given to spread (``drain_s``), and at most the shutdown timeout more.
         """
-        self._stopping = True
         settings = self._settings
         code = CloseCode.SERVICE_RESTART if settings.drain_s else CloseCode.GOING_AWAY
         clients = list(self.sessions)
         patience_s = settings.shutdown_timeout_s / 3
+        self._stopping = True
         for number, connection in enumerate(clients):
             asyncio.get_running_loop().call_later(
                 number * settings.drain_s / len(clients), connection.retire, code, "the gateway stops", patience_s
             )
         try:
             async with asyncio.timeout(settings.drain_s + settings.shutdown_timeout_s * 3 / 4):
-                await self._nobody_left.wait()
+                await self._gone(clients)
         except TimeoutError:
-            log.warning("cutting off clients that don't read clients=%d", len(self._connections))
-            for connection in list(self._connections):
-                connection.transport.abort()
-            await self._nobody_left.wait()
+            log.warning("cutting off clients that don't read clients=%d", len(self._leaving))
+        for connection in self._connections:
+            connection.transport.abort()
+        await self._gone(self._connections)
+
+    async def _gone(self, connections: Iterable[ClientConnection]) -> None:
+        """Wait until these are gone."""
+        self._leaving = set(connections)
+        self._all_left.clear()
+        if self._leaving:
+            await self._all_left.wait()

@@ -18,7 +18,7 @@ from rsws.gateway.frames import compressed_text_frame, text_payloads
 WINDOW_BITS = 12
 """A window of 4 KiB: most messages are smaller, and zlib has less to prepare for each."""
 MEMORY_LEVEL = 5
-REMEMBERED = 16
+REMEMBERED = 4
 """Pieces of messages whose compressed form is kept, for those who are written the same a moment later."""
 _END = b"\x00\x00\xff\xff"
 """What zlib writes at the end of a flush, and the extension leaves out."""

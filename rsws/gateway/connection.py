@@ -67,6 +67,9 @@ class Host(Interface):
     def opened(self, connection: ClientConnection, path: str) -> None:
         """The handshake is done: who answers is given to :meth:`ClientConnection.start`."""
 
+    def turn(self) -> int:
+        """The number of this turn of the loop, positive."""
+
     def will_flush(self, connection: ClientConnection) -> None:
         """Something was written: its :meth:`ClientConnection.flush` is to be called at the end of this turn."""
 
@@ -81,10 +84,10 @@ class ClientConnection(asyncio.Protocol):
     """A client's connection, from its first to its last moment."""
 
     __slots__ = (
-        "_compressor", "_drained", "_drained_at", "_extensions", "_handler", "_heard_at", "_host", "_in_flight",
-        "_in_flight_bytes", "_last_words", "_loop", "_offered_at", "_out", "_out_bytes", "_partial", "_paused",
-        "_pinged_at", "_reading_paused", "_rest", "_rest_wanted", "_waiting", "_websocket", "_written", "is_open",
-        "peer", "transport",
+        "_compressor", "_cutting_off", "_drained", "_drained_at", "_extensions", "_handler", "_heard_at", "_host",
+        "_in_flight", "_in_flight_bytes", "_last_words", "_loop", "_offered_in", "_out", "_out_bytes", "_partial",
+        "_paused", "_pinged_at", "_reading_paused", "_rest", "_rest_wanted", "_waiting", "_was_open", "_websocket",
+        "_written", "is_open", "peer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -103,6 +106,8 @@ class ClientConnection(asyncio.Protocol):
         self._handler: MessageHandler | None = None
         self.is_open = False
         """Whether messages can be sent: between the handshake and a close frame."""
+        self._was_open = False
+        self._cutting_off: asyncio.TimerHandle | None = None
         self._paused = False
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -111,7 +116,8 @@ class ClientConnection(asyncio.Protocol):
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._reading_paused = False
-        self._heard_at = self._pinged_at = self._drained_at = self._offered_at = self._loop.time()
+        self._heard_at = self._pinged_at = self._drained_at = self._loop.time()
+        self._offered_in = 0
         self._written = 0
         self._drained = 0
 
@@ -139,9 +145,10 @@ class ClientConnection(asyncio.Protocol):
                 path, answer = usual
                 self._write(answer)
                 self._open(path)
-            else:
-                self._parse(data)
-            return
+                return
+            data = self._read_handshake(data)
+            if not self.is_open or not data:
+                return
         if self._rest is not None:
             self._rest += data
             if len(self._rest) < self._rest_wanted:
@@ -162,6 +169,17 @@ class ClientConnection(asyncio.Protocol):
             self._parse(data[start : start + size])
             start += size
 
+    def _read_handshake(self, data: bytes) -> bytes:
+        """Read a request line by line, so that nothing behind it is read before it is answered; what is behind it."""
+        start = 0
+        while start < len(data) and not self.is_open:
+            websocket = self._get_websocket()
+            asking = websocket.state is State.CONNECTING and not websocket.eof_sent
+            end = data.find(b"\n", start) + 1 if asking else 0
+            self._parse(data[start : end or len(data)])
+            start = end or len(data)
+        return data[start:]
+
     def _parse(self, data: bytes) -> None:
         """Let websockets read what is no plain message."""
         websocket = self._get_websocket()
@@ -175,6 +193,13 @@ class ClientConnection(asyncio.Protocol):
         if websocket.state is not State.OPEN:
             self._close_began()
         elif self._partial is None:
+            self._drop_websocket()
+
+    def _drop_websocket(self) -> None:
+        """Its parser and what that has read last would wait for the garbage collector."""
+        if self._websocket is not None:
+            self._websocket.parser.close()
+            self._websocket.parser_exc = None
             self._websocket = None
 
     def _get_websocket(self) -> Protocol:
@@ -200,7 +225,7 @@ class ClientConnection(asyncio.Protocol):
             self._open(request.path)
 
     def _open(self, path: str) -> None:
-        self.is_open = True
+        self.is_open = self._was_open = True
         self._host.opened(self, path)
 
     def _frame_received(self, frame: Frame) -> None:
@@ -209,7 +234,9 @@ class ClientConnection(asyncio.Protocol):
         elif frame.fin and self._partial is None:
             self._message_received(bytes(frame.data))
         else:
-            self._partial = (self._partial or bytearray()) + frame.data
+            if self._partial is None:
+                self._partial = bytearray()
+            self._partial += frame.data
             if frame.fin:
                 payload, self._partial = bytes(self._partial), None
                 self._message_received(payload)
@@ -269,18 +296,18 @@ class ClientConnection(asyncio.Protocol):
     def offer(self, frames: bytes) -> bool:
         """Write text frames if there is room.
 
-        Those that are the first in a turn of uvloop leave at once, so that in a wide fan-out the first clients have
+        Those that are the first in a turn of the loop leave at once, so that in a wide fan-out the first clients have
         them while the last are still written to; what comes after them in the same turn is gathered like all else.
         """
-        if self._paused or self._out_bytes >= self._host.high_water_bytes:
+        if not self.has_room:
             return False
         if self._compressor is not None:
             frames = self._compressor.compress(frames)
-        now = self._loop.time()
-        if self._out or now == self._offered_at:
+        turn = self._host.turn()
+        if self._out or turn == self._offered_in:
             self._write(frames)
         else:
-            self._offered_at = now
+            self._offered_in = turn
             self._written += len(frames)
             self.transport.write(frames)
         return True
@@ -298,9 +325,13 @@ class ClientConnection(asyncio.Protocol):
     def reply(self, payload: bytes) -> None:
         """Write one text message in answer to a request."""
         if self.is_open:
-            self._write(text_frame(payload))
-            if self._paused or self._out_bytes > self._host.high_water_bytes:
-                self._adjust_reading()
+            self._answer(text_frame(payload))
+
+    def _answer(self, data: bytes) -> None:
+        """Write what the client has asked for; one that does not read it is not read any more."""
+        self._write(data)
+        if not self.has_room:
+            self._adjust_reading()
 
     def when_room(self, subscription: Subscription) -> None:
         """See :class:`rsws.gateway.subscription.Outlet`."""
@@ -345,7 +376,7 @@ class ClientConnection(asyncio.Protocol):
         """Send what websockets has to say, after what was written so far; its word for the end is nothing."""
         for data in websocket.data_to_send():
             if data:
-                self._write(data)
+                self._answer(data)
             elif not self.transport.is_closing():
                 self.flush()
                 self.transport.write_eof()
@@ -357,7 +388,7 @@ class ClientConnection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if not self.is_open:
-            if now - self._heard_at > OPEN_TIMEOUT_S:
+            if not self._was_open and now - self._pinged_at > OPEN_TIMEOUT_S:  # since it has connected
                 self.transport.abort()
             return
         drained = self._written - self.transport.get_write_buffer_size() - self._unacknowledged_bytes
@@ -423,7 +454,8 @@ class ClientConnection(asyncio.Protocol):
             self.is_open = False
             self._handler = None
             self._waiting = None
-            self._loop.call_later(self._host.close_timeout_s, self.transport.abort)  # it need not answer, or read
+            # The client need not answer, or read.
+            self._cutting_off = self._loop.call_later(self._host.close_timeout_s, self.transport.abort)
             self._host.closing(self)
 
     def eof_received(self) -> None:
@@ -433,6 +465,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's hook for the end of the connection."""
         self._close_began()
+        if self._cutting_off is not None:
+            self._cutting_off.cancel()
         self._out.clear()
-        self._websocket = None
+        self._drop_websocket()
         self._host.lost(self)

@@ -33,6 +33,28 @@ def text_frame(payload: bytes, first_byte: int = _TEXT) -> bytes:
     return _long_header(first_byte, 127, size) + payload
 
 
+class MessageFramer:
+    """Makes the frames of one channel's messages, header and payload in one go.
+
+    Args:
+        template: The payload, with a ``%b`` for the id and one for the data.
+    """
+
+    __slots__ = ("_medium", "_size", "_template")
+
+    def __init__(self, template: bytes) -> None:
+        self._template = template
+        self._size = len(template % (b"", b""))
+        self._medium = b"\x81\x7e%%c%%c%b" % template
+
+    def frame(self, stream_id: bytes, data: bytes) -> bytes:
+        """The frame of one message; ``data`` is JSON."""
+        size = self._size + len(stream_id) + len(data)
+        if 126 <= size < 65536:
+            return self._medium % (size >> 8, size & 255, stream_id, data)
+        return text_frame(self._template % (stream_id, data))
+
+
 def compressed_text_frame(payload: bytes) -> bytes:
     """The same of a payload that permessage-deflate has compressed."""
     return text_frame(payload, _TEXT | _COMPRESSED)
@@ -51,8 +73,8 @@ def text_payloads(frames: bytes) -> Iterator[tuple[bytes, bytes]]:
 def read_messages(data: bytes, start: int, max_bytes: int) -> tuple[list[bytes], int]:
     """The payloads of the plain text messages of a client in ``data`` from ``start`` on, and where they end.
 
-    It stops before anything else: a frame that is not all there, control frames, fragments, a message of 64 KiB or of
-    more than ``max_bytes``, what breaks the rules.
+    It stops before anything else: a frame that is not all there, control frames, fragments, a message of more than
+    ``max_bytes``, what breaks the rules.
     """
     payloads = []
     end = len(data)
@@ -62,6 +84,9 @@ def read_messages(data: bytes, start: int, max_bytes: int) -> tuple[list[bytes],
         if size == 126 and end - start >= 8:
             size = data[start + 2] << 8 | data[start + 3]
             body = start + 8
+        elif size == 127 and end - start >= 14:
+            size = int.from_bytes(data[start + 2 : start + 10])
+            body = start + 14
         elif not 0 <= size < 126:
             break
         if body + size > end or size > max_bytes:

@@ -12,7 +12,7 @@ from rsws.gateway.metrics import CONTENT_TYPE
 
 
 class PlainHttp:
-    """Answers GET requests that don't ask for a WebSocket.
+    """Answers requests that don't ask for a WebSocket.
 
     Args:
         is_ready: Whether Redis can be reached and does its work: it is not loading its data.
@@ -25,6 +25,14 @@ class PlainHttp:
 
     def respond(self, protocol: ServerProtocol, request: Request) -> Response:
         """The answer to a request for any path."""
+        if request.method not in ("GET", "HEAD"):
+            return _with(protocol.reject(HTTPStatus.METHOD_NOT_ALLOWED, "GET only\n"), "Allow", "GET, HEAD")
+        response = self._get(protocol, request)
+        if request.method == "HEAD":
+            response.body = b""
+        return response
+
+    def _get(self, protocol: ServerProtocol, request: Request) -> Response:
         match request.path.partition("?")[0]:
             case "/healthz":
                 return protocol.reject(HTTPStatus.OK, "ok\n")

@@ -212,12 +212,13 @@ class _Worker:
                 self._number, self._process.pid, how, delay_s,
             )  # fmt: skip
             await asyncio.sleep(delay_s)
-            self._board.metrics.worker_restarts += 1
-            self._board.publish()
             try:
                 await self.start()
             except SetupError as error:
                 log.error("%s", error)
+            else:
+                self._board.metrics.worker_restarts += 1
+                self._board.publish()
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
         """Return its exit code when it has ended; one that hangs is killed."""
@@ -230,7 +231,8 @@ class _Worker:
                 silent_checks = silent_checks + 1 if written == before else 0
                 if silent_checks == SILENT_CHECKS:
                     log.error("worker hangs, killing it worker=%d pid=%d", self._number, process.pid)
-                    process.kill()
+                    with suppress(ProcessLookupError):
+                        process.kill()
             return ended.result()
         finally:
             ended.cancel()

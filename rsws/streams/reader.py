@@ -133,8 +133,8 @@ class Reader:
     def _invalidated(self, push: list[Any]) -> None:
         """Redis says that these streams have changed since they were read.
 
-        It says so once, and not in front of the answer to a read that shows the change: what comes while a read is
-        under way is older than that, and says nothing new.
+        It says so once, and everything in the order in which it happens: a change that is told while a read is under
+        way came before that read, which shows it.
         """
         kind, keys = push
         if kind != b"invalidate":

@@ -402,11 +402,11 @@ class Publisher:
         while not reading.done():
             self._changed.clear()
             if len(self._waiting) >= self.window or (over.is_set() and not self._again and self._waiting):
-                await asyncio.wait(
-                    [reading, waiting := asyncio.ensure_future(self._changed.wait())],
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                waiting.cancel()
+                waiting = asyncio.ensure_future(self._changed.wait())
+                try:
+                    await asyncio.wait([reading, waiting], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiting.cancel()
                 continue
             if self._again:
                 sent = self._again.popleft()

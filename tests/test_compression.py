@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import zlib
 from contextlib import AsyncExitStack
 
@@ -114,6 +115,11 @@ async def test_it_is_done_once_for_all_receivers(redis_server: RedisServer, chan
         frames = {bytes((await next_raw(wire))[1]) for wire in wires}
         assert len(frames) == 1
         assert calls().misses == before + 1
+
+
+def test_no_more_is_remembered_than_a_moment_needs() -> None:
+    """A piece may be a message of a megabyte: what is kept, for each window, is for good."""
+    assert 0 < (compressor(9).compress.cache_info().maxsize or sys.maxsize) <= 4
 
 
 @async_test

@@ -756,6 +756,25 @@ async def test_nothing_is_delivered_after_unfollow_at_an_end(redis_server: Redis
 
 
 @async_test
+async def test_what_follows_at_once_is_read_together(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    async with following(redis_server) as room:
+        room.follow(channel)
+        ids = parsed(add(redis_server, channel, *["1"] * 3))
+        await room.until(channel, ids)
+        monkeypatch.setattr("rsws.streams.reader.GATHER_S", 0.3)
+        room.on_delivery = lambda entries: batches.append(len(entries))
+        for _ in range(5):
+            ids += parsed(add(redis_server, channel, "1"))
+            await asyncio.sleep(0.01)
+        await room.until(channel, ids)
+        assert sum(batches) == 5
+        assert len(batches) <= 2
+
+
+@async_test
 async def test_a_message_costs_the_same_however_many_channels_are_followed(
     redis_server: RedisServer, channel: str
 ) -> None:

@@ -196,11 +196,16 @@ class ClientConnection(asyncio.Protocol):
             self._drop_websocket()
 
     def _drop_websocket(self) -> None:
-        """Its parser and what that has read last would wait for the garbage collector."""
-        if self._websocket is not None:
-            self._websocket.parser.close()
-            self._websocket.parser_exc = None
-            self._websocket = None
+        """Its parser, errors and what it has read last would wait for the garbage collector."""
+        websocket, self._websocket = self._websocket, None
+        if websocket is None:
+            return
+        websocket.parser.close()
+        error: BaseException | None
+        for error in (websocket.parser_exc, websocket.handshake_exc):
+            while error is not None:
+                error.__traceback__ = None
+                error = error.__cause__ or error.__context__
 
     def _get_websocket(self) -> Protocol:
         if self._websocket is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from rsws.streams.store import Entry, parse_entries, run_script, store_error
 
 log = logging.getLogger("rsws.reader")
 
+GATHER_S = 0.001
+"""A stream is read again no sooner: each message alone would cost a read, and each of its clients a write."""
 READ_ENTRIES = 200
 READ_BYTES = 256 * 1024
 """What one read of one stream should bring at most, as far as its last entries tell."""
@@ -54,7 +57,17 @@ class Follower(NamedTuple):
 class _Followed:
     """One stream being read."""
 
-    __slots__ = ("at_rest", "follower", "is_fleeting", "is_unreadable", "key", "limit", "name", "position")
+    __slots__ = (
+        "at_rest",
+        "delivered_at",
+        "follower",
+        "is_fleeting",
+        "is_unreadable",
+        "key",
+        "limit",
+        "name",
+        "position",
+    )
 
     def __init__(self, name: str, after: StreamId, follower: Follower) -> None:
         self.name = name
@@ -68,6 +81,8 @@ class _Followed:
         self.is_fleeting = False
         """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one."""
         self.is_unreadable = False
+        self.delivered_at = 0.0
+        """When entries were delivered last; the event loop's own clock stands still meanwhile."""
 
 
 class Reader:
@@ -145,7 +160,7 @@ class Reader:
         for key in keys:
             followed = self._followed.get(key)
             if followed is not None and followed.at_rest:
-                self._read(followed)
+                self._read_soon(followed)
 
     def _read_resting(self) -> None:
         for followed in self._followed.values():
@@ -153,6 +168,14 @@ class Reader:
                 self._read(followed)
 
     # --- reading ---
+
+    def _read_soon(self, followed: _Followed) -> None:
+        """Read at once what was quiet, and a moment later what is busy."""
+        if time.monotonic() - followed.delivered_at >= GATHER_S:
+            self._read(followed)
+        else:
+            followed.at_rest = False
+            asyncio.get_running_loop().call_later(GATHER_S, self._read, followed)
 
     def _read(self, followed: _Followed) -> None:
         """Ask for what comes after the position, and for the entry there, without which some of that may be trimmed."""
@@ -195,6 +218,7 @@ class Reader:
             self._wait(followed)
         if entries:
             followed.follower.deliver(entries)
+            followed.delivered_at = time.monotonic()
 
     def _look(self, followed: _Followed) -> None:
         """Read, and see where the stream ends: with no entry from the position on, is that its end or another's?"""

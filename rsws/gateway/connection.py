@@ -8,10 +8,7 @@ the time a message takes. There is no task, no queue and no coroutine for a conn
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import sys
-import termios
 from collections.abc import Sequence
 from typing import Protocol as Interface
 from typing import cast
@@ -19,17 +16,17 @@ from typing import cast
 from websockets.extensions import Extension, ServerExtensionFactory
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import Protocol, Side, State
+from websockets.protocol import Protocol, State
 from websockets.server import ServerProtocol
 
 from rsws.errors import CloseCode
+from rsws.gateway import protocols
 from rsws.gateway.compression import Compressor, agreed_compressor
 from rsws.gateway.frames import MAX_HEADER_BYTES, PING, frame_size, read_messages, text_frame
+from rsws.gateway.keepalive import SignsOfLife, Verdict, unacknowledged_bytes
 from rsws.gateway.subscription import Subscription
 
 log = logging.getLogger("rsws.gateway")
-_websocket_log = logging.getLogger("rsws.gateway.websocket")
-_websocket_log.setLevel(logging.WARNING)  # at DEBUG websockets logs the request line, and the token is in it
 
 OPEN_TIMEOUT_S = 10.0
 REPLIES_ROOM = 4
@@ -84,10 +81,10 @@ class ClientConnection(asyncio.Protocol):
     """A client's connection, from its first to its last moment."""
 
     __slots__ = (
-        "_compressor", "_cutting_off", "_drained", "_drained_at", "_extensions", "_handler", "_heard_at", "_host",
-        "_in_flight", "_in_flight_bytes", "_last_words", "_loop", "_offered_in", "_out", "_out_bytes", "_partial",
-        "_paused", "_pinged_at", "_reading_paused", "_rest", "_rest_wanted", "_waiting", "_was_open", "_websocket",
-        "_written", "is_open", "peer", "transport",
+        "_compressor", "_connected_at", "_cutting_off", "_extensions", "_handler", "_host", "_in_flight",
+        "_in_flight_bytes", "_last_words", "_life", "_loop", "_offered_in", "_out", "_out_bytes", "_partial",
+        "_paused", "_reading_paused", "_rest", "_rest_wanted", "_waiting", "_was_open", "_websocket", "_written",
+        "is_open", "peer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -116,10 +113,10 @@ class ClientConnection(asyncio.Protocol):
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._reading_paused = False
-        self._heard_at = self._pinged_at = self._drained_at = self._loop.time()
+        self._connected_at = self._loop.time()
+        self._life = SignsOfLife(self._connected_at)
         self._offered_in = 0
         self._written = 0
-        self._drained = 0
 
     # --- in ---
 
@@ -139,7 +136,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio's hook for bytes from the client."""
-        self._heard_at = self._loop.time()
+        self._life.heard_at = self._loop.time()
         if not self.is_open:
             if self._websocket is None and (usual := self._host.answer_usual(data)) is not None:
                 path, answer = usual
@@ -196,29 +193,17 @@ class ClientConnection(asyncio.Protocol):
             self._drop_websocket()
 
     def _drop_websocket(self) -> None:
-        """Its parser, errors and what it has read last would wait for the garbage collector."""
         websocket, self._websocket = self._websocket, None
-        if websocket is None:
-            return
-        websocket.parser.close()
-        error: BaseException | None
-        for error in (websocket.parser_exc, websocket.handshake_exc):
-            while error is not None:
-                error.__traceback__ = None
-                error = error.__cause__ or error.__context__
+        if websocket is not None:
+            protocols.let_go(websocket)
 
     def _get_websocket(self) -> Protocol:
         if self._websocket is None:
             host = self._host
             if self.is_open:
-                self._websocket = Protocol(
-                    Side.SERVER, state=State.OPEN, max_size=host.max_message_bytes, logger=_websocket_log
-                )
-                self._websocket.extensions = list(self._extensions)
+                self._websocket = protocols.after_handshake(self._extensions, host.max_message_bytes)
             else:
-                self._websocket = ServerProtocol(
-                    extensions=host.extensions, max_size=host.max_message_bytes, logger=_websocket_log
-                )
+                self._websocket = protocols.for_handshake(host.extensions, host.max_message_bytes)
         return self._websocket
 
     def _respond(self, handshake: ServerProtocol, request: Request) -> None:
@@ -393,29 +378,17 @@ class ClientConnection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if not self.is_open:
-            if not self._was_open and now - self._pinged_at > OPEN_TIMEOUT_S:  # since it has connected
+            if not self._was_open and now - self._connected_at > OPEN_TIMEOUT_S:
                 self.transport.abort()
             return
-        drained = self._written - self.transport.get_write_buffer_size() - self._unacknowledged_bytes
-        if drained > self._drained:
-            self._drained = drained
-            self._drained_at = now
-        silent_s = now - self._heard_at
-        if min(silent_s, now - self._drained_at) >= dead_after_s:
-            log.info("client dead client=%s silent_s=%.0f", self.peer, silent_s)
-            self.transport.abort()
-        elif silent_s >= ping_after_s and now - self._pinged_at >= ping_after_s:
-            self._pinged_at = now
-            self.flush()
-            self.transport.write(PING)  # not counted as written: that it drains is no sign of life
-
-    @property
-    def _unacknowledged_bytes(self) -> int:
-        """Bytes the kernel took, but the other machine has not confirmed: one that lost its power never will."""
-        if sys.platform != "linux":  # it is not to be had there: the kernel's word counts
-            return 0
-        answer = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-        return int.from_bytes(answer, sys.byteorder)
+        drained = self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
+        match self._life.judge(now, drained, ping_after_s, dead_after_s):
+            case Verdict.DEAD:
+                log.info("client dead client=%s silent_s=%.0f", self.peer, now - self._life.heard_at)
+                self.transport.abort()
+            case Verdict.PING:
+                self.flush()
+                self.transport.write(PING)  # not counted as written: that it drains is no sign of life
 
     def retire(self, code: CloseCode, reason: str, patience_s: float) -> None:
         """Look at nothing the client sends from now on; close once its requests are answered, or patience has ended."""

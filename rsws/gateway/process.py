@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rsws.gateway import logs
 from rsws.runtime import allow_many_files, collect_rarely, loop_factory
@@ -18,35 +20,64 @@ from rsws.settings import Settings
 log = logging.getLogger("rsws.gateway")
 
 
-class Gateway(Protocol):
+class Gateway(ABC):
     """What can be run: an async context manager that serves from the moment it is entered until it is left.
 
     Attributes:
         settings: With which it was made.
-        key_file: Where the key is kept; None when it was given.
+        key_file: Where the key came from, once it has started; None when it was given.
         url: Where it serves.
         redis_shown: The URL of its Redis, without secrets.
         redis_description: Which Redis it is, for a person.
-        client_count: How many are connected now.
     """
 
-    settings: Settings
-    key_file: Path | None
     url: str
     redis_shown: str
     redis_description: str
 
-    @property
-    def client_count(self) -> int: ...
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.key_file: Path | None = None
+        self._stack = AsyncExitStack()
+        """What is undone in the end, or when it can't start."""
+        self._core: asyncio.Task[None] | None = None
+        """What has to go on for as long as it serves, once it does."""
 
-    async def __aenter__(self) -> Self: ...
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        await self.stop()
+
+    @property
+    @abstractmethod
+    def client_count(self) -> int:
+        """How many are connected now."""
+
+    @abstractmethod
+    async def _start(self) -> None:
+        """Serve; what has to be undone in the end is put on the stack."""
+
+    async def stop(self) -> None:
+        """Stop serving, and end."""
+        await self._stack.aclose()
 
     async def failed(self) -> None:
         """Wait until something it can't do without has failed, and raise that."""
+        assert self._core is not None
+        await asyncio.shield(self._core)
+
+    async def _stop_core(self) -> None:
+        if self._core is not None:
+            self._core.cancel()
+            await asyncio.wait([self._core])
 
 
 def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:

@@ -8,11 +8,8 @@ import resource
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rsws.datadir import DataDir
 from rsws.gateway.access import Access
@@ -21,6 +18,7 @@ from rsws.gateway.connection import ClientConnection
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.hub import Hub
 from rsws.gateway.metrics import PUBLISH_S, Board
+from rsws.gateway.process import Gateway
 from rsws.gateway.session import Session
 from rsws.gateway.setup import BACKLOG, cannot_listen, choose_key, find_redis, url_of
 from rsws.settings import Settings
@@ -40,7 +38,7 @@ OWN_FILES = 64
 """Of the open files the system allows, those that are not for clients: the gateway's own, and NOT_LET_IN."""
 
 
-class Server:
+class Server(Gateway):
     """The gateway as an async context manager: it serves from the moment it is entered until it is left.
 
     Args:
@@ -54,28 +52,11 @@ class Server:
     """
 
     def __init__(self, settings: Settings, listening: Sequence[socket.socket] = (), board: Board | None = None) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.board = board if board is not None else Board()
         self._metrics = self.board.metrics
         self._listening = listening
-        self.key_file: Path | None = None
-        """Where the key came from, once the gateway has started; None when it was given."""
         self._data = DataDir(settings.data_dir)
-        self._stack = AsyncExitStack()
-        self._core: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
 
     # --- start ---
 
@@ -187,11 +168,6 @@ class Server:
             await asyncio.sleep(PUBLISH_S)
             self.publish_metrics()
 
-    async def failed(self) -> None:
-        """Wait until something the gateway can't do without has failed, and raise that."""
-        assert self._core is not None
-        await asyncio.shield(self._core)
-
     # --- stop ---
 
     async def stop(self) -> None:
@@ -205,8 +181,3 @@ class Server:
         for listener in self._listeners:
             await listener.wait_closed()
         await self._stack.aclose()
-
-    async def _stop_core(self) -> None:
-        assert self._core is not None
-        self._core.cancel()
-        await asyncio.wait([self._core])

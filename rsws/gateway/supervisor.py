@@ -18,15 +18,14 @@ import os
 import pickle
 import signal
 import sys
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
 from rsws.gateway.metrics import PUBLISH_S, Board, shared_memory
+from rsws.gateway.process import Gateway
 from rsws.gateway.setup import choose_key, find_redis, reserve_port, share_port, url_of
 from rsws.settings import SECONDS, Settings
 from rsws.streams.embedded import LocalRedis
@@ -60,7 +59,7 @@ class Orders(NamedTuple):
     """How many share it."""
 
 
-class Supervisor:
+class Supervisor(Gateway):
     """The gateway as an async context manager: its workers serve from the moment it is entered until it is left.
 
     Args:
@@ -72,35 +71,14 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.key_file: Path | None = None
+        super().__init__(settings)
         self._workers: list[_Worker] = []
         self._keepers: list[asyncio.Task[None]] = []
-        self._stack = AsyncExitStack()
-        self._core: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
 
     @property
     def client_count(self) -> int:
         """How many are connected now, to all workers."""
         return self._board.clients
-
-    async def failed(self) -> None:
-        """Wait until something the gateway can't do without has failed, and raise that."""
-        assert self._core is not None
-        await asyncio.shield(self._core)
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
@@ -147,11 +125,6 @@ class Supervisor:
         if self._keepers:
             await asyncio.wait(self._keepers)
         await asyncio.gather(*[worker.stop() for worker in self._workers])
-
-    async def _stop_core(self) -> None:
-        if self._core is not None:
-            self._core.cancel()
-            await asyncio.wait([self._core])
 
 
 class _Worker:

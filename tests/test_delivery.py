@@ -134,7 +134,7 @@ async def test_300_subscribers_join_at_random_positions_while_3000_messages_a_se
             await until(lambda: load.ids)
             subscribers = [asyncio.create_task(subscribe(wire, load.ids)) for wire in wires]
             publishing = asyncio.create_task(publish(publisher, over))
-            await asyncio.sleep(2.5)
+            await until(lambda: len(load.ids) >= 5000)
             over.set()
             published = await publishing
         add(redis_server, channel, THE_END.decode())
@@ -537,7 +537,7 @@ async def test_redis_refuses_for_a_moment(own_redis: RedisServer, channel: str) 
         own_redis.call("CONFIG", "SET", "replica-serve-stale-data", "no")
         own_redis.call("REPLICAOF", "127.0.0.1", free_port())  # MASTERDOWN to every read, as LOADING would be
         reading = [asyncio.create_task(read_to_the_end(wire)) for wire in (lagging, live)]
-        await asyncio.sleep(0.2)
+        await until(lambda: b"errorstat_MASTERDOWN" in own_redis.call("INFO", "errorstats"))
         own_redis.call("REPLICAOF", "NO", "ONE")
         add(own_redis, channel, THE_END.decode())
         await asyncio.gather(*reading)

@@ -1411,7 +1411,7 @@ async def test_a_redis_that_does_not_answer_any_more(own_redis: RedisServer, cha
         own_redis.pause()
         try:
             await client.send(action="publish", channel=channel, data=2, messageId="sent")
-            await asyncio.sleep(0.1)
+            await until(lambda: server._store.commands._batch_bytes)
             await client.send(action="publish", channel=channel, data=3, messageId="waiting")
             sent = await client.expect_error_ack("sent", "redis_unavailable", "unknown")
             waiting = await client.expect_error_ack("waiting", "redis_unavailable", "not_stored")
@@ -1729,7 +1729,7 @@ async def test_a_handshake_that_ends_while_the_gateway_stops(redis_server: Redis
         async with connect(server) as client:
             await client.nothing_more()
         stopping = asyncio.create_task(seconds_to_stop(server))
-        await asyncio.sleep(0.1)
+        await until(lambda: server.clients._stopping)
         await late.send(whole[50:])
         assert (await late.read_some()).startswith(b"HTTP/1.1 503")
         assert await stopping < 1.3

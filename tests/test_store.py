@@ -922,9 +922,8 @@ async def test_the_reader_survives_its_connection(redis_server: RedisServer, cha
 async def test_what_is_followed_while_redis_is_away(own_redis: RedisServer) -> None:
     async with following(own_redis) as room:
         own_redis.stop()
-        await asyncio.sleep(0.1)
+        await until(lambda: room.reader._link._up is False)
         room.follow("a")
-        await asyncio.sleep(0.1)
         own_redis.start()
         await room.until("a", parsed(add(own_redis, "a", "1")))
 
@@ -941,7 +940,7 @@ async def test_what_was_trimmed_while_the_connection_was_down(own_redis: RedisSe
             with proxy.refusing():
                 add(own_redis, "a", "2", "3")
                 own_redis.call("XTRIM", "a", "MAXLEN", 1)
-                await asyncio.sleep(0.1)
+                await until(lambda: room.reader._link._up is False)
                 assert room.interruptions == 0
             await until(lambda: room.interruptions == 1)
 
@@ -956,7 +955,7 @@ async def test_the_reader_notices_a_redis_that_went_silent(
         ids = parsed(add(own_redis, "a", "1"))
         await room.until("a", ids)
         own_redis.pause()
-        await asyncio.sleep(0.6)
+        await until(lambda: room.reader._link._up is not True)
         own_redis.resume()
         ids += parsed(add(own_redis, "a", "2"))
         await room.until("a", ids)

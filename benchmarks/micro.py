@@ -31,6 +31,7 @@ from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import Board
 from rsws.gateway.session import Session
 from rsws.gateway.subscription import Subscription
+from rsws.gateway.turns import Turns
 from rsws.protocol import ZERO, decode_request
 from rsws.settings import Settings
 from rsws.streams.redis_connection import RedisConnection
@@ -115,7 +116,7 @@ class Gateway:
         self.running = tasks.create_task(self.store.run())
         board = Board()
         http = PlainHttp(lambda: True, board.text)
-        self.clients = Clients(Settings(), sys.maxsize, Access("KEY"), http, self._session, board)
+        self.clients = Clients(Settings(), sys.maxsize, Access("KEY"), http, self._session, board, Turns(lambda: False))
         self._tasks = tasks
         self.metrics = board.metrics
         self.channel = Channel("orders", ZERO, RingBudget(), lambda name, entry: None, board.metrics)
@@ -152,7 +153,7 @@ def receive(gateway: Gateway) -> Piece:
     frames = FRAME * BATCH
 
     async def run() -> int:
-        payloads, _ = read_messages(frames, 0, 1 << 20)
+        payloads, _ = read_messages(frames, 0, 1 << 20, BATCH, len(frames))
         return len(payloads)
 
     return run

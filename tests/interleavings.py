@@ -66,24 +66,32 @@ class Read:
 
 
 @dataclass
+class Connection:
+    """What the subscriptions of one client share."""
+
+    room: int = ROOM
+    is_reading_page: bool = False
+    waiting: list[Subscription] = field(default_factory=list)
+
+
+@dataclass
 class Client:
-    """One client: what it was sent, and how much room is left on the way to it."""
+    """One subscription of a client: what it was sent."""
 
     start: int
+    connection: Connection = field(default_factory=Connection)
     seen: list[Seen] = field(default_factory=list)
-    room: int = ROOM
-    waiting: list[Subscription] = field(default_factory=list)
     subscription: Subscription | None = None
     gone: bool = False
 
     @property
     def has_room(self) -> bool:
-        return self.room > 0
+        return self.connection.room > 0
 
     def write(self, frames: bytes) -> None:
         if self.gone:
             raise Violation("sent something after unsubscribed")
-        self.room -= 1
+        self.connection.room -= 1
         self.seen.extend(seen_in(frames))
 
     def offer(self, frames: bytes) -> bool:
@@ -93,7 +101,18 @@ class Client:
         return False
 
     def when_room(self, subscription: Subscription) -> None:
-        self.waiting.append(subscription)
+        self.connection.waiting.append(subscription)
+
+    @property
+    def is_reading_page(self) -> bool:
+        return self.connection.is_reading_page
+
+    @is_reading_page.setter
+    def is_reading_page(self, reading: bool) -> None:
+        self.connection.is_reading_page = reading
+
+    def page_done(self) -> None:
+        self.is_reading_page = False
 
 
 class World:
@@ -103,6 +122,7 @@ class World:
         max_entries: How far the stream grows.
         faults: Which of "trim", "interrupt" and "reset" may happen.
         trusting: Whether the reader takes all that it finds for all that came: a bug.
+        together: Whether all subscriptions are those of one connection, as of one client to several channels.
     """
 
     def __init__(
@@ -112,6 +132,7 @@ class World:
         max_entries: int = 6,
         faults: str = "",
         trusting: bool = False,
+        together: bool = False,
     ) -> None:
         self.stream: list[int] = [1, 2]
         self.last = 2
@@ -124,6 +145,7 @@ class World:
         self._faults = faults
         self._subscription = subscription
         self.trusting = trusting
+        self._shared = Connection() if together else None
 
     @property
     def tip(self) -> Tip:
@@ -172,7 +194,8 @@ class World:
                 if start <= self.last:
                     yield "subscribe", start
         for index, client in enumerate(self.clients):
-            if client.room < ROOM:
+            connection = client.connection
+            if connection.room < ROOM or (connection.waiting and not connection.is_reading_page):
                 yield "drain", index
             if not client.gone:
                 yield "unsubscribe", index
@@ -227,15 +250,15 @@ class World:
 
     def subscribe(self, start: int) -> None:
         self.compare()  # the same look at the stream's end that places a subscription
-        client = Client(start)
+        client = Client(start, self._shared or Connection())
         self.clients.append(client)
         client.subscription = self._subscription(self.channel, StreamId(start, 0), client, self)
         client.subscription.advance()
 
     def drain(self, index: int) -> None:
-        client = self.clients[index]
-        client.room = ROOM
-        waiting, client.waiting = client.waiting, []
+        connection = self.clients[index].connection
+        connection.room = ROOM
+        waiting, connection.waiting = connection.waiting, []
         for subscription in waiting:
             subscription.advance()
 
@@ -270,6 +293,10 @@ class World:
         """What holds at every moment."""
         for client in self.clients:
             self._judge(client)
+        stayed = [client.subscription for client in self.clients if client.subscription and not client.gone]
+        reading = [subscription._reading for subscription in stayed]
+        if self._shared is not None and sum(reading) > 1:
+            raise Violation("two pages are read for one client")
         if len(self.reads) > 2 * len(self.clients):
             raise Violation("reads are not shared")
         for client in [] if self.was_reset and not self.channel.generation else self.clients:
@@ -332,7 +359,8 @@ class World:
         return (
             tuple(self.stream), self.last, self.interrupted, self.was_reset, channel.generation,
             channel.cursor, channel.floor, tuple(id for id, _ in channel._ring),
-            tuple((c.start, tuple(c.seen), c.room, len(c.waiting), c.gone, c.subscription in channel.live,
+            tuple((c.start, tuple(c.seen), c.connection.room, len(c.connection.waiting), c.is_reading_page, c.gone,
+                   c.subscription in channel.live,
                    c.subscription in channel.ahead, c.subscription and c.subscription.position)
                   for c in self.clients),
             tuple((r.after, r.generation, r.cursor, tuple(order[id(s)] for s in r.waiting), r.done, tuple(r.found),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway_kit import add, async_test, until
-from interleavings import Client
+from interleavings import Client, Connection
 from rsws.gateway.channel import Channel, RingBudget
 from rsws.gateway.metrics import Metrics
 from rsws.gateway.pages import Pages
@@ -31,7 +31,7 @@ async def test_a_kept_page_of_a_stream_that_was_is_not_handed_over(redis_server:
         room = Channel(channel, StreamId(40, 0), RingBudget(), lambda name, id: None, Metrics())
 
         def join(start: int) -> Client:
-            client = Client(start, room=1000)
+            client = Client(start, Connection(room=1000))
             client.subscription = Subscription(room, StreamId(start, 0), client, pages)
             client.subscription.advance()
             return client

@@ -32,6 +32,11 @@ def test_every_interleaving_of_a_small_world(faults: str, depth: int) -> None:
     assert search(depth, lambda: World(faults=faults)) > 3_000
 
 
+@pytest.mark.parametrize(("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 6)])
+def test_every_interleaving_of_one_client_with_two_subscriptions(faults: str, depth: int) -> None:
+    assert search(depth, lambda: World(faults=faults, together=True)) > 2_000
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["", "trim interrupt", "trim interrupt reset"]), st.lists(st.integers(0, 1000), max_size=80))
 def test_longer_lives(faults: str, choices: list[int]) -> None:
@@ -86,6 +91,21 @@ class TakesWithoutRoom(Subscription):
         return room
 
 
+class KeepsTheTurn(Subscription):
+    """Reads its page, and lets no other subscription of its client read any."""
+
+    def yield_turn(self) -> None:
+        self._has_turn = False
+
+
+class WaitsForNoTurn(Subscription):
+    """Reads a page while one is read for another subscription of its client."""
+
+    def advance(self) -> None:
+        self._outlet.is_reading_page = False
+        super().advance()
+
+
 class JoinsBehind(Subscription):
     """Joins the live ones while the ring still has something for it."""
 
@@ -136,6 +156,12 @@ class DeliversTwice(Channel):
         super().deliver(entries)
         self.cursor = before
         super().deliver(entries)
+
+
+@pytest.mark.parametrize("bug", [KeepsTheTurn, WaitsForNoTurn])
+def test_two_subscriptions_of_a_client_that_do_not_take_turns_are_caught(bug: type[Subscription]) -> None:
+    with pytest.raises(Violation, match=r"at rest|two pages"):
+        search(6, lambda: World(subscription=bug, together=True))
 
 
 def test_a_reader_that_trusts_what_it_finds_is_caught() -> None:

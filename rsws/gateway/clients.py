@@ -18,6 +18,7 @@ from rsws.gateway.handshake import answer_usual
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import Board
 from rsws.gateway.session import Session
+from rsws.gateway.turns import Turns
 from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
 
@@ -37,6 +38,7 @@ class Clients:
             above it, but for NOT_LET_IN, are cut off.
         make_session: Makes what answers a client that was let in.
         board: Where clients are counted, those of other processes included.
+        turns: Whose turn it is to be read.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Clients:
         http: PlainHttp,
         make_session: Callable[[ClientConnection], Session],
         board: Board,
+        turns: Turns,
     ) -> None:
         self.extensions = COMPRESSION if settings.compress else ()
         self.max_message_bytes = settings.max_message_bytes
         self.high_water_bytes = settings.high_water_bytes
         self.close_timeout_s = settings.shutdown_timeout_s / 2
+        self.turns = turns
         self.sessions: dict[ClientConnection, Session] = {}
         """Those that were let in."""
         self._settings = settings
@@ -94,10 +98,10 @@ class Clients:
             self._metrics.tokens_refused += 1
             log.warning("token refused client=%s", connection.peer)
             connection.reply(encode_reply(Refused()))
-            connection.close(CloseCode.POLICY_VIOLATION, "Unauthorized")
+            connection.fail(CloseCode.POLICY_VIOLATION, "Unauthorized")
         elif self._is_full:
             self._turn_away()
-            connection.close(CloseCode.TRY_AGAIN_LATER, "too many clients")
+            connection.fail(CloseCode.TRY_AGAIN_LATER, "too many clients")
         else:
             session = self.sessions[connection] = self._make_session(connection)
             self._metrics.clients_accepted += 1

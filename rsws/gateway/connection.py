@@ -22,17 +22,30 @@ from websockets.server import ServerProtocol
 from rsws.errors import CloseCode
 from rsws.gateway import protocols
 from rsws.gateway.compression import Compressor, agreed_compressor
-from rsws.gateway.frames import MAX_HEADER_BYTES, PING, frame_size, read_messages, text_frame
+from rsws.gateway.frames import (
+    MAX_HEADER_BYTES,
+    PING,
+    breaks_rules,
+    frame_size,
+    is_close,
+    is_compressed,
+    is_plain,
+    read_messages,
+    text_frame,
+)
 from rsws.gateway.keepalive import SignsOfLife, Verdict, unacknowledged_bytes
 from rsws.gateway.subscription import Subscription
+from rsws.gateway.turns import BYTES_A_TURN, BYTES_UNDER_WAY, FRAMES_A_TURN, HEAVY_BYTES, REQUESTS_UNDER_WAY, Turns
+from rsws.settings import KIB
 
 log = logging.getLogger("rsws.gateway")
 
 OPEN_TIMEOUT_S = 10.0
 REPLIES_ROOM = 4
 """A client may let this many times the high-water mark of replies pile up before its requests have to wait."""
-IN_FLIGHT_REQUESTS = 1000
-IN_FLIGHT_BYTES = 4 * 1024 * 1024
+IGNORED_BYTES = 64 * KIB
+"""What is taken from a client that was sent away, so that the end of its connection is seen."""
+LEAST_REQUESTS, LEAST_BYTES = REQUESTS_UNDER_WAY[0], BYTES_UNDER_WAY[0]
 _DATA = (Opcode.TEXT, Opcode.CONT, Opcode.BINARY)
 
 
@@ -51,6 +64,7 @@ class Host(Interface):
     max_message_bytes: int
     high_water_bytes: int
     close_timeout_s: float
+    turns: Turns
 
     def connected(self, connection: ClientConnection) -> bool:
         """There is a new one, before its handshake; False cuts it off."""
@@ -81,10 +95,10 @@ class ClientConnection(asyncio.Protocol):
     """A client's connection, from its first to its last moment."""
 
     __slots__ = (
-        "_compressor", "_connected_at", "_cutting_off", "_extensions", "_handler", "_host", "_in_flight",
-        "_in_flight_bytes", "_last_words", "_life", "_loop", "_offered_in", "_out", "_out_bytes", "_partial",
-        "_paused", "_reading_paused", "_rest", "_rest_wanted", "_waiting", "_was_open", "_websocket", "_written",
-        "is_open", "peer", "transport",
+        "_compressor", "_connected_at", "_cutting_off", "_extensions", "_frame_left", "_handler", "_has_turn", "_host",
+        "_ignored_bytes", "_in_flight", "_in_flight_bytes", "_is_full", "_last_words", "_life", "_loop", "_offered_in",
+        "_out", "_out_bytes", "_partial", "_paused", "_reading_paused", "_rest", "_rest_wanted", "_unread", "_waiting",
+        "_was_open", "_websocket", "_written", "is_open", "is_reading_page", "peer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -98,6 +112,13 @@ class ClientConnection(asyncio.Protocol):
         self._rest: bytearray | None = None
         """The beginning of a frame that is not all there."""
         self._rest_wanted = 0
+        self._unread: tuple[bytes, int] | None = None
+        """What waits for its turn to be read, and where it begins."""
+        self._has_turn = False
+        """Whether it is in line for one."""
+        self._frame_left = 0
+        """Bytes that websockets lacks of the frame that it is reading."""
+        self._ignored_bytes = 0
         self._partial: bytearray | None = None
         """The beginning of a fragmented message."""
         self._handler: MessageHandler | None = None
@@ -112,7 +133,10 @@ class ClientConnection(asyncio.Protocol):
         self._waiting: dict[Subscription, None] | None = None  # in turn
         self._in_flight = 0
         self._in_flight_bytes = 0
+        self._is_full = False
+        """Whether the client has to wait for answers, or to read them."""
         self._reading_paused = False
+        self.is_reading_page = False
         self._connected_at = self._loop.time()
         self._life = SignsOfLife(self._connected_at)
         self._offered_in = 0
@@ -137,34 +161,108 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio's hook for bytes from the client."""
         self._life.heard_at = self._loop.time()
-        if not self.is_open:
+        if not self._was_open:
             if self._websocket is None and (usual := self._host.answer_usual(data)) is not None:
                 path, answer = usual
                 self._write(answer)
                 self._open(path)
                 return
             data = self._read_handshake(data)
-            if not self.is_open or not data:
+            if not self._was_open:
                 return
-        if self._rest is not None:
+        if self._is_over:
+            self._ignore(data)
+        elif self._unread is not None:  # TLS may have some left after reading was paused
+            unread, start = self._unread
+            self._unread = unread[start:] + data, 0
+        elif self._rest is None:
+            self._read(data, 0)
+        else:
             self._rest += data
-            if len(self._rest) < self._rest_wanted:
+            if len(self._rest) >= self._rest_wanted:
+                data, self._rest = bytes(self._rest), None
+                self._read(data, 0)
+
+    def _read(self, data: bytes, start: int, *, in_turn: bool = False) -> None:
+        """Read frames, until the client has had its share of this turn of the loop; what is left waits for another.
+
+        Args:
+            in_turn: Whether nobody else of those with much to read is read in this turn.
+        """
+        host = self._host
+        frames_left, stop = FRAMES_A_TURN, start + BYTES_A_TURN
+        max_bytes = host.max_message_bytes if in_turn else min(HEAVY_BYTES, host.max_message_bytes)
+        while start < len(data) and not self._is_over:
+            if frames_left <= 0 or start >= stop or self._is_full:
+                self._keep(data, start)
                 return
-            data, self._rest = bytes(self._rest), None
-        start = 0
-        while self.is_open:
             if self._websocket is None:
-                payloads, start = read_messages(data, start, self._host.max_message_bytes)
+                payloads, start = read_messages(data, start, max_bytes, frames_left, stop)
                 for payload in payloads:
                     self._message_received(payload)
-            if start == len(data):
-                return
-            size = frame_size(data, start)
-            if len(data) < start + size <= start + self._host.max_message_bytes + MAX_HEADER_BYTES:
-                self._rest, self._rest_wanted = bytearray(data[start:]), size
-                return
-            self._parse(data[start : start + size])
-            start += size
+                frames_left -= len(payloads)
+                if payloads:
+                    continue
+            is_heavy = False
+            if not self._frame_left:
+                size = frame_size(data, start)
+                if self._has_to_come(data, start, size):
+                    self._rest, self._rest_wanted = bytearray(data[start:]), size or len(data) - start + 1
+                    return
+                is_heavy = self._is_heavy(data, start, size)
+                if is_heavy and not in_turn:
+                    self._keep(data, start)
+                    return
+                self._frame_left = size or len(data) - start
+                if self._partial is not None and is_close(data, start):  # allowed between fragments
+                    self._partial = None
+                    self._drop_websocket()
+            part = data[start : start + self._frame_left]
+            start += len(part)
+            self._frame_left -= len(part)
+            frames_left = 0 if is_heavy else frames_left - 1
+            self._parse(part)
+
+    def _has_to_come(self, data: bytes, start: int, size: int) -> bool:
+        """Whether more of the frame at ``start`` has to come first: websockets reads anything but a plain message in
+        pieces, and answers what breaks the rules as soon as it can.
+        """
+        if not size:
+            return not breaks_rules(data, start)
+        return (
+            len(data) - start < size <= self._host.max_message_bytes + MAX_HEADER_BYTES
+            and self._websocket is None
+            and is_plain(data, start)
+        )
+
+    def _is_heavy(self, data: bytes, start: int, size: int) -> bool:
+        """Whether reading the frame may take long: so may a small one that is compressed, or ends a message."""
+        return size > HEAVY_BYTES or is_compressed(data, start) or len(self._partial or b"") > HEAVY_BYTES
+
+    def _keep(self, data: bytes, start: int) -> None:
+        """Have the rest wait for its turn; nothing more is read meanwhile."""
+        self._unread = data, start
+        self._adjust_reading()
+
+    def read_on(self) -> None:
+        """See :class:`rsws.gateway.turns.Reader`."""
+        self._has_turn = False
+        unread, self._unread = self._unread, None
+        if unread is not None and not self.transport.is_closing():
+            self._read(*unread, in_turn=True)
+            self._adjust_reading()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing that still comes matters: the client was sent away, or has said goodbye."""
+        return not self.is_open and (self._websocket is None or self._websocket.eof_sent)
+
+    def _ignore(self, data: bytes) -> None:
+        """Take what comes only to notice its end, and only so much of it."""
+        self._rest = self._unread = None
+        self._ignored_bytes += len(data)
+        if self._ignored_bytes > IGNORED_BYTES:
+            self.transport.pause_reading()
 
     def _read_handshake(self, data: bytes) -> bytes:
         """Read a request line by line, so that nothing behind it is read before it is answered; what is behind it."""
@@ -189,7 +287,7 @@ class ClientConnection(asyncio.Protocol):
         self._send_protocol_data(websocket)
         if websocket.state is not State.OPEN:
             self._close_began()
-        elif self._partial is None:
+        elif self._partial is None and not self._frame_left:
             self._drop_websocket()
 
     def _drop_websocket(self) -> None:
@@ -244,29 +342,39 @@ class ClientConnection(asyncio.Protocol):
 
     def request_started(self, size: int) -> None:
         """A request of that many characters is under way; with too many of them the client has to wait."""
+        turns = self._host.turns
+        if not self._in_flight:
+            turns.busy_clients += 1
         self._in_flight += 1
         self._in_flight_bytes += size
-        if self._in_flight >= IN_FLIGHT_REQUESTS or self._in_flight_bytes >= IN_FLIGHT_BYTES:
+        if self._in_flight >= LEAST_REQUESTS or self._in_flight_bytes >= LEAST_BYTES:
             self._adjust_reading()
 
     def request_done(self, size: int) -> None:
         """It is answered; ``size`` is that of then."""
         self._in_flight -= 1
         self._in_flight_bytes -= size
+        if not self._in_flight:
+            self._host.turns.busy_clients -= 1
         if self._reading_paused:
             self._adjust_reading()
         if not self._in_flight and self._last_words is not None:
             self.close(*self._last_words)
 
     def _adjust_reading(self) -> None:
-        full = (
-            self._in_flight >= IN_FLIGHT_REQUESTS
-            or self._in_flight_bytes >= IN_FLIGHT_BYTES
+        """Read the client, or read it no more: it has had its share, or does not read what it has asked for."""
+        turns = self._host.turns
+        self._is_full = (
+            turns.is_over_share(self._in_flight, self._in_flight_bytes)
             or self.buffered_bytes > REPLIES_ROOM * self._host.high_water_bytes
         )
-        if full != self._reading_paused and not self.transport.is_closing():
-            self._reading_paused = full
-            if full:
+        if self._unread is not None and not self._is_full and not self._has_turn:
+            self._has_turn = True
+            turns.wait(self)
+        paused = self._is_full or self._unread is not None
+        if paused != self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = paused
+            if paused:
                 self.transport.pause_reading()
             else:
                 self.transport.resume_reading()
@@ -329,6 +437,12 @@ class ClientConnection(asyncio.Protocol):
             self._waiting = {}
         self._waiting[subscription] = None
 
+    def page_done(self) -> None:
+        """See :class:`rsws.gateway.subscription.Outlet`."""
+        self.is_reading_page = False
+        if self._waiting:
+            self._loop.call_soon(self._serve_waiting)
+
     def flush(self) -> None:
         """Hand everything written so far to the transport in one piece."""
         out = self._out
@@ -356,7 +470,7 @@ class ClientConnection(asyncio.Protocol):
     def _serve_waiting(self) -> None:
         waiting = self._waiting
         for _ in range(len(waiting or ())):
-            if not waiting or not self.has_room:
+            if not waiting or not self.has_room or self.is_reading_page:
                 return
             subscription = next(iter(waiting))
             del waiting[subscription]
@@ -369,7 +483,10 @@ class ClientConnection(asyncio.Protocol):
                 self._answer(data)
             elif not self.transport.is_closing():
                 self.flush()
-                self.transport.write_eof()
+                try:
+                    self.transport.write_eof()
+                except OSError:  # the client has gone, and asyncio has yet to find that out
+                    self.transport.abort()
 
     # --- life and end ---
 
@@ -410,11 +527,10 @@ class ClientConnection(asyncio.Protocol):
             websocket = self._get_websocket()
             websocket.send_close(code, reason)
             self._send_protocol_data(websocket)
-            websocket.receive_data(bytes(self._rest or b""))  # from now on it reads everything
             self._close_began()
 
     def fail(self, code: CloseCode, reason: str) -> None:
-        """Close because the client broke the rules, after what was written so far."""
+        """Close after what was written so far, and look at nothing more: the client broke the rules, or is refused."""
         if self.is_open:
             websocket = self._get_websocket()
             websocket.fail(code, reason)

@@ -17,6 +17,7 @@ _TEXT = 0x81
 _COMPRESSED = 0x40
 """RSV1 (RFC 7692, section 6)."""
 _MASKED = 0x80
+_OPCODES = frozenset(Opcode)
 MAX_HEADER_BYTES = 14
 _medium_header = Struct("!BBH").pack
 _long_header = Struct("!BBQ").pack
@@ -70,15 +71,15 @@ def text_payloads(frames: bytes) -> Iterator[tuple[bytes, bytes]]:
         start = end
 
 
-def read_messages(data: bytes, start: int, max_bytes: int) -> tuple[list[bytes], int]:
+def read_messages(data: bytes, start: int, max_bytes: int, max_messages: int, stop: int) -> tuple[list[bytes], int]:
     """The payloads of the plain text messages of a client in ``data`` from ``start`` on, and where they end.
 
-    It stops before anything else: a frame that is not all there, control frames, fragments, a message of more than
-    ``max_bytes``, what breaks the rules.
+    It reads at most ``max_messages``, and none that begins behind ``stop``. It stops before anything else: a frame that
+    is not all there, control frames, fragments, a message of more than ``max_bytes``, what breaks the rules.
     """
-    payloads = []
+    payloads: list[bytes] = []
     end = len(data)
-    while end - start >= 6 and data[start] == _TEXT:
+    while start < stop and end - start >= 6 and data[start] == _TEXT:
         size = data[start + 1] - _MASKED
         body = start + 6
         if size == 126 and end - start >= 8:
@@ -93,18 +94,40 @@ def read_messages(data: bytes, start: int, max_bytes: int) -> tuple[list[bytes],
             break
         payloads.append(apply_mask(data[body : body + size], data[body - 4 : body]))
         start = body + size
+        if len(payloads) == max_messages:
+            break
     return payloads, start
 
 
 def frame_size(data: bytes, start: int) -> int:
-    """How many bytes the frame at ``start`` has; those of its header, as long as that is not all there."""
+    """How many bytes the frame at ``start`` has; 0 while its length is not there."""
     there = len(data) - start
     if there < 2:
-        return 2
+        return 0
     size = data[start + 1] & ~_MASKED
     extended = {126: 2, 127: 8}.get(size, 0)
     if there < 2 + extended:
-        return 2 + extended
+        return 0
     if extended:
         size = int.from_bytes(data[start + 2 : start + 2 + extended])
     return 2 + extended + (4 if data[start + 1] & _MASKED else 0) + size
+
+
+def is_plain(data: bytes, start: int) -> bool:
+    """Whether what is there of the frame at ``start`` begins a whole, uncompressed text message of a client."""
+    return data[start] == _TEXT and (len(data) - start < 2 or data[start + 1] >= _MASKED)
+
+
+def breaks_rules(data: bytes, start: int) -> bool:
+    """Whether no client may begin a frame as the one at ``start`` does: not masked, or of no known kind."""
+    return len(data) - start >= 2 and (data[start + 1] < _MASKED or data[start] & 0x0F not in _OPCODES)
+
+
+def is_compressed(data: bytes, start: int) -> bool:
+    """Whether the frame at ``start`` says so."""
+    return bool(data[start] & _COMPRESSED)
+
+
+def is_close(data: bytes, start: int) -> bool:
+    """Whether the frame at ``start`` is a close frame."""
+    return data[start] & 0x0F == Opcode.CLOSE

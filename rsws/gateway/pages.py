@@ -85,16 +85,21 @@ class Pages:
             except ChannelUnreadable as error:
                 for subscription in self._waiting[key]:
                     subscription.unreadable(error)
-                await asyncio.sleep(UNREADABLE_RETRY_S)
+                await self._pause(key, UNREADABLE_RETRY_S)
             except StoreError:
                 channel.page_entries = max(1, limit // 2)  # in case it was too much to be read in time
-                await asyncio.sleep(RETRY_S)
+                await self._pause(key, RETRY_S)
             else:
                 if history.broken != "reset":
                     return self._encode(key, history, limit, cursor)
                 await self._check(channel)
-                await asyncio.sleep(RETRY_S)
+                await self._pause(key, RETRY_S)
         return None
+
+    async def _pause(self, key: _PageKey, delay_s: float) -> None:
+        for subscription in self._waiting[key]:
+            subscription.yield_turn()
+        await asyncio.sleep(delay_s)
 
     def _encode(self, key: _PageKey, history: History, limit: int, cursor: StreamId) -> Page:
         channel, entries = key.channel, history.entries

@@ -21,6 +21,7 @@ from rsws.gateway.metrics import PUBLISH_S, Board
 from rsws.gateway.process import Gateway
 from rsws.gateway.session import Session
 from rsws.gateway.setup import BACKLOG, cannot_listen, choose_key, find_redis, url_of
+from rsws.gateway.turns import Turns
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.reader import Reader
@@ -73,6 +74,7 @@ class Server(Gateway):
             PlainHttp(lambda: self._store.ready, self._metrics_text),
             lambda connection: Session(connection, self._hub, self._store, self._tasks, settings),
             self.board,
+            Turns(lambda: self._store.is_crowded),
         )
         self._listeners = [await self._bind(**where) for where in self._addresses()]
         redis = await find_redis(settings, self._data, self._stack)

@@ -36,7 +36,14 @@ class Page:
 
 
 class Outlet(Protocol):
-    """The way to one client."""
+    """The way to one client.
+
+    Attributes:
+        is_reading_page: Whether a page is being read for one of its subscriptions. However many they are, no more than
+            that comes on top of what is queued for the client.
+    """
+
+    is_reading_page: bool
 
     @property
     def has_room(self) -> bool:
@@ -49,7 +56,10 @@ class Outlet(Protocol):
         """Write them if there is room; False when there is none."""
 
     def when_room(self, subscription: Subscription) -> None:
-        """Call ``subscription.advance()`` once there is room, soon but not within this call."""
+        """Call ``subscription.advance()`` once there is room, and no page being read, soon but not within this call."""
+
+    def page_done(self) -> None:
+        """No page is being read any more: those who wait may go on."""
 
 
 class PageReader(Protocol):
@@ -67,7 +77,7 @@ class Subscription:
         marker: Whether the client is told when it reaches live for the first time.
     """
 
-    __slots__ = ("_marker", "_open", "_outlet", "_pages", "_reading", "_told", "channel", "position")
+    __slots__ = ("_has_turn", "_marker", "_open", "_outlet", "_pages", "_reading", "_told", "channel", "position")
 
     def __init__(
         self, channel: Channel, position: StreamId, outlet: Outlet, pages: PageReader, *, marker: bool = False
@@ -80,12 +90,15 @@ class Subscription:
         self._marker = marker
         self._open = True
         self._reading = False
+        self._has_turn = False
+        """Whether it is this one for which a page is being read."""
         self._told = False
         channel.listeners.add(self)
 
     def close(self) -> None:
         """End it: nothing is handed over any more."""
         self._open = False
+        self.yield_turn()
         self.channel.listeners.discard(self)
         self.channel.live.discard(self)
         self.channel.ahead.discard(self)
@@ -108,8 +121,11 @@ class Subscription:
                 frames, count, self.position = channel.recent(self.position, CHUNK_BYTES)
                 if frames:
                     self._write(frames, count)
+            elif outlet.is_reading_page:
+                outlet.when_room(self)
+                return
             else:
-                self._reading = True
+                self._reading = self._has_turn = outlet.is_reading_page = True
                 self._pages.read_page(self)
 
     def page_read(self, page: Page) -> None:
@@ -118,6 +134,10 @@ class Subscription:
         if not self._open:
             return
         self.readable()
+        if not self._has_turn and not self._outlet.has_room:
+            self._outlet.when_room(self)  # it took too long to wait with room for it: it is read again
+            return
+        self.yield_turn()
         if page.gap is not None:
             self._write_gap(page.gap)
         if page.frames:
@@ -127,9 +147,16 @@ class Subscription:
         self.position = max(page.last, page.cursor) if page.complete else page.last
         self.advance()
 
+    def yield_turn(self) -> None:
+        """Let other subscriptions of the client read: the page is there, or will take a while to come."""
+        if self._has_turn:
+            self._has_turn = False
+            self._outlet.page_done()
+
     def reset(self, first: StreamId | None) -> None:
         """Start at the beginning: the stream is another one now, which begins at ``first`` (None: with nothing)."""
         self._reading = False  # a page of the old stream will not be handed to this subscription
+        self.yield_turn()
         if self.position != ZERO:
             self._write_gap(Gap(self.channel.name, self.position, first, "reset"))
         self.position = ZERO

@@ -31,6 +31,8 @@ BATCH_COMMANDS = 1000
 BATCH_BYTES = 1024 * 1024
 PENDING_BYTES = 64 * 1024 * 1024
 """What callers may have waiting in one link; more is refused as unavailable."""
+CROWDED_BYTES = 8 * 1024 * 1024
+"""With more waiting, callers that can wait should."""
 BACKOFF_S = (0.05, 2.0)
 IDLE_PING_S = 5.0
 
@@ -199,6 +201,11 @@ class Link:
     def ready(self) -> bool:
         """Whether Redis could be reached and did its work, neither loading nor down, when last it was asked."""
         return self._up is True and self._healthy
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether what waits will take a while, some tens of milliseconds, to be carried out."""
+        return self._held_bytes > CROWDED_BYTES
 
     def submit(self, command: bytes, on_reply: OnReply, *, again: bool = False) -> None:
         """Send ``command`` (see :func:`pack`).

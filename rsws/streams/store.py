@@ -97,6 +97,11 @@ class Store:
         """Whether Redis could be reached and did its work when last it was asked; at most some seconds ago."""
         return self.commands.ready
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so much waits to be written that no more should be asked for, but for what is small."""
+        return self.commands.is_crowded
+
     async def run(self) -> None:
         """Keep both connections up, until cancelled."""
         async with asyncio.TaskGroup() as tasks:

@@ -46,10 +46,13 @@ class ErrorCode(StrEnum):
 
 ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
     ErrorCode.BAD_JSON: ("the frame is no JSON, or nested too deep to read", "mend the program that wrote it"),
-    ErrorCode.BAD_REQUEST: ("no object, or a key is missing or of the wrong type", "mend the request"),
+    ErrorCode.BAD_REQUEST: (
+        "no object, a key is missing or of the wrong type, or a message is too big to be handed on",
+        "mend the request",
+    ),
     ErrorCode.UNKNOWN_ACTION: ("`action` is none that the gateway knows", "mend the request"),
     ErrorCode.BAD_CHANNEL: (
-        "a channel name is 1-512 bytes of UTF-8 without control characters",
+        "a channel name is 1-512 bytes of UTF-8 without control characters, and does not begin with `rsws:`",
         "choose another name",
     ),
     ErrorCode.BAD_CURSOR: ("`lastMessageId` is no stream id", "use an id as received, `0` or `$`"),
@@ -83,6 +86,7 @@ class CloseCode(IntEnum):
 
     NORMAL = 1000
     GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
     INVALID_DATA = 1007
     POLICY_VIOLATION = 1008
@@ -95,6 +99,7 @@ class CloseCode(IntEnum):
 CLOSE_HELP: dict[CloseCode, tuple[str, bool]] = {
     CloseCode.NORMAL: ("the client closed", False),
     CloseCode.GOING_AWAY: ("the gateway stops", True),
+    CloseCode.PROTOCOL_ERROR: ("a frame that breaks the rules of WebSocket", False),
     CloseCode.UNSUPPORTED_DATA: ("a binary frame; the protocol is text", False),
     CloseCode.INVALID_DATA: ("a text frame that is not UTF-8", False),
     CloseCode.POLICY_VIOLATION: ("unauthorized: the token is missing or wrong", False),

@@ -23,9 +23,13 @@ from rsws.errors import ErrorCode, Outcome, RequestError, StoreError, UsageError
 FIELD = "messageData"
 """The field of a stream entry that holds a message's JSON text."""
 
+OWN_KEYS = "rsws:"
+"""What the gateway's own keys in Redis begin with, and no channel."""
 MAX_CHANNEL_BYTES = 512
 MAX_DEPTH = 256
 """How deep published data may be nested: what one parser accepts, all others on its way must be able to read."""
+MAX_EVENT_OVERHEAD = len('{"event":"message","channel":,"streamId":"","data":}') + 2 * 20 + 1
+"""Bytes of a message event beside the channel's name, quoted, and the data; its id counted as long as any can be."""
 PUBLISH_FORMAT_TEXT = "Format publish salah. Wajib ada: channel, data, messageId"
 
 _MAX_HALF = 2**64 - 1
@@ -181,7 +185,7 @@ def _publish(fields: _Fields) -> Publish:
             ErrorCode.BAD_REQUEST, PUBLISH_FORMAT_TEXT, channel=channel or None, message_id=_or_none(message_id)
         )
     name, text = _channel(channel, message_id), bytes(data)
-    if len(text) > MAX_DEPTH and _is_too_deep(text):
+    if len(text) > MAX_DEPTH and is_too_deep(text):
         raise RequestError(
             ErrorCode.BAD_JSON, f"data is nested deeper than {MAX_DEPTH} levels", channel=name, message_id=message_id
         )
@@ -220,20 +224,33 @@ def _channel(name: str | UnsetType, message_id: str | None = None) -> str:
     return name
 
 
-@lru_cache(maxsize=1024)
 def channel_fault(name: str) -> str | None:
     """Why ``name`` can't be a channel, as a sentence; None when it can."""
+    try:
+        _check_channel(name)
+    except ValueError as fault:
+        return str(fault)
+    return None
+
+
+@lru_cache(maxsize=512)  # of good names, which are short: nothing is kept of an error
+def _check_channel(name: str) -> None:
+    """
+    Raises:
+        ValueError: It can't be a channel, with the reason as a sentence.
+    """
     if not name:
-        return "the channel name is empty"
-    if _CONTROL.search(name):
-        return "the channel name has control characters"
+        raise ValueError("the channel name is empty")
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        return "the channel name is no valid UTF-8"
+        raise ValueError("the channel name is no valid UTF-8") from None
     if size > MAX_CHANNEL_BYTES:
-        return f"the channel name has {size} bytes; at most {MAX_CHANNEL_BYTES} are allowed"
-    return None
+        raise ValueError(f"the channel name has {size} bytes; at most {MAX_CHANNEL_BYTES} are allowed")
+    if _CONTROL.search(name):
+        raise ValueError("the channel name has control characters")
+    if name.startswith(OWN_KEYS):
+        raise ValueError(f"the channel name begins with {OWN_KEYS}, as the gateway's own keys do; choose another")
 
 
 def _wrong_type(key: str, channel: str | None, message_id: str | None = None) -> RequestError:
@@ -482,17 +499,26 @@ def message_template(channel: str) -> bytes:
     return prefix.replace(b"%", b"%%") + b'%b","data":%b}'
 
 
+def max_event_bytes(channel: str, data: bytes) -> int:
+    """How long the event that hands on a message can be: what every subscriber has to take in one frame."""
+    return MAX_EVENT_OVERHEAD + len(_quote(channel).encode()) + len(data)
+
+
 def is_json(text: bytes) -> bool:
-    """Whether ``text`` is what a strict parser takes: valid UTF-8, no NaN, no lone surrogates."""
+    """Whether ``text`` may be the data of a message.
+
+    It may be what a strict parser takes (valid UTF-8, no NaN, no lone surrogates) that is not nested deeper than any
+    parser on its way can read.
+    """
     try:
         text.decode()
         _raw.decode(text)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return False
-    return True
+    return len(text) <= MAX_DEPTH or not is_too_deep(text)
 
 
-def _is_too_deep(data: bytes) -> bool:
+def is_too_deep(data: bytes) -> bool:
     """Whether a JSON text is nested deeper than MAX_DEPTH."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from rsws.errors import Conflict, ErrorCode, Outcome, RedisRefused, RedisUnavailable, RequestError, UsageError
 from rsws.protocol import (
+    MAX_DEPTH,
     ZERO,
     Ack,
     CaughtUp,
@@ -301,6 +303,8 @@ BAD_NAMES = {
     "DEL": "\x7f",
     "C1": "a\x85b",
     "last of C1": "\x9f",
+    "a key of the gateway": "rsws:once:{x}:y",
+    "another": "rsws:",
 }
 
 
@@ -329,6 +333,9 @@ def test_a_bad_channel(name: str, action: str) -> None:
         "$",
         "\u2028",
         "0",
+        "rsws",
+        "RSWS:x",
+        "x:rsws:",
     ],
 )
 def test_nothing_more_is_asked_of_a_channel_name(name: str) -> None:
@@ -336,6 +343,19 @@ def test_nothing_more_is_asked_of_a_channel_name(name: str) -> None:
     for escaped in (True, False):
         frame = json.dumps({"action": "unsubscribe", "channel": name}, ensure_ascii=escaped)
         assert decode_request(frame) == Unsubscribe(name)
+
+
+def test_nothing_is_kept_of_a_name_that_is_refused() -> None:
+    refused(json.dumps({"action": "subscribe", "channel": "x" * 100_000}))
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            refused(json.dumps({"action": "subscribe", "channel": f"{number}" + "x" * 100_000}))
+            refused(json.dumps({"action": f"{number}" + "x" * 100_000}))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 # --- stream ids ---
@@ -502,6 +522,8 @@ def test_what_surrounds_data_read_from_a_stream_is_kept() -> None:
         b"1\0",
         b"[" * 100_000,
         b"[" * 100_000 + b"]" * 100_000,
+        b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
+        b'{"a":' * 972 + b"1" + b"}" * 972,
     ],
 )
 def test_what_is_no_strict_json(text: bytes) -> None:

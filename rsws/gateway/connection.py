@@ -267,7 +267,7 @@ class ClientConnection(asyncio.Protocol):
     def _read_handshake(self, data: bytes) -> bytes:
         """Read a request line by line, so that nothing behind it is read before it is answered; what is behind it."""
         start = 0
-        while start < len(data) and not self.is_open:
+        while start < len(data) and not self._was_open:
             websocket = self._get_websocket()
             asking = websocket.state is State.CONNECTING and not websocket.eof_sent
             end = data.find(b"\n", start) + 1 if asking else 0
@@ -352,6 +352,8 @@ class ClientConnection(asyncio.Protocol):
 
     def request_done(self, size: int) -> None:
         """It is answered; ``size`` is that of then."""
+        if not self.is_open:
+            return
         self._in_flight -= 1
         self._in_flight_bytes -= size
         if not self._in_flight:
@@ -548,6 +550,8 @@ class ClientConnection(asyncio.Protocol):
             self.is_open = False
             self._handler = None
             self._waiting = None
+            if self._in_flight:
+                self._host.turns.busy_clients -= 1
             # The client need not answer, or read.
             self._cutting_off = self._loop.call_later(self._host.close_timeout_s, self.transport.abort)
             self._host.closing(self)

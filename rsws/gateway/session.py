@@ -13,6 +13,7 @@ from rsws.gateway.connection import ClientConnection
 from rsws.gateway.hub import Hub
 from rsws.gateway.subscription import Subscription
 from rsws.protocol import (
+    MAX_CHANNEL_BYTES,
     Error,
     Gap,
     Ping,
@@ -25,6 +26,7 @@ from rsws.protocol import (
     decode_request,
     encode_ack,
     encode_reply,
+    max_event_bytes,
     publish_failure,
     refusal,
 )
@@ -38,8 +40,8 @@ class Session:
     """One client's requests. Those about the same channel take effect in the order in which they came."""
 
     __slots__ = (
-        "_connection", "_ended", "_hub", "_max_subscriptions", "_metrics", "_opening", "_producer_window_s", "_store",
-        "_subscriptions", "_tasks",
+        "_connection", "_ended", "_hub", "_max_message_bytes", "_max_subscriptions", "_metrics", "_opening",
+        "_producer_window_s", "_store", "_subscriptions", "_surely_fits", "_tasks",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +58,9 @@ class Session:
         self._store = store
         self._tasks = tasks
         self._max_subscriptions = settings.max_subscriptions
+        self._max_message_bytes = settings.max_message_bytes
+        self._surely_fits = settings.max_message_bytes - max_event_bytes('"' * MAX_CHANNEL_BYTES, b"")
+        """Data of so many bytes does, whatever its channel."""
         self._producer_window_s = settings.producer_window_s
         self._subscriptions: dict[str, Subscription | None] = {}
         """By channel; None where the first one is still opening."""
@@ -76,8 +81,7 @@ class Session:
         try:
             request = decode_request(text)
         except RequestError as error:
-            self._metrics.requests_refused += 1
-            self._connection.reply(encode_reply(refusal(error)))
+            self._refuse(error)
             return
         if isinstance(request, Ping):
             self._connection.reply(encode_reply(Pong()))
@@ -101,10 +105,26 @@ class Session:
             self._unsubscribe(request.channel, size)
 
     def _publish(self, request: Publish, size: int) -> None:
+        if len(request.data) > self._surely_fits and self._is_too_big(request):
+            self._connection.request_done(size)
+            return
         once = None
         if request.producer is not None:
             once = Once(request.producer, request.message_id, self._producer_window_s)
         self._store.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
+
+    def _is_too_big(self, request: Publish) -> bool:
+        """Refuse what clients that take frames of the usual size could not be handed, each time they come back."""
+        event_bytes = max_event_bytes(request.channel, request.data)
+        if event_bytes <= self._max_message_bytes:
+            return False
+        text = f"too big: handed on it would have up to {event_bytes} bytes, and {self._max_message_bytes} are allowed"
+        self._refuse(RequestError(ErrorCode.BAD_REQUEST, text, message_id=request.message_id))
+        return True
+
+    def _refuse(self, error: RequestError) -> None:
+        self._metrics.requests_refused += 1
+        self._connection.reply(encode_reply(refusal(error)))
 
     def _published(self, message_id: str, size: int, result: Stored | StoreError) -> None:
         if isinstance(result, Stored):

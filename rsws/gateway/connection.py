@@ -35,7 +35,15 @@ from rsws.gateway.frames import (
 )
 from rsws.gateway.keepalive import SignsOfLife, Verdict, unacknowledged_bytes
 from rsws.gateway.subscription import Subscription
-from rsws.gateway.turns import BYTES_A_TURN, BYTES_UNDER_WAY, FRAMES_A_TURN, HEAVY_BYTES, REQUESTS_UNDER_WAY, Turns
+from rsws.gateway.turns import (
+    BYTES_A_TURN,
+    BYTES_UNDER_WAY,
+    FRAMES_A_TURN,
+    HEAVY_BYTES,
+    PARSED_FRAME_COST,
+    REQUESTS_UNDER_WAY,
+    Turns,
+)
 from rsws.settings import KIB
 
 log = logging.getLogger("rsws.gateway")
@@ -220,7 +228,7 @@ class ClientConnection(asyncio.Protocol):
             part = data[start : start + self._frame_left]
             start += len(part)
             self._frame_left -= len(part)
-            frames_left = 0 if is_heavy else frames_left - 1
+            frames_left = 0 if is_heavy else frames_left - PARSED_FRAME_COST
             self._parse(part)
 
     def _has_to_come(self, data: bytes, start: int, size: int) -> bool:

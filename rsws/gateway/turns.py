@@ -13,7 +13,9 @@ from rsws.settings import KIB, MIB
 log = logging.getLogger("rsws.gateway")
 
 FRAMES_A_TURN = 64
-"""Frames of one client that are read in a turn of the event loop."""
+"""Plain messages of one client that are read in a turn of the event loop."""
+PARSED_FRAME_COST = 4
+"""A frame that websockets reads takes as long as so many of those."""
 BYTES_A_TURN = 64 * KIB
 HEAVY_BYTES = 16 * KIB
 """A message that is longer takes so long that no two are read in one turn, whosever they are."""

@@ -1,8 +1,8 @@
 """One WebSocket: messages in, bounded writes out, signs of life, close codes. Knows no Redis.
 
-An asyncio protocol around websockets' Sans-I/O one, which does the handshake, the closing and everything in between
-that is not a plain message. Between two messages an open connection has none: that is a third of its memory, and half
-the time a message takes. There is no task, no queue and no coroutine for a connection or a message.
+An asyncio protocol around websockets' Sans-I/O one, which does the closing and everything before it that is neither
+the handshake nor a plain message. Between two messages an open connection has none: that is a third of its memory, and
+half the time a message takes. There is no task, no queue and no coroutine for a connection or a message.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Protocol as Interface
 from typing import cast
 
-from websockets.extensions import Extension, ServerExtensionFactory
+from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request, Response
 from websockets.protocol import Protocol, State
-from websockets.server import ServerProtocol
 
 from rsws.errors import CloseCode
 from rsws.gateway import protocols
 from rsws.gateway.compression import Compressor, agreed_compressor
 from rsws.gateway.frames import MAX_HEADER_BYTES, PING, frame_size, read_messages, text_frame
+from rsws.gateway.handshake import Opening
+from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.keepalive import SignsOfLife, Verdict, unacknowledged_bytes
 from rsws.gateway.subscription import Subscription
 
@@ -46,20 +47,15 @@ class MessageHandler(Interface):
 class Host(Interface):
     """What a connection needs of the server it belongs to."""
 
-    extensions: Sequence[ServerExtensionFactory]
-    """Those it offers in a handshake."""
     max_message_bytes: int
     high_water_bytes: int
     close_timeout_s: float
 
-    def connected(self, connection: ClientConnection) -> bool:
-        """There is a new one, before its handshake; False cuts it off."""
+    def connected(self, connection: ClientConnection) -> None:
+        """There is a new one, before its handshake."""
 
-    def answer_usual(self, request: bytes) -> tuple[str, bytes] | None:
-        """The path and the answer of a plain handshake that is fine; None leaves the request to :meth:`respond`."""
-
-    def respond(self, handshake: ServerProtocol, request: Request) -> Response:
-        """The answer to what the client asked for, a handshake or something else."""
+    def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
+        """The answer to what the client asked for, a handshake or something else; a status is a refusal."""
 
     def opened(self, connection: ClientConnection, path: str) -> None:
         """The handshake is done: who answers is given to :meth:`ClientConnection.start`."""
@@ -83,8 +79,8 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_compressor", "_connected_at", "_cutting_off", "_extensions", "_handler", "_host", "_in_flight",
         "_in_flight_bytes", "_last_words", "_life", "_loop", "_offered_in", "_out", "_out_bytes", "_partial",
-        "_paused", "_reading_paused", "_rest", "_rest_wanted", "_waiting", "_was_open", "_websocket", "_written",
-        "is_open", "peer", "transport",
+        "_paused", "_reading_paused", "_request", "_rest", "_rest_wanted", "_waiting", "_was_open", "_websocket",
+        "_written", "is_open", "peer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -92,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self._host = host
         self._loop = asyncio.get_running_loop()
+        self._request: RequestReader | None = None
         self._websocket: Protocol | None = None
         self._extensions: Sequence[Extension] = ()
         self._compressor: Compressor | None = None
@@ -125,10 +122,10 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(self._host.high_water_bytes)
         address = transport.get_extra_info("peername")
-        self.peer = f"{address[0]}:{address[1]}" if address else "unknown"
+        # On a socket that is for IPv4 as well, its addresses have a prefix.
+        self.peer = f"{address[0].removeprefix('::ffff:')}:{address[1]}" if address else "unknown"
         """The client's address, for a log line."""
-        if not self._host.connected(self):
-            self.transport.abort()
+        self._host.connected(self)
 
     def start(self, handler: MessageHandler) -> None:
         """Hand messages to ``handler`` from now on."""
@@ -138,10 +135,8 @@ class ClientConnection(asyncio.Protocol):
         """asyncio's hook for bytes from the client."""
         self._life.heard_at = self._loop.time()
         if not self.is_open:
-            if self._websocket is None and (usual := self._host.answer_usual(data)) is not None:
-                path, answer = usual
-                self._write(answer)
-                self._open(path)
+            if self._was_open:
+                self._parse(data)
                 return
             data = self._read_handshake(data)
             if not self.is_open or not data:
@@ -167,24 +162,32 @@ class ClientConnection(asyncio.Protocol):
             start += size
 
     def _read_handshake(self, data: bytes) -> bytes:
-        """Read a request line by line, so that nothing behind it is read before it is answered; what is behind it."""
-        start = 0
-        while start < len(data) and not self.is_open:
-            websocket = self._get_websocket()
-            asking = websocket.state is State.CONNECTING and not websocket.eof_sent
-            end = data.find(b"\n", start) + 1 if asking else 0
-            self._parse(data[start : end or len(data)])
-            start = end or len(data)
-        return data[start:]
+        """Answer the request once it is all there; what is behind it, if it has opened a WebSocket."""
+        reader = self._request
+        if reader is None:
+            reader = self._request = RequestReader()
+        request = reader.read(data)
+        if request is None:
+            return b""
+        answer = self._host.answer(self, request)
+        if isinstance(answer, bytes):
+            self._write(answer)
+            self.flush()
+            self.transport.write_eof()
+            return b""
+        self._request = None
+        self._write(answer.answer)
+        self._extensions = answer.extensions
+        self._compressor = agreed_compressor(answer.extensions)
+        self._open(answer.path)
+        return reader.behind
 
     def _parse(self, data: bytes) -> None:
         """Let websockets read what is no plain message."""
         websocket = self._get_websocket()
         websocket.receive_data(data)
         for event in websocket.events_received():
-            if isinstance(event, Request):
-                self._respond(cast(ServerProtocol, websocket), event)
-            elif isinstance(event, Frame) and event.opcode in _DATA:
+            if isinstance(event, Frame) and event.opcode in _DATA:
                 self._frame_received(event)
         self._send_protocol_data(websocket)
         if websocket.state is not State.OPEN:
@@ -199,20 +202,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _get_websocket(self) -> Protocol:
         if self._websocket is None:
-            host = self._host
-            if self.is_open:
-                self._websocket = protocols.after_handshake(self._extensions, host.max_message_bytes)
-            else:
-                self._websocket = protocols.for_handshake(host.extensions, host.max_message_bytes)
+            self._websocket = protocols.after_handshake(self._extensions, self._host.max_message_bytes)
         return self._websocket
-
-    def _respond(self, handshake: ServerProtocol, request: Request) -> None:
-        handshake.send_response(self._host.respond(handshake, request))
-        self._send_protocol_data(handshake)
-        if handshake.state is State.OPEN:
-            self._extensions = handshake.extensions
-            self._compressor = agreed_compressor(handshake.extensions)
-            self._open(request.path)
 
     def _open(self, path: str) -> None:
         self.is_open = self._was_open = True

@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.frames import Frame, Opcode
 
-from gateway_kit import KEY, Wire, add, async_test, frame, gateway, request
+from gateway_kit import KEY, Wire, add, async_test, frame, gateway, handshake, request
 from rsws.gateway.compression import COMPRESSION, compressor
 from rsws.gateway.frames import text_frame
 from support import RedisServer
@@ -52,20 +52,31 @@ async def next_raw(wire: Wire) -> tuple[int, bytes]:
 @pytest.mark.parametrize(
     ("offered", "answer"),
     [
-        (BROWSER, "server_max_window_bits=12"),
-        ("permessage-deflate", "server_max_window_bits=12"),
-        ("permessage-deflate; server_max_window_bits=10", "server_max_window_bits=10"),
-        ("permessage-deflate; server_max_window_bits=15; server_no_context_takeover", "server_max_window_bits=12"),
-        ("permessage-deflate; server_max_window_bits=8, permessage-deflate", "server_max_window_bits=12"),
+        (BROWSER, {"client_max_window_bits=12"}),  # Netty's offer as well
+        ("permessage-deflate", set()),
+        ("permessage-deflate; client_max_window_bits=10", {"client_max_window_bits=10"}),
+        ("permessage-deflate; client_no_context_takeover", {"client_no_context_takeover"}),
+        ("permessage-deflate; server_max_window_bits=10", {"server_max_window_bits=10"}),
+        ("permessage-deflate; server_max_window_bits=15; server_no_context_takeover", {"server_max_window_bits=15"}),
+        ("permessage-deflate; server_max_window_bits=8, permessage-deflate", set()),
     ],
 )
 @async_test
-async def test_what_is_agreed_on(redis_server: RedisServer, offered: str, answer: str) -> None:
+async def test_what_is_agreed_on(redis_server: RedisServer, offered: str, answer: set[str]) -> None:
+    """Nothing that a client has not offered but ``server_no_context_takeover``, which all that are known take."""
     async with gateway(redis_server.url, compress=True) as server, Wire(server) as wire:
         agreed = await offer(wire, offered)
-        assert answer in agreed
-        assert "server_no_context_takeover" in agreed
-        assert "client_no_context_takeover" in agreed
+        name, *parameters = agreed.split("; ")
+        assert name == "permessage-deflate"
+        assert set(parameters) == {"server_no_context_takeover", *answer}
+        assert len(parameters) == len(answer) + 1
+
+
+@async_test
+async def test_an_offer_that_can_not_be_read_is_refused(redis_server: RedisServer) -> None:
+    async with gateway(redis_server.url, compress=True) as server, Wire(server) as wire:
+        await wire.send(handshake("/", "Sec-WebSocket-Extensions: permessage-deflate; =\r\n"))
+        assert (await wire.read_to_end()).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("offered", ["permessage-deflate; server_max_window_bits=8", "x-webkit-deflate-frame"])
@@ -137,6 +148,21 @@ async def test_a_client_may_compress_too(redis_server: RedisServer, channel: str
         assert sum(reply["status"] == "ack" for reply in acks) == 4
         assert sum(reply["status"] == "pong" for reply in acks) == 2
         assert redis_server.call("XLEN", channel) == 4
+
+
+@pytest.mark.parametrize("offered", [BROWSER, "permessage-deflate", "permessage-deflate; client_no_context_takeover"])
+@async_test
+async def test_what_a_client_sends_may_build_on_what_it_sent_before(redis_server: RedisServer, offered: str) -> None:
+    async with gateway(redis_server.url, compress=True) as server, Wire(server) as wire:
+        builds_on = "client_no_context_takeover" not in await offer(wire, offered)
+        zipper = zlib.compressobj(wbits=-12)
+        for number in range(5):
+            text = json.dumps({"action": "unsubscribe", "channel": f"a rather long name of a channel {number}"})
+            payload = (zipper.compress(text.encode()) + zipper.flush(zlib.Z_SYNC_FLUSH))[:-4]
+            await wire.send(frame(payload, reserved=4))
+            assert json.loads(await wire.text())["channel"].endswith(str(number))
+            if not builds_on:
+                zipper = zlib.compressobj(wbits=-12)
 
 
 @pytest.mark.parametrize(

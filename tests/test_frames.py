@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from http import HTTPStatus
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets.extensions import ServerExtensionFactory
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request, Response
 from websockets.protocol import Protocol, Side, State
-from websockets.server import ServerProtocol
 
 from gateway_kit import frame, handshake
 from rsws.gateway.connection import ClientConnection
 from rsws.gateway.frames import MessageFramer, frame_size, read_messages, text_frame, text_payloads
+from rsws.gateway.handshake import Opening, answer_handshake
+from rsws.gateway.http import Request
 from rsws.gateway.turns import Turns
 from rsws.protocol import Message, StreamId, encode_reply, message_template
 
@@ -61,7 +60,6 @@ class Transport(asyncio.Transport):
 class Everyone:
     """A server with one client, whose messages it writes down."""
 
-    extensions: Sequence[ServerExtensionFactory] = ()
     max_message_bytes = MAX_BYTES
     high_water_bytes = 65_536
     close_timeout_s = 0.0
@@ -70,14 +68,12 @@ class Everyone:
         self.messages: list[str] = []
         self.turns = Turns(lambda: False)
 
-    def connected(self, connection: ClientConnection) -> bool:
-        return True
+    def connected(self, connection: ClientConnection) -> None:
+        pass
 
-    def answer_usual(self, request: bytes) -> None:
-        return None
-
-    def respond(self, protocol: ServerProtocol, request: Request) -> Response:
-        return protocol.accept(request)
+    def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
+        assert isinstance(request, Request)
+        return answer_handshake(request, ())
 
     def opened(self, connection: ClientConnection, path: str) -> None:
         connection.start(self)
@@ -238,6 +234,7 @@ def test_between_messages_there_is_no_parser(sent: bytes) -> None:
         connection.connection_made(Transport())
         for piece in (handshake("/"), sent):
             connection.data_received(piece)
-            assert connection._websocket is None
+            assert connection._frames is not None
+            assert connection._frames.websocket is None
 
     asyncio.run(feed())

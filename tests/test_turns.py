@@ -13,6 +13,7 @@ import pytest
 from faults import paused
 from gateway_kit import WELCOME, Wire, add, async_test, connect, frame, gateway, request, until
 from rsws.gateway.connection import IGNORED_BYTES, ClientConnection
+from rsws.gateway.receiving import FrameReader
 from rsws.gateway.subscription import CHUNK_BYTES
 from rsws.gateway.turns import (
     BYTES_UNDER_WAY,
@@ -36,14 +37,14 @@ PONG = '{"status":"pong"}'
 def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many pieces of frames the gateway had websockets read, by client."""
     count: Counter[str] = Counter()
-    parse = ClientConnection._parse
+    parse = FrameReader._parse
 
-    def counted(self: ClientConnection, data: bytes) -> None:
-        if self._was_open:
-            count[self.peer] += 1
+    def counted(self: FrameReader, data: bytes) -> None:
+        assert isinstance(self._receiver, ClientConnection)
+        count[self._receiver.peer] += 1
         parse(self, data)
 
-    monkeypatch.setattr(ClientConnection, "_parse", counted)
+    monkeypatch.setattr(FrameReader, "_parse", counted)
     return count
 
 

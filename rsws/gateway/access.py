@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 
@@ -31,3 +32,46 @@ def _parameters(path: str) -> list[tuple[str, str, str]]:
     except ValueError:
         return []
     return [parameter.partition("=") for parameter in query.split("&")]
+
+
+FREE_TRIES = 8
+"""So many wrong tokens of an address are refused at once: somebody mistypes, or a page has an old one."""
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 2.0
+FORGET_S = 60.0
+"""An address that has sent no wrong token for so long starts anew."""
+MAX_ADDRESSES = 10_000
+
+
+class WrongTokens:
+    """How long a refusal has to wait: the longer, the more wrong tokens have come from the same address.
+
+    A right token never waits: behind one address there may be many clients, or a proxy and so all of them.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str | IPv6Network, tuple[int, float]] = {}
+        """How many of an address, and when the last one came; the longest ago first."""
+
+    def wait_s(self, address: str, now: float) -> float:
+        """Count one more wrong token; how long its refusal has to wait.
+
+        Args:
+            now: A monotonic time in seconds.
+        """
+        source = _source(address)
+        count, before = self._seen.pop(source, (0, now))
+        count = count + 1 if now - before < FORGET_S else 1
+        if len(self._seen) >= MAX_ADDRESSES:
+            del self._seen[next(iter(self._seen))]
+        self._seen[source] = count, now
+        doublings = count - FREE_TRIES - 1
+        return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(doublings, 10)) if doublings >= 0 else 0.0
+
+
+def _source(address: str) -> str | IPv6Network:
+    """Whom an address stands for: of IPv6 everybody has 2**64 of them."""
+    if ":" not in address:
+        return address
+    ip = ip_address(address.partition("%")[0])
+    return IPv6Network((int(ip), 64), strict=False) if isinstance(ip, IPv6Address) else address

@@ -6,16 +6,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-
-from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
+from typing import Any
 
 from rsws.errors import CloseCode
-from rsws.gateway.access import Access
+from rsws.gateway.access import Access, WrongTokens
 from rsws.gateway.compression import COMPRESSION
 from rsws.gateway.connection import OPEN_TIMEOUT_S, ClientConnection
-from rsws.gateway.handshake import answer_usual
-from rsws.gateway.http import PlainHttp
+from rsws.gateway.handshake import Opening, answer_handshake, asks_for_websocket
+from rsws.gateway.http import PlainHttp, Request, response
+from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import Board
 from rsws.gateway.session import Session
 from rsws.gateway.turns import Turns
@@ -24,18 +23,23 @@ from rsws.settings import Settings
 
 log = logging.getLogger("rsws.gateway")
 
-NOT_LET_IN = 16
-"""Connections that there may be beside the clients: in their handshake, or being turned away."""
-TURNED_AWAY_LOG_S = 10.0
+AT_THE_DOOR = (16, 8192)
+"""Connections that are not let in have room for at least so many, and never for more."""
+AT_THE_DOOR_SHARE = 8
+"""One of so many connections is for them, however many clients there are."""
 _WELCOME = encode_reply(Connected())
 
 
 class Clients:
     """All connections, those in their handshake included.
 
+    Those that are not let in, because they are silent, or because they get something else than a welcome, have the
+    room that clients leave, and a share that clients can't take. Where it is full, a new one takes the place of the
+    oldest of them; who was let in is never touched.
+
     Args:
-        room: How many clients there may be in this process; those of all processes are in the settings. Connections
-            above it, but for NOT_LET_IN, are cut off.
+        limit: How many connections there may be in this process. How many clients there may be in all processes is in
+            the settings.
         make_session: Makes what answers a client that was let in.
         board: Where clients are counted, those of other processes included.
         turns: Whose turn it is to be read.
@@ -44,14 +48,13 @@ class Clients:
     def __init__(
         self,
         settings: Settings,
-        room: int,
+        limit: int,
         access: Access,
         http: PlainHttp,
         make_session: Callable[[ClientConnection], Session],
         board: Board,
         turns: Turns,
     ) -> None:
-        self.extensions = COMPRESSION if settings.compress else ()
         self.max_message_bytes = settings.max_message_bytes
         self.high_water_bytes = settings.high_water_bytes
         self.close_timeout_s = settings.shutdown_timeout_s / 2
@@ -59,47 +62,54 @@ class Clients:
         self.sessions: dict[ClientConnection, Session] = {}
         """Those that were let in."""
         self._settings = settings
-        self._room = room
+        self._limit = limit
+        self._door = min(max(AT_THE_DOOR[0], limit // AT_THE_DOOR_SHARE), AT_THE_DOOR[1])
+        self._extensions = COMPRESSION if settings.compress else ()
         self._access = access
         self._http = http
         self._make_session = make_session
         self._board = board
         self._metrics = board.metrics
         self._connections: set[ClientConnection] = set()
+        self._silent: dict[ClientConnection, None] = {}
+        """Those that have not sent a whole request, in the order in which they came."""
+        self._dismissed: dict[ClientConnection, asyncio.TimerHandle | None] = {}
+        """Those that are not let in, in the order in which that was found; one may still wait to be told."""
+        self._ending: set[ClientConnection] = set()
+        """Those that were clients and are not gone yet."""
+        self._wrong_tokens = WrongTokens()
         self._unwritten: list[ClientConnection] = []
         self._turn = 0
         self._turn_is_over = True
-        self._turned_away_told_at = -TURNED_AWAY_LOG_S
+        self._log_no_room = NowAndThen(log)
+        self._log_wrong_token = NowAndThen(log)
         self._stopping = False
         self._leaving: set[ClientConnection] = set()
         self._all_left = asyncio.Event()
 
     # --- see rsws.gateway.connection.Host ---
 
-    def connected(self, connection: ClientConnection) -> bool:
-        has_room = len(self._connections) < self._room + NOT_LET_IN
-        if not has_room:
+    def connected(self, connection: ClientConnection) -> None:
+        room = max(self._door, min(AT_THE_DOOR[1], self._limit - self._clients_held))
+        while len(self._silent) + len(self._dismissed) >= room:
             self._turn_away()
+            crowd: dict[ClientConnection, Any] = max(self._silent, self._dismissed, key=len)
+            self._cut_off(next(iter(crowd)))
         self._connections.add(connection)
-        return has_room
+        self._silent[connection] = None
 
-    def answer_usual(self, request: bytes) -> tuple[str, bytes] | None:
-        return None if self._stopping else answer_usual(request, with_extensions=not self.extensions)
-
-    def respond(self, handshake: ServerProtocol, request: Request) -> Response:
-        if not any("websocket" in value.lower() for value in request.headers.get_all("Upgrade")):
-            return self._http.respond(handshake, request)
-        if self._stopping:
-            return handshake.reject(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
-        return handshake.accept(request)
+    def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
+        self._silent.pop(connection, None)
+        answer = self._answer(request)
+        if isinstance(answer, bytes):
+            self._dismissed[connection] = None
+        return answer
 
     def opened(self, connection: ClientConnection, path: str) -> None:
         if not self._access.allows(path):
-            self._metrics.tokens_refused += 1
-            log.warning("token refused client=%s", connection.peer)
-            connection.reply(encode_reply(Refused()))
-            connection.fail(CloseCode.POLICY_VIOLATION, "Unauthorized")
+            self._refuse(connection)
         elif self._is_full:
+            self._dismissed[connection] = None
             self._turn_away()
             connection.fail(CloseCode.TRY_AGAIN_LATER, "too many clients")
         else:
@@ -124,6 +134,7 @@ class Clients:
     def closing(self, connection: ClientConnection) -> None:
         session = self.sessions.pop(connection, None)
         if session is not None:
+            self._ending.add(connection)
             session.end()
             clients = len(self.sessions)
             self._board.publish_clients(clients)
@@ -131,9 +142,71 @@ class Clients:
 
     def lost(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
+        self._ending.discard(connection)
+        self._forget(connection)
         self._leaving.discard(connection)
         if not self._leaving:
             self._all_left.set()
+
+    # --- at the door ---
+
+    def _answer(self, request: Request | HTTPStatus) -> Opening | bytes:
+        if not isinstance(request, Request):
+            return response(request, "that is no request that can be read\n")
+        if not asks_for_websocket(request):
+            return self._http.respond(request)
+        if self._stopping:
+            return response(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
+        return answer_handshake(request, self._extensions)
+
+    def _refuse(self, connection: ClientConnection) -> None:
+        """Say that a token is wrong, at once or, where many of the same address were, after a while."""
+        self._metrics.tokens_refused += 1
+        self._log_wrong_token.warning(
+            "token refused client=%s refused=%d", connection.peer, self._metrics.tokens_refused
+        )
+        loop = asyncio.get_running_loop()
+        wait_s = self._wrong_tokens.wait_s(connection.peer.rpartition(":")[0], loop.time())
+        if wait_s:
+            connection.ignore()
+            self._dismissed[connection] = loop.call_later(wait_s, self._say_unauthorized, connection)
+        else:
+            self._dismissed[connection] = None
+            self._say_unauthorized(connection)
+
+    def _say_unauthorized(self, connection: ClientConnection) -> None:
+        connection.reply(encode_reply(Refused()))
+        connection.fail(CloseCode.POLICY_VIOLATION, "Unauthorized")
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether there is no room for one client more, in this process or in all of them together."""
+        most = self._settings.max_clients
+        if most is not None and self._board.clients >= most:
+            return True
+        return self._clients_held >= max(1, self._limit - self._door)
+
+    @property
+    def _clients_held(self) -> int:
+        """Connections of those that were let in, until they are gone."""
+        return len(self.sessions) + len(self._ending)
+
+    def _turn_away(self) -> None:
+        self._metrics.clients_turned_away += 1
+        self._log_no_room.warning(
+            "no room for another client clients=%d connections=%d turned_away=%d",
+            len(self.sessions), len(self._connections), self._metrics.clients_turned_away,
+        )  # fmt: skip
+
+    def _cut_off(self, connection: ClientConnection) -> None:
+        self._forget(connection)
+        connection.transport.abort()
+
+    def _forget(self, connection: ClientConnection) -> None:
+        self._silent.pop(connection, None)
+        telling = self._dismissed.pop(connection, None)
+        if telling is not None:
+            telling.cancel()
 
     # --- everyone ---
 
@@ -146,23 +219,6 @@ class Clients:
             except Exception:
                 log.exception("a bug in the gateway client=%s", connection.peer)
                 connection.transport.abort()
-
-    @property
-    def _is_full(self) -> bool:
-        """Whether there is no room for one client more, in this process or in all of them together."""
-        limit = self._settings.max_clients
-        return len(self.sessions) >= self._room or (limit is not None and self._board.clients >= limit)
-
-    def _turn_away(self) -> None:
-        """Count one for which there is no room: they come in crowds, of which the log has a line now and then."""
-        self._metrics.clients_turned_away += 1
-        now = asyncio.get_running_loop().time()
-        if now - self._turned_away_told_at >= TURNED_AWAY_LOG_S:
-            self._turned_away_told_at = now
-            log.warning(
-                "no room for another client clients=%d connections=%d turned_away=%d",
-                len(self.sessions), len(self._connections), self._metrics.clients_turned_away,
-            )  # fmt: skip
 
     async def look_after(self) -> None:
         """Ping the silent and cut off the dead, until cancelled."""

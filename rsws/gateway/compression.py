@@ -1,7 +1,8 @@
 """permessage-deflate (RFC 7692): a message is compressed once for all receivers that agreed on the same window.
 
-That takes an agreement that no message builds on the one before it (``server_no_context_takeover``), which costs some
-of the compression and saves the memory of a window for each client. The same for what clients send.
+No message that it sends builds on the one before it (``server_no_context_takeover``), which costs some of the
+compression and saves the memory of a window for each client. It asks nothing of a client that this has not offered, as
+some refuse such an answer: what one sends may build on what it sent before, in a window of the same size if it will.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ _END = b"\x00\x00\xff\xff"
 """What zlib writes at the end of a flush, and the extension leaves out."""
 
 COMPRESSION: Sequence[ServerExtensionFactory] = [
-    ServerPerMessageDeflateFactory(
-        server_no_context_takeover=True, client_no_context_takeover=True, server_max_window_bits=WINDOW_BITS
-    )
+    ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_max_window_bits=WINDOW_BITS)
 ]
 """What the gateway offers in a handshake when it compresses."""
 
@@ -59,5 +58,5 @@ def agreed_compressor(extensions: Sequence[Extension]) -> Compressor | None:
     """The compressor for a client, by what the handshake agreed on; None for one that takes only plain messages."""
     for extension in extensions:
         if isinstance(extension, PerMessageDeflate):
-            return compressor(extension.local_max_window_bits)
+            return compressor(min(WINDOW_BITS, extension.local_max_window_bits))
     return None

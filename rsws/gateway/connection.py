@@ -1,49 +1,27 @@
 """One WebSocket: messages in, bounded writes out, signs of life, close codes. Knows no Redis.
 
-An asyncio protocol around websockets' Sans-I/O one, which does the handshake, the closing and everything in between
-that is not a plain message. Between two messages an open connection has none: that is a third of its memory, and half
-the time a message takes. There is no task, no queue and no coroutine for a connection or a message.
+An asyncio protocol: there is no task, no queue and no coroutine for a connection or a message.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Protocol as Interface
 from typing import cast
 
-from websockets.extensions import Extension, ServerExtensionFactory
-from websockets.frames import Frame, Opcode
-from websockets.http11 import Request, Response
 from websockets.protocol import Protocol, State
-from websockets.server import ServerProtocol
 
 from rsws.errors import CloseCode
-from rsws.gateway import protocols
 from rsws.gateway.compression import Compressor, agreed_compressor
-from rsws.gateway.frames import (
-    MAX_HEADER_BYTES,
-    PING,
-    breaks_rules,
-    frame_size,
-    is_close,
-    is_compressed,
-    is_plain,
-    read_messages,
-    text_frame,
-)
+from rsws.gateway.frames import PING, text_frame
+from rsws.gateway.handshake import Opening
+from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.keepalive import SignsOfLife, Verdict, unacknowledged_bytes
+from rsws.gateway.receiving import FrameReader
 from rsws.gateway.subscription import Subscription
-from rsws.gateway.turns import (
-    BYTES_A_TURN,
-    BYTES_UNDER_WAY,
-    FRAMES_A_TURN,
-    HEAVY_BYTES,
-    PARSED_FRAME_COST,
-    REQUESTS_UNDER_WAY,
-    Turns,
-)
+from rsws.gateway.turns import BYTES_UNDER_WAY, REQUESTS_UNDER_WAY, Turns
 from rsws.settings import KIB
 
 log = logging.getLogger("rsws.gateway")
@@ -54,7 +32,6 @@ REPLIES_ROOM = 4
 IGNORED_BYTES = 64 * KIB
 """What is taken from a client that was sent away, so that the end of its connection is seen."""
 LEAST_REQUESTS, LEAST_BYTES = REQUESTS_UNDER_WAY[0], BYTES_UNDER_WAY[0]
-_DATA = (Opcode.TEXT, Opcode.CONT, Opcode.BINARY)
 
 
 class MessageHandler(Interface):
@@ -67,21 +44,16 @@ class MessageHandler(Interface):
 class Host(Interface):
     """What a connection needs of the server it belongs to."""
 
-    extensions: Sequence[ServerExtensionFactory]
-    """Those it offers in a handshake."""
     max_message_bytes: int
     high_water_bytes: int
     close_timeout_s: float
     turns: Turns
 
-    def connected(self, connection: ClientConnection) -> bool:
-        """There is a new one, before its handshake; False cuts it off."""
+    def connected(self, connection: ClientConnection) -> None:
+        """There is a new one, before its handshake."""
 
-    def answer_usual(self, request: bytes) -> tuple[str, bytes] | None:
-        """The path and the answer of a plain handshake that is fine; None leaves the request to :meth:`respond`."""
-
-    def respond(self, handshake: ServerProtocol, request: Request) -> Response:
-        """The answer to what the client asked for, a handshake or something else."""
+    def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
+        """The answer to what the client asked for, a handshake or something else; a status is a refusal."""
 
     def opened(self, connection: ClientConnection, path: str) -> None:
         """The handshake is done: who answers is given to :meth:`ClientConnection.start`."""
@@ -103,10 +75,10 @@ class ClientConnection(asyncio.Protocol):
     """A client's connection, from its first to its last moment."""
 
     __slots__ = (
-        "_compressor", "_connected_at", "_cutting_off", "_extensions", "_frame_left", "_handler", "_has_turn", "_host",
-        "_ignored_bytes", "_in_flight", "_in_flight_bytes", "_is_full", "_last_words", "_life", "_loop", "_offered_in",
-        "_out", "_out_bytes", "_partial", "_paused", "_reading_paused", "_rest", "_rest_wanted", "_unread", "_waiting",
-        "_was_open", "_websocket", "_written", "is_open", "is_reading_page", "peer", "transport",
+        "_compressor", "_connected_at", "_cutting_off", "_frames", "_handler", "_host", "_ignored_bytes", "_in_flight",
+        "_in_flight_bytes", "_last_words", "_life", "_loop", "_offered_in", "_out", "_out_bytes", "_paused",
+        "_reading_paused", "_request", "_waiting", "_written", "is_deaf", "is_full", "is_open", "is_reading_page",
+        "peer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -114,25 +86,15 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self._host = host
         self._loop = asyncio.get_running_loop()
-        self._websocket: Protocol | None = None
-        self._extensions: Sequence[Extension] = ()
+        self._request: RequestReader | None = None
+        self._frames: FrameReader | None = None
+        """Reads the client, once the handshake is done."""
         self._compressor: Compressor | None = None
-        self._rest: bytearray | None = None
-        """The beginning of a frame that is not all there."""
-        self._rest_wanted = 0
-        self._unread: tuple[bytes, int] | None = None
-        """What waits for its turn to be read, and where it begins."""
-        self._has_turn = False
-        """Whether it is in line for one."""
-        self._frame_left = 0
-        """Bytes that websockets lacks of the frame that it is reading."""
-        self._ignored_bytes = 0
-        self._partial: bytearray | None = None
-        """The beginning of a fragmented message."""
         self._handler: MessageHandler | None = None
         self.is_open = False
         """Whether messages can be sent: between the handshake and a close frame."""
-        self._was_open = False
+        self.is_deaf = False
+        self._ignored_bytes = 0
         self._cutting_off: asyncio.TimerHandle | None = None
         self._paused = False
         self._out: list[bytes] = []
@@ -141,8 +103,7 @@ class ClientConnection(asyncio.Protocol):
         self._waiting: dict[Subscription, None] | None = None  # in turn
         self._in_flight = 0
         self._in_flight_bytes = 0
-        self._is_full = False
-        """Whether the client has to wait for answers, or to read them."""
+        self.is_full = False
         self._reading_paused = False
         self.is_reading_page = False
         self._connected_at = self._loop.time()
@@ -157,10 +118,10 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(self._host.high_water_bytes)
         address = transport.get_extra_info("peername")
-        self.peer = f"{address[0]}:{address[1]}" if address else "unknown"
+        # On a socket that is for IPv4 as well, its addresses have a prefix.
+        self.peer = f"{address[0].removeprefix('::ffff:')}:{address[1]}" if address else "unknown"
         """The client's address, for a log line."""
-        if not self._host.connected(self):
-            self.transport.abort()
+        self._host.connected(self)
 
     def start(self, handler: MessageHandler) -> None:
         """Hand messages to ``handler`` from now on."""
@@ -169,175 +130,47 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio's hook for bytes from the client."""
         self._life.heard_at = self._loop.time()
-        if not self._was_open:
-            if self._websocket is None and (usual := self._host.answer_usual(data)) is not None:
-                path, answer = usual
-                self._write(answer)
-                self._open(path)
-                return
+        if self._frames is None and not self.is_deaf:
             data = self._read_handshake(data)
-            if not self._was_open:
-                return
-        if self._is_over:
+        if self.is_deaf:
             self._ignore(data)
-        elif self._unread is not None:  # TLS may have some left after reading was paused
-            unread, start = self._unread
-            self._unread = unread[start:] + data, 0
-        elif self._rest is None:
-            self._read(data, 0)
-        else:
-            self._rest += data
-            if len(self._rest) >= self._rest_wanted:
-                data, self._rest = bytes(self._rest), None
-                self._read(data, 0)
+        elif self._frames is not None:
+            self._frames.receive(data)
 
-    def _read(self, data: bytes, start: int, *, in_turn: bool = False) -> None:
-        """Read frames, until the client has had its share of this turn of the loop; what is left waits for another.
+    def _read_handshake(self, data: bytes) -> bytes:
+        """Answer the request once it is all there; what is behind it, if it has opened a WebSocket."""
+        reader = self._request
+        if reader is None:
+            reader = self._request = RequestReader()
+        request = reader.read(data)
+        if request is None:
+            return b""
+        answer = self._host.answer(self, request)
+        if isinstance(answer, bytes):
+            self.is_deaf = True
+            self._write(answer)
+            self._write_end()
+            return b""
+        self._request = None
+        self._write(answer.answer)
+        self._frames = FrameReader(self, answer.extensions, self._host.max_message_bytes)
+        self._compressor = agreed_compressor(answer.extensions)
+        self.is_open = True
+        self._host.opened(self, answer.path)
+        return reader.behind
 
-        Args:
-            in_turn: Whether nobody else of those with much to read is read in this turn.
-        """
-        host = self._host
-        frames_left, stop = FRAMES_A_TURN, start + BYTES_A_TURN
-        max_bytes = host.max_message_bytes if in_turn else min(HEAVY_BYTES, host.max_message_bytes)
-        while start < len(data) and not self._is_over:
-            if frames_left <= 0 or start >= stop or self._is_full:
-                self._keep(data, start)
-                return
-            if self._websocket is None:
-                payloads, start = read_messages(data, start, max_bytes, frames_left, stop)
-                for payload in payloads:
-                    self._message_received(payload)
-                frames_left -= len(payloads)
-                if payloads:
-                    continue
-            is_heavy = False
-            if not self._frame_left:
-                size = frame_size(data, start)
-                if self._has_to_come(data, start, size):
-                    self._rest, self._rest_wanted = bytearray(data[start:]), size or len(data) - start + 1
-                    return
-                is_heavy = self._is_heavy(data, start, size)
-                if is_heavy and not in_turn:
-                    self._keep(data, start)
-                    return
-                self._frame_left = size or len(data) - start
-                if self._partial is not None and is_close(data, start):  # allowed between fragments
-                    self._partial = None
-                    self._drop_websocket()
-            part = data[start : start + self._frame_left]
-            start += len(part)
-            self._frame_left -= len(part)
-            frames_left = 0 if is_heavy else frames_left - PARSED_FRAME_COST
-            self._parse(part)
-
-    def _has_to_come(self, data: bytes, start: int, size: int) -> bool:
-        """Whether more of the frame at ``start`` has to come first: websockets reads anything but a plain message in
-        pieces, and answers what breaks the rules as soon as it can.
-        """
-        if not size:
-            return not breaks_rules(data, start)
-        return (
-            len(data) - start < size <= self._host.max_message_bytes + MAX_HEADER_BYTES
-            and self._websocket is None
-            and is_plain(data, start)
-        )
-
-    def _is_heavy(self, data: bytes, start: int, size: int) -> bool:
-        """Whether reading the frame may take long: so may a small one that is compressed, or ends a message."""
-        return size > HEAVY_BYTES or is_compressed(data, start) or len(self._partial or b"") > HEAVY_BYTES
-
-    def _keep(self, data: bytes, start: int) -> None:
-        """Have the rest wait for its turn; nothing more is read meanwhile."""
-        self._unread = data, start
-        self._adjust_reading()
-
-    def read_on(self) -> None:
-        """See :class:`rsws.gateway.turns.Reader`."""
-        self._has_turn = False
-        unread, self._unread = self._unread, None
-        if unread is not None and not self.transport.is_closing():
-            self._read(*unread, in_turn=True)
-            self._adjust_reading()
-
-    @property
-    def _is_over(self) -> bool:
-        """Whether nothing that still comes matters: the client was sent away, or has said goodbye."""
-        return not self.is_open and (self._websocket is None or self._websocket.eof_sent)
+    def ignore(self) -> None:
+        """Look at nothing that the client sends from now on: it is refused, or answered once for all."""
+        self.is_deaf = True
 
     def _ignore(self, data: bytes) -> None:
         """Take what comes only to notice its end, and only so much of it."""
-        self._rest = self._unread = None
         self._ignored_bytes += len(data)
         if self._ignored_bytes > IGNORED_BYTES:
             self.transport.pause_reading()
 
-    def _read_handshake(self, data: bytes) -> bytes:
-        """Read a request line by line, so that nothing behind it is read before it is answered; what is behind it."""
-        start = 0
-        while start < len(data) and not self._was_open:
-            websocket = self._get_websocket()
-            asking = websocket.state is State.CONNECTING and not websocket.eof_sent
-            end = data.find(b"\n", start) + 1 if asking else 0
-            self._parse(data[start : end or len(data)])
-            start = end or len(data)
-        return data[start:]
-
-    def _parse(self, data: bytes) -> None:
-        """Let websockets read what is no plain message."""
-        websocket = self._get_websocket()
-        websocket.receive_data(data)
-        for event in websocket.events_received():
-            if isinstance(event, Request):
-                self._respond(cast(ServerProtocol, websocket), event)
-            elif isinstance(event, Frame) and event.opcode in _DATA:
-                self._frame_received(event)
-        self._send_protocol_data(websocket)
-        if websocket.state is not State.OPEN:
-            self._close_began()
-        elif self._partial is None and not self._frame_left:
-            self._drop_websocket()
-
-    def _drop_websocket(self) -> None:
-        websocket, self._websocket = self._websocket, None
-        if websocket is not None:
-            protocols.let_go(websocket)
-
-    def _get_websocket(self) -> Protocol:
-        if self._websocket is None:
-            host = self._host
-            if self.is_open:
-                self._websocket = protocols.after_handshake(self._extensions, host.max_message_bytes)
-            else:
-                self._websocket = protocols.for_handshake(host.extensions, host.max_message_bytes)
-        return self._websocket
-
-    def _respond(self, handshake: ServerProtocol, request: Request) -> None:
-        handshake.send_response(self._host.respond(handshake, request))
-        self._send_protocol_data(handshake)
-        if handshake.state is State.OPEN:
-            self._extensions = handshake.extensions
-            self._compressor = agreed_compressor(handshake.extensions)
-            self._open(request.path)
-
-    def _open(self, path: str) -> None:
-        self.is_open = self._was_open = True
-        self._host.opened(self, path)
-
-    def _frame_received(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.BINARY:
-            self.fail(CloseCode.UNSUPPORTED_DATA, "text frames only")
-        elif frame.fin and self._partial is None:
-            self._message_received(bytes(frame.data))
-        else:
-            if self._partial is None:
-                self._partial = bytearray()
-            self._partial += frame.data
-            if frame.fin:
-                payload, self._partial = bytes(self._partial), None
-                self._message_received(payload)
-
-    def _message_received(self, payload: bytes) -> None:
+    def message_received(self, payload: bytes) -> None:
+        """See :class:`rsws.gateway.receiving.Receiver`."""
         if self._handler is None:
             return
         try:
@@ -348,6 +181,12 @@ class ClientConnection(asyncio.Protocol):
             log.exception("a bug in the gateway client=%s", self.peer)
             self.fail(CloseCode.INTERNAL_ERROR, "internal error")
 
+    def frame_parsed(self, websocket: Protocol) -> None:
+        """See :class:`rsws.gateway.receiving.Receiver`."""
+        self._send_protocol_data(websocket)
+        if websocket.state is not State.OPEN:
+            self._close_began()
+
     def request_started(self, size: int) -> None:
         """A request of that many characters is under way; with too many of them the client has to wait."""
         turns = self._host.turns
@@ -356,7 +195,7 @@ class ClientConnection(asyncio.Protocol):
         self._in_flight += 1
         self._in_flight_bytes += size
         if self._in_flight >= LEAST_REQUESTS or self._in_flight_bytes >= LEAST_BYTES:
-            self._adjust_reading()
+            self.adjust_reading()
 
     def request_done(self, size: int) -> None:
         """It is answered; ``size`` is that of then."""
@@ -367,21 +206,22 @@ class ClientConnection(asyncio.Protocol):
         if not self._in_flight:
             self._host.turns.busy_clients -= 1
         if self._reading_paused:
-            self._adjust_reading()
+            self.adjust_reading()
         if not self._in_flight and self._last_words is not None:
             self.close(*self._last_words)
 
-    def _adjust_reading(self) -> None:
+    def adjust_reading(self) -> None:
         """Read the client, or read it no more: it has had its share, or does not read what it has asked for."""
-        turns = self._host.turns
-        self._is_full = (
+        turns, frames = self._host.turns, self._frames
+        self.is_full = (
             turns.is_over_share(self._in_flight, self._in_flight_bytes)
             or self.buffered_bytes > REPLIES_ROOM * self._host.high_water_bytes
         )
-        if self._unread is not None and not self._is_full and not self._has_turn:
-            self._has_turn = True
-            turns.wait(self)
-        paused = self._is_full or self._unread is not None
+        has_unread = frames is not None and frames.has_unread
+        if frames is not None and has_unread and not (self.is_full or frames.is_in_line):
+            frames.is_in_line = True
+            turns.wait(frames)
+        paused = self.is_full or has_unread
         if paused != self._reading_paused and not self.transport.is_closing():
             self._reading_paused = paused
             if paused:
@@ -439,7 +279,7 @@ class ClientConnection(asyncio.Protocol):
         """Write what the client has asked for; one that does not read it is not read any more."""
         self._write(data)
         if not self.has_room:
-            self._adjust_reading()
+            self.adjust_reading()
 
     def when_room(self, subscription: Subscription) -> None:
         """See :class:`rsws.gateway.subscription.Outlet`."""
@@ -464,7 +304,7 @@ class ClientConnection(asyncio.Protocol):
         if self._waiting and not self._paused:
             self._loop.call_soon(self._serve_waiting)
         if self._reading_paused:
-            self._adjust_reading()
+            self.adjust_reading()
 
     def pause_writing(self) -> None:
         """asyncio's hook for a write buffer above the high-water mark."""
@@ -475,7 +315,7 @@ class ClientConnection(asyncio.Protocol):
         self._paused = False
         self._serve_waiting()
         if self._reading_paused:
-            self._adjust_reading()
+            self.adjust_reading()
 
     def _serve_waiting(self) -> None:
         waiting = self._waiting
@@ -491,12 +331,18 @@ class ClientConnection(asyncio.Protocol):
         for data in websocket.data_to_send():
             if data:
                 self._answer(data)
-            elif not self.transport.is_closing():
-                self.flush()
-                try:
-                    self.transport.write_eof()
-                except OSError:  # the client has gone, and asyncio has yet to find that out
-                    self.transport.abort()
+            else:
+                self.is_deaf = True
+                self._write_end()
+
+    def _write_end(self) -> None:
+        if self.transport.is_closing():
+            return
+        self.flush()
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client has gone, and asyncio has yet to find that out
+            self.transport.abort()
 
     # --- life and end ---
 
@@ -505,7 +351,7 @@ class ClientConnection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if not self.is_open:
-            if not self._was_open and now - self._connected_at > OPEN_TIMEOUT_S:
+            if self._frames is None and now - self._connected_at > OPEN_TIMEOUT_S:
                 self.transport.abort()
             return
         drained = self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
@@ -533,16 +379,16 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Close after what was written so far."""
-        if self.is_open:
-            websocket = self._get_websocket()
+        if self.is_open and self._frames is not None:
+            websocket = self._frames.get_websocket()
             websocket.send_close(code, reason)
             self._send_protocol_data(websocket)
             self._close_began()
 
     def fail(self, code: CloseCode, reason: str) -> None:
         """Close after what was written so far, and look at nothing more: the client broke the rules, or is refused."""
-        if self.is_open:
-            websocket = self._get_websocket()
+        if self.is_open and self._frames is not None:
+            websocket = self._frames.get_websocket()
             websocket.fail(code, reason)
             self._send_protocol_data(websocket)
             self._close_began()
@@ -550,7 +396,8 @@ class ClientConnection(asyncio.Protocol):
     @property
     def end_code(self) -> int:
         """The close code of a connection that has ended, or is about to."""
-        closed = self._websocket and (self._websocket.close_rcvd or self._websocket.close_sent)
+        websocket = self._frames and self._frames.websocket
+        closed = websocket and (websocket.close_rcvd or websocket.close_sent)
         return closed.code if closed else 1006  # RFC 6455: gone without a close frame
 
     def _close_began(self) -> None:
@@ -574,5 +421,6 @@ class ClientConnection(asyncio.Protocol):
         if self._cutting_off is not None:
             self._cutting_off.cancel()
         self._out.clear()
-        self._drop_websocket()
+        if self._frames is not None:
+            self._frames.let_go()
         self._host.lost(self)

@@ -1,50 +1,85 @@
-"""The opening handshake as nearly every client writes it; any other request is websockets' to answer.
-
-Its parser takes a request line by line as it comes in and knows all of HTTP that matters here, in ten times the time.
-When ten thousand clients come back at once, that is the time that they wait for.
-"""
+"""The opening handshake (RFC 6455, section 4.2), by the rules of the npm package ``ws``: old clients work with them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import NamedTuple
 
+from websockets.exceptions import InvalidHeader
+from websockets.extensions import Extension, ServerExtensionFactory
 from websockets.utils import accept_key
 
-MAX_BYTES = 4096
-_TOKEN = rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+"
-_REQUEST = re.compile(rb"GET ([!-~]+) HTTP/1\.1\r\n((?:" + _TOKEN + rb":[ -~]*\r\n)+)\r\n")
-_HEADER = re.compile(rb"(" + _TOKEN + rb"):([ -~]*)\r\n")
-_CONNECTION = re.compile(rb"(?:[a-z-]+, ?)*upgrade(?:, ?[a-z-]+)*")
+from rsws.gateway.http import TOKEN, Request, response
+from rsws.gateway.protocols import agree_on_extensions
+
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_NOT_USUAL = {b"content-length", b"transfer-encoding", b"sec-websocket-protocol"}
+_VERSIONS = (b"13", b"8")  # the frames of 8, a draft's, are those of the RFC
+_SUBPROTOCOLS = re.compile(TOKEN + rb"(?:[ \t]*,[ \t]*" + TOKEN + rb")*")
 
 
-def answer_usual(request: bytes, *, with_extensions: bool) -> tuple[str, bytes] | None:
-    """The path a client asks for and the answer (101) when ``request`` is a whole, usual, faultless handshake.
+class Opening(NamedTuple):
+    """A handshake that is fine."""
+
+    path: str
+    """What the client asked for."""
+    answer: bytes
+    extensions: Sequence[Extension] = ()
+    """Those that were agreed on."""
+
+
+def asks_for_websocket(request: Request) -> bool:
+    """Whether it is a handshake, be it a faulty one; a request that offers another upgrade is an ordinary one."""
+    headers = request.headers
+    options = headers.get(b"connection", b"").lower().split(b",")
+    return b"websocket" in headers.get(b"upgrade", b"").lower() and b"upgrade" in map(bytes.strip, options)
+
+
+def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactory]) -> Opening | bytes:
+    """The answer to a handshake; bytes refuse it.
 
     Args:
-        with_extensions: Whether a request that offers extensions is one as well; they are not agreed to.
-
-    Returns:
-        None for anything else, a faulty handshake included.
+        factories: The extensions there are.
     """
-    match = _REQUEST.fullmatch(request) if len(request) <= MAX_BYTES else None
-    if match is None:
-        return None
-    pairs = _HEADER.findall(match[2])
-    headers = {name.lower(): value.strip() for name, value in pairs}
-    if (
-        len(headers) != len(pairs)
-        or headers.get(b"upgrade", b"").lower() != b"websocket"
-        or not _CONNECTION.fullmatch(headers.get(b"connection", b"").lower())
-        or headers.get(b"sec-websocket-version") != b"13"
-        or not _KEY.fullmatch(key := headers.get(b"sec-websocket-key", b""))
-        or not _NOT_USUAL.isdisjoint(headers)
-        or (b"sec-websocket-extensions" in headers and not with_extensions)
-    ):
-        return None
-    accept = accept_key(key.decode()).encode()
-    return match[1].decode(), (
+    headers = request.headers
+    if request.method != "GET":
+        return response(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket is opened with GET\n", {"Allow": "GET"})
+    if headers[b"upgrade"].lower() != b"websocket":
+        return _refusal("Upgrade", "is not websocket alone")
+    key = headers.get(b"sec-websocket-key", b"")
+    if not _KEY.fullmatch(key):
+        return _refusal("Sec-WebSocket-Key", "is not 16 bytes in base64")
+    if headers.get(b"sec-websocket-version") not in _VERSIONS:
+        return _refusal("Sec-WebSocket-Version", "is not 13", {"Sec-WebSocket-Version": "13, 8"})
+    answer = (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept
+        b"Sec-WebSocket-Accept: %b\r\n" % accept_key(key.decode()).encode()
     )
+    offered = headers.get(b"sec-websocket-protocol")
+    if offered is not None:
+        chosen = _first_subprotocol(offered)
+        if chosen is None:
+            return _refusal("Sec-WebSocket-Protocol", "is no list of different names")
+        answer += b"Sec-WebSocket-Protocol: %b\r\n" % chosen
+    extensions: Sequence[Extension] = ()
+    if factories and b"sec-websocket-extensions" in headers:
+        try:
+            agreed, extensions = agree_on_extensions(factories, headers[b"sec-websocket-extensions"].decode("latin-1"))
+        except InvalidHeader:
+            return _refusal("Sec-WebSocket-Extensions", "can't be read")
+        if agreed is not None:
+            answer += b"Sec-WebSocket-Extensions: %b\r\n" % agreed.encode()
+    return Opening(request.target, answer + b"\r\n", extensions)
+
+
+def _first_subprotocol(offered: bytes) -> bytes | None:
+    """The one that a client likes best; None where the header breaks the rules. A browser insists on an answer."""
+    if not _SUBPROTOCOLS.fullmatch(offered):
+        return None
+    names = [name.strip() for name in offered.split(b",")]
+    return names[0] if len(set(names)) == len(names) else None
+
+
+def _refusal(header: str, why: str, headers: dict[str, str] | None = None) -> bytes:
+    return response(HTTPStatus.BAD_REQUEST, f"no WebSocket: the header {header} {why}\n", headers)

@@ -15,3 +15,24 @@ def configure(level: str, worker: int | None = None) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+INTERVAL_S = 10.0
+
+
+class NowAndThen:
+    """A line of the log about what comes in crowds: the first, and then at most one every ``INTERVAL_S``.
+
+    Whoever counts them says in the line how many there were.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._said_at = -INTERVAL_S
+
+    def warning(self, text: str, *facts: object) -> None:
+        """Log it, if the last line is old enough."""
+        now = time.monotonic()
+        if now - self._said_at >= INTERVAL_S:
+            self._said_at = now
+            self._log.warning(text, *facts)

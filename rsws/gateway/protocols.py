@@ -1,10 +1,11 @@
-"""websockets' protocols without I/O: made for a handshake or for what is no plain message, and let go of afterwards."""
+"""websockets' protocols without I/O: made for what is no plain message, and let go of afterwards."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 
+from websockets.datastructures import Headers
 from websockets.extensions import Extension, ServerExtensionFactory
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
@@ -13,14 +14,19 @@ _log = logging.getLogger("rsws.gateway.websocket")
 _log.setLevel(logging.WARNING)  # at DEBUG websockets logs the request line, and the token is in it
 
 
-def for_handshake(extensions: Sequence[ServerExtensionFactory], max_bytes: int) -> ServerProtocol:
-    """One that waits for a request.
+def agree_on_extensions(
+    factories: Sequence[ServerExtensionFactory], offered: str
+) -> tuple[str | None, Sequence[Extension]]:
+    """What a handshake's answer says of the extensions that a client offered, and those that were agreed on.
 
-    Args:
-        extensions: Those it offers.
-        max_bytes: Of a message.
+    Raises:
+        InvalidHeader: The offer can't be read.
     """
-    return ServerProtocol(extensions=extensions, max_size=max_bytes, logger=_log)
+    protocol = ServerProtocol(extensions=factories, logger=_log)
+    try:
+        return protocol.process_extensions(Headers({"Sec-WebSocket-Extensions": offered}))
+    finally:
+        let_go(protocol)
 
 
 def after_handshake(extensions: Sequence[Extension], max_bytes: int) -> Protocol:

@@ -7,9 +7,9 @@ import logging
 import resource
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from rsws.datadir import DataDir
 from rsws.gateway.access import Access
@@ -20,7 +20,7 @@ from rsws.gateway.hub import Hub
 from rsws.gateway.metrics import PUBLISH_S, Board
 from rsws.gateway.process import Gateway
 from rsws.gateway.session import Session
-from rsws.gateway.setup import BACKLOG, cannot_listen, choose_key, find_redis, url_of
+from rsws.gateway.setup import BACKLOG, cannot_listen, choose_key, find_redis, reserve_port, url_of
 from rsws.gateway.turns import Turns
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
@@ -35,8 +35,10 @@ NOTSENT_BYTES = 16 * 1024
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 ACCEPT_AT_ONCE = 4
 """Connections asyncio takes in one turn of the loop, before one of them can be turned away."""
-OWN_FILES = 64
-"""Of the open files the system allows, those that are not for clients: the gateway's own, and NOT_LET_IN."""
+OWN_FILES = 48
+"""Of the open files the system allows, those that are not for connections of clients."""
+COUNTED_AT_ONCE = 200
+"""Channels whose subscriptions are counted whenever somebody asks; those of more at most every PUBLISH_S."""
 
 
 class Server(Gateway):
@@ -58,6 +60,7 @@ class Server(Gateway):
         self._metrics = self.board.metrics
         self._listening = listening
         self._data = DataDir(settings.data_dir)
+        self._counted_at = -PUBLISH_S
 
     # --- start ---
 
@@ -66,17 +69,18 @@ class Server(Gateway):
         rules = [Rule.parse(text) for text in settings.retain]
         key, self.key_file = choose_key(settings, self._data)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        room = sys.maxsize if files == resource.RLIM_INFINITY else max(1, files - OWN_FILES)
+        limit = sys.maxsize if files == resource.RLIM_INFINITY else files - OWN_FILES
         self.clients = Clients(
             settings,
-            room,
+            limit,
             Access(key),
             PlainHttp(lambda: self._store.ready, self._metrics_text),
             lambda connection: Session(connection, self._hub, self._store, self._tasks, settings),
             self.board,
             Turns(lambda: self._store.is_crowded),
         )
-        self._listeners = [await self._bind(**where) for where in self._addresses()]
+        sockets = self._listening or await reserve_port(settings, self._stack)
+        self._listeners = [await self._bind(each) for each in sockets]
         redis = await find_redis(settings, self._data, self._stack)
         self.redis_shown, self.redis_description = redis.target.shown, redis.description
         self._store = Store(redis.target, self._redis_changed)
@@ -100,16 +104,10 @@ class Server(Gateway):
         self._metrics.workers = 1
         self.publish_metrics()
 
-    def _addresses(self) -> list[dict[str, Any]]:
-        """Where to listen, in asyncio's words."""
-        if self._listening:
-            return [{"sock": each} for each in self._listening]
-        return [{"host": self.settings.host, "port": self.settings.port}]
-
-    async def _bind(self, **where: Any) -> asyncio.Server:
+    async def _bind(self, where: socket.socket) -> asyncio.Server:
         try:
             listener = await asyncio.get_running_loop().create_server(
-                partial(ClientConnection, self.clients), **where, backlog=ACCEPT_AT_ONCE, start_serving=False
+                partial(ClientConnection, self.clients), sock=where, backlog=ACCEPT_AT_ONCE, start_serving=False
             )
         except OSError as error:
             raise cannot_listen(self.settings, error) from None
@@ -152,13 +150,15 @@ class Server(Gateway):
 
     def publish_metrics(self) -> None:
         """Have the other processes of the gateway see what this one has counted."""
-        metrics = self._metrics
-        channels = self._hub.channels
+        metrics, channels = self._metrics, self._hub.channels
         metrics.channels = len(channels)
-        metrics.subscriptions = sum([len(channel.listeners) for channel in channels])
-        current = sum([len(channel.live) + len(channel.ahead) for channel in channels])
-        metrics.subscriptions_behind = metrics.subscriptions - current
         metrics.redis_up = int(self._store.ready)
+        now = time.monotonic()
+        if len(channels) <= COUNTED_AT_ONCE or now - self._counted_at >= PUBLISH_S:
+            self._counted_at = now
+            metrics.subscriptions = sum([len(channel.listeners) for channel in channels])
+            current = sum([len(channel.live) + len(channel.ahead) for channel in channels])
+            metrics.subscriptions_behind = metrics.subscriptions - current
         self.board.publish()
 
     def _metrics_text(self) -> str:

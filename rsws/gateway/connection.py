@@ -162,7 +162,7 @@ class ClientConnection(asyncio.Protocol):
             start += size
 
     def _read_handshake(self, data: bytes) -> bytes:
-        """Answer the request once it is all there; what is behind it, if it has opened a WebSocket."""
+        """Answer the request once it is all there; what is behind it, if that is a client's who was let in."""
         reader = self._request
         if reader is None:
             reader = self._request = RequestReader()
@@ -180,7 +180,7 @@ class ClientConnection(asyncio.Protocol):
         self._extensions = answer.extensions
         self._compressor = agreed_compressor(answer.extensions)
         self._open(answer.path)
-        return reader.behind
+        return reader.behind if self._handler is not None else b""
 
     def _parse(self, data: bytes) -> None:
         """Let websockets read what is no plain message."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from cli_kit import KEY, serving
+from gateway_kit import async_test, connect
+from metrics_kit import scrape
 from rsws.cli.exits import ExitCode
-from support import RedisServer, RswsProcess, free_port, run_rsws
+from support import RedisServer, RswsProcess, free_port, run_python, run_rsws
 
 INVITATION = r"Try in another terminal:"
 
@@ -51,11 +54,66 @@ def test_the_three_lines_of_the_banner_work() -> None:
             assert subscriber.wait_lines(2) == ['{"text":"hi"}'] * 2
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_well(redis_server: RedisServer, how: signal.Signals) -> None:
     with serving(redis_server.url) as gateway:
         gateway.process.wait_for(INVITATION)
         assert gateway.process.stop(how) == ExitCode.DONE
+
+
+@async_test
+async def test_a_terminal_that_closes_ends_it_in_good_order(redis_server: RedisServer) -> None:
+    with serving(redis_server.url, RSWS_DRAIN="0.3", RSWS_SHUTDOWN_TIMEOUT="10") as gateway:
+        async with connect(gateway, f"/?token={KEY}") as client:
+            gateway.process.process.send_signal(signal.SIGHUP)
+            gateway.process.wait_for("stopping clients=1")
+            gateway.process.process.send_signal(signal.SIGHUP)  # the shell's, after the kernel's
+            assert await client.closed() == (1012, "the gateway stops")
+        assert gateway.process.wait() == ExitCode.DONE
+
+
+IGNORING = """
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from rsws.cli.app import main
+sys.argv = ["rsws", "serve", "--port", "0", "--redis-url", sys.argv[1]]
+sys.stderr = sys.stdout
+main()
+"""
+
+
+def test_nohup_keeps_it_from_that(redis_server: RedisServer) -> None:
+    with run_python(IGNORING, redis_server.url) as process:
+        assert process.stdout is not None
+        url = next(match[1] for match in map(re.compile(r"url=(ws://\S+)").search, process.stdout) if match)
+        process.send_signal(signal.SIGHUP)
+        assert scrape(url)["rsws_workers"] == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == ExitCode.DONE
+
+
+def test_all_addresses_are_those_of_ipv4_as_well(redis_server: RedisServer) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6")
+    for workers in ("1", "2"):
+        with serving(redis_server.url, HOST="::", RSWS_WORKERS=workers) as gateway:
+            port = int(gateway.url.rpartition(":")[2])
+            assert gateway.url == f"ws://[::]:{port}"
+            for host in ("127.0.0.1", "[::1]"):
+                assert scrape(f"ws://{host}:{port}")["rsws_workers"] >= 1
+            env = gateway.env | {"RSWS_URL": f"ws://127.0.0.1:{port}"}
+            assert run_rsws("pub", "news", "1", env=env).returncode == ExitCode.DONE
+            gateway.process.wait_for(r"client connected client=127\.0\.0\.1:\d+ ")
+
+
+@pytest.mark.parametrize("host", [".example", "a..b"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_host_that_is_none(redis_server: RedisServer, host: str, workers: str) -> None:
+    env = {"REDIS_URL": redis_server.url, "WEBSOCKET_SECRET_KEY": "k", "HOST": host, "RSWS_WORKERS": workers}
+    refused = run_rsws("serve", "--port", "0", env=env)
+    assert refused.returncode == ExitCode.ERROR
+    assert "Traceback" not in refused.stderr
+    assert refused.stderr.splitlines()[-1].startswith(f"rsws: can't listen on {host}:0: ")
 
 
 def test_a_port_that_is_in_use(redis_server: RedisServer) -> None:

@@ -84,6 +84,21 @@ async def test_it_counts_messages(redis_server: RedisServer, channel: str) -> No
 
 
 @async_test
+async def test_what_it_costs_does_not_grow_with_the_channels(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsws.gateway.server.COUNTED_AT_ONCE", 2)
+    monkeypatch.setattr("rsws.gateway.server.PUBLISH_S", 600.0)
+    async with gateway(redis_server.url) as server, connect(server) as client:
+        for number, counted in enumerate((1, 2, 2), 1):
+            await client.subscribe(f"{channel}-{number}", lastMessageId="$")
+            found = await values(server)
+            assert (found["rsws_channels"], found["rsws_subscriptions"]) == (number, counted)
+        monkeypatch.setattr("rsws.gateway.server.PUBLISH_S", 0.0)
+        assert (await values(server))["rsws_subscriptions"] == 3
+
+
+@async_test
 async def test_it_counts_gaps(redis_server: RedisServer, channel: str) -> None:
     ids = add(redis_server, channel, "1", "2", "3")
     redis_server.call("XTRIM", channel, "MINID", ids[2])

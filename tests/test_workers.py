@@ -236,17 +236,21 @@ def test_a_worker_that_can_not_start_ends_the_start(redis_server: RedisServer, t
 # --- the gateway ends ---
 
 
-@pytest.mark.parametrize(("drain_s", "code"), [(0, 1001), (0.3, 1012)])
+@pytest.mark.parametrize(
+    ("drain_s", "code", "how"), [(0, 1001, signal.SIGTERM), (0.3, 1012, signal.SIGTERM), (0.3, 1012, signal.SIGHUP)]
+)
 @async_test
-async def test_a_signal_ends_all_at_once(redis_server: RedisServer, drain_s: float, code: int) -> None:
+async def test_a_signal_ends_all_at_once(
+    redis_server: RedisServer, drain_s: float, code: int, how: signal.Signals
+) -> None:
     with workers(redis_server.url, RSWS_DRAIN=str(drain_s)) as gateway:
         async with a_client_of_each(gateway) as clients:
             workers_were = pids(gateway)
-            gateway.process.process.send_signal(signal.SIGTERM)
+            gateway.process.process.send_signal(how)
             gateway.process.wait_for("stopping clients=2")
             for pid in workers_were:  # as a service manager does that tells all processes
                 with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+                    os.kill(pid, how)
             assert [await client.closed() for client in clients] == [(code, "the gateway stops")] * 2
         assert gateway.process.wait() == ExitCode.DONE
         assert not any(map(is_running, workers_were))

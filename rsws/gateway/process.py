@@ -81,7 +81,7 @@ class Gateway(ABC):
 
 
 def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
-    """Serve until SIGINT or SIGTERM; a second one ends at once.
+    """Serve until SIGINT, SIGTERM or SIGHUP; a second one ends at once, but for SIGHUP.
 
     Args:
         on_started: Called once, when clients can connect.
@@ -120,7 +120,8 @@ async def until_signalled(serve: Coroutine[Any, Any, None], on_second: Callable[
     """Run ``serve`` until it fails or a signal cancels it.
 
     Args:
-        on_second: Called with each signal after the first.
+        on_second: Called with each signal after the first, but for SIGHUP: the kernel and the shell may both send it
+            when a terminal is closed, and it is nobody's impatience.
 
     Returns:
         The exit code: 0 after a signal, 1 after a failure.
@@ -131,14 +132,15 @@ async def until_signalled(serve: Coroutine[Any, Any, None], on_second: Callable[
 
     def on_signal(number: signal.Signals) -> None:
         nonlocal signalled
-        if signalled:
-            on_second(number)
-        else:
+        if not signalled:
             signalled = True
             serving.cancel()
+        elif number is not signal.SIGHUP:
+            on_second(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
+            loop.add_signal_handler(number, on_signal, number)
     try:
         await serving
     except asyncio.CancelledError:

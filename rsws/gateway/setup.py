@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,8 +88,8 @@ async def reserve_port(settings: Settings, stack: AsyncExitStack) -> list[socket
         addresses = await asyncio.get_running_loop().getaddrinfo(
             settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        return [_bind(family, address, stack) for family, _, _, _, address in addresses]
-    except OSError as error:
+        return _bind([(family, address) for family, _, _, _, address in addresses], stack)
+    except (OSError, UnicodeError) as error:
         raise cannot_listen(settings, error) from None
 
 
@@ -108,7 +109,7 @@ def share_port(settings: Settings, reserved: list[socket.socket], stack: AsyncEx
             each.close()
         shared = []
         for _ in range(settings.workers):
-            sockets = [_bind(*address, stack, shared=True) for address in addresses]
+            sockets = _bind(addresses, stack, shared=True)
             for each in sockets:
                 each.listen(BACKLOG)
             shared.append(sockets)
@@ -117,20 +118,27 @@ def share_port(settings: Settings, reserved: list[socket.socket], stack: AsyncEx
         raise cannot_listen(settings, error) from None
 
 
-def _bind(family: int, address: Any, stack: AsyncExitStack, *, shared: bool = False) -> socket.socket:
-    bound = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if family == socket.AF_INET6:
-        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    bound.bind(address)
-    return bound
+def _bind(addresses: Sequence[tuple[int, Any]], stack: AsyncExitStack, *, shared: bool = False) -> list[socket.socket]:
+    """A socket for each family and address. That of ``::`` takes IPv4 as well, unless IPv4 has a socket of its own."""
+    sockets = []
+    for family, address in addresses:
+        bound = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            beside_ipv4 = socket.AF_INET in [family for family, _ in addresses]
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, beside_ipv4)
+        bound.bind(address)
+        sockets.append(bound)
+    return sockets
 
 
-def cannot_listen(settings: Settings, error: OSError) -> SetupError:
+def cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SetupError:
     """What to do about a port that can't be had."""
     where = f"{settings.host}:{settings.port}"
+    if isinstance(error, UnicodeError):
+        return SetupError(f"can't listen on {where}: {settings.host!r} is no name of a host; choose another --host")
     if error.errno == errno.EADDRINUSE:
         return SetupError(f"port {settings.port} is in use; choose another with --port or PORT")
     if error.errno == errno.EACCES:

@@ -223,6 +223,11 @@ class Terminal:
         """What it has written, without control sequences."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", self.shown)
 
+    @property
+    def is_cooked(self) -> bool:
+        """Whether it is as a shell leaves it: no prompt reads each key, and Ctrl-C is a signal."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ICANON)
+
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 

@@ -175,14 +175,34 @@ def options(settings: type[Any]) -> dict[str, Option]:
     return {item.name: item.metadata["option"] for item in fields(settings)}
 
 
-def load_env_file(path: Path = Path(".env")) -> None:
-    """Take over what ``.env`` says, to the letter (a ``$`` is one), of names that are unset or empty otherwise."""
-    if path.is_file():
-        from dotenv import dotenv_values
+def load_env_file(path: Path = Path(".env")) -> list[int]:
+    """Take over what ``.env`` says, to the letter (a ``$`` is one), of names that are unset or empty otherwise.
 
-        for name, value in dotenv_values(path, interpolate=False).items():
-            if value and not os.environ.get(name):
-                os.environ[name] = value
+    Returns:
+        The numbers of the lines that say nothing.
+    """
+    if not path.is_file():
+        return []
+    values, bad_lines = parse_env_file(path)
+    for name, value in values.items():
+        if value and not os.environ.get(name):
+            os.environ[name] = value
+    return bad_lines
+
+
+def parse_env_file(path: Path) -> tuple[dict[str, str | None], list[int]]:
+    """What each name has in a ``.env`` file, and the numbers of the lines that are no NAME=VALUE."""
+    from dotenv.parser import parse_stream
+
+    with path.open(encoding="utf-8") as file:
+        said = [*parse_stream(file)]
+    bad_lines = [_first_line(each.original.string, each.original.line) for each in said if each.error]
+    return {each.key: each.value for each in said if each.key is not None and not each.error}, bad_lines
+
+
+def _first_line(text: str, line: int) -> int:
+    """The number of the first line of ``text`` that is not blank, which begins with line ``line``."""
+    return line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def default_data_dir() -> Path:

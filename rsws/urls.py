@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from rsws.errors import UsageError
 
-_SCHEME = re.compile(r"(?:redis|rediss|unix|ws|wss|http|https)://", re.IGNORECASE)
+_SCHEME = re.compile(r"(?:redis|rediss|unix|ws|wss|http|https|socks4a?|socks5h?)://", re.IGNORECASE)
 # All before the last @ is secret, whatever a parser would make of it. The address has nothing that could be a password.
 _SHOWN = re.compile(
     rf"(?P<scheme>{_SCHEME.pattern})(?P<secret>[^?#]*@)?"
@@ -16,6 +16,7 @@ _SHOWN = re.compile(
     r"(?:[?#][^@]*)?",
     re.IGNORECASE,
 )
+_PORT = re.compile(r":?([0-9]+)")
 
 
 def is_loopback(host: str) -> bool:
@@ -42,10 +43,14 @@ def redact_url(url: str) -> str:
 def websocket_url(url: str) -> str:
     """``url`` checked and completed for a WebSocket client: ``localhost:8080`` becomes ``ws://localhost:8080``.
 
+    A port alone, ``8080`` or ``:8080``, is one of this machine.
+
     Raises:
         UsageError: It is no ws:// or wss:// URL; the text says what to write.
     """
     text = url.strip()
+    if port := _PORT.fullmatch(text):
+        text = f"127.0.0.1:{port[1]}"
     if "://" not in text:
         text = f"ws://{text}"
     try:

@@ -13,13 +13,14 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,12 @@ def fake_gateway(*replies: Mapping[str, object]) -> Iterator[dict[str, str | Non
         for _ in connection:
             pass
 
+    with _websocket_server(handle) as env:
+        yield env
+
+
+@contextmanager
+def _websocket_server(handle: Callable[[ServerConnection], None]) -> Iterator[dict[str, str | None]]:
     with serve(handle, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -82,6 +89,45 @@ def fake_gateway(*replies: Mapping[str, object]) -> Iterator[dict[str, str | Non
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def acking(acks: int, publishes: int) -> Iterator[tuple[dict[str, str | None], threading.Event]]:
+    """A gateway that acks the first publishes alone.
+
+    Args:
+        acks: How many of them.
+        publishes: How many are awaited.
+
+    Yields:
+        What a command needs to find it, and what is set once that many have come.
+    """
+    all_came = threading.Event()
+
+    def handle(connection: ServerConnection) -> None:
+        connection.send('{"status":"connected","message":"Welcome!"}')
+        requests = (request for request in map(json.loads, connection) if request["action"] == "publish")
+        for count, request in enumerate(requests, 1):
+            if count <= acks:
+                ack = {"status": "ack", "messageId": request["messageId"], "streamId": f"{count}-0"}
+                connection.send(json.dumps(ack))
+            if count == publishes:
+                all_came.set()
+
+    with _websocket_server(handle) as env:
+        yield env, all_came
+
+
+@contextmanager
+def mute_gateway() -> Iterator[tuple[dict[str, str | None], socket.socket]]:
+    """Where connections are taken, and nothing is ever said.
+
+    Yields:
+        What a command needs to find it, and the socket that listens.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+        yield {"RSWS_URL": f"ws://127.0.0.1:{listening.getsockname()[1]}", "RSWS_TOKEN": KEY}, listening
 
 
 def call_main(*arguments: str) -> int:
@@ -176,6 +222,11 @@ class Terminal:
     def text(self) -> str:
         """What it has written, without control sequences."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", self.shown)
+
+    @property
+    def is_cooked(self) -> bool:
+        """Whether it is as a shell leaves it: no prompt reads each key, and Ctrl-C is a signal."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ICANON)
 
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())

@@ -101,14 +101,21 @@ def test_the_keys_are_those_of_the_document(gateway: Gateway) -> None:
 
 
 def test_what_it_leaves_in_redis_is_said(gateway: Gateway, redis_server: RedisServer) -> None:
-    result = measure("pairs", "--clients", "3", "--messages", "3", "--prefix", "mine-", env=gateway.env)
+    env = gateway.env | {"RSWS_LOCAL_REDIS_PORT": None}
+    result = measure("pairs", "--clients", "3", "--messages", "3", "--prefix", "mine-", env=env)
     assert result["channels"].startswith("mine-")
     keys = redis_server.call("KEYS", result["channels"])
     assert len(keys) == 3
-    assert (
-        f"rsws: left in Redis: 3 streams; to remove: redis-cli --scan --pattern '{result['channels']}'"
-        in (result["stderr"])
-    )
+    remove = f"redis-cli --scan --pattern '{result['channels']}' | xargs redis-cli UNLINK"
+    assert f"rsws: left in Redis: 3 streams; to remove: {remove}\n" in result["stderr"]
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "RSWS_LOCAL_REDIS_PORT"])
+def test_the_line_that_removes_it_leads_to_its_redis(gateway: Gateway, redis_server: RedisServer, name: str) -> None:
+    env = gateway.env | {name: redis_server.url if name == "REDIS_URL" else str(redis_server.port)}
+    result = measure("fanout", "--clients", "1", "--messages", "1", env=env)
+    cli = f"redis-cli -p {redis_server.port}"
+    assert f"{cli} --scan --pattern '{result['channels']}' | xargs {cli} UNLINK\n" in result["stderr"]
 
 
 @pytest.mark.parametrize("work", ["fanout", "pairs", "catchup"])
@@ -315,13 +322,14 @@ def test_what_an_old_server_does_not_answer_before_a_cut_is_unknown() -> None:
 class Refusing(OldServer):
     """A server that stores nothing, and says so with this outcome."""
 
-    def __init__(self, outcome: str) -> None:
+    def __init__(self, outcome: str, error: str = "no room", code: str = "redis_refused") -> None:
         super().__init__(right)
         self._outcome = outcome
+        self._about = {"error": error, "code": code}
 
     def answer(self, connection: ServerConnection, request: Mapping[str, Any]) -> list[str]:
         if request["action"] == "publish":
-            about = {"messageId": request["messageId"], "error": "no room", "code": "redis_refused"}
+            about = {"messageId": request["messageId"], **self._about}
             return [compact({"status": "error_ack", **about, "outcome": self._outcome})]
         return super().answer(connection, request)
 
@@ -331,12 +339,39 @@ def test_publishes_that_are_refused_are_said() -> None:
     with Refusing("not_stored").running() as env:
         result = measure("fanout", *options, env=env, expected=ExitCode.ERROR)
     assert (result["refused"], result["unknown"], result["refusal"]) == (8, 0, "no room")
+    assert result["refusal_code"] == "redis_refused"
     assert faults(result) == {}
     assert "publishes refused: 8; the first: no room" in result["stderr"]
     with Refusing("unknown").running() as env:
         result = measure("fanout", *options, env=env)
     assert (result["refused"], result["unknown"]) == (0, 8)
     assert faults(result) == {}
+
+
+@pytest.mark.parametrize("work", ["fanout", "pairs", "connect"])
+def test_a_redis_that_is_away_is_told_as_by_every_command(own_redis: RedisServer, work: str) -> None:
+    with serving(own_redis.url) as gateway:
+        own_redis.kill()
+        done = run_rsws("bench", work, "--clients", "2", env=gateway.env)
+    assert done.returncode == ExitCode.NOT_CONNECTED
+    assert done.stderr.endswith("Redis can't be reached (Server Redis tidak siap)\n")
+
+
+def test_publishes_that_redis_is_not_there_for_are_told_likewise() -> None:
+    with Refusing("not_stored", "Server Redis tidak siap", "redis_unavailable").running() as env:
+        done = run_rsws("bench", "fanout", "--clients", "1", "--messages", "8", env=env)
+    assert done.returncode == ExitCode.NOT_CONNECTED
+    assert "publishes; Redis can't be reached (Server Redis tidak siap)\n" in done.stdout
+    assert "publishes refused: 8; the first: Redis can't be reached (Server Redis tidak siap)\n" in done.stderr
+
+
+def test_how_it_ends_is_the_same_whoever_reads_the_result() -> None:
+    script = f'"{sys.executable}" -m rsws bench fanout --clients 1 --messages 8 | true; exit ${{PIPESTATUS[0]}}'
+    with Refusing("not_stored").running() as env:
+        environment = {name: value for name, value in (os.environ | env).items() if value is not None}
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == ExitCode.ERROR
+    assert "publishes refused: 8" in done.stderr
 
 
 def test_a_token_that_is_refused(gateway: Gateway) -> None:

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from cli_kit import call_main
-from rsws.cli import bench, pub, serve, sub, xadd
+from rsws.cli import bench, pub, serve, sub, usage, xadd
 from rsws.cli.app import app
 from rsws.cli.exits import EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
@@ -183,6 +183,70 @@ def test_what_can_not_be_used_is_a_usage_error(
     assert shown.out == ""
 
 
+def test_lines_of_the_env_file_that_say_nothing_are_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("# a comment\n\n\nnot a setting\nPORT=1\n")
+    looked = run_rsws("sub", "news", "--token", "x")
+    first, second = looked.stderr.splitlines()
+    assert first == "rsws: .env line 4 is no NAME=VALUE, and is left out"
+    assert "ws://127.0.0.1:1:" in second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "said"),
+    [
+        (("serve", "--port", "abc"), {}, "--port is 'abc': it must be a whole number"),
+        (("serve",), {"PORT": "70000"}, "PORT is '70000': it must be 65535 or less"),
+        (("serve",), {"RSWS_COMPRESS": "perhaps"}, "RSWS_COMPRESS is 'perhaps': it must be true or false"),
+        (("serve", "--compress=1"), {}, "option '--compress' does not take a value"),
+        (("serve", "--redis-timeout", "soon"), {}, "--redis-timeout is 'soon': it must be a number"),
+        (("serve", "--redis-timeout", "0"), {}, "--redis-timeout is '0': it must be 0.1 or more"),
+        (("sub", "news", "--on-gap", "z"), {}, "--on-gap is 'z': it must be one of 'warn', 'exit'"),
+        (("sub", "news", "--count"), {}, "option '--count' wants a value"),
+        (("sub",), {}, "CHANNEL is missing"),
+        (("serve", "now"), {}, "more arguments than it takes: (now)"),
+        (("pubs",), {}, "no such command 'pubs'; did you mean 'pub'?"),
+        (("pub", "c", "1", "--tex"), {}, "no such option: --tex; did you mean --text or --token?"),
+        (
+            ("pub", "c", "-5.5"),
+            {},
+            "no such option: -5; DATA that begins with - goes after --: rsws pub CHANNEL -- -5.5",
+        ),
+        (("sub", "c", "-5"), {}, "no such option: -5"),
+        (("bench", "fanout", "--rate", "inf"), {}, "--rate is 'inf': it must be 10000000 or less"),
+    ],
+)
+def test_a_usage_error_is_one_plain_line(
+    capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], env: dict[str, str], said: str
+) -> None:
+    os.environ.update(env)
+    assert call_main(*arguments) == ExitCode.USAGE
+    command = re.escape("rsws" if arguments[0] == "pubs" or "option '" in said else f"rsws {arguments[0]}")
+    assert re.fullmatch(rf"rsws: {re.escape(said)} \(see `{command}(?: fanout)? --help`\)\n", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["serve", "sub", "pub", "xadd", *WORKS])
+@pytest.mark.parametrize("value", ["nonsense", "", "-1", "1e999", "nan", "99999999999999999999"])
+def test_what_is_wrong_with_an_option_is_said_plainly(name: str, value: str) -> None:
+    command = (COMMANDS | WORKS)[name]
+    for option in (each for each in command.params if each.param_type_name == "option" and not each.is_flag):
+        try:
+            command.make_context(name, ["a", option.opts[0], value])
+        except usage.CommandLineError as error:
+            said = usage.describe_usage(error)
+            assert not re.search(r"Value error|[Ii]nput|valid|unable|<", said), said
+            if not said.startswith("more arguments"):
+                assert re.match(rf"{option.opts[0]}( is '{value}')?: it must be \w", said), said
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), *(("bench", name) for name in WORKS)])
+def test_the_help_says_no_python_types(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    call_main(*command, "--help")
+    assert not re.search(r"<(bool|str|int|float|list|path)\b", capfd.readouterr().out)
+
+
 def test_an_env_file_that_is_no_text_is_a_usage_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".env").write_bytes(b"PORT=\xff\xfe")
     assert call_main("sub", "news") == ExitCode.USAGE
@@ -212,7 +276,8 @@ def test_a_setting_that_may_be_repeated() -> None:
         (PublishFailed("", "not_allowed", Outcome.NOT_STORED), 4),
         (PublishFailed("", "timeout", Outcome.UNKNOWN), 6),
         (SubscribeRefused("", "channel_unreadable", "news"), 1),
-        (PublishFailed("", "redis_unavailable", Outcome.NOT_STORED), 1),
+        (SubscribeRefused("", "redis_unavailable", "news"), 3),
+        (PublishFailed("", "redis_unavailable", Outcome.NOT_STORED), 3),
         (RedisRefused(""), 1),
         (SetupError(""), 1),
         (OSError(), 1),
@@ -225,6 +290,10 @@ def test_each_error_has_its_exit_code(error: Exception, code: int) -> None:
 def test_what_the_wire_says_in_one_language_is_explained() -> None:
     failed = PublishFailed("Server Redis tidak siap", "redis_unavailable", Outcome.NOT_STORED)
     assert describe(failed) == "not stored: Redis can't be reached (Server Redis tidak siap)"
+    failed_directly = RedisUnavailable("redis://cache: connection refused.")
+    assert describe(failed_directly) == "not stored: Redis can't be reached (redis://cache: connection refused)"
+    refused = SubscribeRefused("Server Redis tidak siap", "redis_unavailable", "news")
+    assert describe(refused) == "Redis can't be reached (Server Redis tidak siap)"
     failed = PublishFailed("no ack within 1 s", "timeout", Outcome.UNKNOWN)
     assert describe(failed) == "no ack within 1 s; the message may be stored all the same"
 
@@ -247,3 +316,25 @@ def test_a_standard_stream_that_is_closed_is_an_empty_one(closed: int) -> None:
     assert done.returncode == (ExitCode.USAGE if closed == 0 else ExitCode.NOT_CONNECTED)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("sub", "c", "--url", "ws://127.0.0.1:1", "--token", "x"), ("nonsense",)])
+@pytest.mark.parametrize("how", ["2>/dev/full", "2>&-", "2> >(exec true)"])
+def test_standard_error_that_can_not_be_written_changes_nothing(arguments: tuple[str, ...], how: str) -> None:
+    command = shlex.join([sys.executable, "-m", "rsws", *arguments])
+    done = subprocess.run(["bash", "-c", f"{command} {how}; exit $?"], capture_output=True, text=True, timeout=20)
+    expected = ExitCode.USAGE if arguments == ("nonsense",) else ExitCode.NOT_CONNECTED
+    assert (done.returncode, done.stdout, done.stderr) == (expected, "", "")
+
+
+@pytest.mark.parametrize("arguments", [("--url", "1"), ("--url", ":1"), ()])
+def test_a_port_alone_is_one_of_this_machine(capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    os.environ.update({"RSWS_TOKEN": "x", "RSWS_URL": ":1"})
+    assert call_main("sub", "c", *arguments) == ExitCode.NOT_CONNECTED
+    assert capfd.readouterr().err.startswith("rsws: can't connect to ws://127.0.0.1:1: connection refused")
+
+
+@pytest.mark.parametrize("url", ["99999", ":0", ":1/x"])
+def test_a_port_that_is_none(capfd: pytest.CaptureFixture[str], url: str) -> None:
+    assert call_main("sub", "c", "--url", url, "--token", "x") == ExitCode.USAGE
+    assert "write ws://HOST:PORT" in capfd.readouterr().err

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from cli_kit import Gateway, Terminal, entries, fake_gateway, serving
+from cli_kit import Gateway, Terminal, acking, entries, fake_gateway, mute_gateway, serving
 from rsws.cli.data import as_message
 from rsws.cli.exits import ExitCode
 from rsws.errors import UsageError
@@ -73,7 +76,60 @@ def test_ctrl_c_while_it_waits_for_a_line(gateway: Gateway, channel: str) -> Non
         process.send("1\n")
         process.wait_lines(1)
         assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
-    assert process.stderr == []
+    assert process.stderr == ["rsws: interrupted: 1 stored, line 2 on not sent"]
+
+
+def test_ctrl_c_while_acks_are_awaited_says_how_far_it_came() -> None:
+    with acking(1, 3) as (env, all_came), RswsProcess("pub", "c", "--lines", env=env) as process:
+        process.send("1\n")
+        process.wait_lines(1)
+        process.send("2\n\n3\n")
+        assert all_came.wait(10)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == ["rsws: interrupted: 1 stored, 2 may be stored, line 5 on not sent"]
+
+
+def test_ctrl_c_while_the_ack_is_awaited_says_what_became_of_the_message() -> None:
+    with acking(0, 1) as (env, came), RswsProcess("pub", "c", "1", env=env) as process:
+        assert came.wait(10)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == ["rsws: interrupted: the message may be stored"]
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(("1",), "not sent"), (("--lines",), "0 stored, line 1 on not sent")])
+def test_ctrl_c_before_anything_was_sent(arguments: tuple[str, ...], said: str) -> None:
+    with mute_gateway() as (env, listening), RswsProcess("pub", "c", *arguments, env=env) as process:
+        connection, _ = listening.accept()
+        with connection:
+            assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == [f"rsws: interrupted: {said}"]
+
+
+@pytest.mark.parametrize("reader", ["head -1", "grep -q -m1 -", "true"])
+def test_all_is_sent_whoever_reads_the_ids(
+    gateway: Gateway, redis_server: RedisServer, channel: str, reader: str
+) -> None:
+    script = f'"{sys.executable}" -m rsws pub {channel} --lines | {reader}; exit ${{PIPESTATUS[0]}}'
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    done = subprocess.run(
+        ["bash", "-c", script], input="1\n" * 10_000, env=environment, capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stderr) == (ExitCode.DONE, "")
+    assert redis_server.call("XLEN", channel) == 10_000
+
+
+def test_ids_that_can_not_be_written_end_it_and_it_says_how_far_it_came(
+    gateway: Gateway, redis_server: RedisServer, channel: str
+) -> None:
+    script = f'"{sys.executable}" -m rsws pub {channel} --lines > /dev/full'
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    done = subprocess.run(
+        ["bash", "-c", script], input="1\n" * 10_000, env=environment, capture_output=True, text=True, timeout=20
+    )
+    stored = redis_server.call("XLEN", channel)
+    assert 0 < stored < 10_000
+    assert done.returncode == ExitCode.ERROR
+    assert done.stderr == f"rsws: No space left on device; {stored:,} stored, line {stored + 1} on not sent\n"
 
 
 # --- what is refused ---
@@ -105,6 +161,12 @@ def test_nothing_is_no_message(gateway: Gateway, channel: str) -> None:
     assert (refused.returncode, refused.stderr) == (2, "rsws: nothing to send: standard input is empty\n")
 
 
+def test_lines_of_json_without_lines_are_told_of_it(gateway: Gateway, channel: str) -> None:
+    refused = run_rsws("pub", channel, input='{"a":1}\n\n{"a":2}\n', env=gateway.env)
+    assert refused.returncode == ExitCode.USAGE
+    assert refused.stderr == "rsws: not JSON, but lines of it: with --lines each line is a message\n"
+
+
 def test_a_bad_line_is_named_and_ends_it(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     refused = run_rsws("pub", channel, "--lines", input="1\n\n2\noops\n3\n", env=gateway.env)
     stored = entries(redis_server, channel)
@@ -129,7 +191,7 @@ def test_a_redis_that_has_gone(own_redis: RedisServer, channel: str) -> None:
     with serving(own_redis.url) as gateway:
         own_redis.kill()
         refused = run_rsws("pub", channel, "1", env=gateway.env)
-    assert refused.returncode == ExitCode.ERROR
+    assert refused.returncode == ExitCode.NOT_CONNECTED
     assert refused.stderr == "rsws: not stored: Redis can't be reached (Server Redis tidak siap)\n"
 
 

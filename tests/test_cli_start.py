@@ -39,8 +39,8 @@ def since(ms: int) -> Start:
         ("999999999d", Start(ZERO)),
         ("1970-01-01T00:00:01Z", since(1000)),
         ("1969-01-01T00:00:00Z", Start(ZERO)),
-        ("2026-11-23T10:00+07:00", since(1795402800000)),
-        ("2026-11-23 10:00:00.5Z", since(1795428000500)),
+        ("2023-11-14T10:00+07:00", since(1699930800000)),
+        ("2023-11-14 10:00:00.5Z", since(1699956000500)),
     ],
 )
 def test_start(text: str, start: Start) -> None:
@@ -48,9 +48,15 @@ def test_start(text: str, start: Start) -> None:
 
 
 def test_a_time_without_a_zone_is_local() -> None:
-    local = datetime(2026, 11, 23, 10, 0)
-    assert parse_start("2026-11-23T10:00") == since(int(local.timestamp() * 1000))
-    assert parse_start("2026-11-23") == parse_start("2026-11-23T00:00")
+    local = datetime(2023, 11, 14, 10, 0)
+    assert parse_start("2023-11-14T10:00") == since(int(local.timestamp() * 1000))
+    assert parse_start("2023-11-14") == parse_start("2023-11-14T00:00")
+
+
+@pytest.mark.parametrize("text", ["2023-11-14T22:13:20.001Z", "2123-01-01", "9999-12-31T23:59"])
+def test_a_time_to_come_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"'{text}' is in the future"):
+        parse_start(text, NOW_MS)
 
 
 @pytest.mark.parametrize(

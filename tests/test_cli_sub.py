@@ -5,14 +5,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import socket
 import subprocess
 import sys
 import termios
 from array import array
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
+from urllib.request import urlopen
 
 import pytest
 
@@ -149,6 +154,49 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(
     assert (done.returncode, done.stdout, done.stderr) == (ExitCode.DONE, "0\n", "")
 
 
+@pytest.mark.parametrize("kind", ["pipe", "socket", "terminal"])
+def test_it_ends_when_whoever_read_it_has_gone(gateway: Gateway, channel: str, kind: str) -> None:
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    with ExitStack() as stack:
+        ours, theirs = {"pipe": os.pipe, "socket": unix_sockets, "terminal": pty.openpty}[kind]()
+        stack.callback(os.close, ours)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rsws", "sub", channel],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        finally:
+            os.close(theirs)
+        with process:
+            try:
+                if kind != "pipe":  # something to read says nothing
+                    os.write(ours, b"x\n")
+                eventually(lambda: subscribers(gateway) == 1)
+                assert process.poll() is None
+                stack.close()
+                assert process.wait(10) == ExitCode.DONE
+                assert process.stderr is not None
+                assert b"rsws: " not in process.stderr.read()
+            finally:
+                process.kill()
+
+
+def unix_sockets() -> tuple[int, int]:
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+def subscribers(gateway: Gateway) -> int:
+    with urlopen(f"{gateway.url.replace('ws:', 'http:')}/metrics", timeout=5) as answer:
+        match = re.search(r"^rsws_subscriptions (\d+)$", answer.read().decode(), re.MULTILINE)
+    assert match is not None
+    return int(match[1])
+
+
 def test_ctrl_c_while_nobody_reads(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, *[json.dumps("x" * 10_000)] * 30)
     environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
@@ -188,6 +236,24 @@ def test_a_wrong_token_is_refused_and_not_shown(gateway: Gateway) -> None:
     assert shown.returncode == ExitCode.REFUSED
     assert "refuses the token" in shown.stderr
     assert "hunter2" not in shown.stderr
+
+
+@pytest.mark.parametrize("start", ["0", "10m", "2023-11-14", "-1", "$"])
+def test_a_redis_that_is_away_is_said_wherever_it_starts(own_redis: RedisServer, start: str) -> None:
+    with serving(own_redis.url) as gateway:
+        own_redis.call("XADD", "c", "*", "messageData", "1")
+        own_redis.kill()
+        with RswsProcess("sub", "c", "--from", start, "--output", "raw", "--count", "1", env=gateway.env) as process:
+            process.wait_for("^rsws: c: Redis can't be reached \\(Server Redis tidak siap\\)$")
+            own_redis.start()
+            eventually(lambda: process.stdout or not add(own_redis, "c", "2"))
+            assert process.wait() == ExitCode.DONE
+    assert process.stdout == ["2"]
+
+
+def test_a_time_to_come_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert call_main("sub", "news", "--from", "2123-01-01", "--token", "x") == ExitCode.USAGE
+    assert "'2123-01-01' is in the future" in capfd.readouterr().err
 
 
 def test_no_token(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from cli_kit import Gateway, Terminal, entries, serving
+from cli_kit import Gateway, Terminal, acking, entries, serving
 from rsws.cli.exits import ExitCode
 from support import RedisServer, eventually, free_port, run_rsws
 
@@ -133,6 +135,86 @@ def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> 
         terminal.type("/quit\r")
         assert terminal.wait() == ExitCode.DONE
     assert entries(redis_server, channel) == []
+
+
+def paste(terminal: Terminal, *lines: str) -> None:
+    """What a terminal sends when several lines are pasted, and Enter after it."""
+    terminal.type("\x1b[200~" + "\n".join([*lines, ""]) + "\x1b[201~\r")
+
+
+def test_each_line_that_is_pasted_is_a_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    with Terminal("pub", channel, env=gateway.env) as terminal:
+        terminal.wait_for(f"{channel}>")
+        paste(terminal, "first", "", '{"n": 2}', "[3]")
+        terminal.wait_for(rf"(?:stored (?s:.*)){{3}}\n{channel}>")
+        paste(terminal, "{", '  "n": 4', "}")
+        terminal.wait_for(rf"(?:stored (?s:.*)){{4}}\n{channel}>")
+        terminal.type("\x04")
+        assert terminal.wait() == ExitCode.DONE
+    stored = [data for _, data in entries(redis_server, channel)]
+    assert stored == ['{"text":"first"}', '{"n": 2}', "[3]", '{\n  "n": 4\n}']
+
+
+def test_broken_json_is_not_sent_and_can_be_mended(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    with Terminal("pub", channel, env=gateway.env, columns=100) as terminal:
+        terminal.wait_for(f"{channel}>")
+        for broken, rest in (('{"user":"budi"', "}"), ("[1, 2", "]"), ('"hi', '"')):
+            shown = len(terminal.text)
+            terminal.type(f"{broken}\r")
+            terminal.wait_for(f"not JSON: {re.escape(broken)} - mend it", after=shown)
+            shown = len(terminal.text)
+            terminal.type(f"\x05{rest}\r")  # Ctrl-E goes to the end of the line
+            terminal.wait_for(rf"stored .*\n(?s:.*){channel}>", after=shown)
+        shown = len(terminal.text)
+        paste(terminal, "good", '{"bad"', "good, too")
+        terminal.wait_for(r"line 2: not JSON: \{\"bad\" - mend it", after=shown)
+        terminal.type("\x03\x04")
+        assert terminal.wait() == ExitCode.DONE
+    assert [data for _, data in entries(redis_server, channel)] == ['{"user":"budi"}', "[1, 2]", '"hi"']
+
+
+def test_ctrl_c_while_an_ack_is_awaited_says_what_became_of_the_message() -> None:
+    with acking(1, 2) as (env, all_came), Terminal("pub", "c", env=env) as terminal:
+        terminal.wait_for("c>")
+        paste(terminal, "one", "two", "three")
+        assert all_came.wait(10)
+        terminal.type("\x03")
+        assert terminal.wait() == ExitCode.INTERRUPTED
+    assert "rsws: interrupted: 1 stored, 1 may be stored, line 3 on not sent" in terminal.text
+
+
+def test_ctrl_c_while_there_is_no_connection_says_that_nothing_was_sent(
+    redis_server: RedisServer, channel: str
+) -> None:
+    with serving(redis_server.url) as gateway, Terminal("pub", channel, env=gateway.env) as terminal:
+        terminal.wait_for(f"{channel}>")
+        gateway.process.stop()
+        terminal.wait_for("; reconnecting")
+        terminal.type("hello\r")
+        eventually(lambda: terminal.is_cooked, what="the end of the prompt")
+        while terminal.process.poll() is None:  # one that comes in the very moment in which the prompt ends is lost
+            terminal.type("\x03")
+            with suppress(subprocess.TimeoutExpired):
+                terminal.process.wait(3)
+        assert terminal.wait() == ExitCode.INTERRUPTED
+    assert "rsws: interrupted: not sent" in terminal.text
+
+
+def test_a_start_that_redis_has_to_say_does_not_block_the_prompt(own_redis: RedisServer, channel: str) -> None:
+    with serving(own_redis.url) as gateway, Terminal("pub", channel, env=gateway.env) as terminal:
+        terminal.wait_for(f"{channel}>")
+        stream_id = own_redis.call("XADD", "other", "*", "messageData", '"before"').decode()
+        own_redis.kill()
+        terminal.type("/from 10m other\r")
+        terminal.wait_for(r"other: Redis can't be reached \(Server Redis tidak siap\)")
+        shown = len(terminal.text)
+        terminal.type("/ping\r")
+        terminal.wait_for("answers within", after=shown)
+        own_redis.start()
+        own_redis.call("XADD", "other", stream_id, "messageData", '"before"')
+        terminal.wait_for('"before"')
+        terminal.type("/quit\r")
+        assert terminal.wait() == ExitCode.DONE
 
 
 def test_ctrl_c_clears_the_line_and_then_ends_it(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:

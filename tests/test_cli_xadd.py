@@ -6,8 +6,12 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -85,7 +89,9 @@ def test_the_printed_command_leads_to_the_same_redis_but_shows_no_password(
     assert ("REDISCLI_AUTH" in shown.err) is ("secret" in url)
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(env: dict[str, str | None], channel: str) -> None:
+def test_all_is_added_whoever_reads_the_ids(
+    redis_server: RedisServer, env: dict[str, str | None], channel: str
+) -> None:
     script = f'"{sys.executable}" -m rsws xadd {channel} --lines | head -1; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(
         ["bash", "-c", script],
@@ -96,6 +102,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(env: dict[str, str | None
         timeout=20,
     )
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (ExitCode.DONE, 1, "")
+    assert redis_server.call("XLEN", channel) == 50_000
 
 
 # --- what goes wrong ---
@@ -104,7 +111,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(env: dict[str, str | None
 def test_no_redis(capfd: pytest.CaptureFixture[str]) -> None:
     assert call_main("xadd", "c", "1", "--redis-url", "redis://127.0.0.1:1") == ExitCode.NOT_CONNECTED
     said = capfd.readouterr().err
-    assert said.startswith("rsws: can't reach Redis at redis://127.0.0.1:1: ")
+    assert said.startswith("rsws: not stored: Redis can't be reached (redis://127.0.0.1:1: ")
     assert "start one with `rsws serve`, or say where it is with --redis-url or REDIS_URL" in said
 
 
@@ -158,7 +165,9 @@ def test_redis_goes_while_it_waits(own_redis: RedisServer) -> None:
         own_redis.kill()
         process.send("2\n3\n")
         assert process.wait() == ExitCode.NOT_CONNECTED
-    assert process.stderr[0].startswith(f"rsws: line 2: lost Redis at redis://127.0.0.1:{own_redis.port}: ")
+    assert process.stderr[0].startswith(
+        f"rsws: line 2: Redis can't be reached (lost Redis at redis://127.0.0.1:{own_redis.port}: "
+    )
     assert process.stderr[0].endswith("; of those after it 1 may be stored")
 
 
@@ -167,4 +176,37 @@ def test_ctrl_c_while_it_waits_for_a_line(env: dict[str, str | None], channel: s
         process.send("1\n")
         process.wait_lines(1)
         assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
-    assert process.stderr == []
+    assert process.stderr == ["rsws: interrupted: 1 stored, line 2 on not sent"]
+
+
+@contextmanager
+def answering_once() -> Iterator[tuple[str, threading.Event]]:
+    """A Redis that answers until it has added one message; its URL, and what is set once three have come."""
+    all_came = threading.Event()
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            came = 0
+            while data := connection.recv(65536):
+                came += data.count(b"XADD")
+                if came <= 1:
+                    connection.sendall(b"+OK\r\n" if came == 0 else b"$3\r\n1-0\r\n")
+                elif came == 3:
+                    all_came.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"redis://127.0.0.1:{listening.getsockname()[1]}", all_came
+        thread.join(10)
+
+
+def test_ctrl_c_while_redis_does_not_answer_says_how_far_it_came() -> None:
+    with answering_once() as (url, all_came), RswsProcess("xadd", "c", "--lines", "--redis-url", url) as process:
+        process.send("1\n")
+        process.wait_lines(1)
+        process.send("2\n\n3\n")
+        assert all_came.wait(10)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == ["rsws: interrupted: 1 stored, 2 may be stored, line 5 on not sent"]

@@ -314,11 +314,48 @@ async def test_proxies_of_the_environment_are_not_used_on_this_machine(monkeypat
         monkeypatch.setenv(name, "socks5h://127.0.0.1:9")
     async with connected() as (_, peer, _client):
         assert peer.path.startswith("/?token=")
-    for proxy, text in (("socks5h://127.0.0.1:9", "python-socks"), ("gopher://u:s3cret@h", "InvalidProxy")):
+    for proxy, text in (
+        ("socks5h://127.0.0.1:9", "python-socks"),
+        ("gopher://u:s3cret@h", "scheme gopher isn't supported"),
+    ):
         monkeypatch.setenv("socks_proxy", proxy)
         with pytest.raises(CannotConnect, match=text) as caught:
             await connect("ws://gateway.example", token=SECRET).__aenter__()
         assert_no_token(caught.value)
+        assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "http_proxy", "https_proxy"])
+@in_a_loop
+async def test_what_a_proxy_answers_is_told_as_the_proxys(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    asked = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 403 Go away\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv(name, f"ann:s3cret@127.0.0.1:{port}")
+        refused = await fail_to_connect("ws://gateway.invalid:8080")
+        assert asked[0].startswith(b"CONNECT gateway.invalid:8080 ")
+        shown = rf"the proxy http://\*\*\*@127\.0\.0\.1:{port} that the environment names"
+        assert re.search(rf"{shown} refuses: HTTP status 403 Forbidden$", refused)
+        monkeypatch.setenv("no_proxy", "gateway.invalid")
+        assert "proxy" not in await fail_to_connect("ws://gateway.invalid:8080")
+        monkeypatch.delenv("no_proxy")
+    assert re.search(rf"{shown}: connection refused$", await fail_to_connect("ws://gateway.invalid:8080"))
+    monkeypatch.setenv(name, "http://proxy:port")
+    assert "is no URL: write http://HOST:PORT" in await fail_to_connect("ws://gateway.invalid:8080")
+
+
+async def fail_to_connect(url: str) -> str:
+    with pytest.raises(CannotConnect) as caught:
+        await connect(url, token=SECRET).__aenter__()
+    assert_no_token(caught.value)
+    assert "s3cret" not in str(caught.value)
+    return str(caught.value)
 
 
 @in_a_loop

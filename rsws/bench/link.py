@@ -60,6 +60,7 @@ class Result(msgspec.Struct, tag=True):
     foreign: int
     refused: int
     refusal: str
+    refusal_code: str
     unknown: int
     fault: Fault | None = None
 

@@ -98,7 +98,19 @@ async def work(descriptor: int) -> None:
     latencies = {name: histogram.pack() for name, histogram in crew.latencies.items() if histogram.count}
     findings = run.finish()
     with suppress(Aborted):  # the coordinator has gone, so nobody wants to know
-        link.say(Result(findings, latencies, crew.gaps, crew.foreign, crew.refused, crew.refusal, crew.unknown, fault))
+        link.say(
+            Result(
+                findings,
+                latencies,
+                crew.gaps,
+                crew.foreign,
+                crew.refused,
+                crew.refusal,
+                crew.refusal_code,
+                crew.unknown,
+                fault,
+            )
+        )
 
 
 def main() -> None:

@@ -182,15 +182,16 @@ class Publisher(Member):
             case Ack(message_id):
                 self.crew.row[Count.ACKED] += self._answered(_number(message_id), now_us())
                 self.publish()
-            case ErrorAck(message_id, error, _, outcome):
-                self._refused(_number(message_id), error, outcome)
+            case ErrorAck(message_id) as refusal:
+                self._refused(_number(message_id), refusal)
 
-    def _refused(self, number: int, error: str, outcome: Outcome) -> None:
+    def _refused(self, number: int, refusal: ErrorAck) -> None:
         if self._unanswered.pop(number, None) is None:
             return
         self._holes.append(number)
-        self.crew.refusal = self.crew.refusal or error
-        if outcome is Outcome.UNKNOWN:
+        if not self.crew.refusal:
+            self.crew.refusal, self.crew.refusal_code = refusal.error, refusal.code
+        if refusal.outcome is Outcome.UNKNOWN:
             self.crew.unknown += 1
         else:
             self.crew.refused += 1

@@ -35,6 +35,8 @@ class Report:
     gaps: int
     refused: int
     refusal: str
+    """What the first refused publish was refused with, and the ``code`` of it; empty where there is none."""
+    refusal_code: str
     unknown: int
     rounds: int
     cpu: float
@@ -71,6 +73,7 @@ class Report:
             gaps=sum(result.gaps for result in results),
             refused=sum(result.refused for result in results),
             refusal=next((result.refusal for result in results if result.refusal), ""),
+            refusal_code=next((result.refusal_code for result in results if result.refusal), ""),
             unknown=sum(result.unknown for result in results),
             cpu=busiest.cpu if busiest else 0.0,
             waiting=busiest.waiting if busiest else 0.0,
@@ -116,6 +119,7 @@ class Report:
             "acked": self.counts[Count.ACKED],
             "refused": self.refused,
             "refusal": self.refusal or None,
+            "refusal_code": self.refusal_code or None,
             "unknown": self.unknown,
             "delivered": delivered,
             "bytes": self.counts[Count.BYTES],

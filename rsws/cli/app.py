@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rsws.cli import bench, pub, serve, sub, terminal, xadd
+from rsws.cli import bench, pub, serve, sub, terminal, usage, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
 from rsws.errors import RswsError, UsageError
 from rsws.settings import load_env_file
@@ -19,6 +20,7 @@ ENV_FILE = Path(".env")
 
 app = typer.Typer(
     name="rsws",
+    cls=usage.Group,
     help="A WebSocket gateway over Redis Streams, and the command-line kit around it.",
     epilog=epilog("rsws serve", "rsws sub news --from 0", """rsws pub news '{"text":"hi"}'"""),
     no_args_is_help=True,
@@ -40,11 +42,11 @@ for _command, _epilog in (
     (pub.pub, pub.EPILOG),
     (xadd.xadd, xadd.EPILOG),
 ):
-    app.command(help=_help(_command.__doc__), epilog=_epilog)(_command)
+    app.command(cls=usage.Command, help=_help(_command.__doc__), epilog=_epilog)(_command)
 
-_bench = typer.Typer(no_args_is_help=True)
+_bench = typer.Typer(cls=usage.Group, no_args_is_help=True)
 for _command in bench.COMMANDS:
-    _bench.command(help=_help(_command.__doc__), epilog=bench.EPILOG)(_command)
+    _bench.command(cls=usage.Command, help=_help(_command.__doc__), epilog=bench.EPILOG)(_command)
 app.add_typer(_bench, name="bench", help=_help(bench.HELP), epilog=bench.EPILOG)
 
 
@@ -78,26 +80,43 @@ def _open_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    raw = io.BufferedWriter(_StandardError(2, "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+class _StandardError(io.FileIO):
+    """Standard error, where what can't be written is dropped: it says how a command does, and decides nothing."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def _run() -> int:
     """The one place where what went wrong becomes a line on standard error and an exit code."""
     try:
         _load_env_file()
-        app(prog_name="rsws")
-    except SystemExit as end:  # how typer ends, always
+        code = app(prog_name="rsws", standalone_mode=False)
+    except SystemExit as end:  # where typer takes standard output to be gone
         return end.code if isinstance(end.code, int) else ExitCode.DONE
+    except usage.CommandLineError as error:
+        if error.__class__.__name__ != "NoArgsIsHelpError":  # which has printed the help
+            terminal.print_line(terminal.format_error(usage.describe_usage(error)))
+        return ExitCode.USAGE
     except StdoutClosed:
         return ExitCode.DONE
     except (RswsError, OSError) as error:
         terminal.print_line(terminal.format_error(describe(error)))
         return exit_code(error)
-    return ExitCode.DONE
+    return code if isinstance(code, int) else ExitCode.DONE
 
 
 def _load_env_file() -> None:
     try:
-        load_env_file(ENV_FILE)
+        for line in load_env_file(ENV_FILE):
+            terminal.print_line(terminal.format_warning(f"{ENV_FILE} line {line} is no NAME=VALUE, and is left out"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{ENV_FILE} in the working directory can't be read: {reason}") from None

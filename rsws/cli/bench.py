@@ -7,17 +7,22 @@ import json
 import os
 import re
 import secrets
+import shlex
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
 from rsws.cli import stdio, terminal
-from rsws.cli.exits import ExitCode, Failure, epilog
+from rsws.cli.exits import ExitCode, Failure, StdoutClosed, epilog, wire_error
 from rsws.cli.options import find_gateway, finite, from_settings
-from rsws.errors import UsageError
-from rsws.settings import MIB, ClientSettings
+from rsws.cli.redis_cli import redis_cli
+from rsws.errors import ErrorCode, UsageError
+from rsws.settings import MIB, ClientSettings, Settings, options
+from rsws.urls import is_loopback
 
 if TYPE_CHECKING:
     from rsws.bench.plan import Plan, Work
@@ -270,14 +275,29 @@ async def _print(report: Report, *, as_json: bool) -> None:
     from rsws.cli.bench_display import format_report
 
     plan = report.plan
-    if as_json:
-        await stdio.write(json.dumps(report.as_json()).encode() + b"\n")
-    elif report.seconds:
-        await stdio.write(format_report(report, on_terminal=os.isatty(stdio.STDOUT)).encode())
+    with suppress(StdoutClosed):  # how it went decides how it ends, whoever reads it
+        if as_json:
+            await stdio.write(json.dumps(report.as_json()).encode() + b"\n")
+        elif report.seconds:
+            await stdio.write(format_report(report, on_terminal=os.isatty(stdio.STDOUT)).encode())
     if report.counts[Count.PUBLISHED]:
         streams = "a stream" if plan.channels == 1 else f"{plan.channels:,} streams"
-        remove = f"redis-cli --scan --pattern '{plan.pattern}' | xargs redis-cli UNLINK"
+        client = _redis_cli(plan)
+        remove = f"{client} --scan --pattern '{plan.pattern}' | xargs {client} UNLINK"
         terminal.print_line(terminal.format_note(f"left in Redis: {streams}; to remove: {remove}"))
+
+
+def _redis_cli(plan: Plan) -> str:
+    """``redis-cli`` for the Redis that holds the streams, as far as this side of the gateway knows."""
+    said = options(Settings)
+    url = os.environ.get(said["redis_url"].env)
+    if not url and not is_loopback(urlsplit(plan.url).hostname or ""):
+        return "redis-cli -h HOST -p PORT"
+    port = os.environ.get(said["local_redis_port"].env) or Settings().local_redis_port
+    try:
+        return shlex.join(redis_cli(url or f"redis://127.0.0.1:{port}"))
+    except ValueError:  # no URL
+        return "redis-cli"
 
 
 def _end(report: Report) -> None:
@@ -297,4 +317,6 @@ def _end(report: Report) -> None:
             ExitCode.GAP,
         )
     if report.refused:
-        raise Failure(f"publishes refused: {report.refused:,}; the first: {report.refusal}", ExitCode.ERROR)
+        text = f"publishes refused: {report.refused:,}; the first: {wire_error(report.refusal, report.refusal_code)}"
+        down = report.refusal_code == ErrorCode.REDIS_UNAVAILABLE
+        raise Failure(text, ExitCode.NOT_CONNECTED if down else ExitCode.ERROR)

@@ -20,6 +20,7 @@ from rsws.bench.histogram import Histogram
 from rsws.bench.plan import Plan, Work
 from rsws.bench.report import QUANTILES, Report
 from rsws.cli import terminal
+from rsws.cli.exits import wire_error
 
 RATE_OVER = 10
 """The live rate is that of so many looks."""
@@ -201,7 +202,9 @@ def _verdict(report: Report) -> list[Text]:
         lines.append(Text(f"{report.outstanding:,} had not come when it was ended", "yellow"))
     if report.refused:
         refused = _count(report.refused, "publish", "publishes")
-        lines.append(Text(f"refused: {refused}; {terminal.safe(report.refusal)}", "red"))
+        lines.append(
+            Text(f"refused: {refused}; {terminal.safe(wire_error(report.refusal, report.refusal_code))}", "red")
+        )
     if report.unknown:
         unknown = _count(report.unknown, "publish", "publishes")
         lines.append(Text(f"outcome unknown: {unknown}, stored or not", "yellow"))

@@ -40,7 +40,14 @@ async def read_message(argument: str | None, *, text: bool) -> bytes:
     read = await stdio.read_all()
     if not read.strip():
         raise UsageError("nothing to send: standard input is empty")
+    if not text and _is_json_lines(read):
+        raise UsageError("not JSON, but lines of it: with --lines each line is a message")
     return as_message(read, text=text)
+
+
+def _is_json_lines(raw: bytes) -> bool:
+    lines = [line for line in raw.splitlines() if line.strip()]
+    return len(lines) > 1 and all(map(is_json, lines))
 
 
 def as_message(raw: bytes, *, text: bool) -> bytes:

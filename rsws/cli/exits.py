@@ -73,6 +73,8 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.USAGE
         case CannotConnect() | ConnectionLost() | RedisUnavailable():
             return ExitCode.NOT_CONNECTED
+        case SubscribeRefused(code=ErrorCode.REDIS_UNAVAILABLE) | PublishFailed(code=ErrorCode.REDIS_UNAVAILABLE):
+            return ExitCode.NOT_CONNECTED
         case Unauthorized() | LoginRefused():
             return ExitCode.REFUSED
         case SubscribeRefused(code=ErrorCode.NOT_ALLOWED) | PublishFailed(code=ErrorCode.NOT_ALLOWED):
@@ -88,20 +90,27 @@ def exit_code(error: BaseException) -> ExitCode:
 def describe(error: BaseException) -> str:
     """One sentence for a person."""
     match error:
-        case RedisUnavailable(cause=cause):
-            return cause
-        case PublishFailed(code=code, outcome=Outcome.NOT_STORED):
-            return f"not stored: {wire_error(str(error), code)}"
-        case PublishFailed(code=code) if code != "connection_lost":  # whose text says so itself
-            return f"{wire_error(str(error), code)}; the message may be stored all the same"
+        case RedisUnavailable(cause=cause, code=code, outcome=outcome):
+            return _with_outcome(wire_error(cause.rstrip("."), code), outcome)
+        case PublishFailed(code=code, outcome=outcome) if code != "connection_lost":  # whose text says so itself
+            return _with_outcome(wire_error(str(error), code), outcome)
+        case SubscribeRefused(code=ErrorCode.REDIS_UNAVAILABLE as code):
+            return wire_error(str(error), code)
         case OSError(strerror=str(reason), filename=None):
             return reason
         case _:
             return str(error)
 
 
+def _with_outcome(text: str, outcome: Outcome) -> str:
+    """What went wrong with a message, and what became of it."""
+    if outcome is Outcome.NOT_STORED:
+        return f"not stored: {text}"
+    return f"{text}; the message may be stored all the same"
+
+
 def wire_error(text: str, code: str) -> str:
-    """What a gateway's error says to a person; deployed clients tie the text of some to one language."""
+    """What an error says to a person, whoever met it; deployed clients tie the text of some to one language."""
     if code == ErrorCode.REDIS_UNAVAILABLE:
         return f"{ERROR_HELP[ErrorCode.REDIS_UNAVAILABLE][0]} ({text})"
     return text

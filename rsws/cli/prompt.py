@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from prompt_toolkit import PromptSession
@@ -14,13 +16,16 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.validation import ValidationError, Validator
 
 from rsws.cli import terminal
-from rsws.cli.data import as_message
+from rsws.cli.data import SHOWN_CHARACTERS, as_message
 from rsws.cli.exits import describe, wire_error
+from rsws.cli.lines import Sending, publish_all
 from rsws.cli.options import Gateway
-from rsws.cli.start import Start, parse_start, subscribe
-from rsws.client import Client, ConnectionEvent, Disconnected, Event, Subscription, connect
+from rsws.cli.start import Following, Start, parse_start
+from rsws.cli.stdio import Line
+from rsws.client import Client, ConnectionEvent, Disconnected, connect
 from rsws.datadir import DataDir
 from rsws.errors import ConnectionLost, PublishFailed, SetupError, SubscribeRefused, UsageError
 from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, is_json
@@ -38,6 +43,7 @@ async def talk(gateway: Gateway, channel: str, data_dir: DataDir, timeout_s: flo
 
     Raises:
         ClientError: There is no connection, or none any more.
+        Failure: Ctrl-C ended it while an ack was awaited; the text says what became of the message.
     """
     talk = _Talk(channel, timeout_s, _history(data_dir))
     try:
@@ -48,6 +54,10 @@ async def talk(gateway: Gateway, channel: str, data_dir: DataDir, timeout_s: flo
             return await talk.run(client, tasks)
     except ExceptionGroup as group:  # what ended one subscription, and with it all; the first says it
         raise group.exceptions[0] from None
+    except asyncio.CancelledError:
+        if talk.sending is None:
+            raise
+        raise await talk.sending.interrupted() from None
 
 
 def _history(data_dir: DataDir) -> History:
@@ -73,13 +83,17 @@ class _Talk:
         channel: Where lines are published.
         timeout_s: Seconds to wait for an ack.
         history: The lines typed earlier.
+
+    Attributes:
+        sending: What is on its way, if anything is.
     """
 
     def __init__(self, channel: str, timeout_s: float, history: History) -> None:
         self._channel = channel
         self._timeout_s = timeout_s
         self._messages = terminal.MessageFormat([channel])
-        self._watched: dict[str, Subscription[Event]] = {}
+        self._watched: dict[str, Following] = {}
+        self.sending: Sending | None = None
         self._own: set[StreamId] = set()
         """Ids of what was published here and has not come back yet."""
         self._publishing = asyncio.Lock()
@@ -95,6 +109,8 @@ class _Talk:
         in_command = Condition(lambda: self._session.default_buffer.text.startswith("/"))
         self._session: PromptSession[str] = PromptSession(
             history=history,
+            validator=_Checked(),
+            validate_while_typing=False,
             completer=_Completions(self._commands, self._watched),
             complete_while_typing=in_command,  # the room for the choices is taken then alone
             enable_history_search=~in_command,
@@ -105,18 +121,18 @@ class _Talk:
         self._client = client
         self._tasks = tasks
         await self._show_note(f"{client.url}: a line is published on {self._channel}; /help says what else there is")
-        await self._watch(self._channel, Start())
+        self._watch(self._channel, Start())
         colour = "ansi" + self._messages.colour(self._channel).replace("_", "")
         while not self._over:
             try:
-                line = await self._session.prompt_async([(f"bold {colour}", terminal.safe(self._channel)), ("", "> ")])
+                text = await self._session.prompt_async([(f"bold {colour}", terminal.safe(self._channel)), ("", "> ")])
             except EOFError:
                 return False
             except KeyboardInterrupt:
                 if self._session.default_buffer.text:
                     continue
                 return True
-            await self._take(line.strip())
+            await self._take(text)
         return False
 
     def connection_changed(self, event: ConnectionEvent) -> None:
@@ -127,56 +143,72 @@ class _Talk:
             text = terminal.format_reconnected(event.after_s)
         self._tasks.create_task(self._show(text))
 
-    async def _take(self, line: str) -> None:
-        """Do what one line says."""
-        try:
-            if line.startswith("/"):
-                name, _, argument = line.partition(" ")
-                command = self._commands.get(name)
-                if command is None:
-                    raise UsageError(f"{name}: no such command; /help lists them")
-                await command.run(argument.strip())
-            elif line:
-                await self._publish(line.encode())
-        except (UsageError, PublishFailed, SubscribeRefused) as error:
-            await self._show(terminal.format_error(describe(error)))
+    async def _take(self, text: str) -> None:
+        """Do what was typed or pasted: what each of its lines says, up to the first that can't be done."""
+        lines = _lines(text)
+        sending = Sending(by_line=len(lines) > 1)
+        for number, line in enumerate(lines, 1):
+            try:
+                if line.startswith("/"):
+                    await self._command(line)
+                else:
+                    await self._publish(sending, Line(number, line.encode()))
+            except (UsageError, PublishFailed, SubscribeRefused) as error:
+                fault = describe(error)
+                if len(lines) > 1:
+                    fault = f"line {number}: {fault}"
+                if number < len(lines):
+                    fault += f"; line {number + 1} on not sent"
+                await self._show(terminal.format_error(fault))
+                return
+
+    async def _command(self, line: str) -> None:
+        name, _, argument = line.partition(" ")
+        command = self._commands.get(name)
+        if command is None:
+            raise UsageError(f"{name}: no such command; /help lists them")
+        await command.run(argument.strip())
 
     # --- publish ---
 
-    async def _publish(self, line: bytes) -> None:
-        data = as_message(line, text=not is_json(line))
+    async def _publish(self, sending: Sending, line: Line) -> None:
+        data = as_message(line.text, text=not is_json(line.text))
         began = time.monotonic()
         async with self._publishing:
-            stream_id = await self._client.publish_json(self._channel, data, timeout_s=self._timeout_s)
+            self.sending = sending
+            send = partial(publish_all, self._client, self._channel, self._timeout_s)
+            (stream_id,) = await sending.send_lines(send, [line], [data])
+            self.sending = None
+            if not isinstance(stream_id, StreamId):
+                raise stream_id
             if self._channel in self._watched:
                 self._own.add(stream_id)
         await self._show(terminal.format_ack(stream_id, time.monotonic() - began))
 
     # --- watch ---
 
-    async def _watch(self, channel: str, start: Start) -> None:
-        subscription = await subscribe(self._client, channel, start)
-        self._watched[channel] = subscription
-        self._tasks.create_task(self._show_events(channel, subscription, start))
+    def _watch(self, channel: str, start: Start) -> None:
+        following = Following(self._client, channel, start)
+        self._watched[channel] = following
+        self._tasks.create_task(self._show_events(channel, following, has_history=start != Start()))
 
-    async def _show_events(self, channel: str, subscription: Subscription[Event], start: Start) -> None:
-        has_history = start != Start()
+    async def _show_events(self, channel: str, following: Following, *, has_history: bool) -> None:
         try:
-            async for event in subscription:
+            async for event in following:
                 match event:
                     case Message():
                         await self._show_message(event)
                     case CaughtUp() if has_history:
                         has_history = False
                         await self._show(terminal.format_rule(f"{channel} live"))
-                    case Gap() if not start.is_false_alarm(event):
+                    case Gap():
                         await self._show(terminal.format_gap(event))
                     case Error(error=text, code=code):
                         await self._show(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
                     case _:
                         pass  # what goes without saying
         except SubscribeRefused:  # the last event said why
-            if self._watched.get(channel) is subscription:
+            if self._watched.get(channel) is following:
                 del self._watched[channel]
 
     async def _show_message(self, message: Message) -> None:
@@ -192,14 +224,14 @@ class _Talk:
     async def _sub(self, channel: str) -> None:
         if not channel:
             raise UsageError("/sub CHANNEL: which one?")
-        await self._watch(channel, Start())
+        self._watch(channel, Start())
 
     async def _unsub(self, channel: str) -> None:
         channel = channel or self._channel
-        subscription = self._watched.pop(channel, None)
-        if subscription is None:
+        following = self._watched.pop(channel, None)
+        if following is None:
             raise UsageError(f"{channel} is not subscribed to")
-        await subscription.close()
+        await following.close()
 
     async def _from(self, argument: str) -> None:
         text, _, channel = argument.partition(" ")
@@ -207,7 +239,7 @@ class _Talk:
         start = parse_start(text)
         if channel in self._watched:
             await self._unsub(channel)
-        await self._watch(channel, start)
+        self._watch(channel, start)
 
     async def _ping(self, _: str) -> None:
         try:
@@ -224,6 +256,7 @@ class _Talk:
         for command in self._commands.values():
             await self._show_note(f"{command.usage:{width}}  {command.help}")
         await self._show_note('JSON is sent as it is, other text as {"text": ...}; text with a / in front as "/..."')
+        await self._show_note('what begins with {, [ or " has to be JSON; of several lines each is a message')
 
     async def _quit(self, _: str) -> None:
         self._over = True
@@ -242,6 +275,36 @@ class _Talk:
             sys.stdout.flush()
 
         await run_in_terminal(write)
+
+
+def _lines(text: str) -> list[str]:
+    """What was typed or pasted, line by line; JSON that goes over several lines is one."""
+    text = text.strip()
+    return [text] if is_json(text.encode()) else [line.strip() for line in text.splitlines() if line.strip()]
+
+
+class _Checked(Validator):
+    """Refuses what is meant to be JSON and is not, while it can be mended."""
+
+    def validate(self, document: Document) -> None:
+        lines = _lines(document.text)
+        for number, line in enumerate(lines, 1):
+            if line[0] in '{["' and not is_json(line.encode()):
+                where = f"line {number}: " if len(lines) > 1 else ""
+                text = terminal.safe(line[:SHOWN_CHARACTERS])
+                raise ValidationError(
+                    document.text.find(line) + _fault_at(line),
+                    f'{where}not JSON: {text} - mend it; what begins with {{, [ or " has to be JSON',
+                )
+
+
+def _fault_at(line: str) -> int:
+    """Where JSON is broken; its end where that is not known."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return error.pos
+    return len(line)
 
 
 class _Completions(Completer):

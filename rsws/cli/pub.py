@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +12,7 @@ import typer
 from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel, read_message
 from rsws.cli.exits import ExitCode, epilog
-from rsws.cli.lines import Result, check_no_data, send_lines
+from rsws.cli.lines import Sending, check_no_data, publish_all
 from rsws.cli.options import Gateway, find_gateway, from_settings
 from rsws.errors import UsageError
 from rsws.settings import ClientSettings
@@ -67,18 +67,14 @@ async def _publish(
 ) -> None:
     from rsws.client import connect
 
-    message = None if lines else await read_message(argument, text=text)
-    async with connect(gateway.url, token=gateway.token, on_connection=_tell) as client:
-
-        async def send(messages: Sequence[bytes]) -> list[Result]:
-            under_way = [client.publish_json(channel, each, timeout_s=timeout_s) for each in messages]
-            return await asyncio.gather(*under_way, return_exceptions=True)
-
-        if message is None:
-            await send_lines(send, text=text)
-        else:
-            stream_id = await client.publish_json(channel, message, timeout_s=timeout_s)
-            await stdio.write(f"{stream_id}\n".encode())
+    async with Sending(by_line=lines).told() as sending:
+        message = None if lines else await read_message(argument, text=text)
+        async with connect(gateway.url, token=gateway.token, on_connection=_tell) as client:
+            send = partial(publish_all, client, channel, timeout_s)
+            if message is None:
+                await sending.send_stdin(send, text=text)
+            else:
+                await stdio.write(f"{await sending.send_one(send, message)}\n".encode())
 
 
 def _tell(event: ConnectionEvent) -> None:

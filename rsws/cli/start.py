@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from rsws.protocol import ZERO, Gap, StreamId, Subscribed
 from rsws.settings import UNIT_S
 
 if TYPE_CHECKING:
-    from rsws.client import Client, Event, Subscription
+    from rsws.client import Client, Event
 
 _AGO = re.compile(r"([0-9]{1,9})([smhd])")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -40,9 +41,10 @@ def parse_start(text: str, now_ms: int | None = None) -> Start:
         now_ms: Milliseconds since 1970; None asks the clock.
 
     Raises:
-        UsageError: It says nothing that is known.
+        UsageError: It says nothing that is known, or a time to come.
     """
     text = text.strip()
+    now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     if text == "$":
         return Start()
     if re.fullmatch(r"-[0-9]{1,18}", text):
@@ -52,11 +54,13 @@ def parse_start(text: str, now_ms: int | None = None) -> Start:
     except ValueError:
         pass
     if match := _AGO.fullmatch(text):
-        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         return _since(now_ms - int(match[1]) * UNIT_S[match[2]] * 1000)
     try:
         if _DATE.match(text):
-            return _since(int(datetime.fromisoformat(text).timestamp() * 1000))  # without a zone: local time
+            ms = int(datetime.fromisoformat(text).timestamp() * 1000)  # without a zone: local time
+            if ms <= now_ms:
+                return _since(ms)
+            raise UsageError(f"{text!r} is in the future: nothing is there yet; $ starts with what is new")
     except (ValueError, OverflowError, OSError):  # no such day, or none that a clock can show
         pass
     raise UsageError(
@@ -69,24 +73,47 @@ def _since(ms: int) -> Start:
     return Start(StreamId(ms, 0).before(), is_time=True) if ms > 0 else Start(ZERO)
 
 
-async def subscribe(client: Client, channel: str, start: Start) -> Subscription[Event]:
-    """A subscription with events that starts where ``start`` says.
+class Following:
+    """The events of one channel from a start on.
+
+    Of a time the end of the channel has to be known first: what is in the way of that is an event, too.
 
     Raises:
-        SubscribeRefused: The gateway refuses the channel.
+        UsageError: The channel is subscribed already.
     """
-    if start.last is not None:
-        return client.subscribe(channel, last=start.last, events=True)
-    after = start.after
-    if start.is_time and after is not None:
-        # Behind the end of the channel a position means that the stream has begun anew: all of it would come.
-        after = min(after, await _end(client, channel))
-    return client.subscribe(channel, after="$" if after is None else after, events=True)
 
+    def __init__(self, client: Client, channel: str, start: Start) -> None:
+        self._client = client
+        self._channel = channel
+        self._start = start
+        self._closed = False
+        after = "$" if start.is_time or start.after is None else start.after
+        self._subscription = client.subscribe(channel, after=after, last=start.last, events=True)
 
-async def _end(client: Client, channel: str) -> StreamId:
-    async with client.subscribe(channel, after="$", events=True) as subscription:
-        async for event in subscription:
-            if isinstance(event, Subscribed):
-                return event.latest_id
-    raise AssertionError("a subscription ends with an error or when it is closed")
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """
+        Raises:
+            SubscribeRefused: The gateway refuses the channel.
+        """
+        if self._start.is_time:
+            async for event in self._subscription:
+                if isinstance(event, Subscribed):
+                    await self._begin_at_time(event.latest_id)
+                    break
+                yield event
+        async for event in self._subscription:
+            if not (isinstance(event, Gap) and self._start.is_false_alarm(event)):
+                yield event
+
+    async def _begin_at_time(self, end: StreamId) -> None:
+        await self._subscription.close()
+        if not self._closed:
+            assert self._start.after is not None
+            # Behind the end of the channel a position means that the stream has begun anew: all of it would come.
+            after = min(self._start.after, end)
+            self._subscription = self._client.subscribe(self._channel, after=after, events=True)
+
+    async def close(self) -> None:
+        """End it; the channel is free for another subscription."""
+        self._closed = True
+        await self._subscription.close()

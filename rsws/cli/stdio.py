@@ -14,6 +14,8 @@ from rsws.errors import UsageError
 
 STDIN, STDOUT = 0, 1
 CHUNK_BYTES = 64 * 1024
+LOOK_EVERY_S = 0.25
+"""How often it is looked whether somebody still reads standard output."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """What is read as one message; far above what a gateway takes, and a bound for what is kept in memory."""
 
@@ -40,15 +42,17 @@ async def write(data: bytes) -> None:
         try:
             # As much as a pipe that polls as writable is sure to take at once.
             left = left[os.write(STDOUT, left[: select.PIPE_BUF]) :]
-        except BrokenPipeError:
-            raise StdoutClosed from None
+        except OSError:
+            if _reader_has_gone():
+                raise StdoutClosed from None
+            raise
 
 
 async def while_read(work: Coroutine[Any, Any, None]) -> None:
     """Do ``work`` for as long as somebody reads standard output, also while there is nothing to write.
 
     Raises:
-        StdoutClosed: It is a pipe, and whoever read it has closed it.
+        StdoutClosed: Whoever read it has closed the other end: of a pipe, a socket, a terminal.
     """
     working = asyncio.create_task(work)
     gone = asyncio.create_task(_reader_gone())
@@ -64,17 +68,19 @@ async def while_read(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _reader_gone() -> None:
-    """Return when whoever reads standard output has closed it; never where it is no pipe."""
-    gone = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    is_pipe = stat.S_ISFIFO(os.fstat(STDOUT).st_mode)
-    if is_pipe:
-        loop.add_reader(STDOUT, gone.set)  # the writing end never has anything to read: it can only report an error
-    try:
-        await gone.wait()
-    finally:
-        if is_pipe:
-            loop.remove_reader(STDOUT)
+    """Return when whoever reads standard output has closed it; never where that can't be: a file."""
+    # Looked at in turns: an event loop tells of the end only together with what can be read or written, and a socket
+    # or a terminal may have something to read all the time.
+    while True:
+        if _reader_has_gone():
+            return
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _reader_has_gone() -> bool:
+    poll = select.poll()
+    poll.register(STDOUT, 0)  # of nothing but errors and a hangup, of which it tells always
+    return bool(poll.poll(0))
 
 
 async def read_all() -> bytes:

@@ -14,7 +14,7 @@ from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel
 from rsws.cli.exits import ExitCode, Failure, epilog, wire_error
 from rsws.cli.options import Gateway, find_gateway, from_settings
-from rsws.cli.start import Start, parse_start, subscribe
+from rsws.cli.start import Following, Start, parse_start
 from rsws.errors import ErrorCode
 from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed
 from rsws.settings import ClientSettings
@@ -117,9 +117,8 @@ async def _print_all(gateway: Gateway, start: Start, run: _Run) -> None:
 
 async def _print_channel(client: Client, channel: str, start: Start, run: _Run) -> None:
     # Left to the client to end: to have the gateway confirm that is time that Ctrl-C would take.
-    async for event in await subscribe(client, channel, start):
-        if not (isinstance(event, Gap) and start.is_false_alarm(event)):
-            await run.take(event)
+    async for event in Following(client, channel, start):
+        await run.take(event)
 
 
 class _Run:

@@ -6,16 +6,16 @@ import asyncio
 import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import typer
 
-from rsws.cli import stdio, terminal
+from rsws.cli import stdio
 from rsws.cli.data import check_channel, read_message
-from rsws.cli.exits import epilog
-from rsws.cli.lines import check_no_data, line_message, send_lines
+from rsws.cli.exits import Failure, describe, epilog, exit_code
+from rsws.cli.lines import Sending, check_no_data, line_message
 from rsws.cli.options import from_settings
-from rsws.errors import Outcome, RedisUnavailable, StoreError
+from rsws.cli.redis_cli import redis_cli
+from rsws.errors import Outcome, RedisUnavailable
 from rsws.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,29 +67,26 @@ async def _add(
 ) -> None:
     from rsws.streams.publisher import Publisher
 
-    message = None if lines else await read_message(argument, text=text)
     try:
-        async with Publisher(target) as publisher:
-            if message is None:
-                await send_lines(partial(publisher.add, channel, maxlen=maxlen), text=text)
-            else:
-                (result,) = await publisher.add(channel, [message], maxlen=maxlen)
-                if isinstance(result, StoreError):
-                    raise result
-                await stdio.write(f"{result}\n".encode())
+        async with Sending(by_line=lines).told() as sending:
+            message = None if lines else await read_message(argument, text=text)
+            async with Publisher(target) as publisher:
+                send = partial(publisher.add, channel, maxlen=maxlen)
+                if message is None:
+                    await sending.send_stdin(send, text=text)
+                else:
+                    await stdio.write(f"{await sending.send_one(send, message)}\n".encode())
     except RedisUnavailable as error:
         if error.outcome is Outcome.UNKNOWN:
             raise
-        raise RedisUnavailable(
-            f"can't reach Redis at {error.cause.rstrip('.')}; start one with `rsws serve`, "
-            "or say where it is with --redis-url or REDIS_URL"
-        ) from None
+        hint = "start one with `rsws serve`, or say where it is with --redis-url or REDIS_URL"
+        raise Failure(f"{describe(error)}; {hint}", exit_code(error)) from None
 
 
 async def _print(url: str, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None) -> None:
     from rsws.streams.publisher import xadd
 
-    client = _redis_cli(url)
+    client = redis_cli(url)
 
     async def show(message: bytes) -> None:
         words = [*client, *(word.decode() for word in xadd(channel, message, maxlen))]
@@ -101,28 +98,3 @@ async def _print(url: str, channel: str, argument: str | None, *, lines: bool, t
     async for batch in stdio.read_lines():
         for line in batch:
             await show(line_message(line, text=text))
-
-
-def _redis_cli(url: str) -> list[str]:
-    """``redis-cli`` with the options that lead it to ``url``, but for the password."""
-    parts = urlsplit(url)
-    words = ["redis-cli"]
-    if parts.scheme == "unix":
-        words += ["-s", unquote(parts.path)]
-        database = parse_qs(parts.query).get("db", [""])[0]
-    else:
-        if parts.hostname not in (None, "127.0.0.1", "localhost"):
-            words += ["-h", str(parts.hostname)]
-        if parts.port not in (None, 6379):
-            words += ["-p", str(parts.port)]
-        if parts.scheme == "rediss":
-            words.append("--tls")
-        database = parts.path.strip("/")
-    if database not in ("", "0"):
-        words += ["-n", database]
-    if parts.username:
-        words += ["--user", unquote(parts.username)]
-    if parts.password:
-        note = "the password is left out: redis-cli takes it from the environment variable REDISCLI_AUTH"
-        terminal.print_line(terminal.format_note(note))
-    return words

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import http.client
 import logging
 import os
 import socket
 import ssl
+import urllib.request
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -16,11 +18,13 @@ from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidProxy,
+    InvalidProxyStatus,
     InvalidStatus,
     InvalidURI,
     ProxyError,
     WebSocketException,
 )
+from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
 from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, Unauthorized, UsageError
@@ -73,13 +77,14 @@ class Address:
             CannotConnect: No gateway answers there.
             Unauthorized: It refuses the token.
         """
+        proxy = _proxy(self.full_url)
         # Errors are raised `from None`: the texts and attributes of the originals hold the URL, token included.
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await connect_websocket(
                     self.full_url,
                     compression=None,
-                    proxy=None if is_loopback(urlsplit(self.full_url).hostname or "") else True,
+                    proxy=proxy,
                     open_timeout=None,
                     close_timeout=CLOSE_TIMEOUT_S,
                     max_size=MAX_MESSAGE_BYTES,
@@ -91,14 +96,15 @@ class Address:
                     connection.transport.abort()
                     raise
         except TimeoutError:
-            raise self._cannot(f"no answer within {timeout_s:g} s; is the address right?") from None
+            through = f" through the proxy {redact_url(proxy)}" if proxy else ""
+            raise self._cannot(f"no answer within {timeout_s:g} s{through}; is the address right?") from None
         except ConnectionClosed as closed:
             ending = Ending.of(closed)
             if ending.code == CloseCode.POLICY_VIOLATION:
                 raise self._unauthorized() from None
             raise self._cannot(ending.reason) from None
-        except (OSError, WebSocketException, ImportError) as error:
-            raise self._cannot(_explain(error)) from None
+        except (OSError, WebSocketException, ImportError, ValueError) as error:
+            raise self._cannot((proxy and _explain_proxy(error, proxy)) or _explain(error)) from None
         return connection
 
     async def _be_let_in(self, connection: ClientConnection) -> None:
@@ -131,30 +137,73 @@ def read_reply(frame: str | bytes) -> Reply | None:
     return decode_reply(frame)
 
 
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for ``url``, as curl reads it; None for none."""
+    address = parse_uri(url)
+    if is_loopback(address.host) or urllib.request.proxy_bypass(f"{address.host}:{address.port}"):
+        return None
+    proxy = get_proxy(address) or urllib.request.getproxies().get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+def _explain_proxy(error: Exception, proxy: str) -> str | None:
+    """What went wrong with the proxy on the way; None where it did what it was asked to."""
+    shown = f"the proxy {redact_url(proxy)} that the environment names"
+    match error:
+        case InvalidProxyStatus(response=response):
+            status = response.status_code  # in words of our own: the proxy's could be anything
+            return f"{shown} refuses: HTTP status {status} {http.client.responses.get(status, '')}".rstrip()
+        case InvalidProxy():
+            return f"{shown} can't be used: {error.msg}"
+        case ProxyError():
+            return f"{shown} has answered with what is no answer of a proxy"
+        case ImportError():
+            return f"{shown} can't be used: {error}"  # SOCKS, and no python-socks
+        case ValueError():
+            return f"{shown} is no URL: write http://HOST:PORT"
+        case ssl.SSLError() if not proxy.startswith("https:"):
+            return None
+        case OSError():
+            return f"{shown}: {_explain_os(error)}"
+    return None
+
+
 def _explain(error: Exception) -> str:
     """What went wrong and what to do, without the URL (an InvalidURI after a redirect would show it whole)."""
     match error:
         case InvalidStatus(response=response):
             return f"HTTP status {response.status_code} and no WebSocket; is this an rsws gateway's address?"
-        case ImportError():
-            return str(error)  # a SOCKS proxy of the environment, and no python-socks
-        case ProxyError() | InvalidProxy():
-            return f"the proxy that the environment names can't be used ({type(error).__name__})"
         case WebSocketException():
             return f"no WebSocket there ({type(error).__name__}); is this an rsws gateway, and ws:// or wss:// right?"
         case ssl.SSLCertVerificationError():
             return f"its certificate can't be trusted: {error.verify_message}"
+        case ValueError():
+            return "its host name is no valid one"
         case ssl.SSLError():
             return f"TLS failed ({error.reason}); does the gateway speak ws:// rather than wss://?"
-        case socket.gaierror():
-            return f"the host name can't be resolved ({error.strerror})"
-    # asyncio joins the refusals of several addresses (localhost has two) into the text of one OSError.
-    if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
+    if _is_refused(error):
         return "connection refused; is the gateway running? `rsws serve` starts one"
     if isinstance(error, ConnectionError):
         return "the connection was cut while it was made; is ws:// or wss:// right?"
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if number else str(error) or type(error).__name__
+    return _explain_os(error)
+
+
+def _is_refused(error: Exception) -> bool:
+    # asyncio joins the refusals of several addresses (localhost has two) into the text of one OSError.
+    return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)
+
+
+def _explain_os(error: Exception) -> str:
+    match error:
+        case socket.gaierror():
+            return f"the host name can't be resolved ({error.strerror})"
+        case ssl.SSLError(reason=reason):
+            return f"TLS failed ({reason})"
+        case OSError() if _is_refused(error):
+            return "connection refused"
+        case OSError(errno=int(number)):
+            return os.strerror(number)
+    return str(error) or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

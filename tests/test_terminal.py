@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.cells import cell_len
@@ -21,31 +21,6 @@ def styles(line: Text, part: str) -> set[str]:
     """The styles that the first occurrence of ``part`` has throughout."""
     start = line.plain.index(part)
     return {str(span.style) for span in line.spans if span.start <= start and span.end >= start + len(part)}
-
-
-# --- text from others ---
-
-
-@pytest.mark.parametrize(
-    "unsafe",
-    [
-        *("\x1b", "\x07", "\x00", "\x7f", "\x9b", "\x90", "\r", "\n", "\u2028", "\u2029"),
-        *("\u061c", "\u200e", "\u200f"),  # marks of direction
-        *map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]),  # embeddings, overrides, isolates
-    ],
-)
-def test_what_a_terminal_would_obey_is_shown(unsafe: str) -> None:
-    assert terminal.safe(f"a{unsafe}b") == f"a\\u{ord(unsafe):04x}b"
-
-
-@pytest.mark.parametrize("text", ["é", "日本語", "👩‍👩‍👧", "سلام", "a b"])
-def test_what_is_only_text_stays(text: str) -> None:
-    assert terminal.safe(text) == text
-
-
-def test_safe_json_is_the_same_json() -> None:
-    text = '{"a\x9b":\t["\x7f\u202e", 1]}'
-    assert json.loads(terminal.safe(text)) == json.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +65,37 @@ def test_json_of_a_message() -> None:
     )
 
 
-def test_an_id_that_somebody_made_up_has_no_time() -> None:
+ZONES = [f"XXX{offset:+d}" for offset in range(-24, 25)]
+MADE_UP = [0, 1, 253402300799999, 253402300800000, 2**53, 2**63 - 1, 2**63, 2**64 - 1]
+"""Milliseconds; the third are the last ones of the year 9999."""
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_any_id_is_shown_in_every_time_zone(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        for ms in MADE_UP:
+            message = Message("news", StreamId(ms, 2**64 - 1), "1")
+            assert json.loads(terminal.format_json(message))["id"] == str(message.id)
+            shown = terminal.MessageFormat(["news"]).format(message).plain
+            assert re.fullmatch(rf"(\(no time\)|[0-9: .-]{{23}})  news  {message.id}  1", shown)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_an_id_that_no_calendar_has_has_no_time() -> None:
     message = Message("news", StreamId(2**64 - 1, 0), "1")
     assert json.loads(terminal.format_json(message))["time"] is None
     assert terminal.MessageFormat(["news"]).format(message).plain == f"(no time)  news  {2**64 - 1}-0  1"
+
+
+@pytest.mark.parametrize("ms", [1700000001234, 253402300799999, 100000000000001])
+def test_the_time_is_the_id_to_the_millisecond(ms: int) -> None:
+    shown = json.loads(terminal.format_json(Message("news", StreamId(ms, 0), "1")))["time"]
+    since = datetime.fromisoformat(shown) - datetime(1970, 1, 1, tzinfo=UTC)
+    assert since == timedelta(milliseconds=ms)
 
 
 def test_a_message_of_today_has_its_time_and_an_older_one_its_date() -> None:

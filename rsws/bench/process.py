@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from contextlib import suppress
 
@@ -24,6 +25,7 @@ from rsws.bench.link import (
 from rsws.bench.works import Phase, Published, Run
 from rsws.errors import RswsError, SubscribeRefused
 from rsws.runtime import allow_many_files, loop_factory
+from rsws.text import log_safely
 
 
 class Aborted(Exception):
@@ -115,6 +117,7 @@ async def work(descriptor: int) -> None:
 
 def main() -> None:
     """Run one process; the argument is the descriptor of :class:`Counters`' file."""
+    log_safely(logging.StreamHandler())
     allow_many_files()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(work(int(sys.argv[1])))

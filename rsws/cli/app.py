@@ -70,6 +70,7 @@ def _options(
 def main() -> None:
     """The console script: do what the command line says, and exit with a code of :class:`ExitCode`."""
     _open_standard_streams()
+    terminal.show_logs()
     sys.exit(_flushed(_run()))
 
 

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,6 +24,8 @@ from rich.text import Text
 
 from rsws.cli import stdio
 from rsws.protocol import Gap, Message, StreamId, json_text
+from rsws.text import log_safely
+from rsws.text import safe as safe
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -34,12 +37,11 @@ PROGRESS_AFTER_S = 0.5
 HIGHLIGHT_CHARACTERS = 20_000
 """Longer data is shown plain: to colour it would take longer than to read it."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLOURS = (
     "cyan", "green", "magenta", "yellow", "blue",
     "bright_cyan", "bright_green", "bright_magenta", "bright_yellow", "bright_blue",
 )  # fmt: skip
-# Control characters, and those that change the order in which the text around them is shown.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # Tried once in a run of blanks, at its beginning: tried at each of them it would take time by their square.
 _LINE_BREAK = re.compile(r"(?<![ \t])[ \t]*+[\r\n][ \t\r\n]*+")
 
@@ -56,17 +58,6 @@ class _JsonHighlighter(RegexHighlighter):
 _highlight_json = _JsonHighlighter().highlight
 
 
-# --- text from others ---
-
-
-def safe(text: str) -> str:
-    """``text`` without anything that a terminal obeys instead of showing it: such a character becomes ``\\u009b``.
-
-    Of JSON without line breaks the result is JSON again, and means the same.
-    """
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
-
-
 def one_line(json: str) -> str:
     """JSON text without line breaks, which can only be between its tokens: each becomes one space."""
     return _LINE_BREAK.sub(" ", json) if "\n" in json or "\r" in json else json
@@ -77,7 +68,7 @@ def one_line(json: str) -> str:
 
 def format_json(message: Message) -> str:
     """A message as one JSON object; its data byte for byte, but for line breaks."""
-    when = _time(message.id)
+    when = _time(message.id, UTC)
     head = json_text(
         {
             "channel": message.channel,
@@ -143,21 +134,21 @@ def render(what: RenderableType) -> str:
     return capture.get()
 
 
-def _time(stream_id: StreamId) -> datetime | None:
+def _time(stream_id: StreamId, zone: tzinfo | None) -> datetime | None:
+    """When an entry of this id was made, in ``zone`` (None is here); None where no calendar has such a time."""
     try:
-        return datetime.fromtimestamp(stream_id.ms / 1000, UTC)
+        return (_EPOCH + timedelta(milliseconds=stream_id.ms)).astimezone(zone)
     except (OverflowError, ValueError, OSError):  # an id that somebody made up
         return None
 
 
 def _clock(stream_id: StreamId) -> str:
     """The time of day, here; with its date where that is not today."""
-    when = _time(stream_id)
+    when = _time(stream_id, None)
     if when is None:
         return "(no time)"
-    local = when.astimezone()
-    today = local.date() == datetime.now().astimezone().date()
-    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S") + f".{stream_id.ms % 1000:03d}"
+    today = when.date() == datetime.now().date()
+    return when.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S") + f".{stream_id.ms % 1000:03d}"
 
 
 # --- beside the data ---
@@ -224,6 +215,21 @@ def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequ
     for line in lines:
         text.append(f"    {line}\n", "bold cyan")
     stderr().print(text, soft_wrap=True)
+
+
+class _LogLines(logging.Handler):
+    """Shows log lines like everything else beside the data."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print_line(Text(self.format(record), style="yellow"))
+        except Exception:
+            self.handleError(record)
+
+
+def show_logs() -> None:
+    """Show warnings and errors of the log here. A gateway's own log takes its place."""
+    log_safely(_LogLines())
 
 
 class Tally:

@@ -13,6 +13,7 @@ import urllib.request
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import (
@@ -24,20 +25,42 @@ from websockets.exceptions import (
     ProxyError,
     WebSocketException,
 )
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
 from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, Unauthorized, UsageError
-from rsws.protocol import Connected, Refused, Reply, decode_reply
+from rsws.protocol import Connected, Error, ErrorAck, Refused, Reply, decode_reply
 from rsws.settings import MIB
+from rsws.text import excerpt, safe
 from rsws.urls import is_loopback, redact_url, websocket_url
 
 MAX_MESSAGE_BYTES = 64 * MIB
 """Well above what a gateway lets through by default: it may be configured larger."""
+MAX_PONG_BYTES = MIB
+"""What may wait to be sent of answers to the pings of a gateway that does not read them."""
 CLOSE_TIMEOUT_S = 2.0
 
 _log = logging.getLogger("rsws.client.websocket")
 _log.setLevel(logging.INFO)  # at DEBUG websockets logs the request's path, and the token is in it
+
+
+class Connection(ClientConnection):
+    """A connection that breaks when the other side pings and does not read: ``websockets`` answers without bounds."""
+
+    _pong_bytes = 0
+
+    def process_event(self, event: Event) -> None:
+        super().process_event(event)
+        if self.paused and isinstance(event, Frame) and event.opcode is Opcode.PING:
+            self._pong_bytes += len(event.data) + 6  # a masked frame's head
+            if self._pong_bytes > MAX_PONG_BYTES:
+                self.transport.abort()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._pong_bytes = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +111,7 @@ class Address:
                     open_timeout=None,
                     close_timeout=CLOSE_TIMEOUT_S,
                     max_size=MAX_MESSAGE_BYTES,
+                    create_connection=Connection,
                     logger=_log,
                 )
                 try:
@@ -118,7 +142,7 @@ class Address:
             raise self._cannot("what answers there is no rsws gateway; is the address right?")
 
     def _cannot(self, reason: str) -> CannotConnect:
-        return CannotConnect(f"can't connect to {self.url}: {reason}")
+        return CannotConnect(f"can't connect to {self.url}: {safe(reason)}")
 
     def _unauthorized(self) -> Unauthorized:
         given = any(pair.startswith("token=") for pair in urlsplit(self.full_url).query.split("&"))
@@ -127,14 +151,20 @@ class Address:
 
 
 def read_reply(frame: str | bytes) -> Reply | None:
-    """:func:`decode_reply` for whatever came.
+    """:func:`decode_reply` for whatever came; what the gateway says of an error is safe to be shown, and short.
 
     Raises:
         ValueError: It is no reply.
     """
     if isinstance(frame, bytes):
         raise ValueError("a binary frame")
-    return decode_reply(frame)
+    try:
+        reply = decode_reply(frame)
+    except ValueError as error:
+        raise ValueError(excerpt(str(error))) from None
+    if isinstance(reply, (Error, ErrorAck)):
+        return replace(reply, error=excerpt(reply.error), code=excerpt(reply.code))
+    return reply
 
 
 def _proxy(url: str) -> str | None:
@@ -225,7 +255,7 @@ class Ending:
         if frame is None:
             return cls("the connection broke", None, False, True)
         meaning, come_back = _CLOSE_HELP.get(frame.code, ("", True))
-        said = frame.reason or (meaning if by_gateway else "")
+        said = safe(frame.reason) or (meaning if by_gateway else "")
         text = f"closed by {'the gateway' if by_gateway else 'this side'} with {frame.code}"
         return cls(f"{text}: {said}" if said else text, frame.code, by_gateway, come_back)
 

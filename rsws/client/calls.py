@@ -18,6 +18,9 @@ from rsws.protocol import Ack, ErrorAck
 RESEND_S = 100.0
 """How long after the first time a publish is sent again. A gateway knows a repeat for 120 s, unless told otherwise."""
 
+MAX_GIVEN_UP = 10_000
+"""Publishes that nobody waits for any more and the gateway has not answered; of more the oldest are forgotten."""
+
 _PASSING = (ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_REFUSED)
 """What Redis may say while it restarts, loads or fails over."""
 
@@ -114,8 +117,9 @@ class Publishes:
         self._delays = retry_delays()
         self._retry: asyncio.TimerHandle | None = None
         self._calls: dict[str, PublishCall] = {}
-        self._given_up: dict[str, list[int]] = {}
-        """By name, the sizes of those sent over this connection whose answer is to come and nobody waits for."""
+        self._given_up: dict[str, tuple[int, int]] = {}
+        """Those sent over this connection whose answer is to come and nobody waits for: by name how many they are, and
+        how big the biggest."""
 
     def add(self, message_id: str, frame: bytes) -> PublishCall:
         """One more.
@@ -132,15 +136,18 @@ class Publishes:
         """Nobody waits for it any more."""
         call = self._calls.pop(message_id)
         if call.sent_at is not None and call.answer.cancelled():
-            self._given_up.setdefault(message_id, []).append(len(call.frame))
+            count, biggest = self._given_up.get(message_id, (0, 0))
+            self._given_up[message_id] = count + 1, max(biggest, len(call.frame))
+            if len(self._given_up) > MAX_GIVEN_UP:
+                del self._given_up[next(iter(self._given_up))]
 
     def receive(self, reply: Ack | ErrorAck) -> None:
         """Give the gateway's answer to the one it is for."""
         message_id = reply.message_id
         if message_id in self._given_up:  # it may be under way a second time, with other data
-            self._given_up[message_id].pop()
-            if not self._given_up[message_id]:
-                del self._given_up[message_id]
+            count, biggest = self._given_up.pop(message_id)
+            if count > 1:
+                self._given_up[message_id] = count - 1, biggest
         elif (call := self._calls.get(message_id)) and call.is_awaited:
             call.receive(reply)
             if isinstance(reply, Ack):
@@ -157,7 +164,7 @@ class Publishes:
         """A message was too big: fail the biggest, if somebody waits for it. False when there is none."""
         sent = [call for call in self._calls.values() if call.is_awaited]
         biggest = max(sent, key=lambda call: len(call.frame), default=None)
-        given_up = max((size for sizes in self._given_up.values() for size in sizes), default=0)
+        given_up = max((size for _, size in self._given_up.values()), default=0)
         if biggest is None or len(biggest.frame) < given_up:
             return given_up > 0
         # One is over the limit, so the biggest is. Frames are looked at in turn, up to the first that is over the

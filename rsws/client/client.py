@@ -179,7 +179,8 @@ class Client:
         """Seconds a request and its answer take, the gateway's own handling included.
 
         Raises:
-            TimeoutError: No answer came within ``timeout_s``, or there was no connection.
+            TimeoutError: No answer came within ``timeout_s``, or there was no connection, or a hundred pings before it
+                have no answer yet.
             ConnectionLost: The connection was lost meanwhile.
             Unauthorized: The token is taken no more.
         """

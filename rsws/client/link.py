@@ -17,7 +17,8 @@ from websockets.protocol import State
 
 from rsws.client.address import CLOSE_TIMEOUT_S, Address, Ending, read_reply
 from rsws.client.calls import Call, Publishes
-from rsws.client.subscription import MAX_RETRY_S, Feed, log, retry_delays
+from rsws.client.log import Warnings, log
+from rsws.client.subscription import MAX_RETRY_S, Feed, retry_delays
 from rsws.errors import CannotConnect, ClientError, CloseCode, ConnectionLost, Unauthorized
 from rsws.protocol import (
     Ack,
@@ -32,6 +33,9 @@ from rsws.protocol import (
     Subscribed,
     Unsubscribed,
 )
+
+MAX_PINGS = 100
+"""Pings that may be without an answer at once, those included that nobody waits for any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Link:
         self._publishes = Publishes(self._post_last)
         self._pings: deque[Call] = deque()
         self._feeds: dict[str, Feed] = {}
+        self._warnings = Warnings()
         # What is to be sent, in order. What was not taken when a connection is lost goes to the next one.
         self._outbox: OrderedDict[Call | Feed, None] = OrderedDict()
         self._outbox_filled = asyncio.Event()
@@ -116,6 +121,8 @@ class Link:
 
     async def ping(self, frame: bytes, timeout_s: float) -> float:
         """See :meth:`Client.ping`."""
+        if len(self._pings) >= MAX_PINGS:
+            raise TimeoutError
         call = Call(frame)
         self._pings.append(call)
         try:
@@ -280,7 +287,7 @@ class Link:
                 if feed is not None:
                     feed.receive(reply)
                 else:
-                    log.warning("the gateway: %s (%s)", text, code)
+                    self._warnings.add(f"the gateway: {text} ({code})")
 
     # --- its end ------------------------------------------------------------------------------------------
 

@@ -3,14 +3,15 @@
 The queue between the two is bounded, and reading the connection never waits for the application (whose loop may
 itself wait for an ack on that connection). When the queue is full, a channel does what the gateway does for a slow
 client: it lets the stream be the buffer. It unsubscribes, remembers its position, and subscribes after it again
-once the queue has drained.
+once the queue has drained. What can't be had again from the stream is queued all the same, in a form that has a bound:
+gaps of a channel with nothing between them are one gap, and of its errors only the last is kept.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from enum import Enum, auto
@@ -19,6 +20,7 @@ from typing import Self, TypeAlias, TypeVar, assert_never, cast
 
 import msgspec
 
+from rsws.client.log import Warnings, log
 from rsws.errors import ErrorCode, SubscribeRefused
 from rsws.protocol import (
     ZERO,
@@ -34,10 +36,11 @@ from rsws.protocol import (
     encode_request,
 )
 from rsws.settings import MIB
+from rsws.text import safe
 
 QUEUE_ENTRIES = 1000
-QUEUE_CHARACTERS = 4 * MIB
-"""Of JSON text. A longer message alone fills the queue."""
+QUEUE_BYTES = 4 * MIB
+"""That the texts of messages take in memory. A longer one alone fills the queue."""
 FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
 UNSUBSCRIBE_TIMEOUT_S = 2.0
@@ -46,8 +49,6 @@ Event: TypeAlias = Message | Subscribed | CaughtUp | Gap | Error
 """What a subscription with ``events=True`` yields."""
 T_co = TypeVar("T_co", covariant=True)
 
-log = logging.getLogger("rsws.client")
-
 
 def retry_delays() -> Iterator[float]:
     """Seconds to wait before each attempt, for ever: doubling, and random so that a herd does not return at once."""
@@ -55,6 +56,21 @@ def retry_delays() -> Iterator[float]:
     while True:
         yield random.uniform(0, ceiling)
         ceiling = min(2 * ceiling, MAX_RETRY_S)
+
+
+class _Notice:
+    """A gap or an error in the queue, which others of its kind may join until the application takes it."""
+
+    def __init__(self, event: Gap | Error) -> None:
+        self.event = event
+        self.is_queued = True
+
+    def join(self, event: Gap | Error) -> None:
+        """One event for both: from the beginning of the one to the end of the other."""
+        if isinstance(self.event, Gap) and isinstance(event, Gap):
+            reason = self.event.reason if event.reason == "trimmed" else event.reason
+            event = Gap(event.channel, self.event.last_message_id, event.resumes_at, reason)
+        self.event = event
 
 
 class Inbox:
@@ -78,36 +94,29 @@ class Inbox:
         self.ended = False
         self.feeds = [Feed(start, self, post, forget) for start in starts]
         self.paused: set[Feed] = set()
-        self._queue: deque[Event] = deque()
-        self._characters = 0
+        self._queue: deque[Event | _Notice] = deque()
+        self._bytes = 0
         self._news = asyncio.Event()
         self._error: Exception | None = None
 
     @property
     def full(self) -> bool:
         """Whether the next message has to wait in the stream."""
-        return len(self._queue) >= QUEUE_ENTRIES or self._characters >= QUEUE_CHARACTERS
+        return len(self._queue) >= QUEUE_ENTRIES or self._bytes >= QUEUE_BYTES
 
     @property
     def _drained(self) -> bool:
         # Not only when it is empty: the next messages come while the application is busy with the last ones.
-        return 4 * len(self._queue) <= QUEUE_ENTRIES and 4 * self._characters <= QUEUE_CHARACTERS
+        return 4 * len(self._queue) <= QUEUE_ENTRIES and 4 * self._bytes <= QUEUE_BYTES
 
-    def put(self, item: Event) -> None:
+    def put(self, item: Event | _Notice) -> None:
         """Queue it for the application."""
         if self.ended:
             return
         if isinstance(item, Message):
-            self._characters += len(item.json)
+            self._bytes += sys.getsizeof(item.json)
         self._queue.append(item)
         self._news.set()
-
-    def notify(self, item: Gap | Error, text: str) -> None:
-        """Tell the application: as an event, or in the log when it does not want events."""
-        if self.events:
-            self.put(item)
-        else:
-            log.warning("%s", text)
 
     async def get(self) -> Event:
         """The next item.
@@ -123,7 +132,10 @@ class Inbox:
             await self._news.wait()
         item = self._queue.popleft()
         if isinstance(item, Message):
-            self._characters -= len(item.json)
+            self._bytes -= sys.getsizeof(item.json)
+        elif isinstance(item, _Notice):
+            item.is_queued = False
+            item = item.event
         if self.paused and self._drained:
             paused, self.paused = self.paused, set()
             for feed in paused:
@@ -136,7 +148,7 @@ class Inbox:
         if self.events:
             self.put(reply)
         if not (self.events and self.feeds):
-            self.end(SubscribeRefused(f"{feed.channel}: {reply.error}", reply.code, feed.channel))
+            self.end(SubscribeRefused(f"{safe(feed.channel)}: {reply.error}", reply.code, feed.channel))
 
     def end(self, error: Exception | None = None) -> None:
         """Take nothing more; what is queued is still to be had when there is an error, and is dropped otherwise."""
@@ -194,6 +206,9 @@ class Feed:
         self._position: StreamId | None = None
         self._announced = False
         self._caught_up = False
+        self._notices: dict[type[Gap | Error], _Notice] = {}
+        """Those since the last message or event, of each kind."""
+        self._warnings = Warnings()
         self._in_trouble = False
         self._delays = retry_delays()
         self._retry: asyncio.TimerHandle | None = None
@@ -255,24 +270,40 @@ class Feed:
             case Message():
                 if not inbox.full:
                     self._position = reply.id
-                    inbox.put(reply)
+                    self._put(reply)
                 else:
                     self._state = _State.BEHIND
                     inbox.paused.add(self)
                     self.sync()
-            case CaughtUp():
+            case CaughtUp() if inbox.events and not self._caught_up:
                 self._caught_up = True
-                inbox.put(reply)
+                self._put(reply)
             case Gap():
                 if reply.reason == "reset":
                     self._position = ZERO  # ids begin anew
-                inbox.notify(reply, f"{self.channel}: gap after {reply.last_message_id} ({reply.reason})")
+                self._notify(reply, f"{self.channel}: gap after {reply.last_message_id} ({reply.reason})")
             case Error():
-                inbox.notify(reply, f"{self.channel}: {reply.error} ({reply.code})")
-            case Subscribed() | Unsubscribed():
+                self._notify(reply, f"{self.channel}: {reply.error} ({reply.code})")
+            case Subscribed() | Unsubscribed() | CaughtUp():
                 pass  # nothing was asked
             case _:
                 assert_never(reply)
+
+    def _put(self, item: Message | Subscribed | CaughtUp) -> None:
+        self._notices.clear()
+        self.inbox.put(item)
+
+    def _notify(self, event: Gap | Error, text: str) -> None:
+        """Tell the application: as an event, or in the log when it does not want events."""
+        if not self.inbox.events:
+            self._warnings.add(text)
+            return
+        notice = self._notices.get(type(event))
+        if notice is not None and notice.is_queued:
+            notice.join(event)
+        else:
+            notice = self._notices[type(event)] = _Notice(event)
+            self.inbox.put(notice)
 
     def _joined(self, reply: Subscribed) -> None:
         self._state = _State.ON
@@ -281,7 +312,7 @@ class Feed:
         self._delays = retry_delays()
         if self.inbox.events and not self._announced:
             self._announced = True
-            self.inbox.put(reply)
+            self._put(reply)
         self.sync()  # it may not be wanted any more
 
     def _refused(self, reply: Error) -> None:
@@ -292,7 +323,7 @@ class Feed:
         elif reply.code in passing:
             if not self._in_trouble:
                 self._in_trouble = True
-                self.inbox.notify(reply, f"{self.channel}: {reply.error} ({reply.code}); trying again")
+                self._notify(reply, f"{self.channel}: {reply.error} ({reply.code}); trying again")
             self._retry = asyncio.get_running_loop().call_later(next(self._delays), self.sync)
         else:
             self._forget(self)

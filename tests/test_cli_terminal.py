@@ -197,6 +197,18 @@ def test_broken_json_is_not_sent_and_can_be_mended(gateway: Gateway, redis_serve
     assert [data for _, data in entries(redis_server, channel)] == ['{"user":"budi"}', "[1, 2]", '"hi"']
 
 
+def test_broken_json_is_not_sent_from_a_dumb_terminal(
+    gateway: Gateway, redis_server: RedisServer, channel: str
+) -> None:
+    with Terminal("pub", channel, env=gateway.env | {"TERM": "dumb"}, columns=100) as terminal:
+        terminal.wait_for(f"{channel}>")
+        terminal.type('{"user":"budi"\r')
+        terminal.wait_for(rf'not JSON: \{{"user":"budi" - mend it(?s:.*)\n{channel}>')
+        terminal.type("\x04")
+        assert terminal.wait() == ExitCode.DONE
+    assert entries(redis_server, channel) == []
+
+
 def test_ctrl_c_while_an_ack_is_awaited_says_what_became_of_the_message() -> None:
     with acking(1, 2) as (env, all_came), Terminal("pub", "c", env=env) as terminal:
         terminal.wait_for("c>")

@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,10 +90,10 @@ class _StandardError(io.FileIO):
     """Standard error, where what can't be written is dropped: it says how a command does, and decides nothing."""
 
     def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError:
-            return len(data)
+        written: int | None = None
+        with suppress(OSError):
+            written = super().write(data)
+        return len(data) if written is None else written  # None, too, where it would have to wait
 
 
 def _run() -> int:

@@ -37,7 +37,7 @@ EXIT_HELP: dict[ExitCode, str] = {
     ExitCode.DONE: "done",
     ExitCode.ERROR: "error",
     ExitCode.USAGE: "usage",
-    ExitCode.NOT_CONNECTED: "cannot connect, or connection lost for good",
+    ExitCode.NOT_CONNECTED: "gateway or Redis can't be reached, or lost for good",
     ExitCode.REFUSED: "refused (token, right)",
     ExitCode.GAP: "gap, or messages lost, doubled or reordered",
     ExitCode.TIMEOUT: "timeout",

@@ -16,6 +16,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.utils import is_dumb_terminal
 from prompt_toolkit.validation import ValidationError, Validator
 
 from rsws.cli import terminal
@@ -109,7 +110,7 @@ class _Talk:
         in_command = Condition(lambda: self._session.default_buffer.text.startswith("/"))
         self._session: PromptSession[str] = PromptSession(
             history=history,
-            validator=_Checked(),
+            validator=None if is_dumb_terminal() else _Checked(),  # which shows nothing of it
             validate_while_typing=False,
             completer=_Completions(self._commands, self._watched),
             complete_while_typing=in_command,  # the room for the choices is taken then alone
@@ -172,7 +173,7 @@ class _Talk:
     # --- publish ---
 
     async def _publish(self, sending: Sending, line: Line) -> None:
-        data = as_message(line.text, text=not is_json(line.text))
+        data = _message(line.text)
         began = time.monotonic()
         async with self._publishing:
             self.sending = sending
@@ -283,19 +284,30 @@ def _lines(text: str) -> list[str]:
     return [text] if is_json(text.encode()) else [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def _message(line: bytes) -> bytes:
+    """The message that a line says: itself where it is JSON, else its text.
+
+    Raises:
+        UsageError: It is meant to be JSON, and is not.
+    """
+    if line.startswith((b"{", b"[", b'"')) and not is_json(line):
+        shown = line.decode(errors="replace")[:SHOWN_CHARACTERS]
+        raise UsageError(f'not JSON: {shown} - mend it; what begins with {{, [ or " has to be JSON')
+    return as_message(line, text=not is_json(line))
+
+
 class _Checked(Validator):
     """Refuses what is meant to be JSON and is not, while it can be mended."""
 
     def validate(self, document: Document) -> None:
         lines = _lines(document.text)
         for number, line in enumerate(lines, 1):
-            if line[0] in '{["' and not is_json(line.encode()):
+            try:
+                _message(line.encode())
+            except UsageError as fault:
                 where = f"line {number}: " if len(lines) > 1 else ""
-                text = terminal.safe(line[:SHOWN_CHARACTERS])
-                raise ValidationError(
-                    document.text.find(line) + _fault_at(line),
-                    f'{where}not JSON: {text} - mend it; what begins with {{, [ or " has to be JSON',
-                )
+                place = document.text.find(line) + _fault_at(line)
+                raise ValidationError(place, terminal.safe(f"{where}{fault}")) from None
 
 
 def _fault_at(line: str) -> int:

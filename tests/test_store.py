@@ -38,6 +38,7 @@ from rsws.streams.store import Entry, History, Once, Store, Stored, Tip, broken_
 from support import RedisServer, free_port
 
 TOP = 2**64 - 1
+PAGE_BYTES = 64 * 1024
 
 
 def target_of(redis: RedisServer, timeout_s: float = 5.0) -> RedisTarget:
@@ -462,7 +463,7 @@ async def test_page(redis_server: RedisServer, channel: str) -> None:
     async with running_store(redis_server) as store:
 
         async def page(after: StreamId, count: int) -> list[StreamId]:
-            history = await store.page(channel, after, count)
+            history = await store.page(channel, after, count, PAGE_BYTES)
             assert history.broken is None
             return [entry.id for entry in history.entries]
 
@@ -471,9 +472,38 @@ async def test_page(redis_server: RedisServer, channel: str) -> None:
         assert await page(ids[3], 4) == ids[4:8]
         assert await page(ids[7], 4) == ids[8:]
         assert await page(ids[9], 4) == []
-        assert await store.page(f"{channel}-missing", ZERO, 4) == History([])
-        [entry] = (await store.page(channel, ids[8], 1)).entries
+        assert await store.page(f"{channel}-missing", ZERO, 4, PAGE_BYTES) == History([], is_end=True)
+        [entry] = (await store.page(channel, ids[8], 1, PAGE_BYTES)).entries
         assert entry == Entry(str(ids[9]).encode(), b"9")
+
+
+@async_test
+async def test_a_page_is_bounded_in_bytes_whatever_came_before(own_redis: RedisServer, channel: str) -> None:
+    ids = parsed(add(own_redis, channel, *["1"] * 100, *["x" * 200_000] * 50, "2"))
+    async with running_store(own_redis) as store:
+        before, position, read = sent_by(own_redis), ids[49], []
+        sizes = []
+        while position != ids[-1]:
+            history = await store.page(channel, position, 256, PAGE_BYTES)
+            assert history.is_end == (history.entries[-1].id == ids[-1])
+            position = history.entries[-1].id
+            read += [entry.id for entry in history.entries]
+            sizes.append(sum(len(entry.data or b"") for entry in history.entries))
+        assert read == ids[50:]
+        assert max(sizes) <= PAGE_BYTES + 200_000
+        assert sent_by(own_redis) - before < 50 * 210_000  # each body once, the one at the position not at all
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 15, 16, 17, 40])
+@async_test
+async def test_a_page_that_ends_where_the_stream_does(redis_server: RedisServer, channel: str, count: int) -> None:
+    ids = parsed(add(redis_server, channel, *["1"] * (count + 1)))
+    async with running_store(redis_server) as store:
+        for limit in (1, 4, 5, 8, 9, 16, 256):
+            for after, left in ((ZERO, ids), (ids[0], ids[1:])):
+                history = await store.page(channel, after, limit, PAGE_BYTES)
+                assert [entry.id for entry in history.entries] == left[:limit]
+                assert history.is_end == (limit > len(left))
 
 
 @async_test
@@ -481,9 +511,9 @@ async def test_a_page_after_the_last_id_of_a_millisecond(redis_server: RedisServ
     for text in (f"5-{TOP}", "6-0", f"{TOP}-{TOP}"):
         redis_server.call("XADD", channel, text, "messageData", "1")
     async with running_store(redis_server) as store:
-        history = await store.page(channel, StreamId(5, TOP), 5)
+        history = await store.page(channel, StreamId(5, TOP), 5, PAGE_BYTES)
         assert [str(entry.id) for entry in history.entries] == ["6-0", f"{TOP}-{TOP}"]
-        assert await store.page(channel, StreamId(TOP, TOP), 5) == History([])
+        assert await store.page(channel, StreamId(TOP, TOP), 5, PAGE_BYTES) == History([], is_end=True)
 
 
 @pytest.mark.parametrize("gone", ["trimmed", "deleted in between", "nothing left", "made anew", "rolled back"])
@@ -494,21 +524,21 @@ async def test_a_page_says_whether_something_may_be_missing(redis_server: RedisS
         match gone:
             case "trimmed":
                 redis_server.call("XTRIM", channel, "MAXLEN", 3)
-                expected = History(entries_of(ids[3:], 3), "trimmed", Tip(ids[3], ids[5], 3))
+                expected = History(entries_of(ids[3:], 3), True, "trimmed", Tip(ids[3], ids[5], 3))
             case "deleted in between":
                 redis_server.call("XDEL", channel, str(ids[1]), str(ids[2]))
-                expected = History(entries_of(ids[3:], 3), None, Tip(ids[0], ids[5], 4))
+                expected = History(entries_of(ids[3:], 3), True, None, Tip(ids[0], ids[5], 4))
             case "nothing left":
                 redis_server.call("XTRIM", channel, "MAXLEN", 0)
-                expected = History([], "trimmed", Tip(None, ids[5]))
+                expected = History([], True, "trimmed", Tip(None, ids[5]))
             case "made anew":
                 redis_server.call("DEL", channel)
                 redis_server.call("XADD", channel, "1-0", "messageData", "9")
-                expected = History([], "reset", Tip(StreamId(1, 0), StreamId(1, 0), 1))
+                expected = History([], True, "reset", Tip(StreamId(1, 0), StreamId(1, 0), 1))
             case _:
                 redis_server.call("DEL", channel)
-                expected = History([], "reset", Tip(None, ZERO))
-        assert await store.page(channel, ids[1], 10) == expected
+                expected = History([], True, "reset", Tip(None, ZERO))
+        assert await store.page(channel, ids[1], 10, PAGE_BYTES) == expected
 
 
 def entries_of(ids: list[StreamId], first: int) -> list[Entry]:
@@ -543,7 +573,9 @@ async def test_pages_asked_for_at_once_do_not_mix(redis_server: RedisServer, cha
     for name, (first, *_) in zip(names[::2], ids[::2], strict=True):
         redis_server.call("XDEL", name, str(first))  # these need a second look
     async with running_store(redis_server) as store:
-        pages = await asyncio.gather(*[store.page(name, own[0], 100) for name, own in zip(names, ids, strict=True)])
+        pages = await asyncio.gather(
+            *[store.page(name, own[0], 100, PAGE_BYTES) for name, own in zip(names, ids, strict=True)]
+        )
         for index, (page, own) in enumerate(zip(pages, ids, strict=True)):
             assert [entry.id for entry in page.entries] == own[1:]
             assert page.broken == ("trimmed" if index % 2 == 0 else None)
@@ -554,7 +586,11 @@ async def test_of_a_repeated_field_the_last_counts(redis_server: RedisServer, ch
     for fields in (["messageData", "1", "x", "y", "messageData", "2"], ["x", "messageData"], ["messageData", b"\xff"]):
         redis_server.call("XADD", channel, "*", *fields)
     async with running_store(redis_server) as store:
-        assert [entry.data for entry in (await store.page(channel, ZERO, 5)).entries] == [b"2", None, b"\xff"]
+        assert [entry.data for entry in (await store.page(channel, ZERO, 5, PAGE_BYTES)).entries] == [
+            b"2",
+            None,
+            b"\xff",
+        ]
 
 
 def test_an_entry_that_was_deleted_under_the_hands_of_an_old_server_has_no_data() -> None:
@@ -589,21 +625,21 @@ async def test_errors_of_reads(own_redis: RedisServer) -> None:
     async with running_store(own_redis) as store:
         for after in (ZERO, StreamId(5, 0)):
             with pytest.raises(ChannelUnreadable, match="text"):
-                await store.page("text", after, 5)
+                await store.page("text", after, 5, PAGE_BYTES)
         with pytest.raises(ChannelUnreadable, match="text"):
             await store.before_last("text", 5, Tip(StreamId(1, 0), StreamId(9, 0), 9))
     restricted = Store(RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0), lambda cause: None)
     async with running(restricted):
         for after in (ZERO, StreamId(5, 0)):
             with pytest.raises(ChannelUnreadable, match="NOPERM"):
-                await restricted.page("closed", after, 5)
+                await restricted.page("closed", after, 5, PAGE_BYTES)
         with pytest.raises(ChannelUnreadable, match="NOPERM"):
             await restricted.tip("closed")
-        assert await restricted.page("open", ZERO, 5) == History([])
+        assert await restricted.page("open", ZERO, 5, PAGE_BYTES) == History([], is_end=True)
         own_redis.kill()
         for after in (ZERO, StreamId(5, 0)):
             with pytest.raises(RedisUnavailable):
-                await restricted.page("open", after, 5)
+                await restricted.page("open", after, 5, PAGE_BYTES)
         with pytest.raises(RedisUnavailable):
             await restricted.tip("open")
 
@@ -661,6 +697,12 @@ class Following:
     async def until(self, name: str, ids: list[StreamId]) -> None:
         await until(lambda: len(self.delivered[name]) >= len(ids), f"{len(ids)} entries of {name}")
         assert self.delivered[name] == ids
+
+
+def sent_by(redis: RedisServer) -> int:
+    """Bytes that it has sent to anybody."""
+    sent: int = redis.client.info("stats")["total_net_output_bytes"]
+    return sent
 
 
 def waiting_at_ends(redis: RedisServer) -> int:
@@ -791,17 +833,18 @@ async def test_a_message_costs_the_same_however_many_channels_are_followed(
 
 
 @async_test
-async def test_a_read_brings_no_more_than_the_last_entries_suggest(
+async def test_a_read_that_is_behind_is_bounded_in_bytes_whatever_came_before(
     redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader_module, "READ_BYTES", 100_000)
-    first, *ids = parsed(add(redis_server, channel, *["x" * 10_000] * 301))
     sizes: list[int] = []
     async with following(redis_server) as room:
-        room.on_delivery = lambda entries: sizes.append(len(entries))
-        room.follow(channel, first)
+        room.on_delivery = lambda entries: sizes.append(sum(len(entry.data or b"") for entry in entries))
+        ids = parsed(add(redis_server, channel, *["1"] * 500, *["x" * 10_000] * 300, *["1"] * 500))
+        room.follow(channel)
         await room.until(channel, ids)
-    assert sizes == [15, *[10] * 28, 5]
+    assert max(sizes) < 100_000 + 10_000
+    assert room.interruptions == 0
 
 
 @pytest.mark.parametrize("how", ["deleted", "made anew", "renamed over", "flushed"])

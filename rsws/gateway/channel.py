@@ -8,7 +8,7 @@ cursor, and it never waits, so that nothing can come between a subscription's te
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Protocol, TypeAlias
@@ -49,11 +49,35 @@ class Listener(Protocol):
 
 
 class RingBudget:
-    """What the rings of all channels may hold together."""
+    """What the rings of all channels may hold together.
+
+    Once that is reached it takes the older half of a ring at a time, in turns: of those that were delivered nothing
+    since their last turn first, so that what is quiet makes room for what is busy, and the largest rings give most.
+    """
 
     def __init__(self, limit_bytes: int = 64 * 1024 * 1024) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+        self._rings: OrderedDict[Channel, None] = OrderedDict()
+        """Those that hold something, in the order of their turns."""
+
+    def add(self, channel: Channel) -> None:
+        """The ring of ``channel`` holds something now."""
+        self._rings[channel] = None
+
+    def remove(self, channel: Channel) -> None:
+        """It holds nothing any more, if it ever did."""
+        self._rings.pop(channel, None)
+
+    def make_room(self) -> None:
+        """Have rings shrink until all is within the limit. Each delivery defers the turn of its ring once."""
+        while self.used_bytes > self.limit_bytes and self._rings:
+            channel = next(iter(self._rings))
+            self._rings.move_to_end(channel)
+            if channel.ring_in_use:
+                channel.ring_in_use = False
+            else:
+                channel.shrink_ring(channel.ring_bytes // 2)
 
 
 class Channel:
@@ -89,7 +113,9 @@ class Channel:
         self.metrics = metrics
         self._budget = budget
         self._ring: deque[Encoded] = deque()
-        self._ring_bytes = 0
+        self.ring_bytes = 0
+        self.ring_in_use = False
+        """Whether anything was added to the ring since its last turn to make room."""
         self.is_unreadable = False
         """Whether Redis won't read it for now, and everyone was told."""
         self.page_entries = 16
@@ -212,9 +238,10 @@ class Channel:
 
     def close(self) -> None:
         """Give the ring's share of the budget back."""
-        self._budget.used_bytes -= self._ring_bytes
+        self._budget.used_bytes -= self.ring_bytes
+        self._budget.remove(self)
         self._ring.clear()
-        self._ring_bytes = 0
+        self.ring_bytes = 0
 
     def _restart(self, cursor: StreamId) -> None:
         self.close()
@@ -233,17 +260,31 @@ class Channel:
                 listener.readable()
 
     def _remember(self, messages: list[Encoded], size: int) -> None:
-        ring, budget = self._ring, self._budget
-        ring.extend(messages)
-        self._ring_bytes += size
+        if not messages:
+            return
+        budget = self._budget
+        if not self._ring:
+            budget.add(self)
+        self._ring.extend(messages)
+        self.ring_bytes += size
+        self.ring_in_use = True
         budget.used_bytes += size
-        dropped = None
-        while ring and (self._ring_bytes > RING_BYTES or budget.used_bytes > budget.limit_bytes):
+        if self.ring_bytes > RING_BYTES:
+            self.shrink_ring(RING_BYTES)
+        if budget.used_bytes > budget.limit_bytes:
+            budget.make_room()
+
+    def shrink_ring(self, limit_bytes: int) -> None:
+        """Forget the oldest messages, so that the ring holds no more than that."""
+        ring, before, dropped = self._ring, self.ring_bytes, None
+        while ring and self.ring_bytes > limit_bytes:
             dropped = ring.popleft()
-            self._ring_bytes -= len(dropped[1])
-            budget.used_bytes -= len(dropped[1])
+            self.ring_bytes -= len(dropped[1])
         if dropped is not None:
             self.floor = _id_of(dropped)
+            self._budget.used_bytes -= before - self.ring_bytes
+            if not ring:
+                self._budget.remove(self)
 
 
 def _id_of(message: Encoded) -> StreamId:

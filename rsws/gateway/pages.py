@@ -81,7 +81,7 @@ class Pages:
         while channel.listeners and key.generation == channel.generation:
             try:
                 cursor, limit = channel.cursor, channel.page_entries
-                history = await self._store.page(channel.name, after, limit)
+                history = await self._store.page(channel.name, after, limit, CHUNK_BYTES)
             except ChannelUnreadable as error:
                 for subscription in self._waiting[key]:
                     subscription.unreadable(error)
@@ -91,7 +91,7 @@ class Pages:
                 await self._pause(key, RETRY_S)
             else:
                 if history.broken != "reset":
-                    return self._encode(key, history, limit, cursor)
+                    return self._encode(key, history, cursor)
                 await self._check(channel)
                 await self._pause(key, RETRY_S)
         return None
@@ -101,29 +101,21 @@ class Pages:
             subscription.yield_turn()
         await asyncio.sleep(delay_s)
 
-    def _encode(self, key: _PageKey, history: History, limit: int, cursor: StreamId) -> Page:
+    def _encode(self, key: _PageKey, history: History, cursor: StreamId) -> Page:
         channel, entries = key.channel, history.entries
-        frames: list[bytes] = []
-        size = used = 0
-        for entry in entries:
-            used += 1
-            frame = channel.encode(entry)
-            if frame is not None:
-                frames.append(frame)
-                size += len(frame)
-                if size >= CHUNK_BYTES:  # bigger messages than the last page had: the rest is read again
-                    break
-        if used:
+        frames = [frame for entry in entries if (frame := channel.encode(entry)) is not None]
+        joined = b"".join(frames)
+        if entries:
             low, high = PAGE_ENTRIES
-            channel.page_entries = max(low, min(high, CHUNK_BYTES * used // max(1, size)))
+            channel.page_entries = max(low, min(high, CHUNK_BYTES * len(entries) // max(1, len(joined))))
         gap = None
         if history.tip is not None:
             cursor = max(cursor, history.tip.last)
             if history.broken is not None:
                 gap = Gap(channel.name, key.after, history.tip.first, history.broken)
-        last = entries[used - 1].id if used else key.after
+        last = entries[-1].id if entries else key.after
         channel.metrics.history_entries_read += len(entries)
-        page = Page(b"".join(frames), len(frames), last, used == len(entries) < limit, cursor, gap)
+        page = Page(joined, len(frames), last, history.is_end, cursor, gap)
         if not page.complete:
             self._cache.put(key, page)
         return page

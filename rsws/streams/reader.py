@@ -22,8 +22,8 @@ from rsws.protocol import StreamId
 from rsws.streams.ends import Ends
 from rsws.streams.link import Link, RedisTarget
 from rsws.streams.redis_connection import ReplyError, pack
-from rsws.streams.scripts import LOOK
-from rsws.streams.store import Entry, parse_entries, run_script, store_error
+from rsws.streams.scripts import READ
+from rsws.streams.store import Entry, parse_entries, parse_read, read_arguments, run_script, store_error
 
 log = logging.getLogger("rsws.reader")
 
@@ -31,7 +31,9 @@ GATHER_S = 0.001
 """A stream is read again no sooner: each message alone would cost a read, and each of its clients a write."""
 READ_ENTRIES = 200
 READ_BYTES = 256 * 1024
-"""What one read of one stream should bring at most, as far as its last entries tell."""
+"""What one read of one stream brings at most, a last entry that goes over it included."""
+FEW_ENTRIES = 20
+"""So many are read without a look at their size: a script that looks costs Redis several times as much per entry."""
 REFUSED_S = 0.5
 QUARANTINE_S = 30.0
 
@@ -61,6 +63,7 @@ class _Followed:
         "at_rest",
         "delivered_at",
         "follower",
+        "is_busy",
         "is_fleeting",
         "is_unreadable",
         "key",
@@ -75,7 +78,9 @@ class _Followed:
         self.position = str(after).encode()
         self.follower = follower
         self.limit = 16
-        """How many entries the next read may bring, the one at the position included."""
+        """How many entries the next read may bring, as far as the size of the last ones tells."""
+        self.is_busy = False
+        """Whether the last read brought more than a few, and the next may, too."""
         self.at_rest = False
         """Whether it was read to its end, and Redis says when there is more."""
         self.is_fleeting = False
@@ -121,7 +126,7 @@ class Reader:
         before = self._remove(followed.key)
         followed.is_fleeting = before is not None and before.is_fleeting
         self._followed[followed.key] = followed
-        self._look(followed)
+        self._read_bounded(followed)
 
     def unfollow(self, name: str) -> None:
         """Read this stream no more; nothing of it is delivered after this call."""
@@ -179,37 +184,66 @@ class Reader:
 
     def _read(self, followed: _Followed) -> None:
         """Ask for what comes after the position, and for the entry there, without which some of that may be trimmed."""
+        if self._followed.get(followed.key) is not followed:
+            return
         followed.at_rest = False
-        command = pack(b"XRANGE", followed.key, followed.position, b"+", b"COUNT", b"%d" % followed.limit)
-        self._link.submit(command, partial(self._take, followed))
+        if followed.is_busy:
+            self._read_bounded(followed)
+            return
+        count = 1 + min(followed.limit, FEW_ENTRIES)
+        command = pack(b"XRANGE", followed.key, followed.position, b"+", b"COUNT", b"%d" % count)
+        self._link.submit(command, partial(self._take_few, followed, count))
+
+    def _read_bounded(self, followed: _Followed) -> None:
+        """The same with a bound in bytes, and where the stream ends if the entry at the position is gone."""
+        arguments = read_arguments(followed.position, followed.limit, READ_BYTES)
+        run_script(self._link, READ, (followed.key,), arguments, partial(self._take, followed))
+
+    def _take_few(self, followed: _Followed, count: int, reply: Any) -> None:
+        if self._followed.get(followed.key) is not followed:
+            return
+        if isinstance(reply, Exception):
+            self._failed(followed, reply)
+        elif followed.position == _BEGINNING or (reply and reply[0][0] == followed.position):
+            news = reply if followed.position == _BEGINNING else reply[1:]
+            self._continue(followed, parse_entries(news), is_end=len(reply) < count)
+        else:  # with no entry at the position, is that the stream's end or another's?
+            self._read_bounded(followed)
 
     def _take(self, followed: _Followed, reply: Any) -> None:
         if self._followed.get(followed.key) is not followed:
             return
         if isinstance(reply, Exception):
             self._failed(followed, reply)
+            return
+        entries, is_end, tip = parse_read(reply)
+        if tip is None:
+            self._continue(followed, entries, is_end=is_end)
         elif followed.is_unreadable:
-            log.info("channel readable again channel=%r", followed.name)
-            followed.follower.interrupted()
-        elif followed.position == _BEGINNING:
-            self._go_on(followed, reply, has_more=len(reply) == followed.limit)
-        elif not reply:
-            self._look(followed)
-        elif reply[0][0] == followed.position:
-            if len(reply) > 1:
-                followed.is_fleeting = False
-            self._go_on(followed, reply[1:], has_more=len(reply) == followed.limit)
+            self._continue(followed, [], is_end=True)
+        elif not entries and tip.last == StreamId.from_redis(followed.position):
+            self._wait(followed)
         else:
-            followed.is_fleeting = True
+            followed.is_fleeting = bool(entries)
             followed.follower.interrupted()
 
-    def _go_on(self, followed: _Followed, raw: list[Any], has_more: bool) -> None:
+    def _continue(self, followed: _Followed, entries: list[Entry], *, is_end: bool) -> None:
+        """Go on with what follows the position without a gap."""
+        if followed.is_unreadable:
+            log.info("channel readable again channel=%r", followed.name)
+            followed.follower.interrupted()
+            return
+        if entries and followed.position != _BEGINNING:
+            followed.is_fleeting = False
+        self._go_on(followed, entries, has_more=not is_end)
+
+    def _go_on(self, followed: _Followed, entries: list[Entry], has_more: bool) -> None:
         """Hand on what came, if anything did, and go on behind it."""
-        entries = parse_entries(raw)
         if entries:
             followed.position = entries[-1].raw_id
             size = sum([len(entry.data or b"") for entry in entries])
-            followed.limit = 1 + max(1, min(READ_ENTRIES, READ_BYTES * len(entries) // (size or 1)))
+            followed.limit = max(1, min(READ_ENTRIES, READ_BYTES * len(entries) // (size or 1)))
+        followed.is_busy = len(entries) >= FEW_ENTRIES
         if has_more:
             self._read(followed)
         elif self._is_told and not followed.is_fleeting:
@@ -220,32 +254,13 @@ class Reader:
             followed.follower.deliver(entries)
             followed.delivered_at = time.monotonic()
 
-    def _look(self, followed: _Followed) -> None:
-        """Read, and see where the stream ends: with no entry from the position on, is that its end or another's?"""
-        arguments = (followed.position, b"%d" % followed.limit)
-        run_script(self._link, LOOK, (followed.key,), arguments, partial(self._looked, followed))
-
-    def _looked(self, followed: _Followed, reply: Any) -> None:
-        if isinstance(reply, Exception):
-            self._take(followed, reply)
-            return
-        _, last, _, found = reply
-        if found or followed.position == _BEGINNING or followed.is_unreadable:
-            self._take(followed, found)
-        elif self._followed.get(followed.key) is not followed:
-            return
-        elif last == followed.position:
-            self._wait(followed)
-        else:
-            followed.follower.interrupted()
-
     def _wait(self, followed: _Followed) -> None:
         """Without an entry at the position only a read that waits for the next one shows that it is the next."""
         self._ends.wait(followed.key, followed.position, partial(self._came, followed))
 
     def _came(self, followed: _Followed, raw: list[Any]) -> None:
         if raw:  # the last of them may be gone again by now
-            self._go_on(followed, raw, has_more=True)
+            self._go_on(followed, parse_entries(raw), has_more=True)
         else:
             self._read(followed)
 

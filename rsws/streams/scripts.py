@@ -33,35 +33,104 @@ class Script:
         return pack(b"EVAL", self.text, b"%d" % len(keys), *keys, *arguments)
 
 
-LOOK = Script(b"""
-local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-local first, last, length = false, '0-0', 0
-if info.err then
-  if not string.find(info.err, 'no such key', 1, true) then return info end
-else
-  for index = 1, #info, 2 do
-    if info[index] == 'length' then length = info[index + 1] end
-    if info[index] == 'last-generated-id' then last = info[index + 1] end
-    if info[index] == 'first-entry' and info[index + 1] then first = info[index + 1][1] end
+_LOOK = b"""
+local function look(key)
+  local info = redis.pcall('XINFO', 'STREAM', key)
+  local first, last, length = false, '0-0', 0
+  if info.err then
+    if not string.find(info.err, 'no such key', 1, true) then return info end
+  else
+    for index = 1, #info, 2 do
+      if info[index] == 'length' then length = info[index + 1] end
+      if info[index] == 'last-generated-id' then last = info[index + 1] end
+      if info[index] == 'first-entry' and info[index + 1] then first = info[index + 1][1] end
+    end
   end
+  return {first, last, length}
 end
-if not ARGV[1] then return {first, last, length} end
-return {first, last, length, redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])}
-""")
-"""The ends of the stream KEYS[1]: its first entry's id (nil where there is none), the last id it generated, its length.
-
-XINFO alone would send the first and the last entry along, a megabyte each perhaps. With arguments, the entries from
-ARGV[1] on too, at most ARGV[2], as of the same moment.
 """
 
-STEP_BACK = Script(b"""
-local entries = redis.call('XREVRANGE', KEYS[1], ARGV[1], '-', 'COUNT', ARGV[2])
-if #entries == 0 then return {0, false} end
-return {#entries, entries[#entries][1]}
-""")
-"""How many entries of the stream KEYS[1] there are up to ARGV[1], at most ARGV[2], and the id of the first of them.
+_WALK = b"""
+local function walk(command, key, from, to, count, bytes, visit)
+  local left, room, last = count, bytes, false
+  while left > 0 and room > 0 do
+    local step = math.min(left, 8)
+    local asked = last and step + 1 or step
+    local entries = redis.call(command, key, last or from, to, 'COUNT', asked)
+    for index = last and 2 or 1, #entries do
+      local entry = entries[index]
+      left, last, room = left - 1, entry[1], room - visit(entry)
+      if room <= 0 then return last, false end
+    end
+    if #entries < asked then return last, true end
+  end
+  return last, false
+end
+"""
+"""Visits up to ``count`` entries until ``bytes`` are reached: the last one visited, and whether there are no more.
 
-XREVRANGE alone would send the bodies along.
+Eight at a time, as they may be a megabyte each. An exclusive start would need Redis 6.2: each step begins with the last
+entry of the one before.
+"""
+
+LOOK = Script(_LOOK + b"return look(KEYS[1])")
+"""The ends of the stream KEYS[1]: its first entry's id (nil where there is none), the last id it generated, its length.
+
+XINFO alone would send the first and the last entry along, a megabyte each perhaps.
+"""
+
+READ = Script(
+    _LOOK
+    + _WALK
+    + b"""
+local found, size, is_start, is_there = {}, 0, ARGV[1] == '0-0', false
+local count = tonumber(ARGV[2]) + (is_start and 0 or 1)
+local _, is_end = walk('XRANGE', KEYS[1], ARGV[1], '+', count, tonumber(ARGV[3]), function (entry)
+  if entry[1] == ARGV[1] then
+    is_there = true
+    return 0
+  end
+  local fields, data, bytes = entry[2] or {}, false, 0
+  for index = 1, #fields, 2 do
+    if fields[index] == ARGV[4] then data = fields[index + 1] end
+    bytes = bytes + #fields[index + 1]
+  end
+  found[size + 1], found[size + 2] = entry[1], data
+  size = size + 2
+  return bytes
+end)
+local tip = false
+if not is_there and not is_start then
+  tip = look(KEYS[1])
+  if tip.err then return tip end
+end
+return {found, is_end and 1 or 0, tip}
+"""
+)
+"""The entries of the stream KEYS[1] after the id ARGV[1]: at most ARGV[2] (or one
+more where there is none ARGV[1]), until their values have ARGV[3] bytes.
+
+Returns their ids and the values of their field ARGV[4] (of several the last; nil where there is none) in turns, whether
+the stream ends behind them, and, where there is no entry ARGV[1], what LOOK returns as of the same moment.
+"""
+
+STEP_BACK = Script(
+    _WALK
+    + b"""
+local count = 0
+local first, is_end = walk('XREVRANGE', KEYS[1], ARGV[1], '-', tonumber(ARGV[2]), tonumber(ARGV[3]), function (entry)
+  local bytes = 0
+  for _, text in ipairs(entry[2] or {}) do bytes = bytes + #text end
+  count = count + 1
+  return bytes
+end)
+return {count, first, is_end and 1 or 0}
+"""
+)
+"""Counts entries of the stream KEYS[1] backwards from ARGV[1]: at most ARGV[2], until they have ARGV[3] bytes.
+
+Returns how many, the id of the first of them, and whether it is the stream's first. XREVRANGE alone would send the
+bodies along.
 """
 
 STORE_ONCE = Script(b"""

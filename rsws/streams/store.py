@@ -15,14 +15,17 @@ import msgspec
 from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
 from rsws.streams.link import Link, RedisTarget, future_reply
+from rsws.streams.lookback import LookBack
 from rsws.streams.redis_connection import OnReply, ReplyError
-from rsws.streams.scripts import LOOK, STEP_BACK, STORE_ONCE, Script
+from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE, Script
 
 _FIELD = FIELD.encode()
-_STEP = 32
-"""Entries that Redis holds in its hands at once while it counts backwards: they may be a megabyte each."""
+FEW_ENTRIES = 4
+"""So many are read without a look at their size: a script that looks costs Redis several times as much per entry."""
 HISTORY_READS = 16
 """Reads of history under way at once."""
+STEP_BYTES = 256 * 1024
+"""When so many were looked at, a step back ends."""
 
 Keys: TypeAlias = tuple[bytes, ...]
 
@@ -87,8 +90,9 @@ class Store:
 
     def __init__(self, target: RedisTarget, on_change: Callable[[str | None], None]) -> None:
         self.commands = Link(target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change)
-        self.history = Link(target, "rsws-history", [LOOK.load, STEP_BACK.load])
+        self.history = Link(target, "rsws-history", [READ.load, STEP_BACK.load])
         self._reads = asyncio.Semaphore(HISTORY_READS)
+        self._look_back = LookBack(self._step_back)
         self._looks: dict[str, tuple[int, asyncio.Future[Any]]] = {}
         """The last look at each channel that is under way, and the turn of the link in which it was asked for."""
 
@@ -177,32 +181,41 @@ class Store:
             raise store_error(channel, error) from None
         return _tip(first, last, length)
 
-    async def page(self, channel: str, after: StreamId, limit: int) -> History:
+    async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         """The next entries of ``channel`` and whether they follow ``after`` without a gap.
 
         Args:
-            limit: How many at most; fewer mean that the end was reached.
+            limit: About how many at most.
+            limit_bytes: When they have so many no more are read; never mind where they are few.
 
         Raises:
             StoreError: See :func:`store_error`.
         """
         async with self._reads:
-            return await self._page(channel, after, limit)
+            try:
+                if limit <= FEW_ENTRIES:
+                    history = await self._few(channel, after, limit)
+                    if history is not None:
+                        return history
+                return await self._read(channel, after, limit, limit_bytes)
+            except (ReplyError, RedisUnavailable) as error:
+                raise store_error(channel, error) from None
 
-    async def _page(self, channel: str, after: StreamId, limit: int) -> History:
-        key, start, count = channel.encode(), str(after).encode(), b"%d" % (limit + 1)
-        entries = parse_entries(await self._ask(channel, b"XRANGE", key, start, b"+", b"COUNT", count))
+    async def _few(self, channel: str, after: StreamId, limit: int) -> History | None:
+        """What follows ``after``; None when its entry is gone, so that only the stream's ends tell what that means."""
+        count = limit if after == ZERO else limit + 1
+        start = str(after).encode()
+        reply = await self.history.call(b"XRANGE", channel.encode(), start, b"+", b"COUNT", b"%d" % count)
+        entries, is_end = parse_entries(reply), len(reply) < count
         if after == ZERO:
-            return History(entries[:limit])
-        if entries and entries[0].id == after:  # it is still there, so nothing after it was trimmed
-            return History(entries[1:])
-        # It is not, which need not mean anything: both ends and what follows, as of one moment, tell.
-        try:
-            first, last, length, found = await _ask(self.history, LOOK, (key,), (start, count))
-        except (ReplyError, RedisUnavailable) as error:
-            raise store_error(channel, error) from None
-        tip = _tip(first, last, length)
-        return History(parse_entries(found)[:limit], broken_continuity(after, tip), tip)
+            return History(entries, is_end)
+        return History(entries[1:], is_end) if entries and entries[0].id == after else None
+
+    async def _read(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
+        arguments = read_arguments(str(after).encode(), limit, limit_bytes)
+        reply = await _ask(self.history, READ, (channel.encode(),), arguments)
+        entries, is_end, tip = parse_read(reply)
+        return History(entries, is_end, None if tip is None else broken_continuity(after, tip), tip)
 
     async def before_last(self, channel: str, count: int, tip: Tip) -> StreamId:
         """The position with exactly ``count`` entries after it up to ``tip``; ``0-0`` where there are no more.
@@ -212,31 +225,18 @@ class Store:
         Raises:
             StoreError: See :func:`store_error`.
         """
-        end = tip.last
         if count == 0 or count >= tip.length:
-            return ZERO if count else end
-        left = count + 1
-        while True:
-            step = min(left, _STEP)
-            try:
-                async with self._reads:
-                    arguments = (str(end).encode(), b"%d" % step)
-                    found, first = await _ask(self.history, STEP_BACK, (channel.encode(),), arguments)
-            except (ReplyError, RedisUnavailable) as error:
-                raise store_error(channel, error) from None
-            if found < step:
-                return ZERO
-            left -= step
-            position = StreamId.from_redis(first)
-            if left == 0:
-                return position
-            end = position.before()
+            return ZERO if count else tip.last
+        return await self._look_back.position(channel, count, tip.last)
 
-    async def _ask(self, channel: str, *command: bytes) -> Any:
+    async def _step_back(self, channel: str, end: StreamId, limit: int) -> tuple[int, StreamId, bool]:
+        """See :data:`rsws.streams.lookback.Step`."""
+        arguments = (str(end).encode(), b"%d" % limit, b"%d" % STEP_BYTES)
         try:
-            return await self.history.call(*command)
+            found, first, is_first = await _ask(self.history, STEP_BACK, (channel.encode(),), arguments)
         except (ReplyError, RedisUnavailable) as error:
             raise store_error(channel, error) from None
+        return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
 
 
 def _appended(channel: str, on_result: Callable[[Stored | StoreError], None], reply: Any) -> None:
@@ -265,6 +265,8 @@ class History(NamedTuple):
     """What one read of a stream's history found."""
 
     entries: list[Entry]
+    is_end: bool
+    """Whether the stream ended behind them."""
     broken: Literal["trimmed", "reset"] | None = None
     """Why it can't be proven that nothing is missing before them; None when it is."""
     tip: Tip | None = None
@@ -291,6 +293,18 @@ def parse_entries(reply: Sequence[Any]) -> list[Entry]:
         Entry(raw_id, fields[1] if fields and len(fields) == 2 and fields[0] == _FIELD else _data(fields))
         for raw_id, fields in reply
     ]
+
+
+def read_arguments(after: bytes, limit: int, limit_bytes: int) -> Keys:
+    """What READ is called with."""
+    return after, b"%d" % limit, b"%d" % limit_bytes, _FIELD
+
+
+def parse_read(reply: Any) -> tuple[list[Entry], bool, Tip | None]:
+    """What READ returns: entries, whether the stream ends there, and its ends where the position's entry is gone."""
+    found, is_end, tip = reply
+    values = iter(found)
+    return list(map(Entry, values, values)), is_end == 1, None if tip is None else _tip(*tip)
 
 
 def _data(fields: Sequence[bytes] | None) -> bytes | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rsws"
-LOWER = ("errors", "urls", "settings", "protocol", "datadir", "runtime")
+LOWER = ("errors", "urls", "settings", "protocol", "ownership", "datadir", "runtime")
 
 # Room -> the rooms it may import.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -19,12 +19,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "urls": {"errors"},
     "settings": {"urls"},
     "protocol": {"errors"},
-    "datadir": {"errors", "settings"},
+    "ownership": {"errors"},
+    "datadir": {"errors", "ownership", "settings"},
     "runtime": set(),
     "streams": {*LOWER},
     "gateway": {*LOWER, "streams"},
-    "client": {*LOWER} - {"datadir", "runtime"},
-    "bench": {*LOWER, "client"} - {"datadir"},
+    "client": {*LOWER} - {"datadir", "ownership", "runtime"},
+    "bench": {*LOWER, "client"} - {"datadir", "ownership"},
     "cli": {*LOWER, "streams", "gateway", "client", "bench"},
     "__init__": {"client", "errors", "protocol"},
     "__main__": {"cli"},

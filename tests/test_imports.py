@@ -17,7 +17,7 @@ LOWER = ("errors", "urls", "settings", "protocol", "ownership", "datadir", "runt
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "urls": {"errors"},
-    "settings": {"urls"},
+    "settings": {"errors", "urls"},
     "protocol": {"errors"},
     "ownership": {"errors"},
     "datadir": {"errors", "ownership", "settings"},

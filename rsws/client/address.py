@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection
@@ -42,7 +42,7 @@ class Address:
 
     url: str
     """Fit to be shown: without query and password."""
-    full_url: str
+    full_url: str = field(repr=False)
     """With the token: never part of a text."""
 
     @classmethod

@@ -185,9 +185,15 @@ def test_whence_a_token_came_that_is_refused(command: str, redis_server: RedisSe
 # --- what holds a secret ---
 
 
-@pytest.mark.parametrize("of_flag", [True, False])
+@pytest.mark.parametrize(
+    ("variable", "overruled", "key"),
+    [
+        ("WEBSOCKET_SECRET_KEY", "secret_key", "of the file"),
+        ("WEBSOCKET_SECRET_KEY_FILE", "secret_key_file", "given"),
+    ],
+)
 def test_a_file_and_what_it_holds_are_overruled_by_a_flag(
-    tmp_path: Path, of_flag: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, variable: str, overruled: str, key: str
 ) -> None:
     made: list[Settings] = []
 
@@ -198,12 +204,9 @@ def test_a_file_and_what_it_holds_are_overruled_by_a_flag(
     (tmp_path / "key").write_text("of the file\n")
     values: dict[str, Any] = {each.name: each.default for each in fields(Settings)}
     values |= {"secret_key": "given", "secret_key_file": tmp_path / "key"}
-    monkeypatch.setenv("WEBSOCKET_SECRET_KEY" if of_flag else "WEBSOCKET_SECRET_KEY_FILE", "")
-    os.environ["WEBSOCKET_SECRET_KEY" if of_flag else "WEBSOCKET_SECRET_KEY_FILE"] = (
-        "given" if of_flag else str(tmp_path / "key")
-    )
+    os.environ[variable] = str(values[overruled])
     command(**values)
-    assert made[0].given_key == ("of the file" if of_flag else "given")
+    assert made[0].given_key == key
 
 
 def test_what_is_found_is_not_shown() -> None:

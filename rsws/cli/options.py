@@ -176,7 +176,7 @@ def find_gateway(settings: ClientSettings) -> Gateway:
         may_go = each.is_flag or each.is_from_env_file or not _url_is_from_env_file(settings)
         if not may_go and not _is_own(settings, url):
             raise UsageError(
-                f".env in the working directory leads to {redact_url(url)}, and {each.source}, which is not for whatever "
+                f".env in the working directory leads to {redact_url(url)}, and {each.source}, which is not for what "
                 ".env names: give the address with --url, or the token with --token-file"
             )
         return Gateway(url, token, each.source)

@@ -1,11 +1,11 @@
-FROM python:3.12-slim AS build
+FROM python:3.12.12-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY rsws ./rsws
 RUN python -m venv --without-pip /opt/rsws && \
     pip --python /opt/rsws/bin/python install --no-cache-dir .
 
-FROM python:3.12-slim
+FROM python:3.12.12-slim-bookworm
 RUN useradd --create-home --uid 10001 rsws
 COPY --from=build /opt/rsws /opt/rsws
 # Others have to reach it: 127.0.0.1, the default elsewhere, is the container alone.

@@ -33,6 +33,7 @@ from pathlib import Path
 
 import uvloop
 
+from rsws.ownership import PrivateDir
 from rsws.protocol import ZERO
 from rsws.streams.link import Link, RedisTarget
 from rsws.streams.reader import Follower, Reader
@@ -66,7 +67,7 @@ class Result:
 def redis_server() -> Iterator[int]:
     """A server on a free port, which is yielded."""
     with tempfile.TemporaryDirectory() as directory:
-        _, binary = choose_server(Path(directory))
+        _, binary = choose_server(PrivateDir(Path(directory)))
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = int(probe.getsockname()[1])
         options = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", directory)

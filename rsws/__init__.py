@@ -8,7 +8,8 @@ The rooms, each of which imports only from those below it::
     client/      connect() -> Client: publish, subscribe, reconnect and resume
     streams/     the Redis side: append, page, follow, trim; the embedded server
     runtime.py   the event loop and the file limit of a process with many connections
-    datadir.py   the user's data directory: key, embedded data, history of the prompt
+    datadir.py   the user's data directory: key, gateways that run, embedded data, history of the prompt
+    ownership.py what is this user's alone: directories and files; whose a listening socket is
     settings.py  every option once
     urls.py      addresses of gateways and Redis servers
     protocol.py  the wire: requests, replies and events as JSON text

@@ -1,15 +1,18 @@
-"""The user's data directory: the key of this machine's gateway, the embedded server's data, the prompt's history."""
+"""The user's data directory: the key of this machine's gateway, which gateways run with it, the embedded server's data,
+the prompt's history."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
-import tempfile
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from rsws.errors import SetupError
+from rsws.ownership import PrivateDir, listeners
 from rsws.settings import default_data_dir
 
 log = logging.getLogger("rsws.datadir")
@@ -20,6 +23,8 @@ class DataDir:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path if path is not None else default_data_dir()
+        self._private = PrivateDir(self.path, frozenset({"key", "pub_history", "redis", "gateways"}))
+        self._gateways = PrivateDir(self.path / "gateways")
 
     @property
     def key_file(self) -> Path:
@@ -35,23 +40,22 @@ class DataDir:
         return self.path / "pub_history"
 
     def create(self) -> Path:
-        """Make the directory.
+        """Make the directory, or make it private.
 
         Raises:
-            SetupError: It can't be made or written.
+            SetupError: It is somebody else's, or can't be made or written.
         """
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from None
-        if not os.access(self.path, os.W_OK | os.X_OK):
-            raise self._unwritable(PermissionError("permission denied"))
+        self._private.create()
         return self.path
 
     def read_key(self) -> str | None:
-        """The key made by :meth:`make_key` earlier; None when there is none or it can't be read."""
+        """The key made by :meth:`make_key` earlier; None when there is none or it can't be read.
+
+        Raises:
+            SetupError: The directory or the key is somebody else's.
+        """
         try:
-            return self.key_file.read_text().strip() or None
+            return self._private.read("key").decode().strip() or None
         except (OSError, UnicodeDecodeError):
             return None
 
@@ -59,57 +63,126 @@ class DataDir:
         """The key of this user's gateways on loopback, made at the first call and kept (mode 0600).
 
         Raises:
-            SetupError: The data directory can't be written, or the key there can't be read.
+            SetupError: The data directory is somebody else's or can't be written, or the key there can't be read.
         """
         self.create()
+        if _is_open_to_others(self.key_file):
+            log.warning("others could read the key in %s, and can't any more; remove it for a new one", self.key_file)
+        self._private.make_private()
         try:
-            if not self.key_file.exists():
-                # Written whole under another name first: gateways that start at once agree on one key.
-                descriptor, draft = tempfile.mkstemp(prefix="key.", dir=self.path)  # mode 0600
-                try:
-                    with open(descriptor, "w") as file:
-                        file.write(secrets.token_urlsafe(24) + "\n")
-                    with suppress(FileExistsError):
-                        os.link(draft, self.key_file)
-                finally:
-                    os.unlink(draft)
-            if _tighten(self.key_file):
-                log.warning(
-                    "others could read the key in %s, and can't any more; remove it for a new one", self.key_file
-                )
+            if not os.path.lexists(self.key_file):
+                self._write_key()
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._private.unwritable(error) from None
         key = self.read_key()
         if key is None:
             raise SetupError(f"the key in {self.key_file} can't be read; remove the file and a new one is made")
         return key
 
+    def _write_key(self) -> None:
+        """Written whole under another name first: gateways that start at once agree on one key."""
+        draft = f"key.{secrets.token_hex(8)}"
+        with open(self._private.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+            file.write(secrets.token_urlsafe(24) + "\n")
+        try:
+            with suppress(FileExistsError):
+                self._private.link(draft, "key")
+        finally:
+            self._private.remove(draft)
+
     def create_history(self) -> Path:
         """The file of the prompt's history (mode 0600), made if there is none.
 
         Raises:
-            SetupError: The data directory can't be written.
+            SetupError: The data directory is somebody else's or can't be written.
         """
         self.create()
         try:
-            self.prompt_history.touch(mode=0o600)
-            _tighten(self.prompt_history)
+            os.close(self._private.open(self.prompt_history.name, os.O_WRONLY | os.O_CREAT))
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._private.unwritable(error) from None
         return self.prompt_history
 
-    def _unwritable(self, error: OSError) -> SetupError:
-        reason = error.strerror or str(error)
-        return SetupError(
-            f"the data directory {self.path} can't be written ({reason}); "
-            f"choose another with --data-dir or RSWS_DATA_DIR"
-        )
+    # --- which gateways run ---
+
+    @contextmanager
+    def announce(self, addresses: Iterable[tuple[str, int]]) -> Iterator[None]:
+        """Let this user's commands know that a gateway of this directory listens there, for as long as the block lasts.
+
+        A file says so for each address, and a lock on it, which ends with this process however that ends.
+
+        Raises:
+            SetupError: The directory is somebody else's or can't be written.
+        """
+        with ExitStack() as stack:
+            try:
+                self._private.create()
+                self._gateways.create()
+                self._forget_the_dead()
+                for number, (host, port) in enumerate(addresses):
+                    self._announce(f"{port}-{os.getpid()}-{number}", host, stack)
+            except OSError as error:
+                raise self._gateways.unwritable(error) from None
+            yield
+
+    def _announce(self, name: str, host: str, stack: ExitStack) -> None:
+        draft = f"new-{name}"  # locked when it gets its name: whoever finds it unlocked may take it for left behind
+        descriptor = self._gateways.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, host.encode())
+        self._gateways.rename(draft, name)
+        stack.callback(self._gateways.discard, name)
+
+    def _forget_the_dead(self) -> None:
+        for name in self._gateways.names():
+            pid = name.removeprefix("new-").split("-")[1]
+            if not _is_alive(int(pid)):
+                self._gateways.discard(name)
+
+    def runs_gateway(self, host: str, port: int) -> bool:
+        """Whether what listens at that address of this machine is proven to be a gateway of this directory: it has
+        announced itself and lives, and nobody but this user listens there, as far as the system tells.
+
+        Args:
+            host: An IP address or ``localhost``.
+
+        Raises:
+            SetupError: The directory is somebody else's.
+        """
+        try:
+            names = [name for name in self._gateways.names() if name.startswith(f"{port}-")]
+        except OSError:
+            return False
+        hosts = set(filter(None, map(self._announced, names)))
+        if not hosts & {host, "0.0.0.0", "::"} and not (host == "localhost" and hosts):
+            return False
+        return listeners(host, port) in (None, {os.geteuid()})
+
+    def _announced(self, name: str) -> str | None:
+        """The host that a file says a gateway listens on; None when that gateway is gone."""
+        try:
+            with open(self._gateways.open(name, os.O_RDONLY)) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return self._gateways.read(name).decode()
+        except OSError:
+            pass
+        return None
 
 
-def _tighten(path: Path) -> bool:
-    """Close a file to all but its owner, if that is us; returns whether it was open to others."""
-    status = path.stat()
-    is_open = status.st_uid == os.geteuid() and bool(status.st_mode & 0o077)
-    if is_open:
-        path.chmod(0o600)
-    return is_open
+def _is_open_to_others(path: Path) -> bool:
+    try:
+        return bool(path.lstat().st_mode & 0o077)
+    except OSError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

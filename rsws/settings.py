@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from rsws.errors import UsageError
 from rsws.urls import is_loopback
 
 KIB = 1024
@@ -32,6 +33,8 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    secret: bool = False
+    """Whether it holds a secret: part of no text, ``repr`` included."""
 
 
 def option(
@@ -42,9 +45,11 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Any:
     """A field of a settings class."""
-    return field(default=default, metadata={"option": Option(env, help, minimum, maximum, choices)})
+    said = Option(env, help, minimum, maximum, choices, secret)
+    return field(default=default, repr=not secret, metadata={"option": said})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +69,20 @@ class Settings:
         None,
         "REDIS_URL",
         "Redis to use: redis://, rediss:// or unix://. Not set: a local one that answers, else the embedded server.",
+        secret=True,
+    )
+    redis_url_file: Path | None = option(
+        None, "REDIS_URL_FILE", "A file that holds the URL of Redis, for one with a password."
     )
     secret_key: str | None = option(
         None,
         "WEBSOCKET_SECRET_KEY",
-        "The token clients must give. Not set: on loopback one is made and kept in the data directory.",
+        "The token clients must give. As a flag all users of the machine see it (`ps`): use the variable or a file. "
+        "Not set: on loopback one is made and kept in the data directory.",
+        secret=True,
+    )
+    secret_key_file: Path | None = option(
+        None, "WEBSOCKET_SECRET_KEY_FILE", "A file that holds the token clients must give."
     )
     data_dir: Path | None = option(
         None,
@@ -81,6 +95,13 @@ class Settings:
         "Loopback port of the local Redis and of the embedded server.",
         minimum=1,
         maximum=65535,
+    )
+    embedded_maxmemory_bytes: int | None = option(
+        None,
+        "RSWS_EMBEDDED_MAXMEMORY_BYTES",
+        "Bytes the embedded server's data may take; above it publishes are refused and nothing is dropped. "
+        "Not set: no limit.",
+        minimum=1 * MIB,
     )
     redis_timeout_s: float = option(
         5 * SECONDS,
@@ -145,6 +166,28 @@ class Settings:
     log_level: str = option("info", "RSWS_LOG_LEVEL", "Least severe log line to print.", choices=LOG_LEVELS)
 
     @property
+    def given_key(self) -> str | None:
+        """The key that was given, by itself or in a file; None when none was.
+
+        Raises:
+            UsageError: The file can't be read or is empty.
+        """
+        if self.secret_key and not self.secret_key.isspace():
+            return self.secret_key
+        return read_secret(self.secret_key_file, "secret key") if self.secret_key_file is not None else None
+
+    @property
+    def given_redis_url(self) -> str | None:
+        """The URL of Redis that was given, by itself or in a file; None when none was.
+
+        Raises:
+            UsageError: The file can't be read or is empty.
+        """
+        if self.redis_url is None and self.redis_url_file is not None:
+            return read_secret(self.redis_url_file, "Redis URL")
+        return self.redis_url
+
+    @property
     def on_loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.host)
@@ -158,11 +201,14 @@ class ClientSettings:
         None,
         "RSWS_URL",
         "The gateway: ws://HOST:PORT or wss://... Not set: ws://127.0.0.1:PORT, PORT as for `rsws serve`.",
+        secret=True,
     )
     token: str | None = option(
         None,
         "RSWS_TOKEN",
-        "The token. Not set: WEBSOCKET_SECRET_KEY, or for a gateway on this machine the user's own key.",
+        "The token. As a flag all users of the machine see it (`ps`): use the variable or a file. "
+        "Not set: WEBSOCKET_SECRET_KEY or its file, or for the user's own gateway on this machine the user's own key.",
+        secret=True,
     )
     token_file: Path | None = option(None, "RSWS_TOKEN_FILE", "A file that holds the token.")
     data_dir: Path | None = option(
@@ -175,8 +221,36 @@ def options(settings: type[Any]) -> dict[str, Option]:
     return {item.name: item.metadata["option"] for item in fields(settings)}
 
 
+def read_secret(path: Path, what: str) -> str:
+    """The secret that a file holds, without the space around it.
+
+    Raises:
+        UsageError: The file can't be read or is empty.
+    """
+    try:
+        secret = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the file of the {what}, {path}, can't be read: {getattr(error, 'strerror', None) or 'it is no text'}"
+        ) from None
+    if not secret:
+        raise UsageError(f"the file of the {what}, {path}, is empty")
+    return secret
+
+
+def _names() -> set[str]:
+    """The environment's names of all settings."""
+    return {each.env for settings in (Settings, ClientSettings) for each in options(settings).values()}
+
+
+_of_env_file: dict[str, str] = {}
+"""What was taken over from ``.env``."""
+
+
 def load_env_file(path: Path = Path(".env")) -> list[int]:
-    """Take over what ``.env`` says, to the letter (a ``$`` is one), of names that are unset or empty otherwise.
+    """Take over what ``.env`` says, to the letter (a ``$`` is one), of settings that are unset or empty otherwise.
+
+    Of other names nothing is taken: whoever wrote that file may not say which code is loaded or what is trusted.
 
     Returns:
         The numbers of the lines that say nothing.
@@ -185,8 +259,8 @@ def load_env_file(path: Path = Path(".env")) -> list[int]:
         return []
     values, bad_lines = parse_env_file(path)
     for name, value in values.items():
-        if value and not os.environ.get(name):
-            os.environ[name] = value
+        if value and name in _names() and not os.environ.get(name):
+            os.environ[name] = _of_env_file[name] = value
     return bad_lines
 
 
@@ -203,6 +277,16 @@ def parse_env_file(path: Path) -> tuple[dict[str, str | None], list[int]]:
 def _first_line(text: str, line: int) -> int:
     """The number of the first line of ``text`` that is not blank, which begins with line ``line``."""
     return line + text[: len(text) - len(text.lstrip())].count("\n")
+
+
+def is_from_env_file(name: str) -> bool:
+    """Whether a variable of the environment has its value from ``.env``."""
+    return name in _of_env_file and os.environ.get(name) == _of_env_file[name]
+
+
+def environment_of_others() -> dict[str, str]:
+    """The environment for programs that are not rsws: without its settings, of which some are secret."""
+    return {name: value for name, value in os.environ.items() if name not in _names()}
 
 
 def default_data_dir() -> Path:

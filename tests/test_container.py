@@ -24,6 +24,7 @@ from support import RedisServer, eventually, free_port, run_rsws
 ROOT = Path(__file__).parent.parent
 USER_HOME = os.environ.get("HOME", "")  # where pip finds its settings; each test has an empty HOME
 PREFIX = "/opt/rsws"
+KEY = "kunci_rahasia_lokal_123"
 
 
 class Instruction(NamedTuple):
@@ -125,7 +126,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 def test_the_image_serves_is_healthy_and_stops(image: Image, redis_server: RedisServer) -> None:
-    given = {"PORT": str(free_port()), "WEBSOCKET_SECRET_KEY": "k", "REDIS_URL": redis_server.url}
+    given = {"PORT": str(free_port()), "WEBSOCKET_SECRET_KEY": KEY, "REDIS_URL": redis_server.url}
     with image.run(**given) as process:
         eventually(lambda: image.is_healthy(**given), what="health")
         process.send_signal(signal.SIGTERM)
@@ -138,8 +139,12 @@ def test_the_image_serves_is_healthy_and_stops(image: Image, redis_server: Redis
 @pytest.mark.parametrize(
     ("given", "text"),
     [
+        (
+            {"REDIS_URL": "redis://127.0.0.1:1", "WEBSOCKET_SECRET_KEY": "k"},
+            "WEBSOCKET_SECRET_KEY must have 8 characters or more",
+        ),
         ({"REDIS_URL": "redis://127.0.0.1:1"}, "WEBSOCKET_SECRET_KEY must be set to listen on 0.0.0.0"),
-        ({"WEBSOCKET_SECRET_KEY": "k"}, "REDIS_URL"),  # the extra `embedded` is not in it
+        ({"WEBSOCKET_SECRET_KEY": KEY}, "REDIS_URL"),  # the extra `embedded` is not in it
     ],
 )
 def test_the_image_says_what_it_needs(image: Image, given: dict[str, str], text: str, tmp_path: Path) -> None:
@@ -187,6 +192,24 @@ def test_compose_keeps_what_its_users_have(compose: dict[str, Any]) -> None:
     assert service["networks"] == ["my-shared-network"]
     assert service["restart"] == "unless-stopped"
     assert compose["networks"] == {"my-shared-network": {"external": True}}
+
+
+def test_in_compose_it_can_do_no_more_than_it_needs(compose: dict[str, Any]) -> None:
+    [service] = compose["services"].values()
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert "volumes" not in service
+
+
+def test_images_are_pinned_by_version() -> None:
+    texts = [(ROOT / name).read_text() for name in ("Dockerfile", "docker-compose.yaml", "README.md")]
+    images = re.findall(r"^FROM (\S+)", texts[0], flags=re.MULTILINE) + re.findall(r"\bredis:\S+", "".join(texts[1:]))
+    images = [image for image in images if not image.startswith("redis://")]
+    assert len(images) == 4
+    for image in images:
+        assert re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+(-[a-z-]+)?", image), image
 
 
 @pytest.mark.parametrize("line", ["PORT=9000", "HOST=127.0.0.1", ""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from rsws import datadir
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
-from support import unprivileged
+from support import free_port, run_python, unprivileged
 
 
 def mode(path: Path) -> int:
@@ -55,13 +57,71 @@ def test_a_key_that_others_could_read_is_closed_to_them(tmp_path: Path, caplog: 
     assert len(caplog.messages) == 1
 
 
-def test_the_key_of_another_user_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_belongs_to_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_dir = DataDir(tmp_path)
-    data_dir.key_file.write_text("shared\n")
+    data_dir.key_file.write_text("planted\n")
     data_dir.key_file.chmod(0o644)
-    monkeypatch.setattr(os, "geteuid", lambda: data_dir.key_file.stat().st_uid + 1)
-    assert data_dir.make_key() == "shared"
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    for use in (data_dir.make_key, data_dir.read_key, data_dir.create_history, data_dir.create):
+        with pytest.raises(SetupError, match=rf"{tmp_path} belongs to .*another directory with --data-dir"):
+            use()
     assert mode(data_dir.key_file) == 0o644
+
+
+def test_a_file_of_somebody_else_is_refused(public_path: Path) -> None:
+    data_dir = DataDir(public_path)
+    data_dir.key_file.write_text("planted\n")
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(data_dir.key_file, 65534, 65534)
+    for use in (data_dir.make_key, data_dir.read_key):
+        with pytest.raises(SetupError, match=rf"{data_dir.key_file} belongs to "):
+            use()
+
+
+def test_everything_in_it_is_made_private(tmp_path: Path) -> None:
+    data_dir = DataDir(tmp_path / "data")
+    below = data_dir.redis / "appendonlydir" / "base.aof"
+    below.parent.mkdir(parents=True)
+    below.write_text("history")
+    for path in (below, below.parent, data_dir.redis, data_dir.path):
+        path.chmod(0o777)
+    data_dir.make_key()
+    assert [mode(path) for path in (below, below.parent, data_dir.redis, data_dir.path)] == [0o600] + [0o700] * 3
+
+
+def test_a_directory_that_serves_something_else_too_is_left_as_it_is(tmp_path: Path) -> None:
+    data_dir = DataDir(tmp_path / "home")
+    (other := tmp_path / "home" / "script").touch(mode=0o755)
+    data_dir.path.chmod(0o755)
+    data_dir.make_key()
+    assert [mode(path) for path in (data_dir.path, other, data_dir.key_file)] == [0o755, 0o755, 0o600]
+    data_dir.path.chmod(0o1777)
+    with pytest.raises(SetupError, match=r"home can be written by others, and there is more in it"):
+        data_dir.make_key()
+    assert mode(data_dir.path) == 0o777
+
+
+@pytest.mark.parametrize("name", ["key", "pub_history", "redis"])
+def test_nothing_is_written_through_a_symbolic_link(tmp_path: Path, name: str) -> None:
+    """As root, too: the tests may be run by it."""
+    (target := tmp_path / "target").write_text("mine\n")
+    data_dir = DataDir(tmp_path / "data")
+    data_dir.create().joinpath(name).symlink_to(target)
+    use = data_dir.create_history if name == "pub_history" else data_dir.make_key
+    with pytest.raises(SetupError, match=rf"{data_dir.path / name} is a symbolic link.*remove it"):
+        use()
+    assert (target.read_text(), mode(target)) == ("mine\n", 0o644)
+
+
+def test_a_symbolic_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    (target := tmp_path / "target").mkdir(mode=0o755)
+    (tmp_path / "data").symlink_to(target)
+    for use in (DataDir(tmp_path / "data").make_key, DataDir(tmp_path / "data").create_history):
+        with pytest.raises(SetupError, match=r"data is a symbolic link"):
+            use()
+    assert (list(target.iterdir()), mode(target)) == ([], 0o755)
 
 
 def test_the_history_is_the_owners_alone(tmp_path: Path) -> None:
@@ -86,7 +146,7 @@ def test_a_history_that_others_could_read_is_closed_to_them(tmp_path: Path) -> N
 
 def test_a_history_that_can_not_be_made(tmp_path: Path) -> None:
     data_dir = DataDir(tmp_path / "data")
-    data_dir.create().joinpath("pub_history").symlink_to(tmp_path / "nowhere" / "file")
+    data_dir.create().joinpath("pub_history").mkdir()
     with pytest.raises(SetupError, match="can't be written"):
         data_dir.create_history()
 
@@ -153,7 +213,70 @@ def test_a_file_in_its_place(tmp_path: Path, where: str) -> None:
     assert data_dir.read_key() is None
 
 
-def test_a_directory_that_cannot_be_written(public_path: Path) -> None:
+def test_a_directory_that_cannot_be_made(public_path: Path) -> None:
     public_path.chmod(0o555)
-    with unprivileged(), pytest.raises(SetupError, match=rf"(?i){public_path} can't be written \(permission denied\)"):
-        DataDir(public_path).make_key()
+    data_dir = DataDir(public_path / "data")
+    with (
+        unprivileged(),
+        pytest.raises(SetupError, match=rf"(?i){data_dir.path} can't be written \(permission denied\)"),
+    ):
+        data_dir.make_key()
+
+
+# --- which gateways run ---
+
+LISTEN_AND_ANNOUNCE = """
+import socket, sys
+from pathlib import Path
+from rsws.datadir import DataDir
+
+with socket.create_server((sys.argv[2], int(sys.argv[3]))), DataDir(Path(sys.argv[1])).announce([sys.argv[2:4]]):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_gateway_is_known_as_long_as_it_lives(tmp_path: Path) -> None:
+    data_dir, port = DataDir(tmp_path / "data"), free_port()
+    assert not data_dir.runs_gateway("127.0.0.1", port)
+    for end in ("stop", "kill"):
+        with run_python(LISTEN_AND_ANNOUNCE, data_dir.path, "127.0.0.1", str(port)) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            assert data_dir.runs_gateway("127.0.0.1", port)
+            assert data_dir.runs_gateway("localhost", port)
+            assert not data_dir.runs_gateway("::1", port)
+            assert not data_dir.runs_gateway("127.0.0.1", port + 1)
+            assert not DataDir(tmp_path / "other").runs_gateway("127.0.0.1", port)
+            assert [mode(path) for path in (data_dir.path / "gateways").iterdir()] == [0o600]
+            if end == "stop":
+                process.communicate("", 5)
+                assert list((data_dir.path / "gateways").iterdir()) == []
+        with socket.create_server(("127.0.0.1", port)):
+            assert not data_dir.runs_gateway("127.0.0.1", port), "somebody has taken its place"
+    [left] = (data_dir.path / "gateways").iterdir()
+    with data_dir.announce([("127.0.0.1", port)]):
+        assert not left.exists(), "what a killed one has left is cleared away"
+
+
+def test_several_gateways_are_known_at_once(tmp_path: Path) -> None:
+    data_dir = DataDir(tmp_path)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("0.0.0.0", 0)) as two,
+        data_dir.announce([one.getsockname()]),
+        data_dir.announce([two.getsockname()]),
+    ):
+        for listening in (one, two):
+            assert data_dir.runs_gateway("127.0.0.1", listening.getsockname()[1])
+        assert not data_dir.runs_gateway("127.0.0.2", one.getsockname()[1])
+
+
+def test_a_socket_of_somebody_else_is_no_gateway_of_mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data_dir = DataDir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as listening, data_dir.announce([listening.getsockname()]):
+        port = listening.getsockname()[1]
+        assert data_dir.runs_gateway("127.0.0.1", port)
+        for told, is_proven in ((None, True), ({os.geteuid() + 1}, False), ({os.geteuid(), os.geteuid() + 1}, False)):
+            monkeypatch.setattr(datadir, "listeners", lambda host, port, told=told: told)
+            assert data_dir.runs_gateway("127.0.0.1", port) == is_proven

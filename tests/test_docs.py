@@ -135,7 +135,7 @@ def test_replies_in_the_documents_are_replies(frame: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "docs/protocol.md", "docs/bench.md", "examples/README.md", "CHANGELOG.md"]
+    "path", ["README.md", "docs/protocol.md", "docs/bench.md", "docs/secrets.md", "examples/README.md", "CHANGELOG.md"]
 )
 def test_links_lead_somewhere(path: str) -> None:
     document = ROOT / path

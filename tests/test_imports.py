@@ -11,21 +11,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rsws"
-LOWER = ("text", "errors", "urls", "settings", "protocol", "datadir", "runtime")
+LOWER = ("text", "errors", "urls", "settings", "protocol", "ownership", "datadir", "runtime")
 
 # Room -> the rooms it may import.
 MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
     "errors": set(),
     "urls": {"errors", "text"},
-    "settings": {"urls"},
+    "settings": {"errors", "urls"},
     "protocol": {"errors"},
-    "datadir": {"errors", "settings"},
+    "ownership": {"errors"},
+    "datadir": {"errors", "ownership", "settings"},
     "runtime": set(),
     "streams": {*LOWER},
     "gateway": {*LOWER, "streams"},
-    "client": {*LOWER} - {"datadir", "runtime"},
-    "bench": {*LOWER, "client"} - {"datadir"},
+    "client": {*LOWER} - {"datadir", "ownership", "runtime"},
+    "bench": {*LOWER, "client"} - {"datadir", "ownership"},
     "cli": {*LOWER, "streams", "gateway", "client", "bench"},
     "__init__": {"client", "errors", "protocol"},
     "__main__": {"cli"},

@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from rsws.errors import UsageError
-from rsws.settings import Settings, load_env_file
+from rsws.client.address import Address
+from rsws.datadir import DataDir
+from rsws.errors import SetupError, UsageError
+from rsws.gateway.access import Access
+from rsws.gateway.setup import FoundRedis, choose_key
+from rsws.gateway.supervisor import Orders
+from rsws.settings import ClientSettings, Settings, environment_of_others, is_from_env_file, load_env_file, options
 from rsws.streams.link import RedisTarget
 from rsws.urls import is_loopback, redact_url, websocket_url
+from support import RedisServer, RswsProcess, run_rsws
 
 # --- .env ---
 
@@ -30,6 +37,139 @@ def test_the_environment_beats_the_env_file(tmp_path: Path) -> None:
     os.environ["PORT"] = "9001"
     load_env_file()
     assert os.environ["PORT"] == "9001"
+
+
+def test_the_env_file_sets_nothing_but_settings(tmp_path: Path) -> None:
+    foreign = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "ALL_PROXY", "SSL_CERT_FILE", "HOME", "RSWS_ELSE")
+    before = {name: os.environ.pop(name, None) for name in foreign}
+    (tmp_path / ".env").write_text("".join(f"{name}=/evil\n" for name in (*foreign, "RSWS_WORKERS")))
+    load_env_file()
+    assert [name for name in foreign if name in os.environ] == []
+    assert os.environ["RSWS_WORKERS"] == "/evil"
+    os.environ |= {name: value for name, value in before.items() if value is not None}
+
+
+def test_code_that_the_env_file_names_is_not_loaded(tmp_path: Path) -> None:
+    """The embedded server is another program, which the dynamic linker starts."""
+    (tmp_path / ".env").write_text("LD_PRELOAD=/evil.so\nRSWS_LOG_LEVEL=info\n")
+    with RswsProcess("serve", "--port", "0") as serve:
+        serve.wait_for("Try in another terminal")
+        assert "evil" not in serve.output()
+        assert "evil" not in (tmp_path / "data" / "redis" / "server.log").read_text()
+
+
+def test_it_is_known_what_came_from_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=9000\nHOST=::1\n")
+    os.environ["HOST"] = "127.0.0.1"
+    load_env_file()
+    assert is_from_env_file("PORT")
+    assert not is_from_env_file("HOST")
+    os.environ["PORT"] = "9001"
+    assert not is_from_env_file("PORT")
+
+
+def test_other_programs_get_no_setting() -> None:
+    os.environ |= {"RSWS_TOKEN": "secret", "WEBSOCKET_SECRET_KEY": "secret", "REDIS_URL": "secret", "OTHER": "x"}
+    assert "secret" not in environment_of_others().values()
+    assert environment_of_others()["OTHER"] == "x"
+
+
+# --- secrets ---
+
+SENTINEL = "Sentinel"
+
+
+def secret_settings(settings: type[Any]) -> dict[str, str]:
+    """A value with the sentinel in it for each setting that may hold a secret, by the field's name."""
+    names = [name for name, each in options(settings).items() if each.secret]
+    return {name: f"redis://:{SENTINEL}@h" if "url" in name else SENTINEL for name in names}
+
+
+@pytest.mark.parametrize("settings", [Settings, ClientSettings])
+def test_no_text_of_the_settings_holds_a_secret(settings: type[Any]) -> None:
+    text_fields = {name for name in options(settings) if re.search("key|token|url|password|secret", name)}
+    secrets = secret_settings(settings)
+    assert text_fields - {name for name in text_fields if name.endswith("_file")} == secrets.keys()
+    made = settings(**secrets)
+    for text in (repr(made), str(made), f"{made}", repr([made]), f"{made!r}"):
+        assert SENTINEL not in text
+
+
+def test_no_text_of_what_is_made_of_them_holds_a_secret(tmp_path: Path) -> None:
+    settings = Settings(secret_key=SENTINEL, redis_url=f"redis://:{SENTINEL}@127.0.0.1:1")
+    key = choose_key(settings, DataDir(tmp_path / "data"))
+    target = RedisTarget(settings.redis_url or "", 1)
+    made: list[object] = [
+        key,
+        FoundRedis(target, settings.redis_url or "", "", None),
+        Orders(settings, (), 0, 0),
+        target,
+        target.connection("rsws"),
+        Address.of("ws://127.0.0.1", SENTINEL),
+        Access(key.secret),
+    ]
+    for each in made:
+        assert SENTINEL not in f"{each!r} {each}"
+
+
+FAILING = {
+    "no Redis in time": ("serve", "--redis-url", "redis://127.0.0.1:1/x"),
+    "no port": ("serve", "--port", "1", "--host", "192.0.2.1"),
+    "no number": ("serve", "--workers", "many"),
+    "no gateway": ("sub", "news", "--url", f"ws://127.0.0.1:1/?token={SENTINEL}"),
+    "no URL": ("pub", "news", "1", "--url", f"ws://:{SENTINEL}/@h:x"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_start_that_fails_gives_no_secret_away(name: str) -> None:
+    env = {
+        "WEBSOCKET_SECRET_KEY": SENTINEL,
+        "RSWS_TOKEN": SENTINEL,
+        "REDIS_URL": f"redis://:{SENTINEL}@127.0.0.1:1/",
+        "RSWS_LOG_LEVEL": "debug",
+        "PYTHONASYNCIODEBUG": "1",
+    }
+    done = run_rsws(*FAILING[name], env=env)
+    assert done.returncode != 0
+    assert SENTINEL not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_no_log_line_holds_a_secret(redis_server: RedisServer, workers: str) -> None:
+    env = {"WEBSOCKET_SECRET_KEY": SENTINEL, "RSWS_LOG_LEVEL": "debug", "PYTHONASYNCIODEBUG": "1"}
+    redis_url = f"redis://127.0.0.1:{redis_server.port}/0"
+    with RswsProcess("serve", "--port", "0", "--workers", workers, "--redis-url", redis_url, env=env) as serve:
+        url = serve.wait_for(r"url=(ws://\S+)")[1]
+        serve.wait_for("Try in another terminal")
+        assert run_rsws("pub", "news", "1", "--url", url, env=env).returncode == 0
+        assert run_rsws("pub", "news", "1", "--url", url, "--token", f"{SENTINEL}s").returncode != 0
+        assert serve.stop() == 0
+    assert SENTINEL not in serve.output()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff"])
+def test_a_file_of_a_secret_that_can_not_be_used(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"the file of the secret key, {path}, (can't be read|is empty)"):
+        _ = Settings(secret_key_file=path).given_key
+    with pytest.raises(UsageError, match=rf"the file of the Redis URL, {path}, (can't be read|is empty)"):
+        _ = Settings(redis_url_file=path).given_redis_url
+
+
+@pytest.mark.parametrize(("host", "key", "is_taken"), [
+    ("127.0.0.1", "k", True), ("0.0.0.0", "1234567", False), ("0.0.0.0", "12345678", True),
+    ("::", "kunci_rahasia_lokal_123", True), ("10.0.0.1", " ", False),
+])  # fmt: skip
+def test_which_keys_are_taken(host: str, key: str, is_taken: bool, tmp_path: Path) -> None:
+    settings = Settings(host=host, secret_key=key)
+    if is_taken:
+        assert choose_key(settings, DataDir(tmp_path / "data")).secret == key
+    else:
+        with pytest.raises(SetupError, match=r"WEBSOCKET_SECRET_KEY must .*token_urlsafe"):
+            choose_key(settings, DataDir(tmp_path / "data"))
 
 
 def test_compose_waits_until_the_gateway_has_stopped() -> None:

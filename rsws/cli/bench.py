@@ -204,7 +204,7 @@ def _measure(settings: ClientSettings, work: str, options: dict[str, Any]) -> No
 
     gateway = find_gateway(settings)
     plan = _plan(Work(work), gateway.url, options)
-    report = asyncio.run(_run(plan, gateway.token))
+    report = asyncio.run(_run(plan, gateway.token or ""))
     asyncio.run(_print(report, as_json=options["as_json"]))
     _end(report)
 

@@ -7,7 +7,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
@@ -16,8 +16,8 @@ import typer
 
 from rsws.cli.exits import ExitCode, Failure
 from rsws.datadir import DataDir
-from rsws.errors import UsageError
-from rsws.settings import ClientSettings, Option, Settings, options
+from rsws.errors import Unauthorized, UsageError
+from rsws.settings import ClientSettings, Option, Settings, is_from_env_file, options, read_secret
 from rsws.urls import is_loopback, redact_url, websocket_url
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -28,6 +28,7 @@ _METAVARS = {
     "_bytes": "BYTES",
     "port": "PORT",
     "url": "URL",
+    "_file": "PATH",
     "retain": "PATTERN=COUNT[,AGE]",
 }
 """What stands for the value of a flag: by the end of the field's name."""
@@ -56,7 +57,13 @@ def from_settings(
         def wrapper(**arguments: Any) -> Any:
             values = {name: arguments.pop(name) for name in chosen}
             repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-            return command(settings=settings(**values | repeated), **arguments)
+            made = settings(**_without_overruled(settings, values) | repeated)
+            try:
+                return command(settings=made, **arguments)
+            except Unauthorized as error:
+                if not isinstance(made, ClientSettings):
+                    raise
+                raise Unauthorized(f"{error} ({find_gateway(made).source})") from None
 
         signature = inspect.signature(command, eval_str=True)
         own = [each for each in signature.parameters.values() if each.name != "settings"]
@@ -70,25 +77,25 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
     types = get_type_hints(settings)
     said = options(settings)
     parameters = {}
-    for field in fields(settings):
-        option = said[field.name]
-        assert field.default is not MISSING
-        type_ = list[str] if types[field.name] == tuple[str, ...] else types[field.name]  # may be repeated
-        parameters[field.name] = inspect.Parameter(
-            field.name,
+    for each in fields(settings):
+        option = said[each.name]
+        assert each.default is not MISSING
+        type_ = list[str] if types[each.name] == tuple[str, ...] else types[each.name]  # may be repeated
+        parameters[each.name] = inspect.Parameter(
+            each.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=[] if type_ == list[str] else field.default,
+            default=[] if type_ == list[str] else each.default,
             annotation=Annotated[
                 Literal[option.choices] if option.choices else type_,
                 typer.Option(
-                    flag(field.name) + (f"/--no-{flag(field.name)[2:]}" if type_ is bool else ""),
+                    flag(each.name) + (f"/--no-{flag(each.name)[2:]}" if type_ is bool else ""),
                     envvar=option.env,
                     help=option.help,
-                    metavar=_metavar(field.name, type_, option),
+                    metavar=_metavar(each.name, type_, option),
                     min=option.minimum,
                     max=option.maximum,
                     callback=finite,
-                    show_default=field.default not in (None, ()),
+                    show_default=each.default not in (None, ()),
                     rich_help_panel=panel,
                 ),
             ],
@@ -112,41 +119,126 @@ def finite(value: Any) -> Any:
     return value
 
 
-class Gateway(NamedTuple):
+def _without_overruled(settings: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Of a setting and the file that may hold it, a flag overrules the environment: then the other is left out."""
+    left = dict(values)
+    for name, value in values.items():
+        file = f"{name}_file"
+        if value is None or values.get(file) is None:
+            continue
+        is_flag = _is_flag(settings, name, value)
+        if is_flag != _is_flag(settings, file, values[file]):
+            left[file if is_flag else name] = None
+    return left
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
     """Where a client command connects, and what lets it in."""
 
     url: str
     """Without the token."""
-    token: str
+    token: str | None = field(repr=False)
+    """None where there is one that may not go there: a gateway that wants one then says so."""
+    source: str
+    """Where the token came from, or why there is none: for the text that says that it was refused."""
+
+
+class _Token(NamedTuple):
+    """A token that could be used."""
+
+    name: str
+    """The setting it came from."""
+    is_flag: bool
+    is_from_env_file: bool
+    """Whether ``.env`` says it itself, and not only which file of this user holds it."""
+    read: Callable[[], str | None]
+
+    @property
+    def source(self) -> str:
+        said = flag(self.name) if self.is_flag else _variable(self.name)
+        return f"the token came from {said}" + (" in .env" if not self.is_flag and _in_env_file(self.name) else "")
 
 
 def find_gateway(settings: ClientSettings) -> Gateway:
     """The gateway that flags, environment and data directory say.
 
     Raises:
-        UsageError: The URL or the token file can't be used.
+        UsageError: The URL or the token file can't be used; or the token is not for that URL.
+        SetupError: The data directory is somebody else's.
         Failure: There is no token.
     """
     url, token_in_url = _split_token(websocket_url(settings.url or f"ws://127.0.0.1:{_port()}"))
-    given: dict[str, Callable[[], str | None]] = {
-        "token": lambda: settings.token,
-        "token_file": lambda: None if settings.token_file is None else _read_token(settings.token_file),
-        "url": lambda: token_in_url,
-    }
-    for name in sorted(given, key=lambda name: not _is_flag(settings, name)):  # stable: flags before the environment
-        token = given[name]()
-        if token is not None:
-            return Gateway(url, token)
-    token = os.environ.get(options(Settings)["secret_key"].env)
-    if not token and is_loopback(urlsplit(url).hostname or ""):
-        token = DataDir(settings.data_dir).read_key()
-    if not token:
+    for each in _tokens(settings, token_in_url):
+        token = each.read()
+        if token is None:
+            continue
+        may_go = each.is_flag or each.is_from_env_file or not _url_is_from_env_file(settings)
+        if not may_go and not _is_own(settings, url):
+            raise UsageError(
+                f".env in the working directory leads to {redact_url(url)}, and {each.source}, which is not for what "
+                ".env names: give the address with --url, or the token with --token-file"
+            )
+        return Gateway(url, token, each.source)
+    key_file = DataDir(settings.data_dir).key_file
+    key = DataDir(settings.data_dir).read_key() if _is_local(url) else None
+    if key is None:
         raise Failure(
             f"no token for {redact_url(url)}: give it with --token, --token-file, RSWS_TOKEN or WEBSOCKET_SECRET_KEY; "
             "`rsws serve` on this machine makes one for its user",
             ExitCode.REFUSED,
         )
-    return Gateway(url, token)
+    if _is_own(settings, url):
+        return Gateway(url, key, f"the token came from {key_file}")
+    return Gateway(
+        url,
+        None,
+        f"the key in {key_file} was not sent, as no gateway that was started with it is known to listen there; "
+        "start that one again, or give the token with --token-file",
+    )
+
+
+def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
+    """What could be used, the nearest first: flags, then the environment."""
+    key, key_file = os.environ.get(_variable("secret_key")), os.environ.get(_variable("secret_key_file"))
+    reads: dict[str, Callable[[], str | None]] = {
+        "token": lambda: settings.token,
+        "token_file": lambda: read_secret(settings.token_file, "token") if settings.token_file else None,
+        "url": lambda: token_in_url,
+        "secret_key": lambda: key or None,
+        "secret_key_file": lambda: read_secret(Path(key_file), "secret key") if key_file else None,
+    }
+    found = []
+    for name, read in reads.items():
+        is_flag = _is_flag(ClientSettings, name, getattr(settings, name, None))
+        found.append(_Token(name, is_flag, _in_env_file(name) and not name.endswith("_file"), read))
+    return sorted(found, key=lambda token: not token.is_flag)  # stable
+
+
+def _is_local(url: str) -> bool:
+    return is_loopback(urlsplit(url).hostname or "")
+
+
+def _is_own(settings: ClientSettings, url: str) -> bool:
+    """Whether it is proven that this user's own gateway listens there."""
+    parts = urlsplit(url)
+    port = parts.port or {"ws": 80, "wss": 443}[parts.scheme]
+    return _is_local(url) and DataDir(settings.data_dir).runs_gateway(parts.hostname or "", port)
+
+
+def _url_is_from_env_file(settings: ClientSettings) -> bool:
+    if settings.url is not None:
+        return not _is_flag(ClientSettings, "url", settings.url) and _in_env_file("url")
+    return _in_env_file("port") and _port() != Settings().port
+
+
+def _variable(name: str) -> str:
+    """The environment's name of a setting."""
+    return (options(ClientSettings) | options(Settings))[name].env
+
+
+def _in_env_file(name: str) -> bool:
+    return is_from_env_file(_variable(name))
 
 
 def _port() -> int:
@@ -165,17 +257,6 @@ def _split_token(url: str) -> tuple[str, str | None]:
     return urlunsplit(parts._replace(query=urlencode(query, doseq=True), fragment="")), tokens[0]
 
 
-def _is_flag(settings: ClientSettings, name: str) -> bool:
+def _is_flag(settings: type[Any], name: str, value: Any) -> bool:
     """Whether a setting was given on the command line: it is not what the environment says."""
-    value = getattr(settings, name)
-    return value is not None and str(value) != os.environ.get(options(ClientSettings)[name].env)
-
-
-def _read_token(path: Path) -> str:
-    try:
-        token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the token file {path} can't be read: {getattr(error, 'strerror', None) or error}") from None
-    if not token:
-        raise UsageError(f"the token file {path} is empty")
-    return token
+    return value is not None and str(value) != os.environ.get(options(settings)[name].env)

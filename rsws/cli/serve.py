@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
@@ -10,7 +12,8 @@ import typer
 from rsws.cli import terminal
 from rsws.cli.exits import epilog
 from rsws.cli.options import flag, from_settings
-from rsws.settings import Settings
+from rsws.settings import Settings, default_data_dir, is_from_env_file, options
+from rsws.urls import redact_url
 
 if TYPE_CHECKING:
     from rsws.gateway.process import Gateway
@@ -51,29 +54,63 @@ def _print_banner(gateway: Gateway) -> None:
     settings = gateway.settings
     if gateway.key_file is not None:
         token = f"kept in {gateway.key_file}, where this user's rsws commands find it"
-    else:
+    elif settings.secret_key:
         token = "the one of WEBSOCKET_SECRET_KEY, which the other terminal needs, too"
+    else:
+        token = f"kept in {settings.secret_key_file}"
     facts = {"URL": gateway.url, "Redis": gateway.redis_description, "Token": token}
     if settings.workers > 1:
         facts["Workers"] = str(settings.workers)
-    terminal.print_banner(
-        f"rsws {version('rsws')}", facts, "Try in another terminal:", _first_steps(gateway.url, settings)
+    steps = _first_steps(gateway)
+    where = "in this directory" if steps.here else ""
+    needs = f"with the same {' and '.join(steps.needs)} in its environment" if steps.needs else ""
+    heading = ", ".join(filter(None, ["Try in another terminal", where, needs]))
+    terminal.print_banner(f"rsws {version('rsws')}", facts, f"{heading}:", steps.lines)
+
+
+class _Steps(NamedTuple):
+    """What can be done with a gateway that has started, in another terminal."""
+
+    lines: list[str]
+    needs: list[str]
+    """Variables without which they don't work: what is secret is not printed."""
+    here: bool
+    """Whether they need the ``.env`` of this directory."""
+
+
+def _first_steps(gateway: Gateway) -> _Steps:
+    """Three lines with the flags that lead to the same gateway and Redis."""
+    settings, defaults, secret = gateway.settings, Settings(), []
+    client, redis = [], []
+    host, port = urlsplit(gateway.url).hostname, urlsplit(gateway.url).port
+    url = gateway.url
+    if host in ("0.0.0.0", "::"):  # every address of this machine, this one among them
+        host, url = defaults.host, f"ws://{defaults.host}:{port}"
+    if (host, port) != (defaults.host, defaults.port):
+        client += [flag("url"), url]
+    if gateway.key_file is not None:
+        if gateway.key_file.parent != default_data_dir():
+            client += [flag("data_dir"), str(gateway.key_file.parent.absolute())]
+    elif settings.secret_key and not settings.secret_key.isspace():
+        secret.append("secret_key")
+    else:
+        client += [flag("token_file"), str(Path(settings.secret_key_file or "").absolute())]
+    if settings.redis_url is not None:
+        if redact_url(settings.redis_url) == settings.redis_url:
+            redis += [flag("redis_url"), settings.redis_url]
+        else:
+            secret.append("redis_url")
+    elif settings.redis_url_file is not None:
+        redis += [flag("redis_url_file"), str(settings.redis_url_file.absolute())]
+    elif settings.local_redis_port != defaults.local_redis_port:
+        redis += [flag("local_redis_port"), str(settings.local_redis_port)]
+    words = [["sub", "news", *client], ["pub", "news", *client, _DATA], ["xadd", "news", *redis, _DATA]]
+    variables = [options(Settings)[name].env for name in secret]
+    return _Steps(
+        [shlex.join(["rsws", *each]) for each in words],
+        [name for name in variables if not is_from_env_file(name)],
+        any(is_from_env_file(name) for name in variables),
     )
 
 
-def _first_steps(url: str, settings: Settings) -> list[str]:
-    """Three lines that work in another terminal, with the flags that it needs to find the same gateway and Redis."""
-    defaults = Settings()
-    gateway = redis = ""
-    host, port = urlsplit(url).hostname, urlsplit(url).port
-    if host not in (defaults.host, "0.0.0.0", "::") or port != defaults.port:
-        if host in ("0.0.0.0", "::"):  # every address of this machine, this one among them
-            url = f"ws://{defaults.host}:{port}"
-        gateway = f" --url {url}"
-    if settings.redis_url is None and settings.local_redis_port != defaults.local_redis_port:
-        redis = f" {flag('local_redis_port')} {settings.local_redis_port}"
-    return [
-        f"rsws sub news{gateway}",
-        f"""rsws pub news{gateway} '{{"text":"hi"}}'""",
-        f"""rsws xadd news{redis} '{{"text":"hi"}}'""",
-    ]
+_DATA = '{"text":"hi"}'

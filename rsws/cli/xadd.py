@@ -28,7 +28,7 @@ EPILOG = epilog(
 )
 
 
-@from_settings(Settings, panel="Redis", only=("redis_url", "local_redis_port", "redis_timeout_s"))
+@from_settings(Settings, panel="Redis", only=("redis_url", "redis_url_file", "local_redis_port", "redis_timeout_s"))
 def xadd(
     channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The stream to add to.")],
     settings: Settings,
@@ -54,7 +54,7 @@ def xadd(
         check_no_data(data)
     from rsws.streams.link import RedisTarget
 
-    url = settings.redis_url or f"redis://127.0.0.1:{settings.local_redis_port}"
+    url = settings.given_redis_url or f"redis://127.0.0.1:{settings.local_redis_port}"
     target = RedisTarget(url, settings.redis_timeout_s)
     if print_command:
         asyncio.run(_print(url, channel, data, lines=lines, text=text, maxlen=maxlen))

@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from msgspec.structs import replace
@@ -69,7 +69,7 @@ class Address:
 
     url: str
     """Fit to be shown: without query and password."""
-    full_url: str
+    full_url: str = field(repr=False)
     """With the token: never part of a text."""
 
     @classmethod

@@ -20,7 +20,7 @@ from rsws.gateway.hub import Hub
 from rsws.gateway.metrics import PUBLISH_S, Board
 from rsws.gateway.process import Gateway
 from rsws.gateway.session import Session
-from rsws.gateway.setup import BACKLOG, cannot_listen, choose_key, find_redis, reserve_port, url_of
+from rsws.gateway.setup import BACKLOG, announce, cannot_listen, choose_key, find_redis, reserve_port, url_of
 from rsws.gateway.turns import Turns
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
@@ -67,13 +67,14 @@ class Server(Gateway):
     async def _start(self) -> None:
         settings = self.settings
         rules = [Rule.parse(text) for text in settings.retain]
-        key, self.key_file = choose_key(settings, self._data)
+        key = choose_key(settings, self._data)
+        self.key_file = key.file
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = sys.maxsize if files == resource.RLIM_INFINITY else files - OWN_FILES
         self.clients = Clients(
             settings,
             limit,
-            Access(key),
+            Access(key.secret),
             PlainHttp(lambda: self._store.ready, self._metrics_text),
             lambda connection: Session(connection, self._hub, self._store, self._tasks, settings),
             self.board,
@@ -101,6 +102,7 @@ class Server(Gateway):
                 with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
                     same.listen(BACKLOG)
         self.url = url_of(self._listeners[0].sockets[0])
+        announce(self._data, key, [each for listener in self._listeners for each in listener.sockets], self._stack)
         self._metrics.workers = 1
         self.publish_metrics()
 

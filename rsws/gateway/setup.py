@@ -6,10 +6,11 @@ import asyncio
 import errno
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rsws.datadir import DataDir
 from rsws.errors import RedisUnavailable, SetupError
@@ -21,10 +22,15 @@ BACKLOG = 4096
 """Connections that may wait to be accepted."""
 
 
-class Key(NamedTuple):
+MIN_KEY_CHARS = 8
+"""Of a key where others can connect: what is shorter can be guessed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
     """The token that clients must give."""
 
-    secret: str
+    secret: str = field(repr=False)
     file: Path | None
     """Where it is kept; None when it was given."""
 
@@ -33,23 +39,27 @@ def choose_key(settings: Settings, data: DataDir) -> Key:
     """The key that was given, else the one of the data directory, made if there is none.
 
     Raises:
-        SetupError: None was given, and others than this machine can connect.
+        SetupError: Others than this machine can connect, and none was given, or one that is easily guessed.
+        UsageError: The file it is said to be in can't be used.
     """
-    if settings.secret_key and not settings.secret_key.isspace():
-        return Key(settings.secret_key, None)
-    if settings.on_loopback:
+    given = settings.given_key
+    if given is None and settings.on_loopback:
         return Key(data.make_key(), data.key_file)
-    raise SetupError(
-        f"WEBSOCKET_SECRET_KEY must be set to listen on {settings.host}, which others can reach; "
-        "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
-    )
+    fault = "must be set" if given is None else f"must have {MIN_KEY_CHARS} characters or more"
+    if given is None or (len(given) < MIN_KEY_CHARS and not settings.on_loopback):
+        raise SetupError(
+            f"WEBSOCKET_SECRET_KEY {fault} to listen on {settings.host}, which others can reach; "
+            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
+        )
+    return Key(given, None)
 
 
-class FoundRedis(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FoundRedis:
     """The Redis to use."""
 
     target: RedisTarget
-    url: str
+    url: str = field(repr=False)
     description: str
     """For a person."""
     local: LocalRedis | None
@@ -61,13 +71,14 @@ async def find_redis(settings: Settings, data: DataDir, stack: AsyncExitStack) -
 
     Raises:
         SetupError: There is none to use, or it refuses the login. One that can't be reached now will do.
-        UsageError: The URL can't be used.
+        UsageError: The URL can't be used, or the file it is said to be in.
     """
     local: LocalRedis | None = None
-    if settings.redis_url is not None:
-        url = settings.redis_url
-    else:
-        local = await stack.enter_async_context(LocalRedis(data, settings.local_redis_port))
+    url = settings.given_redis_url
+    if url is None:
+        local = await stack.enter_async_context(
+            LocalRedis(data, settings.local_redis_port, settings.embedded_maxmemory_bytes)
+        )
         url = local.url
     target = RedisTarget(url, settings.redis_timeout_s)
     description = local.description if local is not None else target.shown
@@ -144,6 +155,16 @@ def cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SetupErr
     if error.errno == errno.EACCES:
         return SetupError(f"not allowed to listen on {where}; choose a port above 1023 with --port or PORT")
     return SetupError(f"can't listen on {where}: {error.strerror or error}; choose another --host or --port")
+
+
+def announce(data: DataDir, key: Key, listening: Iterable[socket.socket], stack: AsyncExitStack) -> None:
+    """Let this user's commands know that they find a gateway with the data directory's key there, until ``stack`` ends.
+
+    Raises:
+        SetupError: The data directory can't be written.
+    """
+    if key.file is not None:
+        stack.enter_context(data.announce([each.getsockname()[:2] for each in listening]))
 
 
 def url_of(listening: socket.socket) -> str:

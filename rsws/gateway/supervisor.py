@@ -26,7 +26,7 @@ from rsws.datadir import DataDir
 from rsws.errors import SetupError
 from rsws.gateway.metrics import PUBLISH_S, Board, shared_memory
 from rsws.gateway.process import Gateway
-from rsws.gateway.setup import choose_key, find_redis, reserve_port, share_port, url_of
+from rsws.gateway.setup import announce, choose_key, find_redis, reserve_port, share_port, url_of
 from rsws.settings import SECONDS, Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.retention import Rule
@@ -85,7 +85,8 @@ class Supervisor(Gateway):
         for text in settings.retain:
             Rule.parse(text)
         data = DataDir(settings.data_dir)
-        key, self.key_file = choose_key(settings, data)
+        key = choose_key(settings, data)
+        self.key_file = key.file
         reserved = await reserve_port(settings, stack)
         redis = await find_redis(settings, data, stack)
         self.redis_shown, self.redis_description = redis.target.shown, redis.description
@@ -96,7 +97,7 @@ class Supervisor(Gateway):
         stack.callback(os.close, memory)
         self._board = Board(processes, 0, memory)
         self._board.publish()
-        settings = replace(settings, secret_key=key, redis_url=redis.url)
+        settings = replace(settings, secret_key=key.secret, redis_url=redis.url)
         for number, sockets in enumerate(listening, 1):
             own = settings if number == 1 else replace(settings, retain=())  # one trims for all
             orders = Orders(own, tuple([each.fileno() for each in sockets]), memory, processes)
@@ -109,6 +110,7 @@ class Supervisor(Gateway):
         for error in await asyncio.gather(*[worker.start() for worker in self._workers], return_exceptions=True):
             if error is not None:
                 raise error
+        announce(data, key, listening[0], stack)
         self._core = asyncio.create_task(self._run_core(redis.local), name="rsws core")
 
     async def _run_core(self, local: LocalRedis | None) -> None:

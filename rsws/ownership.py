@@ -1,0 +1,247 @@
+"""What belongs to whom: directories and files that are this user's alone, and who listens on a port of this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rsws.errors import SetupError
+
+_NOT_FOLLOWED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # nor waited for: it might be a FIFO
+
+
+def user_name(uid: int) -> str:
+    """How a person knows a user."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+class PrivateDir:
+    """A directory that nobody but its owner, this user, can look into.
+
+    It is opened anew for each thing that is done in it, and that is done by its descriptor: whoever can put something
+    else in its place meanwhile has won nothing. No symbolic link in it is followed, and neither is one in its place.
+
+    Args:
+        own: What may be in it. Where there is more, it serves something else, too, and its mode is left as it is; None
+            is for one in which everything is ours.
+    """
+
+    def __init__(self, path: Path, own: frozenset[str] | None = None) -> None:
+        self.path = path
+        self._own = own
+
+    def create(self) -> None:
+        """Make it if it is not there, and make it private.
+
+        Raises:
+            SetupError: It is not this user's, or can't be made or written.
+        """
+        with self._said(), self._opened(make=True):
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise PermissionError(0, "permission denied")
+
+    def make_private(self) -> None:
+        """Make everything of ours in it private, however deep.
+
+        Raises:
+            SetupError: Something in it is somebody else's, or can't be made private.
+        """
+        with self._said(), self._opened(make=True) as top:
+            # A link is not entered; what it is will be seen when it is opened.
+            for where, directories, files, descriptor in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+                if where == "." and self._own is not None:
+                    directories[:] = self._own.intersection(directories)
+                    files = list(self._own.intersection(files))
+                for name in directories + files:
+                    self._close_to_others(descriptor, os.path.normpath(f"{where}/{name}"), name)
+
+    def _close_to_others(self, descriptor: int, shown: str, name: str) -> None:
+        try:
+            found = os.lstat(name, dir_fd=descriptor)
+        except FileNotFoundError:  # a draft, or what the server has done with
+            return
+        path = self.path / shown
+        if stat.S_ISLNK(found.st_mode):
+            raise _foreign(path, "is a symbolic link")
+        _check_owner(path, found)
+        if found.st_mode & 0o077 and not stat.S_ISSOCK(
+            found.st_mode
+        ):  # a socket can't be opened; the directory is shut
+            opened = os.open(name, os.O_RDONLY | _NOT_FOLLOWED, dir_fd=descriptor)
+            try:
+                os.fchmod(opened, 0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
+            finally:
+                os.close(opened)
+
+    def open(self, name: str, flags: int) -> int:
+        """The descriptor of a file in it, which is made private; with O_CREAT the file is made, mode 0600.
+
+        Raises:
+            SetupError: The directory or the file is not this user's, or no plain file.
+            OSError: It can't be opened.
+        """
+        with self._opened() as directory:
+            try:
+                descriptor = os.open(name, flags | _NOT_FOLLOWED, 0o600, dir_fd=directory)
+            except OSError as error:
+                if os.path.islink(self.path / name):
+                    raise _foreign(self.path / name, "is a symbolic link") from None
+                raise error
+            try:
+                found = os.fstat(descriptor)
+                _check_owner(self.path / name, found)
+                if not stat.S_ISREG(found.st_mode):
+                    raise _foreign(self.path / name, "is no plain file")
+                if found.st_mode & 0o077:
+                    os.fchmod(descriptor, 0o600)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            return descriptor
+
+    def read(self, name: str) -> bytes:
+        """What is in a file. Raises as :meth:`open` does."""
+        with open(self.open(name, os.O_RDONLY), "rb") as file:
+            return file.read()
+
+    def write_durably(self, name: str, content: bytes) -> None:
+        """Replace a file such that after a crash it is the old one or the new one. Raises as :meth:`open` does."""
+        draft = f"{name}.new"
+        with open(self.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with self._opened() as directory:
+            os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file in it another name. Raises as :meth:`open` does."""
+        with self._opened() as directory:
+            os.replace(old, new, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def link(self, old: str, new: str) -> None:
+        """Give a file in it a second name. Raises as :meth:`open` does, FileExistsError too."""
+        with self._opened() as directory:
+            os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def remove(self, name: str) -> None:
+        """Remove a file in it. Raises as :meth:`open` does."""
+        with self._opened() as directory:
+            os.unlink(name, dir_fd=directory)
+
+    def discard(self, name: str) -> None:
+        """Remove a file in it, if it is there and can be removed."""
+        with suppress(OSError, SetupError):
+            self.remove(name)
+
+    def names(self) -> list[str]:
+        """What is in it. Raises as :meth:`open` does."""
+        with self._opened() as directory:
+            return os.listdir(directory)
+
+    @contextmanager
+    def _opened(self, *, make: bool = False) -> Iterator[int]:
+        if make:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | _NOT_FOLLOWED)
+        except OSError as error:
+            if self.path.is_symlink():
+                raise _foreign(self.path, "is a symbolic link") from None
+            raise error
+        try:
+            found = os.fstat(descriptor)
+            _check_owner(self.path, found)
+            if found.st_mode & 0o077:
+                self._shut(descriptor, found.st_mode)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _shut(self, descriptor: int, mode: int) -> None:
+        if self._own is None or self._own.issuperset(os.listdir(descriptor)):
+            os.fchmod(descriptor, 0o700)
+        elif mode & 0o022:
+            raise _foreign(self.path, "can be written by others, and there is more in it")
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self.unwritable(error) from None
+
+    def unwritable(self, error: OSError) -> SetupError:
+        """What to do about an error that came while something was written."""
+        return SetupError(
+            f"the data directory {self.path} can't be written ({error.strerror or error}); "
+            f"choose another with --data-dir or RSWS_DATA_DIR"
+        )
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise _foreign(path, f"belongs to {user_name(found.st_uid)}, and this is {user_name(os.geteuid())}")
+
+
+def _foreign(path: Path, fault: str) -> SetupError:
+    return SetupError(
+        f"{path} {fault}; what is kept in a data directory must be its user's alone: "
+        f"remove it, or choose another directory with --data-dir or RSWS_DATA_DIR"
+    )
+
+
+# --- sockets ---
+
+
+def listeners(host: str, port: int) -> set[int] | None:
+    """The users who listen where a connection to that address of this machine may end.
+
+    Args:
+        host: An IP address, or ``localhost``, which stands for all that are.
+
+    Returns:
+        Their uids, none when nobody listens; None where the system does not tell (there is no /proc/net).
+    """
+    found: set[int] = set()
+    wanted = None if host == "localhost" else ipaddress.ip_address(host)
+    told = False
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        told = True
+        for line in lines:
+            fields = line.split()
+            address, _, number = fields[1].partition(":")
+            if fields[3] == _LISTEN and int(number, 16) == port and _is_reached(wanted, _address(address)):
+                found.add(int(fields[7]))
+    return found if told else None
+
+
+_LISTEN = "0A"
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _address(text: str) -> _Address:
+    """An address of /proc/net/tcp: words of 32 bits, each in the order of this machine's bytes."""
+    words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
+    packed = b"".join([word.to_bytes(4, sys.byteorder) for word in words])
+    address = ipaddress.ip_address(packed)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped if mapped is not None else address
+
+
+def _is_reached(wanted: _Address | None, listening: _Address) -> bool:
+    return wanted is None or listening.is_unspecified or listening == wanted

@@ -271,8 +271,8 @@ def report(**changes: Any) -> Report:
         ("lost", "duplicated", "reordered", "foreign", "outstanding", "gaps", "refused", "unknown", "rounds"), 0
     )
     facts: dict[str, Any] = {
-        "plan": plan(), "seconds": 2.0, "counts": [11, 5, 5, 50, 50, 12_000_000, 4], "refusal": "", "cpu": 0.5,
-        "waiting": 0.1, "latencies": {"delivery": histogram}, **nothing,
+        "plan": plan(), "seconds": 2.0, "counts": [11, 5, 5, 50, 50, 12_000_000, 4], "refusal": "",
+        "refusal_code": "", "cpu": 0.5, "waiting": 0.1, "latencies": {"delivery": histogram}, **nothing,
     }  # fmt: skip
     return Report(**facts | changes)
 

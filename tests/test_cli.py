@@ -335,6 +335,15 @@ def test_a_port_alone_is_one_of_this_machine(capfd: pytest.CaptureFixture[str], 
     assert capfd.readouterr().err.startswith("rsws: can't connect to ws://127.0.0.1:1: connection refused")
 
 
+def test_a_proxy_that_is_not_there_is_told_as_such(capfd: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
+    os.environ["ALL_PROXY"] = "http://ann:s3cret@127.0.0.1:1"
+    assert call_main("sub", "c", "--url", "ws://gateway.invalid", "--token", "x") == ExitCode.NOT_CONNECTED
+    proxy = "the proxy http://***@127.0.0.1:1 that the environment names: connection refused"
+    assert capfd.readouterr().err == f"rsws: can't connect to ws://gateway.invalid: {proxy}\n"
+
+
 @pytest.mark.parametrize("url", ["99999", ":0", ":1/x"])
 def test_a_port_that_is_none(capfd: pytest.CaptureFixture[str], url: str) -> None:
     assert call_main("sub", "c", "--url", url, "--token", "x") == ExitCode.USAGE

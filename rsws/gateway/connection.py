@@ -177,8 +177,9 @@ class ClientConnection(asyncio.Protocol):
             return b""
         self._request = None
         self._write(answer.answer)
-        self._extensions = answer.extensions
-        self._compressor = agreed_compressor(answer.extensions)
+        if answer.extensions:
+            self._extensions = answer.extensions
+            self._compressor = agreed_compressor(answer.extensions)
         self._open(answer.path)
         return reader.behind if self._handler is not None else b""
 

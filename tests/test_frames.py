@@ -73,7 +73,9 @@ class Everyone:
 
     def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
         assert isinstance(request, Request)
-        return answer_handshake(request, ())
+        answer = answer_handshake(request, ())
+        assert answer is not None
+        return answer
 
     def opened(self, connection: ClientConnection, path: str) -> None:
         connection.start(self)

@@ -11,7 +11,7 @@ from websockets.http11 import Request as WebsocketsRequest
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from rsws.gateway.handshake import Opening, answer_handshake, asks_for_websocket
+from rsws.gateway.handshake import Opening, answer_handshake
 from rsws.gateway.http import MAX_HEAD_BYTES, MAX_HEADERS, Request, RequestReader
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -39,7 +39,7 @@ def written(headers: dict[str, str], line: str = "GET /?token=k HTTP/1.1") -> by
 def ours(request: bytes) -> tuple[str, bytes] | None:
     """The path and the answer of the gateway; None where it does not open a WebSocket."""
     read = RequestReader().read(request)
-    if not isinstance(read, Request) or not asks_for_websocket(read):
+    if not isinstance(read, Request):
         return None
     answer = answer_handshake(read, ())
     return (answer.path, answer.answer) if isinstance(answer, Opening) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Network
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 
@@ -73,5 +73,4 @@ def _source(address: str) -> str | IPv6Network:
     """Whom an address stands for: of IPv6 everybody has 2**64 of them."""
     if ":" not in address:
         return address
-    ip = ip_address(address.partition("%")[0])
-    return IPv6Network((int(ip), 64), strict=False) if isinstance(ip, IPv6Address) else address
+    return IPv6Network((address.partition("%")[0], 64), strict=False)

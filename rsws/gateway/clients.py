@@ -12,7 +12,7 @@ from rsws.errors import CloseCode
 from rsws.gateway.access import Access, WrongTokens
 from rsws.gateway.compression import COMPRESSION
 from rsws.gateway.connection import OPEN_TIMEOUT_S, ClientConnection
-from rsws.gateway.handshake import Opening, answer_handshake, asks_for_websocket
+from rsws.gateway.handshake import Opening, answer_handshake
 from rsws.gateway.http import PlainHttp, Request, response
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import Board
@@ -64,6 +64,7 @@ class Clients:
         self._settings = settings
         self._limit = limit
         self._door = min(max(AT_THE_DOOR[0], limit // AT_THE_DOOR_SHARE), AT_THE_DOOR[1])
+        self._room = max(1, limit - self._door)
         self._extensions = COMPRESSION if settings.compress else ()
         self._access = access
         self._http = http
@@ -90,17 +91,22 @@ class Clients:
     # --- see rsws.gateway.connection.Host ---
 
     def connected(self, connection: ClientConnection) -> None:
-        room = max(self._door, min(AT_THE_DOOR[1], self._limit - self._clients_held))
-        while len(self._silent) + len(self._dismissed) >= room:
-            self._turn_away()
-            crowd: dict[ClientConnection, Any] = max(self._silent, self._dismissed, key=len)
-            self._cut_off(next(iter(crowd)))
+        if len(self._silent) + len(self._dismissed) >= self._door:
+            self._make_room()
         self._connections.add(connection)
         self._silent[connection] = None
 
     def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
         self._silent.pop(connection, None)
-        answer = self._answer(request)
+        answer: Opening | bytes | None
+        if isinstance(request, Request):
+            answer = answer_handshake(request, self._extensions)
+            if answer is None:
+                answer = self._http.respond(request)
+            elif self._stopping:
+                answer = response(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
+        else:
+            answer = response(request, "that is no request that can be read\n")
         if isinstance(answer, bytes):
             self._dismissed[connection] = None
         return answer
@@ -150,14 +156,16 @@ class Clients:
 
     # --- at the door ---
 
-    def _answer(self, request: Request | HTTPStatus) -> Opening | bytes:
-        if not isinstance(request, Request):
-            return response(request, "that is no request that can be read\n")
-        if not asks_for_websocket(request):
-            return self._http.respond(request)
-        if self._stopping:
-            return response(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
-        return answer_handshake(request, self._extensions)
+    def _make_room(self) -> None:
+        """Cut off the oldest, where those at the door have taken their share and what the clients leave."""
+        left = self._limit - len(self.sessions) - len(self._ending)
+        room = max(self._door, min(AT_THE_DOOR[1], left))
+        while len(self._silent) + len(self._dismissed) >= room:
+            self._turn_away()
+            crowd: dict[ClientConnection, Any] = max(self._silent, self._dismissed, key=len)
+            oldest = next(iter(crowd))
+            self._forget(oldest)
+            oldest.transport.abort()
 
     def _refuse(self, connection: ClientConnection) -> None:
         """Say that a token is wrong, at once or, where many of the same address were, after a while."""
@@ -182,14 +190,8 @@ class Clients:
     def _is_full(self) -> bool:
         """Whether there is no room for one client more, in this process or in all of them together."""
         most = self._settings.max_clients
-        if most is not None and self._board.clients >= most:
-            return True
-        return self._clients_held >= max(1, self._limit - self._door)
-
-    @property
-    def _clients_held(self) -> int:
-        """Connections of those that were let in, until they are gone."""
-        return len(self.sessions) + len(self._ending)
+        held = len(self.sessions) + len(self._ending)
+        return held >= self._room or (most is not None and self._board.clients >= most)
 
     def _turn_away(self) -> None:
         self._metrics.clients_turned_away += 1
@@ -197,10 +199,6 @@ class Clients:
             "no room for another client clients=%d connections=%d turned_away=%d",
             len(self.sessions), len(self._connections), self._metrics.clients_turned_away,
         )  # fmt: skip
-
-    def _cut_off(self, connection: ClientConnection) -> None:
-        self._forget(connection)
-        connection.transport.abort()
 
     def _forget(self, connection: ClientConnection) -> None:
         self._silent.pop(connection, None)

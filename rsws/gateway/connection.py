@@ -154,7 +154,8 @@ class ClientConnection(asyncio.Protocol):
         self._request = None
         self._write(answer.answer)
         self._frames = FrameReader(self, answer.extensions, self._host.max_message_bytes)
-        self._compressor = agreed_compressor(answer.extensions)
+        if answer.extensions:
+            self._compressor = agreed_compressor(answer.extensions)
         self.is_open = True
         self._host.opened(self, answer.path)
         return reader.behind

@@ -29,23 +29,23 @@ class Opening(NamedTuple):
     """Those that were agreed on."""
 
 
-def asks_for_websocket(request: Request) -> bool:
-    """Whether it is a handshake, be it a faulty one; a request that offers another upgrade is an ordinary one."""
-    headers = request.headers
-    options = headers.get(b"connection", b"").lower().split(b",")
-    return b"websocket" in headers.get(b"upgrade", b"").lower() and b"upgrade" in map(bytes.strip, options)
-
-
-def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactory]) -> Opening | bytes:
-    """The answer to a handshake; bytes refuse it.
+def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactory]) -> Opening | bytes | None:
+    """The answer to a handshake.
 
     Args:
         factories: The extensions there are.
+
+    Returns:
+        Bytes for one that is refused, None for a request that is no handshake, as one for another upgrade.
     """
     headers = request.headers
+    upgrade = headers.get(b"upgrade", b"").lower()
+    options = headers.get(b"connection", b"").lower()
+    if b"websocket" not in upgrade or (options != b"upgrade" and b"upgrade" not in _list(options)):
+        return None
     if request.method != "GET":
         return response(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket is opened with GET\n", {"Allow": "GET"})
-    if headers[b"upgrade"].lower() != b"websocket":
+    if upgrade != b"websocket":
         return _refusal("Upgrade", "is not websocket alone")
     key = headers.get(b"sec-websocket-key", b"")
     if not _KEY.fullmatch(key):
@@ -77,8 +77,12 @@ def _first_subprotocol(offered: bytes) -> bytes | None:
     """The one that a client likes best; None where the header breaks the rules. A browser insists on an answer."""
     if not _SUBPROTOCOLS.fullmatch(offered):
         return None
-    names = [name.strip() for name in offered.split(b",")]
+    names = _list(offered)
     return names[0] if len(set(names)) == len(names) else None
+
+
+def _list(value: bytes) -> list[bytes]:
+    return [item.strip() for item in value.split(b",")]
 
 
 def _refusal(header: str, why: str, headers: dict[str, str] | None = None) -> bytes:

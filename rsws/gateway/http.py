@@ -79,7 +79,10 @@ class RequestReader:
         self._is_over = True
         self._received = b""
         self.behind = received[end:]
-        return Request(match[1].decode(), match[2].decode(), _joined(pairs))
+        headers = {name.lower(): value.strip() for name, value in pairs}
+        if len(headers) != len(pairs):
+            headers = _joined(pairs)
+        return Request(match[1].decode(), match[2].decode(), headers)
 
     def _refuse(self, status: HTTPStatus) -> HTTPStatus:
         self._is_over = True
@@ -88,13 +91,11 @@ class RequestReader:
 
 
 def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    headers = {name.lower(): value.strip() for name, value in pairs}
-    if len(headers) != len(pairs):
-        headers.clear()
-        for name, value in pairs:
-            before = headers.get(name.lower())
-            headers[name.lower()] = value.strip() if before is None else before + b", " + value.strip()
-    return headers
+    """The headers when some come more than once."""
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in pairs:
+        values.setdefault(name.lower(), []).append(value.strip())
+    return {name: b", ".join(several) for name, several in values.items()}
 
 
 def response(

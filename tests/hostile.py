@@ -1,0 +1,250 @@
+"""The proof that no client may harm another: hostile ones (:mod:`attacks`) beside honest ones, who must not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attacks import ATTACKS
+from checker import History, Log, Sent, decode, stream_of
+from gateway_kit import KEY, add
+from load import GatewayProcess, message, tap
+from support import RedisServer, RswsProcess
+
+if TYPE_CHECKING:
+    from prove import Proof
+
+SUBSCRIBERS, PUBLISHERS = 200, 20
+CHANNELS = [f"honest-{number}" for number in range(PUBLISHERS)]
+PAUSE_S = 0.1
+"""Between two messages of a publisher, which ten subscribers get."""
+WARM_S, ALONE_S, ATTACK_S, AFTER_S = 3.0, 6.0, 10.0, 15.0
+FILES = 500
+"""What the gateway may open: less than honest and hostile ones would take together."""
+MIB = 1024 * 1024
+NOTICEABLE_S = 0.010
+"""A p99 below it is no harm, whatever it was before: that is a time slice or two of a machine with few cores."""
+BUSY = 0.25
+"""Of Redis' one thread: less is no harm, however little it was before."""
+
+
+class Honest:
+    """Publishers and subscribers who keep to the rules, and write down all that they see."""
+
+    def __init__(self, history: History, url: str) -> None:
+        self._history = history
+        self._url = url
+        self._logs: list[Log] = []
+        self._waiting: dict[tuple[int, str], tuple[Sent, float]] = {}
+        self.deliveries: list[float] = []
+        """Seconds from a publisher to a subscriber."""
+        self.acks: list[float] = []
+        self.refused = 0
+        self.newcomers = self.newcomers_failed = 0
+
+    @asynccontextmanager
+    async def at_work(self, redis: RedisServer) -> AsyncIterator[None]:
+        """All of them work until it is left, and have got everything then."""
+        over = asyncio.Event()
+        async with AsyncExitStack() as stack:
+            for number in range(SUBSCRIBERS):
+                await self._subscribe(stack, number)
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(PUBLISHERS):
+                    tasks.create_task(self._publish(number, over))
+                tasks.create_task(self._come(over))
+                yield
+                over.set()
+            last = {channel: add(redis, channel, '{"at":0}')[0] for channel in CHANNELS}
+            self._history.written([("", b'{"at":0}')])
+            with suppress(TimeoutError):  # the judge says what is missing
+                async with asyncio.timeout(20):
+                    while any(log.events[-1:] != [(last[log.channel], b'{"at":0}')] for log in self._logs):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+
+    async def _subscribe(self, stack: AsyncExitStack, number: int) -> None:
+        channel = CHANNELS[number % PUBLISHERS]
+        log = self._history.subscribed(f"subscriber {number}", channel, "0-0")
+        self._logs.append(log)
+
+        def on_frame(payload: bytes) -> None:
+            found = message(payload)
+            if found is not None:
+                log.message(*found)
+                sent_at = float(json.loads(found[1])["at"])
+                if sent_at:
+                    self.deliveries.append(time.monotonic() - sent_at)
+
+        client = await stack.enter_async_context(tap(self._url, on_frame))
+        client.send(action="subscribe", channel=channel)
+
+    async def _publish(self, number: int, over: asyncio.Event) -> None:
+        channel, count = CHANNELS[number], 0
+        async with tap(self._url, partial(self._answered, number)) as client:
+            while not over.is_set():
+                data = {"at": time.monotonic(), "n": count, "by": number}
+                text = json.dumps(data).encode()
+                sent = self._history.sent(f"publisher {number}", channel, str(count), text.replace(b" ", b""))
+                self._waiting[number, str(count)] = sent, time.monotonic()
+                raw = f'{{"action":"publish","channel":"{channel}","messageId":"{count}","data":'.encode()
+                client.send_raw(raw + sent.data + b"}")
+                count += 1
+                await asyncio.sleep(PAUSE_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(20):
+                    while any(key[0] == number for key in self._waiting):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+
+    def _answered(self, number: int, payload: bytes) -> None:
+        answer = decode(payload)
+        sent, at = self._waiting.pop((number, answer.messageId))
+        self.acks.append(time.monotonic() - at)
+        if answer.status == "ack":
+            sent.acks.append(answer.streamId)
+            return
+        self.refused += 1
+        if answer.outcome == "not_stored":
+            sent.not_stored += 1
+        else:
+            sent.unknown += 1
+
+    async def _come(self, over: asyncio.Event) -> None:
+        """Connect again and again."""
+        while not over.is_set():
+            self.newcomers += 1
+            try:
+                async with asyncio.timeout(2), tap(self._url, lambda payload: None):
+                    pass
+            except (OSError, TimeoutError, AssertionError):
+                self.newcomers_failed += 1
+            await asyncio.sleep(0.1)
+
+    def take_p99(self) -> tuple[float, float]:
+        """Of deliveries and acks since the last call."""
+        p99 = tuple(sorted(samples)[int(len(samples) * 0.99)] for samples in (self.deliveries, self.acks))
+        self.deliveries.clear()
+        self.acks.clear()
+        return p99[0], p99[1]
+
+
+class Usage:
+    """What the gateway holds at most and what Redis works, from now on."""
+
+    def __init__(self, front: GatewayProcess, redis: RedisServer) -> None:
+        self._front, self._redis = front, redis
+        self._began, self._cpu_s = time.monotonic(), self._redis_cpu_s
+        self.most_bytes = front.memory_bytes
+
+    @property
+    def _redis_cpu_s(self) -> float:
+        info = dict(line.split(":") for line in self._redis.call("INFO", "cpu").decode().split() if ":" in line)
+        return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
+    @property
+    def redis_load(self) -> float:
+        """The share of one core."""
+        return (self._redis_cpu_s - self._cpu_s) / (time.monotonic() - self._began)
+
+    async def watch(self, proof: Proof, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            await proof.sleep(0.05)
+            self.most_bytes = max(self.most_bytes, self._front.memory_bytes)
+
+
+@contextmanager
+def attackers(front: GatewayProcess, redis: RedisServer, rows: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The process of hostile clients, which has prepared everything and waits for a line."""
+    script = Path(__file__).with_name("attacks.py")
+    command = [sys.executable, str(script), str(front.port), str(redis.port), str(ATTACK_S), *rows]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+async def hostile(proof: Proof) -> None:
+    """Hostile clients of all kinds at once beside 200 honest subscribers and 20 publishers; hostile:NAME is one."""
+    rows = proof.parts or list(ATTACKS)
+    assert set(rows) <= set(ATTACKS), f"there are {', '.join(ATTACKS)}"
+    proof.total(WARM_S + ALONE_S + ATTACK_S)
+    history = History(proof.seed)
+    with RedisServer() as redis, GatewayProcess(redis) as front:
+        resource.prlimit(front.process.process.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
+        honest = Honest(history, front.url)
+        with attackers(front, redis, rows) as process, RswsProcess("sub", "deep", env=_client_env(front)) as reader:
+            async with honest.at_work(redis):
+                await proof.sleep(WARM_S)
+                honest.take_p99()
+                alone = Usage(front, redis)
+                await alone.watch(proof, ALONE_S)
+                p99_alone, load_alone = honest.take_p99(), alone.redis_load
+                memory = front.memory_bytes
+                failed, refused, honest.newcomers = honest.newcomers_failed, honest.refused, 0
+                during = Usage(front, redis)
+                seen = asyncio.create_task(asyncio.to_thread(process.communicate, "\n"))
+                await during.watch(proof, ATTACK_S)
+                p99_during, load_during = honest.take_p99(), during.redis_load
+                failed, refused = honest.newcomers_failed - failed, honest.refused - refused
+                said, _ = await seen
+                during_s = time.monotonic()
+                while front.memory_bytes > memory + 10 * MIB and time.monotonic() < during_s + AFTER_S:
+                    await during.watch(proof, 0.2)
+                after = front.memory_bytes
+            add(redis, "deep", '"still there"')
+            with suppress(AssertionError):
+                reader.wait_for("still there", timeout=5)
+            alive = any("still there" in line for line in reader.stdout)
+        lines = sum("token refused" in line for line in front.process.stderr)
+        tracebacks = front.tracebacks
+        streams = {channel: stream_of(redis, channel) for channel in CHANNELS}
+    attacks = json.loads(said or "{}")
+    _judge_feeling(proof, p99_alone, p99_during, load_alone, load_during)
+    for what, grown, most in (
+        ("with them", during.most_bytes - memory, 50), ("after them", after - memory, 10),
+    ):  # fmt: skip
+        proof.figure(f"memory of the gateway, {what}", grown / MIB, f"< +{most} MiB", grown < most * MIB, " MiB")
+    proof.none("honest publishes refused", refused)
+    proof.none(f"honest newcomers, of {honest.newcomers}, not let in", failed)
+    proof.figure("lines in the log about wrong tokens", lines, "< 20", lines < 20)
+    proof.none("rsws sub that has given up", int(not alive))
+    proof.none("stored under rsws:", attacks.get("rsws: stored", 0))
+    proof.none("bad headers without an answer", attacks.get("bad headers not answered", 0))
+    proof.none("tracebacks", tracebacks)
+    for what, count in attacks.items():
+        proof.figure(f"the hostile: {what}", count, "", True)
+    proof.judged(history, streams)
+
+
+def _judge_feeling(
+    proof: Proof,
+    p99_alone: tuple[float, float],
+    p99_during: tuple[float, float],
+    load_alone: float,
+    load_during: float,
+) -> None:
+    for what, before, meanwhile in zip(("delivery", "ack"), p99_alone, p99_during, strict=True):
+        bound = max(2 * before, NOTICEABLE_S)
+        proof.figure(f"p99 of honest {what}, alone", before * 1000, "", True, " ms")
+        proof.figure(
+            f"p99 of honest {what}, with them", meanwhile * 1000, f"< {bound * 1000:.3g} ms", meanwhile < bound, " ms"
+        )
+    bound = max(2 * load_alone, BUSY)
+    proof.figure("Redis, alone", load_alone * 100, "", True, " % of a core")
+    proof.figure("Redis, with them", load_during * 100, f"< {bound * 100:.3g} %", load_during < bound, " % of a core")
+
+
+def _client_env(front: GatewayProcess) -> dict[str, str]:
+    return {"RSWS_URL": front.url, "RSWS_TOKEN": KEY}

@@ -171,13 +171,14 @@ async def quiet() -> None:
 class Gateway:
     """Everything of a gateway that a connection has to do with, without a network and without Redis."""
 
-    def __init__(self, connection: type[ClientConnection] = ClientConnection) -> None:
+    def __init__(self, connection: type[ClientConnection] = ClientConnection, max_bytes: int = MAX_BYTES) -> None:
         self._connection = connection
+        self._max_bytes = max_bytes
         self._clients = {compress: self._make_clients(compress) for compress in (False, True)}
         self._session: Writer
 
     def _make_clients(self, compress: bool) -> Clients:
-        settings = Settings(secret_key=KEY, max_message_bytes=MAX_BYTES, compress=compress)
+        settings = Settings(secret_key=KEY, max_message_bytes=self._max_bytes, compress=compress)
         http = PlainHttp(lambda: True, lambda: "")
         return Clients(settings, 1000, Access(KEY), http, self._make_session, Board())
 

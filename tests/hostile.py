@@ -28,6 +28,8 @@ CHANNELS = [f"honest-{number}" for number in range(PUBLISHERS)]
 PAUSE_S = 0.1
 """Between two messages of a publisher, which ten subscribers get."""
 WARM_S, ALONE_S, ATTACK_S, AFTER_S = 3.0, 6.0, 10.0, 15.0
+PATIENCE_S = 60.0
+"""For what is late: it is not lost then."""
 FILES = 500
 """What the gateway may open: less than honest and hostile ones would take together."""
 MIB = 1024 * 1024
@@ -45,9 +47,9 @@ class Honest:
         self._url = url
         self._logs: list[Log] = []
         self._waiting: dict[tuple[int, str], tuple[Sent, float]] = {}
-        self.deliveries: list[float] = []
-        """Seconds from a publisher to a subscriber."""
-        self.acks: list[float] = []
+        self.deliveries: list[tuple[float, float]] = []
+        """When each was published, and the seconds it took to a subscriber."""
+        self.acks: list[tuple[float, float]] = []
         self.refused = 0
         self.newcomers = self.newcomers_failed = 0
 
@@ -67,7 +69,7 @@ class Honest:
             last = {channel: add(redis, channel, '{"at":0}')[0] for channel in CHANNELS}
             self._history.written([("", b'{"at":0}')])
             with suppress(TimeoutError):  # the judge says what is missing
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     while any(log.events[-1:] != [(last[log.channel], b'{"at":0}')] for log in self._logs):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
 
@@ -82,7 +84,7 @@ class Honest:
                 log.message(*found)
                 sent_at = float(json.loads(found[1])["at"])
                 if sent_at:
-                    self.deliveries.append(time.monotonic() - sent_at)
+                    self.deliveries.append((sent_at, time.monotonic() - sent_at))
 
         client = await stack.enter_async_context(tap(self._url, on_frame))
         client.send(action="subscribe", channel=channel)
@@ -100,14 +102,14 @@ class Honest:
                 count += 1
                 await asyncio.sleep(PAUSE_S)
             with suppress(TimeoutError):
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     while any(key[0] == number for key in self._waiting):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
 
     def _answered(self, number: int, payload: bytes) -> None:
         answer = decode(payload)
         sent, at = self._waiting.pop((number, answer.messageId))
-        self.acks.append(time.monotonic() - at)
+        self.acks.append((at, time.monotonic() - at))
         if answer.status == "ack":
             sent.acks.append(answer.streamId)
             return
@@ -128,12 +130,13 @@ class Honest:
                 self.newcomers_failed += 1
             await asyncio.sleep(0.1)
 
-    def take_p99(self) -> tuple[float, float]:
-        """Of deliveries and acks since the last call."""
-        p99 = tuple(sorted(samples)[int(len(samples) * 0.99)] for samples in (self.deliveries, self.acks))
-        self.deliveries.clear()
-        self.acks.clear()
-        return p99[0], p99[1]
+    def p99(self, start: float, end: float) -> tuple[float, float]:
+        """Of deliveries and acks of what was published in that time, however late they came."""
+        found = []
+        for samples in (self.deliveries, self.acks):
+            took = sorted(seconds for at, seconds in samples if start <= at < end)
+            found.append(took[int(len(took) * 0.99)])
+        return found[0], found[1]
 
 
 class Usage:
@@ -141,7 +144,7 @@ class Usage:
 
     def __init__(self, front: GatewayProcess, redis: RedisServer) -> None:
         self._front, self._redis = front, redis
-        self._began, self._cpu_s = time.monotonic(), self._redis_cpu_s
+        self.began, self._cpu_s = time.monotonic(), self._redis_cpu_s
         self.most_bytes = front.memory_bytes
 
     @property
@@ -152,7 +155,7 @@ class Usage:
     @property
     def redis_load(self) -> float:
         """The share of one core."""
-        return (self._redis_cpu_s - self._cpu_s) / (time.monotonic() - self._began)
+        return (self._redis_cpu_s - self._cpu_s) / (time.monotonic() - self.began)
 
     async def watch(self, proof: Proof, seconds: float) -> None:
         ends = time.monotonic() + seconds
@@ -187,20 +190,18 @@ async def hostile(proof: Proof) -> None:
         with attackers(front, redis, rows) as process, RswsProcess("sub", "deep", env=_client_env(front)) as reader:
             async with honest.at_work(redis):
                 await proof.sleep(WARM_S)
-                honest.take_p99()
                 alone = Usage(front, redis)
                 await alone.watch(proof, ALONE_S)
-                p99_alone, load_alone = honest.take_p99(), alone.redis_load
+                load_alone = alone.redis_load
                 memory = front.memory_bytes
                 failed, refused, honest.newcomers = honest.newcomers_failed, honest.refused, 0
                 during = Usage(front, redis)
                 seen = asyncio.create_task(asyncio.to_thread(process.communicate, "\n"))
                 await during.watch(proof, ATTACK_S)
-                p99_during, load_during = honest.take_p99(), during.redis_load
+                over, load_during = time.monotonic(), during.redis_load
                 failed, refused = honest.newcomers_failed - failed, honest.refused - refused
                 said, _ = await seen
-                during_s = time.monotonic()
-                while front.memory_bytes > memory + 10 * MIB and time.monotonic() < during_s + AFTER_S:
+                while front.memory_bytes > memory + 10 * MIB and time.monotonic() < over + AFTER_S:
                     await during.watch(proof, 0.2)
                 after = front.memory_bytes
             add(redis, "deep", '"still there"')
@@ -211,6 +212,7 @@ async def hostile(proof: Proof) -> None:
         tracebacks = front.tracebacks
         streams = {channel: stream_of(redis, channel) for channel in CHANNELS}
     attacks = json.loads(said or "{}")
+    p99_alone, p99_during = honest.p99(alone.began, during.began), honest.p99(during.began, over)
     _judge_feeling(proof, p99_alone, p99_during, load_alone, load_during)
     for what, grown, most in (
         ("with them", during.most_bytes - memory, 50), ("after them", after - memory, 10),

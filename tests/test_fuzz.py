@@ -99,7 +99,7 @@ class AllowsMore(ClientConnection):
             return getattr(self._host, name)
 
     def __init__(self, host: Any) -> None:
-        super().__init__(self.More(host))  # type: ignore[arg-type]
+        super().__init__(self.More(host))
 
 
 class Loses(ClientConnection):

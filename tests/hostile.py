@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,6 +179,22 @@ def attackers(front: GatewayProcess, redis: RedisServer, rows: list[str]) -> Ite
             process.kill()
 
 
+@dataclass
+class Span:
+    """What was seen of the gateway before, during and after an attack."""
+
+    alone: Usage
+    load_alone: float
+    memory: int
+    during: Usage
+    over: float = 0
+    load: float = 0
+    failed: int = 0
+    refused: int = 0
+    after: int = 0
+    seen: dict[str, int] = field(default_factory=dict)
+
+
 async def hostile(proof: Proof) -> None:
     """Hostile clients of all kinds at once beside 200 honest subscribers and 20 publishers; hostile:NAME is one."""
     rows = proof.parts or list(ATTACKS)
@@ -187,66 +204,66 @@ async def hostile(proof: Proof) -> None:
     with RedisServer() as redis, GatewayProcess(redis) as front:
         resource.prlimit(front.process.process.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
         honest = Honest(history, front.url)
-        with attackers(front, redis, rows) as process, RswsProcess("sub", "deep", env=_client_env(front)) as reader:
+        environment = {"RSWS_URL": front.url, "RSWS_TOKEN": KEY}
+        with attackers(front, redis, rows) as process, RswsProcess("sub", "deep", env=environment) as reader:
             async with honest.at_work(redis):
-                await proof.sleep(WARM_S)
-                alone = Usage(front, redis)
-                await alone.watch(proof, ALONE_S)
-                load_alone = alone.redis_load
-                memory = front.memory_bytes
-                failed, refused, honest.newcomers = honest.newcomers_failed, honest.refused, 0
-                during = Usage(front, redis)
-                seen = asyncio.create_task(asyncio.to_thread(process.communicate, "\n"))
-                await during.watch(proof, ATTACK_S)
-                over, load_during = time.monotonic(), during.redis_load
-                failed, refused = honest.newcomers_failed - failed, honest.refused - refused
-                said, _ = await seen
-                while front.memory_bytes > memory + 10 * MIB and time.monotonic() < over + AFTER_S:
-                    await during.watch(proof, 0.2)
-                after = front.memory_bytes
+                span = await _attacked(proof, front, redis, honest, process)
             add(redis, "deep", '"still there"')
             with suppress(AssertionError):
                 reader.wait_for("still there", timeout=5)
             alive = any("still there" in line for line in reader.stdout)
         lines = sum("token refused" in line for line in front.process.stderr)
-        tracebacks = front.tracebacks
+        proof.none("tracebacks", front.tracebacks)
         streams = {channel: stream_of(redis, channel) for channel in CHANNELS}
-    attacks = json.loads(said or "{}")
-    p99_alone, p99_during = honest.p99(alone.began, during.began), honest.p99(during.began, over)
-    _judge_feeling(proof, p99_alone, p99_during, load_alone, load_during)
-    for what, grown, most in (
-        ("with them", during.most_bytes - memory, 50), ("after them", after - memory, 10),
-    ):  # fmt: skip
-        proof.figure(f"memory of the gateway, {what}", grown / MIB, f"< +{most} MiB", grown < most * MIB, " MiB")
-    proof.none("honest publishes refused", refused)
-    proof.none(f"honest newcomers, of {honest.newcomers}, not let in", failed)
+    _judge_feeling(proof, honest, span)
+    _judge_memory(proof, span)
+    proof.none("honest publishes refused", span.refused)
+    proof.none(f"honest newcomers, of {honest.newcomers}, not let in", span.failed)
     proof.figure("lines in the log about wrong tokens", lines, "< 20", lines < 20)
     proof.none("rsws sub that has given up", int(not alive))
-    proof.none("stored under rsws:", attacks.get("rsws: stored", 0))
-    proof.none("bad headers without an answer", attacks.get("bad headers not answered", 0))
-    proof.none("tracebacks", tracebacks)
-    for what, count in attacks.items():
+    proof.none("stored under rsws:", span.seen.get("rsws: stored", 0))
+    proof.none("bad headers without an answer", span.seen.get("bad headers not answered", 0))
+    for what, count in span.seen.items():
         proof.figure(f"the hostile: {what}", count, "", True)
     proof.judged(history, streams)
 
 
-def _judge_feeling(
-    proof: Proof,
-    p99_alone: tuple[float, float],
-    p99_during: tuple[float, float],
-    load_alone: float,
-    load_during: float,
-) -> None:
-    for what, before, meanwhile in zip(("delivery", "ack"), p99_alone, p99_during, strict=True):
+async def _attacked(
+    proof: Proof, front: GatewayProcess, redis: RedisServer, honest: Honest, process: subprocess.Popen[str]
+) -> Span:
+    await proof.sleep(WARM_S)
+    alone = Usage(front, redis)
+    await alone.watch(proof, ALONE_S)
+    load_alone, memory, honest.newcomers = alone.redis_load, front.memory_bytes, 0
+    failed, refused = honest.newcomers_failed, honest.refused
+    span = Span(alone, load_alone, memory, Usage(front, redis))
+    attack = asyncio.create_task(asyncio.to_thread(process.communicate, "\n"))
+    await span.during.watch(proof, ATTACK_S)
+    span.over, span.load = time.monotonic(), span.during.redis_load
+    said, _ = await attack
+    span.seen = json.loads(said or "{}")
+    while front.memory_bytes > memory + 10 * MIB and time.monotonic() < span.over + AFTER_S:
+        await span.during.watch(proof, 0.2)
+    span.after = front.memory_bytes
+    span.failed, span.refused = honest.newcomers_failed - failed, honest.refused - refused
+    return span
+
+
+def _judge_memory(proof: Proof, span: Span) -> None:
+    most, after = span.during.most_bytes - span.memory, span.after - span.memory
+    proof.figure("memory of the gateway, with them", most / MIB, "< +50 MiB", most < 50 * MIB, " MiB")
+    proof.figure("memory of the gateway, after them", after / MIB, "< +10 MiB", after < 10 * MIB, " MiB")
+
+
+def _judge_feeling(proof: Proof, honest: Honest, span: Span) -> None:
+    alone = honest.p99(span.alone.began, span.during.began)
+    attacked = honest.p99(span.during.began, span.over)
+    for what, before, meanwhile in zip(("delivery", "ack"), alone, attacked, strict=True):
         bound = max(2 * before, NOTICEABLE_S)
         proof.figure(f"p99 of honest {what}, alone", before * 1000, "", True, " ms")
         proof.figure(
             f"p99 of honest {what}, with them", meanwhile * 1000, f"< {bound * 1000:.3g} ms", meanwhile < bound, " ms"
         )
-    bound = max(2 * load_alone, BUSY)
-    proof.figure("Redis, alone", load_alone * 100, "", True, " % of a core")
-    proof.figure("Redis, with them", load_during * 100, f"< {bound * 100:.3g} %", load_during < bound, " % of a core")
-
-
-def _client_env(front: GatewayProcess) -> dict[str, str]:
-    return {"RSWS_URL": front.url, "RSWS_TOKEN": KEY}
+    bound = max(2 * span.load_alone, BUSY)
+    proof.figure("Redis, alone", span.load_alone * 100, "", True, " % of a core")
+    proof.figure("Redis, with them", span.load * 100, f"< {bound * 100:.3g} %", span.load < bound, " % of a core")

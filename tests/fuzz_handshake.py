@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fuzz_frames import MAX_BYTES, Gateway, Transport, changed, cut, quiet
+from frame_streams import MAX_BYTES, changed, cut
+from fuzz_frames import Gateway, Transport, quiet
 from gateway_kit import KEY, handshake
 
 STATUS = re.compile(rb"HTTP/1\.1 (\d\d\d) [ -~]*\r\n(?:[-A-Za-z]+: [^\r\n]*\r\n)*\r\n")

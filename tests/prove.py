@@ -28,6 +28,7 @@ from statistics import median
 
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -739,7 +740,7 @@ def main() -> int:
         mark = "[green]ok[/]" if figure.reached else "[bold red]MISSED[/]"
         table.add_row(
             figure.proof,
-            figure.what,
+            escape(figure.what),
             figure.measured,
             figure.wanted,
             mark if figure.wanted or not figure.reached else "",

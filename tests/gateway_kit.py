@@ -264,7 +264,7 @@ class Wire:
     async def frame(self) -> tuple[int, bytes]:
         """The next frame: opcode and payload."""
         while True:
-            found = _first_frame(self.received)
+            found = first_frame(self.received)
             if found is not None:
                 opcode, payload, size = found
                 del self.received[:size]
@@ -311,7 +311,7 @@ def request(**keys: Any) -> bytes:
     return frame(json.dumps(keys).encode())
 
 
-def _first_frame(data: bytearray) -> tuple[int, bytes, int] | None:
+def first_frame(data: bytearray) -> tuple[int, bytes, int] | None:
     """Opcode, payload and size of the first frame of a server; None while it is not whole."""
     if len(data) < 2:
         return None

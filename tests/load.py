@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
-from gateway_kit import KEY, handshake, request
+from gateway_kit import KEY, frame, handshake, request
 from support import RedisServer, RswsProcess, free_port, run_python
 
 CONNECT_S = 30.0
@@ -197,6 +197,10 @@ class Tap(asyncio.Protocol):
     def send(self, **keys: Any) -> None:
         """A request."""
         self.transport.write(request(**keys))
+
+    def send_raw(self, text: bytes) -> None:
+        """A request that is written already."""
+        self.transport.write(frame(text))
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
     .venv/bin/python tests/prove.py              # all of them
     .venv/bin/python tests/prove.py herd joins   # these
+    .venv/bin/python tests/prove.py hostile:pings,names  # some rows of a proof that has some
     .venv/bin/python tests/prove.py --seed 7     # with the same random numbers again
     .venv/bin/python tests/prove.py --list
 
@@ -18,7 +19,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,12 +28,16 @@ from statistics import median
 
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import fuzz_frames
+import fuzz_handshake
 from checker import History, Log, Publisher, Stream, Subscriber, decode, stream_of
 from faults import Proxy, command_calls, killed, paused
 from gateway_kit import add, frame, gateway
+from hostile import hostile
 from load import GatewayProcess, Latency, Tap, allow_open_files, load, message, pinger, tap
 from support import RedisServer
 
@@ -55,7 +60,9 @@ class Proof:
     """What a proof is given: a seed, the progress bar, and where its figures go."""
 
     def __init__(self, name: str, seed: int, progress: Progress, figures: list[Figure]) -> None:
-        self.name = name
+        self.name, _, parts = name.partition(":")
+        self.parts = [part for part in parts.split(",") if part]
+        """What of it is wanted, as in ``hostile:pings,names``; none is all."""
         self.seed = seed
         self._progress = progress
         self._figures = figures
@@ -78,9 +85,10 @@ class Proof:
         """What must not happen."""
         self.figure(what, count, "0", count == 0)
 
-    def judged(self, history: History, stream: Stream) -> None:
-        """What the checker finds, each kind of breach a figure of its own."""
-        found = Counter(finding.kind for finding in history.judge({CHANNEL: stream}))
+    def judged(self, history: History, stream: Stream | Mapping[str, Stream]) -> None:
+        """What the checker finds, each kind of breach a figure of its own; one stream is that of ``CHANNEL``."""
+        streams = stream if isinstance(stream, Mapping) else {CHANNEL: stream}
+        found = Counter(finding.kind for finding in history.judge(streams))
         for kind in ("lost", "duplicated", "reordered"):
             self.none(kind, found.pop(kind, 0))
         self.none("other breaches (phantom, wrong body, false answers, gaps)", found.total())
@@ -661,6 +669,23 @@ async def bad_input(proof: Proof) -> None:
     proof.none("keys left in Redis", keys)
 
 
+async def fuzz(proof: Proof) -> None:
+    """300,000 streams of frames and 100,000 opening requests, each read as websockets reads it, and answered."""
+    streams, requests = 300_000, 100_000
+    proof.total(streams + requests)
+
+    def run() -> tuple[list[fuzz_frames.Failure], list[str]]:  # uvloop does not say when it is quiet
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            return (
+                runner.run(fuzz_frames.search(proof.seed, streams, advance=proof.advance)),
+                runner.run(fuzz_handshake.search(proof.seed, requests, advance=proof.advance)),
+            )
+
+    failures, faults = await asyncio.to_thread(run)
+    proof.none("\n".join(["streams read otherwise than by websockets", *map(str, failures)]), len(failures))
+    proof.none("\n".join(["opening requests without a right answer", *faults]), len(faults))
+
+
 PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "reply-cut": reply_cut,
     "redis-killed": redis_killed,
@@ -671,6 +696,8 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "bad-key": bad_key,
     "herd": herd,
     "bad-input": bad_input,
+    "fuzz": fuzz,
+    "hostile": hostile,
 }
 
 
@@ -687,7 +714,7 @@ def main() -> int:
         for name, prove in PROOFS.items():
             console.print(f"{name:15} {prove.__doc__}", highlight=False)
         return 0
-    unknown = [name for name in arguments.names if name not in PROOFS]
+    unknown = [name for name in arguments.names if name.partition(":")[0] not in PROOFS]
     if unknown:
         parser.error(f"no proof is called {', '.join(unknown)}; there are {', '.join(PROOFS)}")
     figures: list[Figure] = []
@@ -703,7 +730,7 @@ def main() -> int:
         for name in arguments.names or PROOFS:
             proof = Proof(name, arguments.seed, progress, figures)
             try:
-                runner.run(as_coroutine(PROOFS[name], proof))
+                runner.run(as_coroutine(PROOFS[proof.name], proof))
             except Exception as error:  # a proof that breaks off is one more figure missed, and the others go on
                 console.print_exception()
                 figures.append(Figure(name, f"broken off: {type(error).__name__}", "", "", False))
@@ -713,7 +740,7 @@ def main() -> int:
         mark = "[green]ok[/]" if figure.reached else "[bold red]MISSED[/]"
         table.add_row(
             figure.proof,
-            figure.what,
+            escape(figure.what),
             figure.measured,
             figure.wanted,
             mark if figure.wanted or not figure.reached else "",

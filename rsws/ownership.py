@@ -65,22 +65,23 @@ class PrivateDir:
                     self._close_to_others(descriptor, os.path.normpath(f"{where}/{name}"), name)
 
     def _close_to_others(self, descriptor: int, shown: str, name: str) -> None:
+        path = self.path / shown
         try:
             found = os.lstat(name, dir_fd=descriptor)
+            if stat.S_ISLNK(found.st_mode):
+                raise _foreign(path, "is a symbolic link")
+            _check_owner(path, found)
+            if not found.st_mode & 0o077 or stat.S_ISSOCK(
+                found.st_mode
+            ):  # which can't be opened; the directory is shut
+                return
+            opened = os.open(name, os.O_RDONLY | _NOT_FOLLOWED, dir_fd=descriptor)
         except FileNotFoundError:  # a draft, or what the server has done with
             return
-        path = self.path / shown
-        if stat.S_ISLNK(found.st_mode):
-            raise _foreign(path, "is a symbolic link")
-        _check_owner(path, found)
-        if found.st_mode & 0o077 and not stat.S_ISSOCK(
-            found.st_mode
-        ):  # a socket can't be opened; the directory is shut
-            opened = os.open(name, os.O_RDONLY | _NOT_FOLLOWED, dir_fd=descriptor)
-            try:
-                os.fchmod(opened, 0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
-            finally:
-                os.close(opened)
+        try:
+            os.fchmod(opened, 0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
+        finally:
+            os.close(opened)
 
     def open(self, name: str, flags: int) -> int:
         """The descriptor of a file in it, which is made private; with O_CREAT the file is made, mode 0600.

@@ -136,7 +136,9 @@ def test_no_token_goes_where_the_env_file_of_somebody_leads(where: dict[str, str
     (tmp_path / "token").write_text("secret")
     os.environ[name] = str(tmp_path / "token")
     env_file(**where)
-    with pytest.raises(UsageError, match=rf"\.env .* leads to ws://.* {name}, .*--url, or .*--token-file"):
+    with pytest.raises(
+        UsageError, match=rf"\.env .* leads to ws://.* {name}, .*take the address out of \.env, or .*--token-file"
+    ):
         find_gateway(settings())
     assert find_gateway(settings(token="mine")).token == "mine"
     assert find_gateway(settings(url="ws://there:2")).url == "ws://there:2"

@@ -1620,7 +1620,11 @@ async def test_an_open_address_needs_a_key(redis_server: RedisServer) -> None:
 @async_test
 async def test_the_url_is_one_to_connect_to(redis_server: RedisServer, host: str) -> None:
     try:
-        async with gateway(redis_server.url, host=host) as server, connect(server) as client:
+        key = "long-enough"
+        async with (
+            gateway(redis_server.url, host=host, secret_key=key) as server,
+            connect(server, f"/?token={key}") as client,
+        ):
             await client.nothing_more()
     except SetupError as error:  # no IPv6 here
         if host != "::1":

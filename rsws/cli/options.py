@@ -177,7 +177,7 @@ def find_gateway(settings: ClientSettings) -> Gateway:
         if not may_go and not _is_own(settings, url):
             raise UsageError(
                 f".env in the working directory leads to {redact_url(url)}, and {each.source}, which is not for what "
-                ".env names: give the address with --url, or the token with --token-file"
+                ".env names: take the address out of .env, or give the token with --token-file"
             )
         return Gateway(url, token, each.source)
     key_file = DataDir(settings.data_dir).key_file

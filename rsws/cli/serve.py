@@ -54,7 +54,7 @@ def _print_banner(gateway: Gateway) -> None:
     settings = gateway.settings
     if gateway.key_file is not None:
         token = f"kept in {gateway.key_file}, where this user's rsws commands find it"
-    elif settings.secret_key:
+    elif (settings.secret_key or "").strip():
         token = "the one of WEBSOCKET_SECRET_KEY, which the other terminal needs, too"
     else:
         token = f"kept in {settings.secret_key_file}"
@@ -91,7 +91,7 @@ def _first_steps(gateway: Gateway) -> _Steps:
     if gateway.key_file is not None:
         if gateway.key_file.parent != default_data_dir():
             client += [flag("data_dir"), str(gateway.key_file.parent.absolute())]
-    elif settings.secret_key and not settings.secret_key.isspace():
+    elif (settings.secret_key or "").strip():
         secret.append("secret_key")
     else:
         client += [flag("token_file"), str(Path(settings.secret_key_file or "").absolute())]

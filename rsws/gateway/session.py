@@ -38,8 +38,8 @@ class Session:
     """One client's requests. Those about the same channel take effect in the order in which they came."""
 
     __slots__ = (
-        "_connection", "_ended", "_hub", "_max_subscriptions", "_metrics", "_opening", "_producer_window_s", "_store",
-        "_subscriptions", "_tasks",
+        "_connection", "_ended", "_hub", "_max_subscriptions", "_metrics", "_opening", "_openings",
+        "_producer_window_s", "_store", "_subscriptions", "_tasks",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,8 @@ class Session:
         """By channel; None where the first one is still opening."""
         self._opening: dict[str, deque[tuple[Publish | Subscribe | Unsubscribe, int]]] = {}
         """Channels with a subscribe under way, and what came for them meanwhile, with its size."""
+        self._openings: dict[str, asyncio.Task[None]] = {}
+        """What carries out those subscribes."""
         self._ended = False
 
     def end(self) -> None:
@@ -70,6 +72,8 @@ class Session:
             if subscription is not None:
                 self._hub.unsubscribe(subscription)
         self._subscriptions.clear()
+        for task in self._openings.values():
+            task.cancel()
 
     def text_received(self, text: str) -> None:
         """Handle one message of the client."""
@@ -137,7 +141,9 @@ class Session:
             return
         self._subscriptions.setdefault(channel, None)
         self._opening[channel] = deque()
-        self._tasks.create_task(self._open(channel, size, self._hub.subscribe(request, self._connection)))
+        asked = self._hub.subscribe(request, self._connection)
+        task = self._openings[channel] = self._tasks.create_task(self._open(channel, size, asked))
+        task.add_done_callback(lambda _: asked.close())  # which a task that was cancelled at once has not begun
 
     async def _open(
         self, channel: str, size: int, asked: Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]
@@ -166,6 +172,7 @@ class Session:
                 self._metrics.gaps += 1
             subscription.advance()
         self._connection.request_done(size)
+        del self._openings[channel]
         self._catch_up_with(self._opening.pop(channel))
 
     def _catch_up_with(self, waiting: deque[tuple[Publish | Subscribe | Unsubscribe, int]]) -> None:

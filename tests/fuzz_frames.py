@@ -4,7 +4,8 @@ A stream of frames, right and wrong ones, is made from a seed and a number, chan
 Both sides are given piece after piece; after each of them they have to have read the same messages, written the same
 pongs and the same close code, and ended, or not. So a rule that is broken has to be answered at the same byte.
 
-The documented differences are in :class:`Model`: a binary message is 1003, and what is no text 1007.
+The documented differences are in :class:`Model`: a binary message is 1003, and what is no text 1007; a close frame may
+stand between fragments, as RFC 6455, section 5.4, has it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rsws.gateway.connection import ClientConnection
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import Board
 from rsws.gateway.session import Session
+from rsws.gateway.turns import Turns
 from rsws.settings import Settings
 
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
@@ -105,7 +107,7 @@ def outcome(messages: list[str], written: bytes, ended: bool) -> Outcome:
 
 
 class Model(ServerProtocol):
-    """What websockets makes of the bytes, with the two rules for messages that the gateway adds."""
+    """What websockets makes of the bytes, with the rules that are the gateway's."""
 
     def __init__(self, compress: bool) -> None:
         super().__init__(extensions=COMPRESSION if compress else None, max_size=MAX_BYTES)
@@ -120,6 +122,8 @@ class Model(ServerProtocol):
         self._written = b""
 
     def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
         super().recv_frame(frame)
         if frame.opcode is Opcode.BINARY:
             self.fail(1003)
@@ -174,7 +178,7 @@ class Gateway:
     def _make_clients(self, compress: bool) -> Clients:
         settings = Settings(secret_key=KEY, max_message_bytes=self._max_bytes, compress=compress)
         http = PlainHttp(lambda: True, lambda: "")
-        return Clients(settings, 1000, Access(KEY), http, self._make_session, Board())
+        return Clients(settings, 1000, Access(KEY), http, self._make_session, Board(), Turns(lambda: False))
 
     def _make_session(self, connection: ClientConnection) -> Session:
         self._session = Writer()

@@ -14,6 +14,7 @@ from functools import partial
 import pytest
 
 import gateway_kit
+from faults import command_calls
 from gateway_kit import (
     LOOPS,
     PATIENCE_S,
@@ -378,6 +379,27 @@ async def test_many_who_come_at_once_share_a_look_at_the_stream(own_redis: Redis
             assert json.loads(await wire.text())["status"] == "subscribed"
     looks = re.search(rb"cmdstat_xinfo\|stream:calls=([0-9]+)", own_redis.call("INFO", "commandstats"))
     assert looks is None or int(looks[1]) < 100
+
+
+@async_test
+async def test_who_asks_for_much_and_goes_leaves_nothing_under_way(own_redis: RedisServer, channel: str) -> None:
+    for _ in range(20):
+        add(own_redis, channel, *["1"] * 1000)
+    async with gateway(own_redis.url) as server:
+        async with AsyncExitStack() as stack:
+            for number in range(5):
+                client = await stack.enter_async_context(connect(server))
+                await client.send(action="subscribe", channel=channel, last=19_000 - number)
+            before = command_calls(own_redis, "xrevrange")
+            await until(lambda: command_calls(own_redis, "xrevrange") > before + 5)
+        await until(lambda: not server.clients.sessions)
+        await asyncio.sleep(0.02)
+        stopped = command_calls(own_redis, "xrevrange")
+        await asyncio.sleep(0.05)
+        assert command_calls(own_redis, "xrevrange") == stopped
+        async with connect(server) as client:
+            await client.subscribe(channel, last=300)
+            await client.messages(channel, 300)
 
 
 # --- many channels ---

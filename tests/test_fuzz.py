@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 from websockets.frames import Frame, Opcode
+from websockets.protocol import Protocol
 
 import fuzz_frames
 import fuzz_handshake
+from rsws.errors import CloseCode
+from rsws.gateway import connection as connection_module
 from rsws.gateway import frames
 from rsws.gateway.connection import ClientConnection
+from rsws.gateway.receiving import FrameReader
 
 SEEDS = ["fixed", random.SystemRandom().getrandbits(32)]
 FRAMES, HANDSHAKES = 4000, 1500
@@ -24,13 +28,13 @@ def search(seed: object, count: int, connection: type[ClientConnection] = Client
         return runner.run(fuzz_frames.search(seed, count, connection))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS, ids=["a fixed seed", "a fresh seed"])
 def test_frames_are_read_as_websockets_reads_them(seed: object) -> None:
     failures = search(seed, FRAMES)
     assert not failures, "\n".join(map(str, failures))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS, ids=["a fixed seed", "a fresh seed"])
 def test_every_handshake_is_answered(seed: object) -> None:
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         failures = runner.run(fuzz_handshake.search(seed, HANDSHAKES))
@@ -41,40 +45,48 @@ def test_every_handshake_is_answered(seed: object) -> None:
 
 
 class TakesAnyText(ClientConnection):
-    def _message_received(self, payload: bytes) -> None:
-        super()._message_received(payload.decode(errors="replace").encode())
+    def message_received(self, payload: bytes) -> None:
+        super().message_received(payload.decode(errors="replace").encode())
 
 
-class TakesBinary(ClientConnection):
+class TakesBinary(FrameReader):
     def _frame_received(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY:
             frame = Frame(Opcode.TEXT, frame.data, frame.fin)
         super()._frame_received(frame)
 
 
-class ChecksEachFragment(ClientConnection):
+class ChecksEachFragment(FrameReader):
     """A character may be cut in two by the border of fragments."""
 
     def _frame_received(self, frame: Frame) -> None:
         try:
             bytes(frame.data).decode()
         except UnicodeDecodeError:
-            self.fail(1007, "invalid UTF-8")  # type: ignore[arg-type]
+            self._receiver.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
         else:
             super()._frame_received(frame)
 
 
-class ForgetsTheBeginning(ClientConnection):
+class ForgetsTheBeginning(FrameReader):
     def _frame_received(self, frame: Frame) -> None:
         if frame.fin and self._partial is not None:
             self._partial.clear()
         super()._frame_received(frame)
 
 
-class ForgetsTheExtension(ClientConnection):
-    def _open(self, path: str) -> None:
-        super()._open(path)
+class ForgetsTheExtension(FrameReader):
+    def get_websocket(self) -> Protocol:
         self._extensions = ()
+        return super().get_websocket()
+
+
+class ForgetsWhatWaits(FrameReader):
+    """What one turn has no room for is not read in the next."""
+
+    def read_on(self) -> None:
+        self._unread = (b"", 0)
+        super().read_on()
 
 
 class HearsLate(ClientConnection):
@@ -119,10 +131,13 @@ class Raises(ClientConnection):
 
 @pytest.mark.parametrize(
     "bug",
-    [TakesAnyText, TakesBinary, ChecksEachFragment, ForgetsTheBeginning, ForgetsTheExtension, HearsLate, AllowsMore,
-     Loses, Raises],
+    [TakesAnyText, TakesBinary, ChecksEachFragment, ForgetsTheBeginning, ForgetsTheExtension, ForgetsWhatWaits,
+     HearsLate, AllowsMore, Loses, Raises],
 )  # fmt: skip
-def test_a_bug_is_found(bug: type[ClientConnection]) -> None:
+def test_a_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: type[ClientConnection] | type[FrameReader]) -> None:
+    if issubclass(bug, FrameReader):
+        monkeypatch.setattr(connection_module, "FrameReader", bug)
+        bug = ClientConnection
     [failure] = search("fixed", 3000, bug)[:1]
     assert len(b"".join(failure.smallest.pieces)) <= 2200, "it is made small"
 

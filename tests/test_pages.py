@@ -6,6 +6,7 @@ import asyncio
 
 from gateway_kit import add, async_test, until
 from interleavings import Client, Connection
+from rsws.gateway import pages as pages_module
 from rsws.gateway.channel import Channel, RingBudget
 from rsws.gateway.metrics import Metrics
 from rsws.gateway.pages import Pages
@@ -57,5 +58,37 @@ async def test_looking_back_sends_no_bodies(own_redis: RedisServer, channel: str
     before = own_redis.client.info("stats")["total_net_output_bytes"]
     assert await store.before_last(channel, 90, tip) > ZERO
     assert own_redis.client.info("stats")["total_net_output_bytes"] - before < 100_000
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@async_test
+async def test_a_read_that_nobody_waits_for_any_more_ends(own_redis: RedisServer, channel: str) -> None:
+    add(own_redis, channel, *["1"] * 50)
+    store = Store(RedisTarget(own_redis.url, 5.0), lambda cause: None)
+    running = asyncio.create_task(store.run())
+    await store.tip(channel)
+
+    async def no_check(channel: Channel) -> None:
+        raise AssertionError("nobody stands beyond the end")
+
+    own_redis.kill()
+    await until(lambda: not store.ready)
+    async with asyncio.TaskGroup() as tasks:
+        pages = Pages(store, tasks, no_check)
+        room = Channel(channel, StreamId(1 << 60, 0), RingBudget(), lambda name, id: None, Metrics())
+        clients = [Client(0, Connection(room=1000)) for _ in range(2)]
+        for client in clients:
+            client.subscription = Subscription(room, ZERO, client, pages)
+            client.subscription.advance()
+        first, second = [client.subscription for client in clients if client.subscription is not None]
+        read = pages._reads[pages_module._key(first)]
+        assert read.task is not None
+        for subscription in (first, second):
+            assert not read.task.cancelling()
+            subscription.close()
+            pages.leave(subscription)
+        assert read.task.cancelling()
+        assert not pages._reads
     running.cancel()
     await asyncio.wait([running])

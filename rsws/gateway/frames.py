@@ -18,7 +18,8 @@ _COMPRESSED = 0x40
 """RSV1 (RFC 7692, section 6)."""
 _MASKED = 0x80
 _OPCODES = frozenset(Opcode)
-MAX_HEADER_BYTES = 14
+_EXTENDED = {126: 2, 127: 8}
+"""Bytes of a length that does not fit into seven bits, by what those are then."""
 _medium_header = Struct("!BBH").pack
 _long_header = Struct("!BBQ").pack
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
@@ -66,7 +67,7 @@ def text_payloads(frames: bytes) -> Iterator[tuple[bytes, bytes]]:
     start = 0
     while start < len(frames):
         end = start + frame_size(frames, start)
-        body = start + {126: 4, 127: 10}.get(frames[start + 1], 2)
+        body = start + header_size(frames, start)
         yield frames[start:end], frames[body:end]
         start = end
 
@@ -105,12 +106,17 @@ def frame_size(data: bytes, start: int) -> int:
     if there < 2:
         return 0
     size = data[start + 1] & ~_MASKED
-    extended = {126: 2, 127: 8}.get(size, 0)
+    extended = _EXTENDED.get(size, 0)
     if there < 2 + extended:
         return 0
     if extended:
         size = int.from_bytes(data[start + 2 : start + 2 + extended])
     return 2 + extended + (4 if data[start + 1] & _MASKED else 0) + size
+
+
+def header_size(data: bytes, start: int) -> int:
+    """How many of them are its header."""
+    return 2 + _EXTENDED.get(data[start + 1] & ~_MASKED, 0) + (4 if data[start + 1] & _MASKED else 0)
 
 
 def is_plain(data: bytes, start: int) -> bool:

@@ -175,6 +175,7 @@ class Hub:
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription, and its channel with the last one."""
         subscription.close()
+        self._pages.leave(subscription)
         channel = subscription.channel
         if not channel.listeners and self._channels.get(channel.name) is channel:
             del self._channels[channel.name]

@@ -11,7 +11,7 @@ from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.channel import Channel
 from rsws.gateway.subscription import CHUNK_BYTES, Page, Subscription
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import History, Store
+from rsws.streams.store import FEW_ENTRIES, History, Store
 
 PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 8 * 1024 * 1024
@@ -31,6 +31,17 @@ class _PageKey(NamedTuple):
     after: StreamId
 
 
+class _Read:
+    """One read under way."""
+
+    __slots__ = ("task", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: dict[Subscription, None] = {}
+        """Who gets the page, in the order in which they came; nobody yet when it is read ahead."""
+        self.task: asyncio.Task[None] | None = None
+
+
 class Pages:
     """Reads for those who are behind.
 
@@ -44,62 +55,88 @@ class Pages:
         self._store = store
         self._tasks = tasks
         self._check = check
-        self._waiting: dict[_PageKey, list[Subscription]] = {}
+        self._reads: dict[_PageKey, _Read] = {}
         self._cache = PageCache()
 
     def read_page(self, subscription: Subscription) -> None:
         """Read on from where ``subscription`` stands; all who stand there share one read."""
-        channel = subscription.channel
-        key = _PageKey(channel, channel.generation, subscription.position)
+        key = _key(subscription)
         page = self._cache.get(key)
         if page is not None:
+            self._read_ahead(key, page)
             asyncio.get_running_loop().call_soon(_hand_over, key, subscription, page)
-        elif key in self._waiting:
-            self._waiting[key].append(subscription)
-        else:
-            self._waiting[key] = [subscription]
-            self._tasks.create_task(self._read(key))
+            return
+        read = self._reads.get(key) or self._start(key)
+        read.waiting[subscription] = None
+
+    def leave(self, subscription: Subscription) -> None:
+        """It was closed: a read that nobody waits for any more ends, whatever it is at."""
+        read = self._reads.get(_key(subscription))
+        if read is not None:
+            read.waiting.pop(subscription, None)
+            if not read.waiting and read.task is not None:
+                self._end(_key(subscription), read)
+                read.task.cancel()
+
+    def _start(self, key: _PageKey) -> _Read:
+        read = self._reads[key] = _Read()
+        read.task = self._tasks.create_task(self._run(key, read))
+        return read
+
+    def _read_ahead(self, key: _PageKey, page: Page) -> None:
+        """Have Redis read what follows a page while its clients get it: it takes as long over many small entries."""
+        following = key._replace(after=page.last)
+        if page.complete or key.channel.page_entries <= FEW_ENTRIES or following in self._reads:
+            return
+        if self._cache.get(following) is None:
+            self._start(following)
+
+    def _end(self, key: _PageKey, read: _Read) -> None:
+        if self._reads.get(key) is read:
+            del self._reads[key]
 
     def forget(self, channel: Channel) -> None:
         """The channel is closed: let go of what was read of it."""
         self._cache.drop(channel)
 
-    async def _read(self, key: _PageKey) -> None:
+    async def _run(self, key: _PageKey, read: _Read) -> None:
         try:
-            page = await self._page(key)
+            page = await self._page(key, read)
         finally:
-            waiting = self._waiting.pop(key)
+            self._end(key, read)
         if page is None:
             return  # nobody waits any more
-        for number, subscription in enumerate(waiting, 1):
+        if read.waiting:
+            self._read_ahead(key, page)
+        for number, subscription in enumerate(list(read.waiting), 1):
             _hand_over(key, subscription, page)
             if number % PORTION == 0:
                 await asyncio.sleep(0)
 
-    async def _page(self, key: _PageKey) -> Page | None:
+    async def _page(self, key: _PageKey, read: _Read) -> Page | None:
         channel, after = key.channel, key.after
-        while channel.listeners and key.generation == channel.generation:
+        while key.generation == channel.generation:
             try:
                 cursor, limit = channel.cursor, channel.page_entries
                 history = await self._store.page(channel.name, after, limit, CHUNK_BYTES)
             except ChannelUnreadable as error:
-                for subscription in self._waiting[key]:
+                for subscription in read.waiting:
                     subscription.unreadable(error)
-                await self._pause(key, UNREADABLE_RETRY_S)
+                retry_s = UNREADABLE_RETRY_S
             except StoreError:
                 channel.page_entries = max(1, limit // 2)  # in case it was too much to be read in time
-                await self._pause(key, RETRY_S)
+                retry_s = RETRY_S
             else:
                 if history.broken != "reset":
                     return self._encode(key, history, cursor)
                 await self._check(channel)
-                await self._pause(key, RETRY_S)
+                retry_s = RETRY_S
+            if not read.waiting:  # it was read ahead
+                break
+            for subscription in read.waiting:
+                subscription.yield_turn()
+            await asyncio.sleep(retry_s)
         return None
-
-    async def _pause(self, key: _PageKey, delay_s: float) -> None:
-        for subscription in self._waiting[key]:
-            subscription.yield_turn()
-        await asyncio.sleep(delay_s)
 
     def _encode(self, key: _PageKey, history: History, cursor: StreamId) -> Page:
         channel, entries = key.channel, history.entries
@@ -119,6 +156,10 @@ class Pages:
         if not page.complete:
             self._cache.put(key, page)
         return page
+
+
+def _key(subscription: Subscription) -> _PageKey:
+    return _PageKey(subscription.channel, subscription.channel.generation, subscription.position)
 
 
 def _hand_over(key: _PageKey, subscription: Subscription, page: Page) -> None:

@@ -16,9 +16,9 @@ from websockets.protocol import Protocol
 from rsws.errors import CloseCode
 from rsws.gateway import protocols
 from rsws.gateway.frames import (
-    MAX_HEADER_BYTES,
     breaks_rules,
     frame_size,
+    header_size,
     is_close,
     is_compressed,
     is_plain,
@@ -178,9 +178,10 @@ class FrameReader:
         if not size:
             return not breaks_rules(data, start)
         return (
-            len(data) - start < size <= self._max_bytes + MAX_HEADER_BYTES
+            len(data) - start < size
             and self.websocket is None
             and is_plain(data, start)
+            and size - header_size(data, start) <= self._max_bytes
         )
 
     def _is_heavy(self, data: bytes, start: int, size: int) -> bool:

@@ -41,7 +41,7 @@ class Session:
 
     __slots__ = (
         "_connection", "_ended", "_hub", "_max_message_bytes", "_max_subscriptions", "_metrics", "_opening",
-        "_producer_window_s", "_store", "_subscriptions", "_surely_fits", "_tasks",
+        "_openings", "_producer_window_s", "_store", "_subscriptions", "_surely_fits", "_tasks",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,8 @@ class Session:
         """By channel; None where the first one is still opening."""
         self._opening: dict[str, deque[tuple[Publish | Subscribe | Unsubscribe, int]]] = {}
         """Channels with a subscribe under way, and what came for them meanwhile, with its size."""
+        self._openings: dict[str, asyncio.Task[None]] = {}
+        """What carries out those subscribes."""
         self._ended = False
 
     def end(self) -> None:
@@ -75,6 +77,8 @@ class Session:
             if subscription is not None:
                 self._hub.unsubscribe(subscription)
         self._subscriptions.clear()
+        for task in self._openings.values():
+            task.cancel()
 
     def text_received(self, text: str) -> None:
         """Handle one message of the client."""
@@ -157,7 +161,9 @@ class Session:
             return
         self._subscriptions.setdefault(channel, None)
         self._opening[channel] = deque()
-        self._tasks.create_task(self._open(channel, size, self._hub.subscribe(request, self._connection)))
+        asked = self._hub.subscribe(request, self._connection)
+        task = self._openings[channel] = self._tasks.create_task(self._open(channel, size, asked))
+        task.add_done_callback(lambda _: asked.close())  # which a task that was cancelled at once has not begun
 
     async def _open(
         self, channel: str, size: int, asked: Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]
@@ -186,6 +192,7 @@ class Session:
                 self._metrics.gaps += 1
             subscription.advance()
         self._connection.request_done(size)
+        del self._openings[channel]
         self._catch_up_with(self._opening.pop(channel))
 
     def _catch_up_with(self, waiting: deque[tuple[Publish | Subscribe | Unsubscribe, int]]) -> None:

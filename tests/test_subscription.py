@@ -26,14 +26,16 @@ def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5)]
+    ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5), ("shrink", 6)]
 )
 def test_every_interleaving_of_a_small_world(faults: str, depth: int) -> None:
     assert search(depth, lambda: World(faults=faults)) > 3_000
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(["", "trim interrupt", "trim interrupt reset"]), st.lists(st.integers(0, 1000), max_size=80))
+@given(
+    st.sampled_from(["", "trim interrupt", "trim interrupt reset shrink"]), st.lists(st.integers(0, 1000), max_size=80)
+)
 def test_longer_lives(faults: str, choices: list[int]) -> None:
     world = World(max_entries=40, faults=faults)
     for choice in choices:

@@ -120,7 +120,7 @@ class World:
 
     Args:
         max_entries: How far the stream grows.
-        faults: Which of "trim", "interrupt" and "reset" may happen.
+        faults: Which of "trim", "interrupt", "reset" and "shrink" (of the ring, for want of room) may happen.
         trusting: Whether the reader takes all that it finds for all that came: a bug.
         together: Whether all subscriptions are those of one connection, as of one client to several channels.
     """
@@ -207,6 +207,8 @@ class World:
             yield "reset", 0
         if self.last < self.reach and not self.interrupted:
             yield "notice", 0
+        if "shrink" in self._faults and self.channel.ring_bytes:
+            yield "shrink", 0
 
     def happen(self, event: Event) -> None:
         name, argument = event
@@ -286,6 +288,9 @@ class World:
 
     def notice(self, _: int) -> None:
         self.compare()
+
+    def shrink(self, _: int) -> None:
+        self.channel.shrink_ring(self.channel.ring_bytes // 2)
 
     # --- judging ---
 

@@ -26,7 +26,7 @@ def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5)]
+    ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5), ("shrink", 6)]
 )
 def test_every_interleaving_of_a_small_world(faults: str, depth: int) -> None:
     assert search(depth, lambda: World(faults=faults)) > 3_000
@@ -38,7 +38,9 @@ def test_every_interleaving_of_one_client_with_two_subscriptions(faults: str, de
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(["", "trim interrupt", "trim interrupt reset"]), st.lists(st.integers(0, 1000), max_size=80))
+@given(
+    st.sampled_from(["", "trim interrupt", "trim interrupt reset shrink"]), st.lists(st.integers(0, 1000), max_size=80)
+)
 def test_longer_lives(faults: str, choices: list[int]) -> None:
     world = World(max_entries=40, faults=faults)
     for choice in choices:

@@ -6,19 +6,23 @@ make their flags from these fields, and a test holds the README's table against 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rsws.urls import is_loopback
+from rsws.urls import host_fault, is_loopback
 
 KIB = 1024
 MIB = 1024 * KIB
 SECONDS = 1.0
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 """Seconds that the letter after a number means: ``10m``."""
+MAX_NUMBER = 2**31 - 1
+"""Of every number; what takes them, from timers to Redis, has bounds of its own far above."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -32,6 +36,26 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    text_fault: Callable[[str], str | None] | None = None
+    """What to ask, of a text that can be encoded, why it can't be used."""
+
+    def fault(self, value: object) -> str | None:
+        """Why ``value`` can't be used, beside its type, range and choices; None when it can."""
+        match value:
+            case float() if not math.isfinite(value):
+                return "it must be a finite number"
+            case int() | float() if value > MAX_NUMBER:
+                return f"it must be at most {MAX_NUMBER}"
+            case str():
+                try:
+                    value.encode()
+                except UnicodeEncodeError:
+                    return "it is no valid UTF-8"
+                return self.text_fault(value) if self.text_fault is not None else None
+            case list():
+                return next(filter(None, map(self.fault, value)), None)
+            case _:
+                return None
 
 
 def option(
@@ -42,16 +66,17 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
+    text_fault: Callable[[str], str | None] | None = None,
 ) -> Any:
     """A field of a settings class."""
-    return field(default=default, metadata={"option": Option(env, help, minimum, maximum, choices)})
+    return field(default=default, metadata={"option": Option(env, help, minimum, maximum, choices, text_fault)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The gateway's settings."""
 
-    host: str = option("127.0.0.1", "HOST", "Address to listen on.")
+    host: str = option("127.0.0.1", "HOST", "Address to listen on.", text_fault=host_fault)
     port: int = option(8080, "PORT", "Port to listen on; 0 takes any free one.", minimum=0, maximum=65535)
     workers: int = option(
         1,

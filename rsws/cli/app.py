@@ -99,7 +99,7 @@ def _run() -> int:
 def _load_env_file() -> None:
     try:
         load_env_file(ENV_FILE)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{ENV_FILE} in the working directory can't be read: {reason}") from None
 

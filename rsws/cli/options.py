@@ -87,7 +87,7 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
                     metavar=_metavar(field.name, type_, option),
                     min=option.minimum,
                     max=option.maximum,
-                    callback=finite,
+                    callback=_checked(field.name, option),
                     show_default=field.default not in (None, ()),
                     rich_help_panel=panel,
                 ),
@@ -103,6 +103,18 @@ def _metavar(name: str, type_: Any, option: Option) -> str | None:
         if name.endswith(ending):
             return metavar
     return {int: "N", int | None: "N", Path | None: "PATH"}.get(type_, "TEXT")
+
+
+def _checked(name: str, option: Option) -> Callable[[Any], Any]:
+    """The callback of a setting, which says what can't be used, and not what it was: it may be secret."""
+
+    def check(value: Any) -> Any:
+        fault = option.fault(value)
+        if fault is not None:
+            raise UsageError(f"{flag(name)} ({option.env}): {fault}")
+        return value
+
+    return check
 
 
 def finite(value: Any) -> Any:
@@ -137,7 +149,8 @@ def find_gateway(settings: ClientSettings) -> Gateway:
         token = given[name]()
         if token is not None:
             return Gateway(url, token)
-    token = os.environ.get(options(Settings)["secret_key"].env)
+    key = options(Settings)["secret_key"]
+    token = _checked("secret_key", key)(os.environ.get(key.env))
     if not token and is_loopback(urlsplit(url).hostname or ""):
         token = DataDir(settings.data_dir).read_key()
     if not token:

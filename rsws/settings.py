@@ -6,20 +6,24 @@ make their flags from these fields, and a test holds the README's table against 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rsws.errors import UsageError
-from rsws.urls import is_loopback
+from rsws.urls import host_fault, is_loopback
 
 KIB = 1024
 MIB = 1024 * KIB
 SECONDS = 1.0
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 """Seconds that the letter after a number means: ``10m``."""
+MAX_NUMBER = 2**31 - 1
+"""Of every number; what takes them, from timers to Redis, has bounds of its own far above."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -35,6 +39,26 @@ class Option:
     choices: tuple[str, ...] = ()
     secret: bool = False
     """Whether it holds a secret: part of no text, ``repr`` included."""
+    text_fault: Callable[[str], str | None] | None = None
+    """What to ask, of a text that can be encoded, why it can't be used."""
+
+    def fault(self, value: object) -> str | None:
+        """Why ``value`` can't be used, beside its type, range and choices; None when it can."""
+        match value:
+            case float() if not math.isfinite(value):
+                return "it must be a finite number"
+            case int() | float() if value > MAX_NUMBER:
+                return f"it must be at most {MAX_NUMBER}"
+            case str():
+                try:
+                    value.encode()
+                except UnicodeEncodeError:
+                    return "it is no valid UTF-8"
+                return self.text_fault(value) if self.text_fault is not None else None
+            case list():
+                return next(filter(None, map(self.fault, value)), None)
+            case _:
+                return None
 
 
 def option(
@@ -46,9 +70,10 @@ def option(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
     secret: bool = False,
+    text_fault: Callable[[str], str | None] | None = None,
 ) -> Any:
     """A field of a settings class."""
-    said = Option(env, help, minimum, maximum, choices, secret)
+    said = Option(env, help, minimum, maximum, choices, secret, text_fault)
     return field(default=default, repr=not secret, metadata={"option": said})
 
 
@@ -56,7 +81,7 @@ def option(
 class Settings:
     """The gateway's settings."""
 
-    host: str = option("127.0.0.1", "HOST", "Address to listen on.")
+    host: str = option("127.0.0.1", "HOST", "Address to listen on.", text_fault=host_fault)
     port: int = option(8080, "PORT", "Port to listen on; 0 takes any free one.", minimum=0, maximum=65535)
     workers: int = option(
         1,

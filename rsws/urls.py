@@ -7,6 +7,7 @@ import re
 from urllib.parse import urlsplit
 
 from rsws.errors import UsageError
+from rsws.text import safe
 
 _SCHEME = re.compile(r"(?:redis|rediss|unix|ws|wss|http|https|socks4a?|socks5h?)://", re.IGNORECASE)
 # All before the last @ is secret, whatever a parser would make of it. The address has nothing that could be a password.
@@ -29,12 +30,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def host_fault(host: str) -> str | None:
+    """Why ``host`` can't be looked up, whoever answers for it; None when it can."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return "it is no valid host name"
+    return None
+
+
 def redact_url(url: str) -> str:
     """``url`` without user, password and query, fit for a log line.
 
     Of a URL that is not plainly one, as with a password that was not percent-encoded, no more is left than its scheme.
     """
-    match = _SHOWN.fullmatch(url)
+    match = _SHOWN.fullmatch(safe(url))
     if match is None:
         return f"{scheme[0]}***" if (scheme := _SCHEME.match(url)) else "***"
     return f"{match['scheme']}{'***@' if match['secret'] else ''}{match['address']}"
@@ -56,8 +66,9 @@ def websocket_url(url: str) -> str:
     try:
         parts = urlsplit(text)
         valid = parts.scheme in ("ws", "wss") and parts.hostname and (parts.port is None or parts.port > 0)
+        valid = valid and host_fault(parts.hostname or "") is None
     except ValueError:
         valid = False
-    if not valid or any(ch.isspace() for ch in text):
-        raise UsageError(f"not a gateway's URL: {redact_url(text)!r}; write ws://HOST:PORT or wss://HOST")
+    if not valid or safe(text) != text or any(character.isspace() for character in text):
+        raise UsageError(f"not a gateway's URL: '{redact_url(text)}'; write ws://HOST:PORT or wss://HOST")
     return text

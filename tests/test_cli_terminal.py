@@ -62,6 +62,14 @@ def test_a_message_can_not_talk_to_the_terminal(
     assert not re.search("[\x7f\x9b\u202e\u2066\t]", terminal.shown)
 
 
+def test_in_a_pipe_data_is_data(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    data = '["\x9b2J", "\x7f", "\u2066", "\u202e"]'
+    redis_server.call("XADD", channel, "*", "messageData", data)
+    for output in ("json", "raw"):
+        done = run_rsws("sub", channel, "--from", "0", "--count", "1", "--output", output, env=gateway.env)
+        assert data in done.stdout
+
+
 @pytest.mark.parametrize("output", ["pretty", "json"])
 @pytest.mark.parametrize("zone", ["XXX-14", "XXX+12"])
 def test_any_id_that_can_be_stored_is_shown(
@@ -74,6 +82,15 @@ def test_any_id_that_can_be_stored_is_shown(
     with Terminal("sub", channel, "--from", "0", "--count", "4", "--output", output, env=env, columns=200) as terminal:
         assert terminal.wait() == ExitCode.DONE
     assert re.findall(r"\b\d+-\d+\b(?=  |\")", terminal.text) == ids
+
+
+def test_a_command_to_copy_can_not_talk_to_the_terminal(channel: str) -> None:
+    data = '["\x9b2J","\u202e"]'
+    env = {"REDIS_URL": "redis://127.0.0.1:1"}
+    with Terminal("xadd", channel, data, "--print-command", env=env, columns=200) as terminal:
+        assert terminal.wait() == ExitCode.DONE
+    assert terminal.text == f"""redis-cli -p 1 XADD {channel} '*' messageData '["\\u009b2J","\\u202e"]'\n"""
+    assert data in run_rsws("xadd", channel, data, "--print-command", env=env).stdout, "in a pipe it is data"
 
 
 # --- prompt ---

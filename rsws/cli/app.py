@@ -119,7 +119,7 @@ def _load_env_file() -> None:
     try:
         for line in load_env_file(ENV_FILE):
             terminal.print_line(terminal.format_warning(f"{ENV_FILE} line {line} is no NAME=VALUE, and is left out"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{ENV_FILE} in the working directory can't be read: {reason}") from None
 

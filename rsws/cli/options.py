@@ -94,7 +94,7 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
                     metavar=_metavar(each.name, type_, option),
                     min=option.minimum,
                     max=option.maximum,
-                    callback=finite,
+                    callback=_checked(each.name, option),
                     show_default=each.default not in (None, ()),
                     rich_help_panel=panel,
                 ),
@@ -110,6 +110,18 @@ def _metavar(name: str, type_: Any, option: Option) -> str | None:
         if name.endswith(ending):
             return metavar
     return {int: "N", int | None: "N", Path | None: "PATH"}.get(type_, "TEXT")
+
+
+def _checked(name: str, option: Option) -> Callable[[Any], Any]:
+    """The callback of a setting, which says what can't be used, and not what it was: it may be secret."""
+
+    def check(value: Any) -> Any:
+        fault = option.fault(value)
+        if fault is not None:
+            raise UsageError(f"{flag(name)} ({option.env}): {fault}")
+        return value
+
+    return check
 
 
 def finite(value: Any) -> Any:
@@ -200,7 +212,8 @@ def find_gateway(settings: ClientSettings) -> Gateway:
 
 def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
     """What could be used, the nearest first: flags, then the environment."""
-    key, key_file = os.environ.get(_variable("secret_key")), os.environ.get(_variable("secret_key_file"))
+    key = _checked("secret_key", options(Settings)["secret_key"])(os.environ.get(_variable("secret_key")))
+    key_file = os.environ.get(_variable("secret_key_file"))
     reads: dict[str, Callable[[], str | None]] = {
         "token": lambda: settings.token,
         "token_file": lambda: read_secret(settings.token_file, "token") if settings.token_file else None,

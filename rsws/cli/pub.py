@@ -13,7 +13,7 @@ from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel, read_message
 from rsws.cli.exits import ExitCode, epilog
 from rsws.cli.lines import Sending, check_no_data, publish_all
-from rsws.cli.options import Gateway, find_gateway, from_settings
+from rsws.cli.options import Gateway, find_gateway, finite, from_settings
 from rsws.errors import UsageError
 from rsws.settings import ClientSettings
 
@@ -38,7 +38,10 @@ def pub(
     lines: Annotated[bool, typer.Option("--lines", help="Each line of standard input is a message.")] = False,
     text: Annotated[bool, typer.Option("--text", help='DATA is plain text, sent as {"text": DATA}.')] = False,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="How long to wait for an ack; exit code 6 after it.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.001, callback=finite, help="How long to wait for an ack; exit code 6 after it."
+        ),
     ] = 30,
 ) -> None:
     """Publish a message on a channel, wait until it is stored, and print its stream id.

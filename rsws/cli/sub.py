@@ -13,7 +13,7 @@ import typer
 from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel
 from rsws.cli.exits import ExitCode, Failure, epilog, wire_error
-from rsws.cli.options import Gateway, find_gateway, from_settings
+from rsws.cli.options import Gateway, find_gateway, finite, from_settings
 from rsws.cli.start import Following, Start, parse_start
 from rsws.errors import ErrorCode
 from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed
@@ -59,6 +59,7 @@ def sub(
         typer.Option(
             metavar="SECONDS",
             min=0,
+            callback=finite,
             help="Stop after that long, with exit code 6 unless --count or --no-follow has ended it before.",
         ),
     ] = None,

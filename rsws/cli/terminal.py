@@ -213,7 +213,7 @@ def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequ
         text.append_text(Text.assemble((f"  {name:{width}}  ", "dim"), safe(fact), "\n"))
     text.append(f"\n  {heading}\n", "dim")
     for line in lines:
-        text.append(f"    {line}\n", "bold cyan")
+        text.append(f"    {safe(line)}\n", "bold cyan")
     stderr().print(text, soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from rsws.cli.options import from_settings
 from rsws.cli.redis_cli import redis_cli
 from rsws.errors import Outcome, RedisUnavailable
 from rsws.settings import Settings
+from rsws.text import safe
 
 if TYPE_CHECKING:
     from rsws.streams.link import RedisTarget
@@ -90,7 +92,9 @@ async def _print(url: str, channel: str, argument: str | None, *, lines: bool, t
 
     async def show(message: bytes) -> None:
         words = [*client, *(word.decode() for word in xadd(channel, message, maxlen))]
-        await stdio.write(f"{shlex.join(words)}\n".encode())
+        line = shlex.join(words)
+        shown = safe(line) if os.isatty(stdio.STDOUT) else line  # which as JSON means the same
+        await stdio.write(f"{shown}\n".encode())
 
     if not lines:
         await show(await read_message(argument, text=text))

@@ -83,7 +83,11 @@ class Address:
         if token is not None:
             parts = urlsplit(full_url)
             kept = [pair for pair in parts.query.split("&") if pair and pair.partition("=")[0] != "token"]
-            full_url = urlunsplit(parts._replace(query="&".join([*kept, f"token={quote(token, safe='')}"])))
+            try:
+                quoted = quote(token, safe="")
+            except UnicodeEncodeError:
+                raise UsageError("the token is no valid UTF-8") from None
+            full_url = urlunsplit(parts._replace(query="&".join([*kept, f"token={quoted}"])))
         shown = redact_url(full_url)
         try:
             parse_uri(full_url)

@@ -156,6 +156,9 @@ class Client:
                   ``redis_refused`` and ``channel_unreadable`` once the channel has been ``Subscribed``. Any other
                   ends the channel and leaves the others.
 
+                While the application takes nothing, gaps of a channel with no message between them become one, from the
+                beginning of the first to the end of the last, and of its errors the last one stays.
+
         Raises:
             UsageError: A name, ``after`` or ``last`` can't be used, or a channel is subscribed already.
             ConnectionLost: The connection is lost for good, or closed.

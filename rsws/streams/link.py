@@ -23,7 +23,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 
 from rsws.errors import LoginRefused, Outcome, RedisUnavailable, UsageError
 from rsws.streams.redis_connection import OnReply, RedisConnection, pack
-from rsws.urls import redact_url
+from rsws.urls import host_fault, redact_url
 
 log = logging.getLogger("rsws.redis")
 
@@ -130,6 +130,8 @@ def _check(url: str) -> None:
         raise _unusable(url, "it names no socket")
     if parts.scheme != "unix" and not host:
         raise _unusable(url, "it names no host")
+    if host and host_fault(host) is not None:
+        raise _unusable(url, "its host is no valid name")
     if parts.scheme != "unix" and database and not database.isdigit():
         raise _unusable(url, "the database is no number")
 

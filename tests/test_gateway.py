@@ -121,7 +121,7 @@ async def test_a_token_that_is_no_ascii_on_the_wire(redis_server: RedisServer) -
     async with gateway(redis_server.url) as server, Wire(server) as wire:
         await wire.send(handshake("/?token=XX").replace(b"XX", b"\xff\xc3"))
         received = await wire.read_to_end()
-        assert UNAUTHORIZED.encode() in received or not received
+        assert received.startswith(b"HTTP/1.1 400 ")
         async with connect(server) as client:
             await client.nothing_more()
 

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -115,21 +116,22 @@ def test_the_three_lines_of_the_banner_work(name: str, redis_server: RedisServer
         assert SECRET not in serve.output()
         where = tmp_path if way.env_file else Path("/")
         # The lines as they stand there, and the end of what they are to do.
-        command = f"{lines[0]} --from 0 --output raw --count 2"
-        sub, pub, xadd = (shell(line, other_env, where) for line in (command, *lines[1:]))
-        for each in (pub, xadd):
-            assert each.wait(20) == 0, each.communicate()[1]
-        shown, said = sub.communicate(timeout=20)
-        assert sub.returncode == 0, said
-        assert shown.splitlines()[-2:] == ['{"text":"hi"}'] * 2
-        for each in (pub, xadd):
-            each.communicate()
+        with (
+            shell(f"{lines[0]} --from 0 --output raw --count 2", other_env, where) as sub,
+            shell(lines[1], other_env, where) as pub,
+            shell(lines[2], other_env, where) as xadd,
+        ):
+            for each in (pub, xadd, sub):
+                shown, said = each.communicate(timeout=40)
+                assert each.returncode == 0, said
+            assert shown.splitlines() == ['{"text":"hi"}'] * 2
 
 
-def shell(line: str, env: Mapping[str, str | None], cwd: Path) -> subprocess.Popen[str]:
-    """What a person's shell makes of a line."""
+@contextmanager
+def shell(line: str, env: Mapping[str, str | None], cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """What a person's shell makes of a line; killed at the end of the block if it runs then."""
     environment = {**os.environ, **env, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return subprocess.Popen(
+    with subprocess.Popen(
         ["sh", "-c", f"exec {line}"],
         env={name: value for name, value in environment.items() if value is not None},
         cwd=cwd,
@@ -137,7 +139,11 @@ def shell(line: str, env: Mapping[str, str | None], cwd: Path) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -47,7 +47,7 @@ class Option:
         match value:
             case float() if not math.isfinite(value):
                 return "it must be a finite number"
-            case int() | float() if value > MAX_NUMBER:
+            case int() | float() if self.maximum is None and value > MAX_NUMBER:
                 return f"it must be at most {MAX_NUMBER}"
             case str():
                 try:
@@ -127,6 +127,7 @@ class Settings:
         "Bytes the embedded server's data may take; above it publishes are refused and nothing is dropped. "
         "Not set: no limit.",
         minimum=1 * MIB,
+        maximum=2**53,
     )
     redis_timeout_s: float = option(
         5 * SECONDS,

@@ -264,9 +264,9 @@ def test_all_addresses_are_those_of_ipv4_as_well(redis_server: RedisServer) -> N
 def test_a_host_that_is_none(redis_server: RedisServer, host: str, workers: str) -> None:
     env = {"REDIS_URL": redis_server.url, "WEBSOCKET_SECRET_KEY": "k", "HOST": host, "RSWS_WORKERS": workers}
     refused = run_rsws("serve", "--port", "0", env=env)
-    assert refused.returncode == ExitCode.ERROR
+    assert refused.returncode == ExitCode.USAGE
     assert "Traceback" not in refused.stderr
-    assert refused.stderr.splitlines()[-1].startswith(f"rsws: can't listen on {host}:0: ")
+    assert refused.stderr.splitlines()[-1] == "rsws: --host (HOST): it is no valid host name"
 
 
 def test_a_port_that_is_in_use(redis_server: RedisServer) -> None:

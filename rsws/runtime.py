@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import resource
 from collections.abc import Callable
@@ -30,3 +31,29 @@ def collect_rarely() -> None:
     """A reply of Redis alone makes more lists than Python's 700, at which it would look for cycles in vain."""
     gc.set_threshold(20_000, 20, 20)
     gc.freeze()  # the modules, which stay
+
+
+FREE_BYTES = 8 * 1024 * 1024
+"""What the allocator may keep for later."""
+
+
+class _MallocInfo(ctypes.Structure):
+    """``struct mallinfo2``, see mallinfo(3)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+                     "keepcost")
+    ]  # fmt: skip
+
+
+def give_back_memory() -> None:
+    """Have the C library give back to the system what was freed, where that is much: by itself it keeps a crowd's peak.
+
+    Does nothing where the library has no such call: it is glibc's, from 2.33 on.
+    """
+    library = ctypes.CDLL(None)
+    with suppress(AttributeError):
+        library.mallinfo2.restype = _MallocInfo
+        if library.mallinfo2().fordblks > FREE_BYTES:
+            library.malloc_trim(0)

@@ -147,6 +147,8 @@ class Writer:
     def __init__(self) -> None:
         self.messages: list[str] = []
 
+    is_busy = False
+
     def text_received(self, text: str) -> None:
         self.messages.append(text)
 

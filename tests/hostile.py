@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -201,8 +200,7 @@ async def hostile(proof: Proof) -> None:
     assert set(rows) <= set(ATTACKS), f"there are {', '.join(ATTACKS)}"
     proof.total(WARM_S + ALONE_S + ATTACK_S)
     history = History(proof.seed)
-    with RedisServer() as redis, GatewayProcess(redis) as front:
-        resource.prlimit(front.process.process.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
+    with RedisServer() as redis, GatewayProcess(redis, files=FILES) as front:
         honest = Honest(history, front.url)
         environment = {"RSWS_URL": front.url, "RSWS_TOKEN": KEY}
         with attackers(front, redis, rows) as process, RswsProcess("sub", "deep", env=environment) as reader:

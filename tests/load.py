@@ -87,14 +87,22 @@ class GatewayProcess:
         url: Where to connect.
     """
 
-    def __init__(self, redis: RedisServer, *arguments: str) -> None:
+    def __init__(self, redis: RedisServer, *arguments: str, files: int | None = None) -> None:
+        """
+        Args:
+            files: How many it may open; None for as many as the system allows.
+        """
         self.port = free_port()
         self.url = f"ws://127.0.0.1:{self.port}"
+        self._files = files
         self._arguments = ("serve", "--port", str(self.port), "--redis-url", redis.url, *arguments)
         self.process = self._start()
 
     def _start(self) -> RswsProcess:
-        return RswsProcess(*self._arguments, env={"WEBSOCKET_SECRET_KEY": KEY, "RSWS_LOG_LEVEL": "warning"})
+        process = RswsProcess(*self._arguments, env={"WEBSOCKET_SECRET_KEY": KEY, "RSWS_LOG_LEVEL": "warning"})
+        if self._files is not None:  # long before it looks
+            resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (self._files, self._files))
+        return process
 
     def __enter__(self) -> Self:
         self.wait_until_up()

@@ -80,6 +80,8 @@ class Everyone:
     def opened(self, connection: ClientConnection, path: str) -> None:
         connection.start(self)
 
+    is_busy = False
+
     def text_received(self, text: str) -> None:
         self.messages.append(text)
 

@@ -37,6 +37,10 @@ LEAST_REQUESTS, LEAST_BYTES = REQUESTS_UNDER_WAY[0], BYTES_UNDER_WAY[0]
 class MessageHandler(Interface):
     """What a connection needs of whoever answers its messages."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has enough to do for now, and is to be given no more."""
+
     def text_received(self, text: str) -> None:
         """One message of the client."""
 
@@ -216,6 +220,7 @@ class ClientConnection(asyncio.Protocol):
         turns, frames = self._host.turns, self._frames
         self.is_full = (
             turns.is_over_share(self._in_flight, self._in_flight_bytes)
+            or (self._handler is not None and self._handler.is_busy)
             or self.buffered_bytes > REPLIES_ROOM * self._host.high_water_bytes
         )
         has_unread = frames is not None and frames.has_unread

@@ -26,6 +26,8 @@ from rsws.gateway.frames import (
 )
 from rsws.gateway.turns import BYTES_A_TURN, FRAMES_A_TURN, HEAVY_BYTES, PARSED_FRAME_COST
 
+AT_ONCE = 8
+"""Messages that are handed on before it is looked whether there may be more."""
 _DATA = (Opcode.TEXT, Opcode.CONT, Opcode.BINARY)
 
 
@@ -141,7 +143,7 @@ class FrameReader:
                 self._keep(data, start)
                 return
             if self.websocket is None:
-                payloads, start = read_messages(data, start, max_bytes, frames_left, stop)
+                payloads, start = read_messages(data, start, max_bytes, min(AT_ONCE, frames_left), stop)
                 for payload in payloads:
                     receiver.message_received(payload)
                 frames_left -= len(payloads)

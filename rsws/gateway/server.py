@@ -22,6 +22,7 @@ from rsws.gateway.process import Gateway
 from rsws.gateway.session import Session
 from rsws.gateway.setup import BACKLOG, announce, cannot_listen, choose_key, find_redis, reserve_port, url_of
 from rsws.gateway.turns import Turns
+from rsws.runtime import give_back_memory
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.reader import Reader
@@ -35,6 +36,7 @@ NOTSENT_BYTES = 16 * 1024
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 ACCEPT_AT_ONCE = 4
 """Connections asyncio takes in one turn of the loop, before one of them can be turned away."""
+GIVE_BACK_S = 5.0
 OWN_FILES = 48
 """Of the open files the system allows, those that are not for connections of clients."""
 COUNTED_AT_ONCE = 200
@@ -129,6 +131,7 @@ class Server(Gateway):
             tasks.create_task(self._hub.check_quiet())
             tasks.create_task(self._retention.run())
             tasks.create_task(self.clients.look_after())
+            tasks.create_task(_keep_memory_small())
             if self.board.shared:
                 tasks.create_task(self._keep_publishing_metrics())
             if local is not None:
@@ -185,3 +188,9 @@ class Server(Gateway):
         for listener in self._listeners:
             await listener.wait_closed()
         await self._stack.aclose()
+
+
+async def _keep_memory_small() -> None:
+    while True:
+        await asyncio.sleep(GIVE_BACK_S)
+        give_back_memory()

@@ -36,6 +36,10 @@ from rsws.streams.store import Once, Store, Stored
 log = logging.getLogger("rsws.gateway")
 
 
+OPENINGS = 8
+"""Subscriptions that a client may have under way; looking for the ends of a stream can cost Redis a millisecond."""
+
+
 class Session:
     """One client's requests. Those about the same channel take effect in the order in which they came."""
 
@@ -69,6 +73,11 @@ class Session:
         self._openings: dict[str, asyncio.Task[None]] = {}
         """What carries out those subscribes."""
         self._ended = False
+
+    @property
+    def is_busy(self) -> bool:
+        """See :class:`rsws.gateway.connection.MessageHandler`."""
+        return len(self._openings) >= OPENINGS
 
     def end(self) -> None:
         """The client has gone."""
@@ -164,6 +173,8 @@ class Session:
         asked = self._hub.subscribe(request, self._connection)
         task = self._openings[channel] = self._tasks.create_task(self._open(channel, size, asked))
         task.add_done_callback(lambda _: asked.close())  # which a task that was cancelled at once has not begun
+        if self.is_busy:
+            self._connection.adjust_reading()
 
     async def _open(
         self, channel: str, size: int, asked: Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]
@@ -191,8 +202,8 @@ class Session:
                 self._connection.reply(encode_reply(gap))
                 self._metrics.gaps += 1
             subscription.advance()
-        self._connection.request_done(size)
         del self._openings[channel]
+        self._connection.request_done(size)
         self._catch_up_with(self._opening.pop(channel))
 
     def _catch_up_with(self, waiting: deque[tuple[Publish | Subscribe | Unsubscribe, int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -23,6 +24,8 @@ REQUESTS_UNDER_WAY = (16, 1000, 4000)
 """Of one client however many there are, of one at most, and of all together: about 40 ms of work."""
 BYTES_UNDER_WAY = (HEAVY_BYTES, 4 * MIB, 8 * MIB)
 CROWDED_RETRY_S = 0.005
+REST_S = 0.001
+"""When turns have taken so long, the others have as long: half of the time is theirs, whoever sends how much."""
 
 
 class Reader(Protocol):
@@ -46,6 +49,8 @@ class Turns:
         """Clients with requests under way, among whom what may be under way is divided."""
         self._is_crowded = is_crowded
         self._waiting: deque[Reader] = deque()
+        self._taken_s = 0.0
+        """What the turns since the last rest have taken."""
 
     def wait(self, reader: Reader) -> None:
         """Have ``reader.read_on()`` called when its turn has come, never within this call."""
@@ -59,13 +64,20 @@ class Turns:
             loop.call_later(CROWDED_RETRY_S, self._serve_next)
             return
         reader = self._waiting[0]
+        started = time.perf_counter()
         try:
             reader.read_on()
         except Exception:
             log.exception("a bug in the gateway")
+        self._taken_s += time.perf_counter() - started
         self._waiting.popleft()
-        if self._waiting:
+        if not self._waiting:
+            return
+        if self._taken_s < REST_S:
             loop.call_soon(self._serve_next)
+        else:
+            loop.call_later(self._taken_s, self._serve_next)
+            self._taken_s = 0.0
 
     def is_over_share(self, requests: int, size: int) -> bool:
         """Whether a client with so much under way, in characters, has to wait before it may ask for more."""

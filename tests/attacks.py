@@ -304,7 +304,7 @@ def main() -> None:
     for name in chosen:
         if name in PREPARATIONS:
             PREPARATIONS[name](scene)
-    os.nice(10)
+    os.nice(19)
     print("ready", flush=True)
     sys.stdin.readline()
     scene.ends = time.monotonic() + scene.seconds

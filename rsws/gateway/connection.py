@@ -426,6 +426,7 @@ class ClientConnection(asyncio.Protocol):
         self._close_began()
         if self._cutting_off is not None:
             self._cutting_off.cancel()
+            self._cutting_off = None  # which would keep the two alive
         self._out.clear()
         if self._frames is not None:
             self._frames.let_go()

@@ -22,10 +22,10 @@ HEAVY_BYTES = 16 * KIB
 """A message that is longer takes so long that no two are read in one turn, whosever they are."""
 REQUESTS_UNDER_WAY = (16, 1000, 4000)
 """Of one client however many there are, of one at most, and of all together: about 40 ms of work."""
-BYTES_UNDER_WAY = (HEAVY_BYTES, 4 * MIB, 8 * MIB)
+BYTES_UNDER_WAY = (HEAVY_BYTES, 4 * MIB, 4 * MIB)
 CROWDED_RETRY_S = 0.005
-REST_S = 0.001
-"""When turns have taken so long, the others have as long: half of the time is theirs, whoever sends how much."""
+REST_AFTER_S, REST = 0.001, 2
+"""When turns have taken so long the others have so many times as much: they wait little, whoever sends how much."""
 
 
 class Reader(Protocol):
@@ -73,10 +73,10 @@ class Turns:
         self._waiting.popleft()
         if not self._waiting:
             return
-        if self._taken_s < REST_S:
+        if self._taken_s < REST_AFTER_S:
             loop.call_soon(self._serve_next)
         else:
-            loop.call_later(self._taken_s, self._serve_next)
+            loop.call_later(REST * self._taken_s, self._serve_next)
             self._taken_s = 0.0
 
     def is_over_share(self, requests: int, size: int) -> bool:

@@ -31,7 +31,7 @@ BATCH_COMMANDS = 1000
 BATCH_BYTES = 1024 * 1024
 PENDING_BYTES = 64 * 1024 * 1024
 """What callers may have waiting in one link; more is refused as unavailable."""
-CROWDED_BYTES = 8 * 1024 * 1024
+CROWDED_BYTES = 2 * 1024 * 1024
 """With more waiting, callers that can wait should."""
 BACKOFF_S = (0.05, 2.0)
 IDLE_PING_S = 5.0

@@ -26,6 +26,8 @@ FIELD = "messageData"
 OWN_KEYS = "rsws:"
 """What the gateway's own keys in Redis begin with, and no channel."""
 MAX_CHANNEL_BYTES = 512
+MAX_ECHO = 4096
+"""Characters of a bad name that are said again: with a megabyte of them a client is not helped."""
 MAX_DEPTH = 256
 """How deep published data may be nested: what one parser accepts, all others on its way must be able to read."""
 MAX_EVENT_OVERHEAD = len('{"event":"message","channel":,"streamId":"","data":}') + 2 * 20 + 1
@@ -220,7 +222,8 @@ def _channel(name: str | UnsetType, message_id: str | None = None) -> str:
         raise RequestError(ErrorCode.BAD_REQUEST, "channel is missing")
     reason = channel_fault(name)
     if reason is not None:
-        raise RequestError(ErrorCode.BAD_CHANNEL, reason, channel=name, message_id=message_id)
+        known = name if len(name) <= MAX_ECHO else None
+        raise RequestError(ErrorCode.BAD_CHANNEL, reason, channel=known, message_id=message_id)
     return name
 
 

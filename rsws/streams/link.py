@@ -28,10 +28,11 @@ from rsws.urls import host_fault, redact_url
 log = logging.getLogger("rsws.redis")
 
 BATCH_COMMANDS = 1000
-BATCH_BYTES = 1024 * 1024
+BATCH_BYTES = 256 * 1024
+"""A longer command goes alone, so that no short one has to wait for its answer."""
 PENDING_BYTES = 64 * 1024 * 1024
 """What callers may have waiting in one link; more is refused as unavailable."""
-CROWDED_BYTES = 2 * 1024 * 1024
+CROWDED_BYTES = 512 * 1024
 """With more waiting, callers that can wait should."""
 BACKOFF_S = (0.05, 2.0)
 IDLE_PING_S = 5.0

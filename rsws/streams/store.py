@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from binascii import crc_hqx
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import count
@@ -161,20 +161,13 @@ class Store:
             reply = _ask(self.commands, LOOK, (channel.encode(),))
             self._looks[channel] = self.commands.turn, reply
             reply.add_done_callback(lambda reply: self._forget_look(channel, reply))
-        return self._tip(channel, reply)
+        return _TipAsked(channel, reply)
 
     def _forget_look(self, channel: str, reply: asyncio.Future[Any]) -> None:
         if not reply.cancelled():
             reply.exception()  # whoever asked may be gone
         if self._looks.get(channel, (0, None))[1] is reply:
             del self._looks[channel]
-
-    async def _tip(self, channel: str, reply: asyncio.Future[Any]) -> Tip:
-        try:
-            first, last, length = await asyncio.shield(reply)  # which others may wait for, too
-        except (ReplyError, RedisUnavailable) as error:
-            raise store_error(channel, error) from None
-        return _tip(first, last, length)
 
     async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         """The next entries of ``channel`` and whether they follow ``after`` without a gap.
@@ -232,6 +225,23 @@ class Store:
         except (ReplyError, RedisUnavailable) as error:
             raise store_error(channel, error) from None
         return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
+
+
+class _TipAsked(NamedTuple):
+    """The answer to a look, to be awaited by any number, or by nobody."""
+
+    channel: str
+    reply: asyncio.Future[Any]
+
+    def __await__(self) -> Generator[Any, None, Tip]:
+        return self._tip().__await__()
+
+    async def _tip(self) -> Tip:
+        try:
+            first, last, length = await asyncio.shield(self.reply)  # which others may wait for, too
+        except (ReplyError, RedisUnavailable) as error:
+            raise store_error(self.channel, error) from None
+        return _tip(first, last, length)
 
 
 def _appended(channel: str, on_result: Callable[[Stored | StoreError], None], reply: Any) -> None:

@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 from rsws.protocol import ZERO, StreamId
 
-STEP_ENTRIES = 128
-"""How many are counted in one step, a third of a millisecond of Redis' time."""
+STEP_ENTRIES = 64
+"""How many are counted in one step, about a third of a millisecond of Redis' time."""
 STEP_S = 0.0015
 """One step in so much time: Redis has a quarter of its time for them, whoever waits. Not as long as a step was seen to
 take: that may be the gateway's own event loop, and counts would slow down with it.

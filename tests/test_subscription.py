@@ -26,7 +26,7 @@ def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5), ("shrink", 6)]
+    ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5), ("shrink", 7)]
 )
 def test_every_interleaving_of_a_small_world(faults: str, depth: int) -> None:
     assert search(depth, lambda: World(faults=faults)) > 3_000

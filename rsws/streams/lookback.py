@@ -13,12 +13,14 @@ from typing import TypeAlias
 
 from rsws.protocol import ZERO, StreamId
 
-STEP_ENTRIES = 128
-"""How many are counted in one step, a third of a millisecond of Redis' time."""
-REST = 3
-"""For so many times as long as a step took none follows it, whoever waits: Redis has a quarter of its time for it."""
-REST_S = 0.1
-"""No rest is longer."""
+STEP_ENTRIES = 64
+"""How many are counted in one step, about a third of a millisecond of Redis' time."""
+STEP_S = 0.0015
+"""One step in so much time: Redis has a quarter of its time for them, whoever waits. Not as long as a step was seen to
+take: that may be the gateway's own event loop, and counts would slow down with it.
+"""
+STEPS_AT_ONCE = 8
+"""Steps of different counts under way at once."""
 
 Step: TypeAlias = Callable[[str, StreamId, int], Awaitable[tuple[int, StreamId, bool]]]
 """Called with a channel, an id and a number of entries: counts up to so many back from the id, maybe fewer.
@@ -52,8 +54,8 @@ class LookBack:
     def __init__(self, step: Step) -> None:
         self._step = step
         self._counts: dict[tuple[str, int, StreamId], _Count] = {}
-        self._turn = asyncio.Lock()  # which is given to those who wait for it in their order
-        self._rested_at = 0.0
+        self._turns = asyncio.Semaphore(STEPS_AT_ONCE)  # which are given to those who wait for one in their order
+        self._next_at = 0.0
 
     async def position(self, channel: str, count: int, end: StreamId) -> StreamId:
         """The id with exactly ``count`` entries after it up to ``end``, that of an entry; ``0-0`` if there are no more.
@@ -81,14 +83,12 @@ class LookBack:
         if not counted.steps:  # the first is no more than any read of history
             await self._count(channel, counted)
             return
-        async with self._turn:
-            await asyncio.sleep(self._rested_at - time.monotonic())
-            started = time.monotonic()
-            try:
-                await self._count(channel, counted)
-            finally:
-                now = time.monotonic()
-                self._rested_at = now + min(REST * (now - started), REST_S)
+        async with self._turns:
+            now = time.monotonic()
+            start_at = max(now, self._next_at)
+            self._next_at = start_at + STEP_S
+            await asyncio.sleep(start_at - now)
+            await self._count(channel, counted)
 
     async def _count(self, channel: str, counted: _Count) -> None:
         found, first, is_first = await self._step(channel, counted.end, min(counted.left, STEP_ENTRIES))

@@ -733,7 +733,7 @@ async def test_a_flood_while_redis_does_not_answer(own_redis: RedisServer, chann
                 await wire.send(request(action="subscribe", channel=channel))
             sent = await send_until_stuck(wire, flood, 40 * MIB)
             assert connection._reading_paused
-            assert 4 * MIB <= connection._in_flight_bytes < 6 * MIB
+            assert connection._in_flight_bytes < 6 * MIB
         finally:
             own_redis.resume()
         ending = asyncio.create_task(wire.send(flood[sent % len(flood) :] + request(action="ping")))

@@ -100,7 +100,7 @@ ONE, MORE, END = part(b"1", first=True), part(b"2"), part(b"3", last=True)
         (ONE + END + END, ends(1002, "13")),
         (ONE + HELLO, ends(1002)),
         (ONE + ONE, ends(1002)),
-        (ONE + closing(1000), ends(1002)),
+        (ONE + closing(1000), ends(1000)),
     ],
 )
 def test_5_fragments(sent: bytes, expected: Outcome, octets: bool) -> None:

@@ -81,14 +81,14 @@ def new_server(redis_url: str, **settings: Any) -> Server:
     return Server(Settings(**defaults | settings))
 
 
-async def until(condition: Callable[[], object], what: str = "the condition") -> None:
+async def until(condition: Callable[[], object], what: str = "the condition", within_s: float = PATIENCE_S) -> None:
     """Wait until ``condition()`` is true: for what can only be observed from outside."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(within_s):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
     except TimeoutError:
-        raise AssertionError(f"{what}: not within {PATIENCE_S} s") from None
+        raise AssertionError(f"{what}: not within {within_s} s") from None
 
 
 class Reachable(Protocol):

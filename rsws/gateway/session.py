@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Coroutine
 from functools import partial
+from typing import TypeAlias
 
 from rsws.errors import CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.connection import ClientConnection
@@ -40,12 +41,26 @@ OPENINGS = 8
 """Subscriptions that a client may have under way; looking for the ends of a stream can cost Redis a millisecond."""
 
 
+_Waiting: TypeAlias = tuple[Publish | Subscribe | Unsubscribe, int]
+"""A request, and its size."""
+
+
+class _Opening:
+    """A subscribe under way, and what came for its channel meanwhile."""
+
+    __slots__ = ("task", "waiting")
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task = task
+        self.waiting: deque[_Waiting] = deque()
+
+
 class Session:
     """One client's requests. Those about the same channel take effect in the order in which they came."""
 
     __slots__ = (
         "_connection", "_ended", "_hub", "_max_message_bytes", "_max_subscriptions", "_metrics", "_opening",
-        "_openings", "_producer_window_s", "_store", "_subscriptions", "_surely_fits", "_tasks",
+        "_producer_window_s", "_store", "_subscriptions", "_surely_fits", "_tasks",
     )  # fmt: skip
 
     def __init__(
@@ -68,16 +83,14 @@ class Session:
         self._producer_window_s = settings.producer_window_s
         self._subscriptions: dict[str, Subscription | None] = {}
         """By channel; None where the first one is still opening."""
-        self._opening: dict[str, deque[tuple[Publish | Subscribe | Unsubscribe, int]]] = {}
-        """Channels with a subscribe under way, and what came for them meanwhile, with its size."""
-        self._openings: dict[str, asyncio.Task[None]] = {}
-        """What carries out those subscribes."""
+        self._opening: dict[str, _Opening] = {}
+        """Channels with a subscribe under way."""
         self._ended = False
 
     @property
     def is_busy(self) -> bool:
         """See :class:`rsws.gateway.connection.MessageHandler`."""
-        return len(self._openings) >= OPENINGS
+        return len(self._opening) >= OPENINGS
 
     def end(self) -> None:
         """The client has gone."""
@@ -86,8 +99,8 @@ class Session:
             if subscription is not None:
                 self._hub.unsubscribe(subscription)
         self._subscriptions.clear()
-        for task in self._openings.values():
-            task.cancel()
+        for opening in self._opening.values():
+            opening.task.cancel()
 
     def text_received(self, text: str) -> None:
         """Handle one message of the client."""
@@ -101,13 +114,13 @@ class Session:
             return
         size = len(text)  # of everything in it: a messageId takes as much room as data
         self._connection.request_started(size)
-        waiting = self._opening.get(request.channel) if self._opening else None
+        opening = self._opening.get(request.channel) if self._opening else None
         # A publish overtakes the answer to a subscribe, which has asked Redis for its position already; what follows
         # a second change of the same channel has to wait for it.
-        if waiting is None or (not waiting and isinstance(request, Publish)):
+        if opening is None or (not opening.waiting and isinstance(request, Publish)):
             self._handle(request, size)
         else:
-            waiting.append((request, size))
+            opening.waiting.append((request, size))
 
     def _handle(self, request: Publish | Subscribe | Unsubscribe, size: int) -> None:
         if isinstance(request, Publish):
@@ -169,9 +182,9 @@ class Session:
             self._connection.request_done(size)
             return
         self._subscriptions.setdefault(channel, None)
-        self._opening[channel] = deque()
         asked = self._hub.subscribe(request, self._connection)
-        task = self._openings[channel] = self._tasks.create_task(self._open(channel, size, asked))
+        task = self._tasks.create_task(self._open(channel, size, asked))
+        self._opening[channel] = _Opening(task)
         task.add_done_callback(lambda _: asked.close())  # which a task that was cancelled at once has not begun
         if self.is_busy:
             self._connection.adjust_reading()
@@ -202,15 +215,15 @@ class Session:
                 self._connection.reply(encode_reply(gap))
                 self._metrics.gaps += 1
             subscription.advance()
-        del self._openings[channel]
+        waiting = self._opening.pop(channel).waiting
         self._connection.request_done(size)
-        self._catch_up_with(self._opening.pop(channel))
+        self._catch_up_with(waiting)
 
-    def _catch_up_with(self, waiting: deque[tuple[Publish | Subscribe | Unsubscribe, int]]) -> None:
+    def _catch_up_with(self, waiting: deque[_Waiting]) -> None:
         """Handle what came for a channel while it was opening, until one of them opens it anew."""
         while waiting and not self._ended:
             request, size = waiting.popleft()
             self._handle(request, size)
             if request.channel in self._opening:
-                self._opening[request.channel] = waiting
+                self._opening[request.channel].waiting = waiting
                 return

@@ -231,7 +231,7 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
-    def wait_for(self, pattern: str, timeout: float = 10, *, raw: bool = False, after: int = 0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = 40, *, raw: bool = False, after: int = 0) -> re.Match[str]:
         """The first match of ``pattern`` in ``text``, or in ``shown`` where ``raw``, from ``after`` on."""
         deadline = time.monotonic() + timeout
         with self._news:
@@ -239,7 +239,7 @@ class Terminal:
                 assert self._news.wait(deadline - time.monotonic()), f"no {pattern!r} within {timeout} s\n{self.text}"
         return match
 
-    def wait(self, timeout: float = 10) -> int:
+    def wait(self, timeout: float = 40) -> int:
         """Its exit code."""
         code = self.process.wait(timeout)
         self._thread.join(5)

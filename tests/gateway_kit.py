@@ -37,7 +37,7 @@ P = ParamSpec("P")
 
 KEY = "k"
 WELCOME = '{"status":"connected","message":"Welcome!"}'
-PATIENCE_S = 5.0
+PATIENCE_S = 15.0
 """How long anything that has to come may take."""
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -49,10 +49,10 @@ new_loop = uvloop.new_event_loop
 
 
 def async_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run a test in an event loop of its own, within 25 s; it may leave no task and no open socket behind."""
+    """Run a test in an event loop of its own, within 100 s; it may leave no task and no open socket behind."""
 
     async def supervised(main: Coroutine[Any, Any, None]) -> None:
-        async with asyncio.timeout(25):
+        async with asyncio.timeout(100):
             await main
         for _ in range(20):  # what has been closed may need some turns of the loop to notice
             await asyncio.sleep(0)

@@ -52,7 +52,7 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
-def eventually(condition: Callable[[], T], timeout: float = 10, what: str = "the condition") -> T:
+def eventually(condition: Callable[[], T], timeout: float = 40, what: str = "the condition") -> T:
     """The first true value of ``condition()``, asked every 10 ms: for what can only be observed from outside.
 
     Args:
@@ -316,7 +316,7 @@ def run_rsws(
     *arguments: str | Path,
     input: str | None = None,
     env: Mapping[str, str | None] | None = None,
-    timeout: float = 20,
+    timeout: float = 60,
 ) -> subprocess.CompletedProcess[str]:
     """``rsws ARGUMENTS`` run to its end, with pipes for a terminal.
 
@@ -409,7 +409,7 @@ class RswsProcess:
         self.process.stdin.close()
 
     def wait_for(
-        self, pattern: str, stream: StreamName = "stderr", timeout: float = 10, after: int = 0
+        self, pattern: str, stream: StreamName = "stderr", timeout: float = 40, after: int = 0
     ) -> re.Match[str]:
         """The match of the first line that ``pattern`` is found in.
 
@@ -425,7 +425,7 @@ class RswsProcess:
 
         return self._wait(find, stream, timeout, f"line with {pattern!r}")
 
-    def wait_lines(self, count: int, stream: StreamName = "stdout", timeout: float = 10) -> list[str]:
+    def wait_lines(self, count: int, stream: StreamName = "stdout", timeout: float = 40) -> list[str]:
         """The first ``count`` lines; the test fails when they aren't there in time or the stream ends before."""
         lines: list[str] = getattr(self, stream)
         return self._wait(lambda: lines[:count] if len(lines) >= count else None, stream, timeout, f"{count} lines")
@@ -443,7 +443,7 @@ class RswsProcess:
         """Both streams, for the text of a failure."""
         return "\n".join(["--- stdout", *self.stdout, "--- stderr", *self.stderr])
 
-    def wait(self, timeout: float = 10) -> int:
+    def wait(self, timeout: float = 40) -> int:
         """Its exit code, negative for a signal; the test fails when it does not end in time.
 
         Both streams are complete then, unless a process that it left behind holds them open.
@@ -457,7 +457,7 @@ class RswsProcess:
             thread.join(1)
         return code
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 10) -> int:
+    def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 40) -> int:
         """Send the signal and return the exit code."""
         self.process.send_signal(how)
         return self.wait(timeout)

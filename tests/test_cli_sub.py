@@ -150,7 +150,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(
     add(redis_server, channel, *(str(number) for number in range(messages)))
     script = f'"{sys.executable}" -m rsws sub {channel} --from 0 --output raw | head -1; exit ${{PIPESTATUS[0]}}'
     environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (ExitCode.DONE, "0\n", "")
 
 

@@ -99,7 +99,7 @@ def test_all_is_added_whoever_reads_the_ids(
         env={**os.environ, "REDIS_URL": str(env["REDIS_URL"])},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (ExitCode.DONE, 1, "")
     assert redis_server.call("XLEN", channel) == 50_000

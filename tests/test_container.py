@@ -116,7 +116,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=50,
+                timeout=170,
             )
             assert built.returncode == 0, built.stdout + built.stderr
     return Image(prefix)

@@ -201,7 +201,7 @@ def test_the_two_commands_and_the_tour(clone: Path, tmp_path: Path) -> None:
         )
     try:
         eventually(
-            lambda: "Try in another terminal" in log.read_text() or serving.poll() is not None, 50, "the gateway"
+            lambda: "Try in another terminal" in log.read_text() or serving.poll() is not None, 170, "the gateway"
         )
         assert serving.poll() is None, log.read_text()
         on_path = environment | {"PATH": f"{clone / '.venv' / 'bin'}:{environment['PATH']}"}

@@ -99,6 +99,7 @@ WAYS = {
 @pytest.mark.parametrize("name", WAYS)
 def test_the_three_lines_of_the_banner_work(name: str, redis_server: RedisServer, tmp_path: Path) -> None:
     way = WAYS[name]
+    redis_server.call("DEL", "news")  # in which other tests have written
     redis_port = str(free_port()) if way.embedded else str(redis_server.port)
     (tmp_path / "key").write_text(f"{SECRET}\n")
     (tmp_path / "redis url").write_text(f"redis://127.0.0.1:{redis_port}\n")

@@ -28,15 +28,16 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import uvloop
 
+from rsws.errors import StoreError
 from rsws.ownership import PrivateDir
 from rsws.protocol import ZERO
 from rsws.streams.link import Link, RedisTarget
-from rsws.streams.reader import Follower, Reader
+from rsws.streams.reader import Reader
 from rsws.streams.redis_connection import pack
 from rsws.streams.store import Entry
 from rsws.streams.valkey import choose_server
@@ -133,11 +134,8 @@ async def measure(port: int, count: int, rate: float, seconds: float) -> Result:
     target = RedisTarget(f"redis://127.0.0.1:{port}", TIMEOUT_S)
     link = Link(target, "benchmark")
     reader = Reader(target)
-    latencies_ns: list[int] = []
-
-    def deliver(entries: list[Entry]) -> None:
-        now = time.monotonic_ns()
-        latencies_ns.extend([now - int(entry.data or 0) for entry in entries])
+    follower = Latencies()
+    latencies_ns = follower.latencies_ns
 
     async def appended() -> int:
         stats = (await link.call(b"INFO", b"commandstats")).decode()
@@ -153,7 +151,7 @@ async def measure(port: int, count: int, rate: float, seconds: float) -> Result:
             append_us = (await redis_cpu_s(link) - cpu_s) / max(1, await appended() - messages) * 1e6
         await link.call(b"FLUSHALL")
         for channel in channels:
-            reader.follow(channel, ZERO, Follower(deliver, _fail, _fail))
+            reader.follow(channel, ZERO, follower)
         async with writing(port, channels, count * rate):
             latencies_ns.clear()
             cpu_s, own_s, started = await redis_cpu_s(link), time.process_time(), time.monotonic()
@@ -178,8 +176,24 @@ async def measure(port: int, count: int, rate: float, seconds: float) -> Result:
     )
 
 
-def _fail(error: object = None) -> None:
-    raise AssertionError(f"reading was interrupted: {error}")
+@dataclass
+class Latencies:
+    """Follows streams, and notes how long each message took."""
+
+    latencies_ns: list[int] = field(default_factory=list)
+
+    def deliver(self, entries: list[Entry]) -> None:
+        """See :class:`rsws.streams.reader.Follower`."""
+        now = time.monotonic_ns()
+        self.latencies_ns.extend([now - int(entry.data or 0) for entry in entries])
+
+    def unreadable(self, error: StoreError) -> None:
+        """See :class:`rsws.streams.reader.Follower`."""
+        raise AssertionError(f"a stream can't be read: {error}")
+
+    def interrupted(self) -> None:
+        """See :class:`rsws.streams.reader.Follower`."""
+        raise AssertionError("reading was interrupted")
 
 
 def main() -> None:

@@ -119,7 +119,9 @@ class Gateway:
         self.clients = Clients(Settings(), sys.maxsize, Access("KEY"), http, self._session, board, Turns(lambda: False))
         self._tasks = tasks
         self.metrics = board.metrics
-        self.channel = Channel("orders", ZERO, RingBudget(), lambda name, entry: None, board.metrics)
+        self.channel = Channel(
+            "orders", ZERO, RingBudget(), lambda name, entry: None, lambda channel: None, board.metrics
+        )
 
     def _session(self, connection: ClientConnection) -> Session:
         hub: Any = self  # of which a session without a subscription needs the metrics alone

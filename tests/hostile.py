@@ -92,6 +92,7 @@ class Honest:
     async def _publish(self, number: int, over: asyncio.Event) -> None:
         channel, count = CHANNELS[number], 0
         async with tap(self._url, partial(self._answered, number)) as client:
+            await asyncio.sleep(PAUSE_S * number / PUBLISHERS)  # each at another moment
             while not over.is_set():
                 data = {"at": time.monotonic(), "n": count, "by": number}
                 text = json.dumps(data).encode()

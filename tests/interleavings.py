@@ -136,7 +136,9 @@ class World:
     ) -> None:
         self.stream: list[int] = [1, 2]
         self.last = 2
-        self.channel = channel("c", StreamId(2, 0), RingBudget(), lambda name, id: None, Metrics())
+        self.channel = channel(
+            "c", StreamId(2, 0), RingBudget(), lambda name, id: None, lambda channel: None, Metrics()
+        )
         self.clients: list[Client] = []
         self.reads: list[Read] = []
         self.interrupted = False
@@ -363,7 +365,7 @@ class World:
         order = {id(client.subscription): index for index, client in enumerate(self.clients)}
         return (
             tuple(self.stream), self.last, self.interrupted, self.was_reset, channel.generation,
-            channel.cursor, channel.floor, tuple(id for id, _ in channel._ring),
+            channel.cursor, channel.floor, tuple(id for id, _ in channel._ring or ()),
             tuple((c.start, tuple(c.seen), c.connection.room, len(c.connection.waiting), c.is_reading_page, c.gone,
                    c.subscription in channel.live,
                    c.subscription in channel.ahead, c.subscription and c.subscription.position)

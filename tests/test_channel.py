@@ -20,7 +20,7 @@ def _small_rings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def channel_of(budget: RingBudget, name: str) -> Channel:
-    return Channel(name, ZERO, budget, lambda name, id: None, Metrics())
+    return Channel(name, ZERO, budget, lambda name, id: None, lambda channel: None, Metrics())
 
 
 def deliver(channel: Channel, first: int, count: int) -> None:

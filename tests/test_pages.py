@@ -29,7 +29,7 @@ async def test_a_kept_page_of_a_stream_that_was_is_not_handed_over(redis_server:
 
     async with asyncio.TaskGroup() as tasks:
         pages = Pages(store, tasks, no_check)
-        room = Channel(channel, StreamId(40, 0), RingBudget(), lambda name, id: None, Metrics())
+        room = Channel(channel, StreamId(40, 0), RingBudget(), lambda name, id: None, lambda channel: None, Metrics())
 
         def join(start: int) -> Client:
             client = Client(start, Connection(room=1000))
@@ -76,7 +76,9 @@ async def test_a_read_that_nobody_waits_for_any_more_ends(own_redis: RedisServer
     await until(lambda: not store.ready)
     async with asyncio.TaskGroup() as tasks:
         pages = Pages(store, tasks, no_check)
-        room = Channel(channel, StreamId(1 << 60, 0), RingBudget(), lambda name, id: None, Metrics())
+        room = Channel(
+            channel, StreamId(1 << 60, 0), RingBudget(), lambda name, id: None, lambda channel: None, Metrics()
+        )
         clients = [Client(0, Connection(room=1000)) for _ in range(2)]
         for client in clients:
             client.subscription = Subscription(room, ZERO, client, pages)

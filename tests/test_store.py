@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from rsws.protocol import ZERO, StreamId
 from rsws.streams import link as link_module
 from rsws.streams import reader as reader_module
 from rsws.streams.link import Link, RedisTarget, probe
-from rsws.streams.reader import Follower, Reader
+from rsws.streams.reader import Reader
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.store import Entry, History, Once, Store, Stored, Tip, broken_continuity, once_key, parse_entries
 from support import RedisServer, free_port
@@ -447,6 +448,27 @@ async def test_tip(redis_server: RedisServer, channel: str) -> None:
 
 
 @async_test
+async def test_looks_that_take_long_do_not_share_a_batch(redis_server: RedisServer, channel: str) -> None:
+    names = [f"{channel}-{number}" for number in range(5)]
+    async with running_store(redis_server) as store:
+        for name in names:
+            await stored(store, name)
+
+        async def batches() -> int:
+            before = store.commands.turn
+            await asyncio.gather(*map(store.tip, names))
+            return store.commands.turn - before
+
+        assert await batches() == 1
+        add(redis_server, channel, '"%s"' % ("x" * 1_000_000))
+        await store.tip(channel)
+        assert await batches() >= 3
+        for _ in range(4):  # and once they are quick again
+            await batches()
+        assert await batches() == 1
+
+
+@async_test
 async def test_a_tip_asked_for_before_an_append_is_the_one_before_it(redis_server: RedisServer, channel: str) -> None:
     async with running_store(redis_server) as store:
         before = await stored(store, channel)
@@ -659,6 +681,29 @@ async def test_a_link_that_was_cut_by_redis_is_made_anew(redis_server: RedisServ
 # --- the reader ---
 
 
+@dataclass
+class _Follower:
+    """Hands what comes of one stream to :class:`Following`."""
+
+    owner: Following
+    name: str
+    after: StreamId
+
+    def deliver(self, entries: list[Entry]) -> None:
+        assert entries
+        self.owner.on_delivery(entries)
+        self.owner.delivered[self.name].extend([entry.id for entry in entries])
+
+    def unreadable(self, error: StoreError) -> None:
+        self.owner.unreadable.append(self.name)
+
+    def interrupted(self) -> None:
+        self.owner.interruptions += 1
+        if self.owner.goes_on:
+            delivered = self.owner.delivered[self.name]
+            self.owner.follow(self.name, delivered[-1] if delivered else self.after)
+
+
 class Following:
     """A reader and what it has delivered, by channel."""
 
@@ -672,19 +717,8 @@ class Following:
         """Whether what was interrupted is followed again at once."""
 
     def follow(self, name: str, after: StreamId = ZERO) -> None:
-        delivered = self.delivered.setdefault(name, [])
-
-        def deliver(entries: list[Entry]) -> None:
-            assert entries
-            self.on_delivery(entries)
-            delivered.extend([entry.id for entry in entries])
-
-        def go_on() -> None:
-            self.interruptions += 1
-            if self.goes_on:
-                self.follow(name, delivered[-1] if delivered else after)
-
-        self.reader.follow(name, after, Follower(deliver, lambda error: self.unreadable.append(name), go_on))
+        self.delivered.setdefault(name, [])
+        self.reader.follow(name, after, _Follower(self, name, after))
 
     def unfollow(self, name: str) -> None:
         self.reader.unfollow(name)

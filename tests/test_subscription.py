@@ -133,7 +133,7 @@ class RingTooShort(Channel):
 
     def deliver(self, entries: list[Entry]) -> None:  # type: ignore[override]
         super().deliver(entries)
-        if len(self._ring) > 1:
+        if self._ring is not None and len(self._ring) > 1:
             self._ring.popleft()
 
 

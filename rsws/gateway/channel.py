@@ -55,7 +55,7 @@ class RingBudget:
     since their last turn first, so that what is quiet makes room for what is busy, and the largest rings give most.
     """
 
-    def __init__(self, limit_bytes: int = 16 * 1024 * 1024) -> None:
+    def __init__(self, limit_bytes: int = 8 * 1024 * 1024) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self._rings: OrderedDict[Channel, None] = OrderedDict()
@@ -88,8 +88,15 @@ class Channel:
         cursor: Everything up to it counts as dispatched: the stream's end when the channel was opened.
         budget: Shared by all channels.
         on_poison: Called with the id of an entry that is skipped because its data is missing or no JSON.
+        on_interrupted: Called with the channel when reading it has stopped: see :meth:`rsws.streams.reader.Follower`.
         metrics: Where it counts what is read and handed over.
     """
+
+    # There may be tens of thousands, most of them quiet: each is small.
+    __slots__ = (
+        "_budget", "_framer", "_on_interrupted", "_on_poison", "_ring", "ahead", "cursor", "floor", "generation",
+        "is_unreadable", "listeners", "live", "metrics", "name", "page_entries", "quiet", "ring_bytes", "ring_in_use",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -97,6 +104,7 @@ class Channel:
         cursor: StreamId,
         budget: RingBudget,
         on_poison: Callable[[str, StreamId], None],
+        on_interrupted: Callable[[Channel], None],
         metrics: Metrics,
     ) -> None:
         self.name = name
@@ -110,9 +118,11 @@ class Channel:
         """Those that start at an id the reader has not come to yet."""
         self._framer = MessageFramer(message_template(name))
         self._on_poison = on_poison
+        self._on_interrupted = on_interrupted
         self.metrics = metrics
         self._budget = budget
-        self._ring: deque[Encoded] = deque()
+        self._ring: deque[Encoded] | None = None
+        """The last messages, from the floor on; None where there are none."""
         self.ring_bytes = 0
         self.ring_in_use = False
         """Whether anything was added to the ring since its last turn to make room."""
@@ -182,7 +192,7 @@ class Channel:
             Frames, of about ``limit_bytes`` (at least one message where there is any), how many, and the position
             after them.
         """
-        ring = self._ring
+        ring = self._ring or ()
         start = bisect_right(ring, after, key=_id_of)
         frames = []
         size = 0
@@ -200,6 +210,10 @@ class Channel:
             self.is_unreadable = True
             for listener in self.listeners:
                 listener.unreadable(error)
+
+    def interrupted(self) -> None:
+        """See :class:`rsws.streams.reader.Follower`."""
+        self._on_interrupted(self)
 
     def reopen(self, cursor: StreamId) -> None:
         """Go on at another end of the same stream: what lies in between was not dispatched, everyone reads it.
@@ -240,7 +254,7 @@ class Channel:
         """Give the ring's share of the budget back."""
         self._budget.used_bytes -= self.ring_bytes
         self._budget.remove(self)
-        self._ring.clear()
+        self._ring = None
         self.ring_bytes = 0
 
     def _restart(self, cursor: StreamId) -> None:
@@ -263,7 +277,8 @@ class Channel:
         if not messages:
             return
         budget = self._budget
-        if not self._ring:
+        if self._ring is None:
+            self._ring = deque()
             budget.add(self)
         self._ring.extend(messages)
         self.ring_bytes += size
@@ -284,6 +299,7 @@ class Channel:
             self.floor = _id_of(dropped)
             self._budget.used_bytes -= before - self.ring_bytes
             if not ring:
+                self._ring = None
                 self._budget.remove(self)
 
 

@@ -15,7 +15,7 @@ from rsws.gateway.metrics import Metrics
 from rsws.gateway.pages import PORTION, RETRY_S, UNREADABLE_RETRY_S, Pages
 from rsws.gateway.subscription import Outlet, Subscription
 from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
-from rsws.streams.reader import Follower, Reader
+from rsws.streams.reader import Reader
 from rsws.streams.store import Store, Tip
 
 log = logging.getLogger("rsws.gateway")
@@ -46,7 +46,13 @@ class Hub:
         self._tasks = tasks
         self.metrics = metrics
         self._channels: dict[str, Channel] = {}
-        self._budget = RingBudget()
+        self._make_channel = partial(
+            Channel,
+            budget=RingBudget(),
+            on_poison=self._skipped,
+            on_interrupted=self._interrupted,
+            metrics=metrics,
+        )
         self._portions = asyncio.Semaphore(PORTION)
         self._pages = Pages(store, tasks, self._check)
         self._poison: dict[str, int] = {}
@@ -89,7 +95,7 @@ class Hub:
         self._compare(look, tip)
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = Channel(name, tip.last, self._budget, self._skipped, self.metrics)
+            channel = self._channels[name] = self._make_channel(name, tip.last)
             self._follow(channel)
         elif channel.is_unreadable:  # no more, it seems: nobody has to wait for the next attempt
             channel.reopen(tip.last)
@@ -98,8 +104,7 @@ class Hub:
         return Subscribed(name, start, tip.last), gap, subscription
 
     def _follow(self, channel: Channel) -> None:
-        follower = Follower(channel.deliver, channel.unreadable, partial(self._interrupted, channel))
-        self._reader.follow(channel.name, channel.cursor, follower)
+        self._reader.follow(channel.name, channel.cursor, channel)
 
     def _is_open(self, channel: Channel) -> bool:
         return self._channels.get(channel.name) is channel

@@ -185,9 +185,10 @@ class Link:
         self._on_push = on_push
         self.turn = 0
         """Counts the batches that were sent: what was submitted in the present turn is not sent yet."""
-        # What waits to be sent; two lists, as a pair for each would be one more thing to collect.
+        # What waits to be sent; three lists, as a tuple for each would be one more thing to collect.
         self._commands: list[bytes] = []
         self._on_replies: list[OnReply] = []
+        self._weights: list[int] = []
         self._repeated = 0
         """How many of those are repeats, which stand in front."""
         self._held_bytes = 0
@@ -210,12 +211,13 @@ class Link:
         """Whether what waits will take a while, some tens of milliseconds, to be carried out."""
         return self._held_bytes > CROWDED_BYTES
 
-    def submit(self, command: bytes, on_reply: OnReply, *, again: bool = False) -> None:
+    def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
         """Send ``command`` (see :func:`pack`).
 
         Args:
             on_reply: Called exactly once, maybe before this returns: with the reply, the ReplyError that Redis
                 answered with, or RedisUnavailable.
+            weight: How much work it may be, in bytes of a command that is as much; by default its length.
             again: Whether it repeats one that was answered just now, and goes before all that came after that one.
         """
         if self._up is False:
@@ -229,10 +231,12 @@ class Link:
         if again:
             self._commands.insert(self._repeated, command)
             self._on_replies.insert(self._repeated, on_reply)
+            self._weights.insert(self._repeated, weight or len(command))
             self._repeated += 1
         else:
             self._commands.append(command)
             self._on_replies.append(on_reply)
+            self._weights.append(weight or len(command))
         self._held_bytes += len(command)
 
     def call(self, *arguments: bytes) -> asyncio.Future[Any]:
@@ -279,6 +283,7 @@ class Link:
         greeting = [*self._greeting, pack(b"PING")]
         self._commands[:0] = greeting
         self._on_replies[:0] = [*[self._on_greeting] * len(self._greeting), self._note_health]
+        self._weights[:0] = map(len, greeting)
         self._held_bytes += sum(map(len, greeting))
         self._repeated = 0
         self._send_soon()
@@ -321,8 +326,9 @@ class Link:
         """Send a batch, one at a time: what was not sent when the link breaks is known not to be stored."""
         if self._connection is None or not self._connection.is_open:
             return
-        sizes = accumulate(map(len, self._commands[:BATCH_COMMANDS]))
-        count = max(1, bisect_right(list(sizes), BATCH_BYTES))
+        weights = accumulate(self._weights[:BATCH_COMMANDS])
+        count = max(1, bisect_right(list(weights), BATCH_BYTES))
+        del self._weights[:count]
         commands, self._commands = b"".join(self._commands[:count]), self._commands[count:]
         on_replies, self._on_replies = self._on_replies[:count], self._on_replies[count:]
         self._repeated = 0
@@ -346,6 +352,7 @@ class Link:
         self._set_up(False)
         refused, self._on_replies = self._on_replies, []
         self._commands = []
+        self._weights = []
         self._repeated = 0
         self._held_bytes = 0
         for on_reply in refused:

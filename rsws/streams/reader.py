@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
@@ -40,20 +39,21 @@ QUARANTINE_S = 30.0
 _BEGINNING = b"0-0"
 
 
-class Follower(NamedTuple):
-    """What whoever follows a stream is called with.
+class Follower(Protocol):
+    """Whoever follows a stream."""
 
-    Attributes:
-        deliver: Every entry after the position, in order, once.
-        unreadable: Redis won't read this stream; again at each vain attempt, every 30 s.
-        interrupted: Reading has stopped and nothing more is delivered: the stream was unreadable and is not any more,
-            or entries may have been trimmed before they were read, or the stream is another one. Whoever follows finds
-            out where to go on, and follows again.
-    """
+    def deliver(self, entries: list[Entry], /) -> None:
+        """Take every entry after the position, in order, once."""
 
-    deliver: Callable[[list[Entry]], None]
-    unreadable: Callable[[StoreError], None]
-    interrupted: Callable[[], None]
+    def unreadable(self, error: StoreError, /) -> None:
+        """Redis won't read this stream; called again at each vain attempt, every 30 s."""
+
+    def interrupted(self) -> None:
+        """Find out where to go on, and follow again: reading has stopped and nothing more is delivered.
+
+        The stream was unreadable and is not any more, or entries may have been trimmed before they were read, or the
+        stream is another one.
+        """
 
 
 class _Followed:

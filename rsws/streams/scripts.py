@@ -36,25 +36,29 @@ class Script:
 _LOOK = b"""
 local function look(key)
   local info = redis.pcall('XINFO', 'STREAM', key)
-  local first, last, length = false, '0-0', 0
+  local first, last, length, bytes = false, '0-0', 0, 0
   if info.err then
     if not string.find(info.err, 'no such key', 1, true) then return info end
   else
     for index = 1, #info, 2 do
-      if info[index] == 'length' then length = info[index + 1] end
-      if info[index] == 'last-generated-id' then last = info[index + 1] end
-      if info[index] == 'first-entry' and info[index + 1] then first = info[index + 1][1] end
+      local name, value = info[index], info[index + 1]
+      if name == 'length' then length = value end
+      if name == 'last-generated-id' then last = value end
+      if value and (name == 'first-entry' or name == 'last-entry') then
+        if name == 'first-entry' then first = value[1] end
+        for _, text in ipairs(value[2]) do bytes = bytes + #text end
+      end
     end
   end
-  return {first, last, length}
+  return {first, last, length, bytes}
 end
 """
 
 _WALK = b"""
 local function walk(command, key, from, to, count, bytes, visit)
-  local left, room, last = count, bytes, false
+  local left, room, last, step = count, bytes, false, 1
   while left > 0 and room > 0 do
-    local step = math.min(left, 8)
+    step = math.min(left, 2 * step, 4)
     local asked = last and step + 1 or step
     local entries = redis.call(command, key, last or from, to, 'COUNT', asked)
     for index = last and 2 or 1, #entries do
@@ -69,12 +73,13 @@ end
 """
 """Visits up to ``count`` entries until ``bytes`` are reached: the last one visited, and whether there are no more.
 
-Eight at a time, as they may be a megabyte each. An exclusive start would need Redis 6.2: each step begins with the last
-entry of the one before.
+Four at a time at most, as they may be a megabyte each; more are hardly faster. An exclusive start would need Redis 6.2:
+each step begins with the last entry of the one before.
 """
 
 LOOK = Script(_LOOK + b"return look(KEYS[1])")
-"""The ends of the stream KEYS[1]: its first entry's id (nil where there is none), the last id it generated, its length.
+"""The ends of the stream KEYS[1]: its first entry's id (nil where there is none), the last id it generated, its length,
+and how many bytes the two entries at its ends have, which is what the look has cost.
 
 XINFO alone would send the first and the last entry along, a megabyte each perhaps.
 """

@@ -14,7 +14,7 @@ import msgspec
 
 from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
-from rsws.streams.link import Link, RedisTarget, future_reply
+from rsws.streams.link import BATCH_BYTES, Link, RedisTarget, future_reply
 from rsws.streams.lookback import LookBack
 from rsws.streams.redis_connection import OnReply, ReplyError
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE, Script
@@ -24,6 +24,12 @@ FEW_ENTRIES = 4
 """So many are read without a look at their size: a script that looks costs Redis several times as much per entry."""
 HISTORY_READS = 16
 """Reads of history under way at once."""
+READ_WEIGHT = BATCH_BYTES // 4
+"""Of a script that reads history: few go in one batch, as each may take Redis milliseconds, and it serves nobody else
+before it has done a whole batch.
+"""
+LOOK_WEIGHT = BATCH_BYTES // 64
+"""Of a look at a stream with small entries. A megabyte at both ends takes a hundred times as long."""
 STEP_BYTES = 256 * 1024
 """When so many were looked at, a step back ends."""
 
@@ -93,6 +99,8 @@ class Store:
         self.history = Link(target, "rsws-history", [READ.load, STEP_BACK.load])
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._look_back = LookBack(self._step_back)
+        self._look_weight = LOOK_WEIGHT
+        """What a look costs, as far as the last ones tell; see :meth:`rsws.streams.link.Link.submit`."""
         self._looks: dict[str, tuple[int, asyncio.Future[Any]]] = {}
         """The last look at each channel that is under way, and the turn of the link in which it was asked for."""
 
@@ -163,14 +171,14 @@ class Store:
         """
         turn, reply = self._looks.get(channel, (None, None))
         if reply is None or turn != self.commands.turn:
-            reply = _ask(self.commands, LOOK, (channel.encode(),))
+            reply = _ask(self.commands, LOOK, (channel.encode(),), weight=self._look_weight)
             self._looks[channel] = self.commands.turn, reply
             reply.add_done_callback(lambda reply: self._forget_look(channel, reply))
         return _TipAsked(channel, reply)
 
     def _forget_look(self, channel: str, reply: asyncio.Future[Any]) -> None:
-        if not reply.cancelled():
-            reply.exception()  # whoever asked may be gone
+        if not reply.cancelled() and reply.exception() is None:  # whoever asked may be gone
+            self._look_weight = max(LOOK_WEIGHT, reply.result()[3], self._look_weight * 3 // 4)
         if self._looks.get(channel, (0, None))[1] is reply:
             del self._looks[channel]
 
@@ -243,31 +251,33 @@ class _TipAsked(NamedTuple):
 
     async def _tip(self) -> Tip:
         try:
-            first, last, length = await asyncio.shield(self.reply)  # which others may wait for, too
+            reply = await asyncio.shield(self.reply)  # which others may wait for, too
         except (ReplyError, RedisUnavailable) as error:
             raise store_error(self.channel, error) from None
-        return _tip(first, last, length)
+        return _parse_look(reply)
 
 
 def _appended(channel: str, on_result: Callable[[Stored | StoreError], None], reply: Any) -> None:
     on_result(Stored(reply) if isinstance(reply, bytes) else store_error(channel, reply))
 
 
-def run_script(link: Link, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply) -> None:
-    """Run a script, which Redis may have forgotten."""
+def run_script(link: Link, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply, weight: int = 0) -> None:
+    """Run a script, which Redis may have forgotten; ``weight`` as in :meth:`rsws.streams.link.Link.submit`."""
 
     def on_first_reply(reply: Any) -> None:
         if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
-            link.submit(script.call_in_full(*keys, arguments=arguments), on_reply, again=True)
+            link.submit(script.call_in_full(*keys, arguments=arguments), on_reply, weight, again=True)
         else:
             on_reply(reply)
 
-    link.submit(script.call(*keys, arguments=arguments), on_first_reply)
+    link.submit(script.call(*keys, arguments=arguments), on_first_reply, weight)
 
 
-def _ask(link: Link, script: Script, keys: Keys, arguments: Keys = ()) -> asyncio.Future[Any]:
+def _ask(
+    link: Link, script: Script, keys: Keys, arguments: Keys = (), weight: int = READ_WEIGHT
+) -> asyncio.Future[Any]:
     future, on_reply = future_reply()
-    run_script(link, script, keys, arguments, on_reply)
+    run_script(link, script, keys, arguments, on_reply, weight)
     return future
 
 
@@ -314,7 +324,7 @@ def parse_read(reply: Any) -> tuple[list[Entry], bool, Tip | None]:
     """What READ returns: entries, whether the stream ends there, and its ends where the position's entry is gone."""
     found, is_end, tip = reply
     values = iter(found)
-    return list(map(Entry, values, values)), is_end == 1, None if tip is None else _tip(*tip)
+    return list(map(Entry, values, values)), is_end == 1, None if tip is None else _parse_look(tip)
 
 
 def _data(fields: Sequence[bytes] | None) -> bytes | None:
@@ -326,7 +336,8 @@ def _data(fields: Sequence[bytes] | None) -> bytes | None:
     return None
 
 
-def _tip(first: bytes | None, last: bytes, length: int) -> Tip:
+def _parse_look(reply: Sequence[Any]) -> Tip:
+    first, last, length, _ = reply
     return Tip(None if first is None else StreamId.from_redis(first), StreamId.from_redis(last), length)
 
 

@@ -356,7 +356,7 @@ class World:
             if client.gone or self.hidden:
                 continue
             left = [number for number in self.stream if number > self._position(client)]
-            if left or client.subscription not in self.channel.live | self.channel.ahead:
+            if left or client.subscription not in {*self.channel.live, *self.channel.ahead}:
                 raise Violation(f"at rest, start {client.start}: saw {client.seen}, still due {left}")
 
     def state(self) -> object:

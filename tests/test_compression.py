@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
+import tracemalloc
 import zlib
 from contextlib import AsyncExitStack
 
@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect as websocket_connect
 from websockets.frames import Frame, Opcode
 
 from gateway_kit import KEY, Wire, add, async_test, frame, gateway, handshake, request
-from rsws.gateway.compression import COMPRESSION, compressor
+from rsws.gateway.compression import COMPRESSION, REMEMBERED_BYTES, Compressor, compressor
 from rsws.gateway.frames import text_frame
 from support import RedisServer
 
@@ -113,24 +113,40 @@ async def test_history_and_live_say_the_same_to_all(redis_server: RedisServer, c
 
 
 @async_test
-async def test_it_is_done_once_for_all_receivers(redis_server: RedisServer, channel: str) -> None:
-    calls = compressor(12).compress.cache_info
+async def test_it_is_done_once_for_all_receivers(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, done = Compressor._compress, []
+
+    def noted(self: Compressor, frames: bytes) -> bytes:
+        done.append(frames)
+        return really(self, frames)
+
+    monkeypatch.setattr(Compressor, "_compress", noted)
     async with gateway(redis_server.url, compress=True) as server, AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(Wire(server)) for _ in range(20)]
         for wire in wires:
             await offer(wire, BROWSER)
             await wire.send(request(action="subscribe", channel=channel, lastMessageId="$"))
             await wire.text()
-        before = calls().misses
+        done.clear()
         add(redis_server, channel, LONG)
         frames = {bytes((await next_raw(wire))[1]) for wire in wires}
         assert len(frames) == 1
-        assert calls().misses == before + 1
+        assert len(done) == 1
 
 
-def test_no_more_is_remembered_than_a_moment_needs() -> None:
-    """A piece may be a message of a megabyte: what is kept, for each window, is for good."""
-    assert 0 < (compressor(9).compress.cache_info().maxsize or sys.maxsize) <= 4
+@pytest.mark.parametrize("size", [100, 10_000, 1_000_000])
+def test_what_is_remembered_is_bounded_in_bytes(size: int) -> None:
+    """For each window it is kept for good."""
+    tool = Compressor(12)
+    tracemalloc.start()
+    try:
+        for number in range(max(20, 2 * REMEMBERED_BYTES // size)):
+            tool.compress(text_frame(b"%d" % number + os.urandom(size)))
+        assert tracemalloc.get_traced_memory()[0] < 4 * REMEMBERED_BYTES + 2 * size
+    finally:
+        tracemalloc.stop()
 
 
 @async_test

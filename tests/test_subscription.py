@@ -145,9 +145,9 @@ class FloorTooHigh(Channel):
 
 class NeverTellsThoseAhead(Channel):
     def deliver(self, entries: list[Entry]) -> None:  # type: ignore[override]
-        ahead, self.ahead = self.ahead, set()
+        ahead, self._ahead = self._ahead, None
         super().deliver(entries)
-        self.ahead = ahead
+        self._ahead = ahead
 
 
 class DeliversTwice(Channel):

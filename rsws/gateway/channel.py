@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from typing import Protocol, TypeAlias
 
@@ -94,7 +94,7 @@ class Channel:
 
     # There may be tens of thousands, most of them quiet: each is small.
     __slots__ = (
-        "_budget", "_framer", "_on_interrupted", "_on_poison", "_ring", "ahead", "cursor", "floor", "generation",
+        "_ahead", "_budget", "_framer", "_on_interrupted", "_on_poison", "_ring", "cursor", "floor", "generation",
         "is_unreadable", "listeners", "live", "metrics", "name", "page_entries", "quiet", "ring_bytes", "ring_in_use",
     )  # fmt: skip
 
@@ -114,8 +114,8 @@ class Channel:
         """All of them, live or not."""
         self.live: set[Listener] = set()
         """Those at the cursor."""
-        self.ahead: set[Listener] = set()
-        """Those that start at an id the reader has not come to yet."""
+        self._ahead: set[Listener] | None = None
+        """Those that start at an id the reader has not come to yet; None where there never was one."""
         self._framer = MessageFramer(message_template(name))
         self._on_poison = on_poison
         self._on_interrupted = on_interrupted
@@ -165,9 +165,9 @@ class Channel:
                     messages, size = [], 0
         if entries:
             self._dispatch(messages, size, last)
-        if self.ahead:
-            for listener in [listener for listener in self.ahead if listener.position <= self.cursor]:
-                self.ahead.discard(listener)
+        if self._ahead:
+            for listener in [listener for listener in self._ahead if listener.position <= self.cursor]:
+                self._ahead.discard(listener)
                 listener.advance()
 
     def _dispatch(self, messages: list[Encoded], size: int, last: StreamId) -> None:
@@ -184,6 +184,24 @@ class Channel:
             self.live.discard(listener)
             listener.position = before
             listener.advance()
+
+    @property
+    def ahead(self) -> Collection[Listener]:
+        """Those that start at an id the reader has not come to yet."""
+        return self._ahead or ()
+
+    def wait_ahead(self, listener: Listener) -> None:
+        """Have ``listener.advance()`` called when the reader has come to its position."""
+        if self._ahead is None:
+            self._ahead = set()
+        self._ahead.add(listener)
+
+    def leave(self, listener: Listener) -> None:
+        """It listens no more."""
+        self.listeners.discard(listener)
+        self.live.discard(listener)
+        if self._ahead:
+            self._ahead.discard(listener)
 
     def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, int, StreamId]:
         """The next messages after a position not below the floor, from the ring.
@@ -245,8 +263,8 @@ class Channel:
     def reset_ahead(self, listeners: Iterable[Listener], tip: Tip) -> None:
         """Those of ``listeners`` who wait beyond the end of the stream wait for what will not come: they start anew."""
         for listener in listeners:
-            if listener in self.ahead and listener.position > tip.last:
-                self.ahead.discard(listener)
+            if self._ahead and listener in self._ahead and listener.position > tip.last:
+                self._ahead.discard(listener)
                 listener.reset(tip.first)
                 listener.advance()
 
@@ -261,7 +279,7 @@ class Channel:
         self.close()
         self.cursor = self.floor = cursor
         self.live = set()
-        self.ahead = set()
+        self._ahead = None
 
     def _advance_all(self) -> None:
         for listener in list(self.listeners):

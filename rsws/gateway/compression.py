@@ -8,8 +8,9 @@ some refuse such an answer: what one sends may build on what it sent before, in 
 from __future__ import annotations
 
 import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 
 from websockets.extensions import Extension, ServerExtensionFactory
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
@@ -19,8 +20,8 @@ from rsws.gateway.frames import compressed_text_frame, text_payloads
 WINDOW_BITS = 12
 """A window of 4 KiB: most messages are smaller, and zlib has less to prepare for each."""
 MEMORY_LEVEL = 5
-REMEMBERED = 4
-"""Pieces of messages whose compressed form is kept, for those who are written the same a moment later."""
+REMEMBERED_BYTES = 256 * 1024
+"""Of messages whose compressed form is kept, for those who are written the same a moment later; of one in any case."""
 _END = b"\x00\x00\xff\xff"
 """What zlib writes at the end of a flush, and the extension leaves out."""
 
@@ -35,8 +36,19 @@ class Compressor:
 
     def __init__(self, window_bits: int) -> None:
         self._zlib = zlib.compressobj(wbits=-window_bits, memLevel=MEMORY_LEVEL)
-        self.compress = lru_cache(REMEMBERED)(self._compress)
+        self._compressed: OrderedDict[bytes, bytes] = OrderedDict()
+        """By text frames, the newest last."""
+        self._compressed_bytes = 0
+
+    def compress(self, frames: bytes) -> bytes:
         """Compress the text frames of a server, each for itself where that makes it smaller."""
+        known = self._compressed.get(frames)
+        if known is None:
+            known = self._compressed[frames] = self._compress(frames)
+            self._compressed_bytes += len(frames) + len(known)
+            while self._compressed_bytes > REMEMBERED_BYTES and len(self._compressed) > 1:
+                self._compressed_bytes -= sum(map(len, self._compressed.popitem(last=False)))
+        return known
 
     def _compress(self, frames: bytes) -> bytes:
         result = []

@@ -14,7 +14,7 @@ from rsws.protocol import Gap, StreamId
 from rsws.streams.store import FEW_ENTRIES, History, Store
 
 PAGE_ENTRIES = (1, 256)
-CACHE_BYTES = 4 * 1024 * 1024
+CACHE_BYTES = 2 * 1024 * 1024
 CACHED_PAGE_BYTES = 1024
 """What a page counts for beside its frames, so that empty ones are not kept without bound."""
 CACHE_S = 5.0

@@ -99,9 +99,7 @@ class Subscription:
         """End it: nothing is handed over any more."""
         self._open = False
         self.yield_turn()
-        self.channel.listeners.discard(self)
-        self.channel.live.discard(self)
-        self.channel.ahead.discard(self)
+        self.channel.leave(self)
 
     def take(self, frames: bytes) -> bool:
         """See :class:`rsws.gateway.channel.Listener`."""
@@ -188,4 +186,4 @@ class Subscription:
         if self.position == channel.cursor:
             channel.live.add(self)
         else:
-            channel.ahead.add(self)
+            channel.wait_ahead(self)

@@ -33,7 +33,7 @@ def collect_rarely() -> None:
     gc.freeze()  # the modules, which stay
 
 
-FREE_BYTES = 8 * 1024 * 1024
+FREE_BYTES = 4 * 1024 * 1024
 """What the allocator may keep for later."""
 
 

@@ -33,10 +33,10 @@ PATIENCE_S = 60.0
 FILES = 500
 """What the gateway may open: less than honest and hostile ones would take together."""
 MIB = 1024 * 1024
-NOTICEABLE_S = 0.010
-"""A p99 below it is no harm, whatever it was before: that is a time slice or two of a machine with few cores."""
-BUSY = 0.10
-"""Of Redis' one thread: less is no harm, however little it was before."""
+NOTICEABLE_S = 0.050
+"""A p99 below it is no harm, whatever it was before: all parties share the machine, and it may have two cores."""
+BUSY = 0.25
+"""Of Redis' one thread: less is no harm. What it stores for those who publish a hundred megabytes a second is work."""
 
 
 class Honest:

@@ -55,7 +55,7 @@ class RingBudget:
     since their last turn first, so that what is quiet makes room for what is busy, and the largest rings give most.
     """
 
-    def __init__(self, limit_bytes: int = 8 * 1024 * 1024) -> None:
+    def __init__(self, limit_bytes: int = 3 * 1024 * 1024) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self._rings: OrderedDict[Channel, None] = OrderedDict()

@@ -36,7 +36,7 @@ NOTSENT_BYTES = 16 * 1024
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 ACCEPT_AT_ONCE = 4
 """Connections asyncio takes in one turn of the loop, before one of them can be turned away."""
-GIVE_BACK_S = 5.0
+GIVE_BACK_S = 2.0
 OWN_FILES = 48
 """Of the open files the system allows, those that are not for connections of clients."""
 COUNTED_AT_ONCE = 200

@@ -22,7 +22,7 @@ HEAVY_BYTES = 16 * KIB
 """A message that is longer takes so long that no two are read in one turn, whosever they are."""
 REQUESTS_UNDER_WAY = (16, 1000, 4000)
 """Of one client however many there are, of one at most, and of all together: about 40 ms of work."""
-BYTES_UNDER_WAY = (HEAVY_BYTES, 4 * MIB, 4 * MIB)
+BYTES_UNDER_WAY = (HEAVY_BYTES, MIB, MIB)
 CROWDED_RETRY_S = 0.005
 REST_AFTER_S, REST = 0.001, 2
 """When turns have taken so long the others have so many times as much: they wait little, whoever sends how much."""

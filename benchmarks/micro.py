@@ -23,15 +23,15 @@ from typing import Any
 from websockets.frames import Frame, Opcode
 
 from rsws.gateway.access import Access
-from rsws.gateway.channel import Channel, RingBudget
 from rsws.gateway.clients import Clients
-from rsws.gateway.connection import ClientConnection
-from rsws.gateway.frames import read_messages
+from rsws.gateway.delivery.channel import Channel, RingBudget
+from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import Board
 from rsws.gateway.session import Session
-from rsws.gateway.subscription import Subscription
-from rsws.gateway.turns import Turns
+from rsws.gateway.websocket.connection import ClientConnection
+from rsws.gateway.websocket.frames import read_messages
+from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import ZERO, decode_request
 from rsws.settings import Settings
 from rsws.streams.redis_connection import RedisConnection

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import pytest
 
+from kit.support import RedisServer, free_port
 from rsws.settings import ClientSettings, Settings, options
-from support import RedisServer, free_port
 
 _OURS = {each.env for settings in (Settings, ClientSettings) for each in options(settings).values()}
 _LOOKS = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "COLUMNS", "LINES"}

@@ -32,14 +32,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-import fuzz_frames
-import fuzz_handshake
-from checker import History, Log, Publisher, Stream, Subscriber, decode, stream_of
-from faults import Proxy, command_calls, killed, paused
-from gateway_kit import add, frame, gateway
-from hostile import hostile
-from load import GatewayProcess, Latency, Tap, allow_open_files, load, message, pinger, tap
-from support import RedisServer
+from kit import fuzz_frames, fuzz_handshake
+from kit.checker import History, Log, Publisher, Stream, Subscriber, decode, stream_of
+from kit.faults import Proxy, command_calls, killed, paused
+from kit.gateway import add, frame, gateway
+from kit.hostile import hostile
+from kit.load import GatewayProcess, Latency, Tap, allow_open_files, load, message, pinger, tap
+from kit.support import RedisServer
 
 CHANNEL = "proof"
 MIB = 1024 * 1024

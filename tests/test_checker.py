@@ -12,10 +12,10 @@ from typing import get_args
 import pytest
 
 import prove
-from checker import Finding, Gap, History, Kind, Log, Publisher, Subscriber, open_anywhere, stream_of
-from faults import Proxy, Way, command_calls, configured, demoted
-from gateway_kit import Client, add, async_test, gateway, until
-from support import RedisServer
+from kit.checker import Finding, Gap, History, Kind, Log, Publisher, Subscriber, open_anywhere, stream_of
+from kit.faults import Proxy, Way, command_calls, configured, demoted
+from kit.gateway import Client, add, async_test, gateway, until
+from kit.support import RedisServer
 
 ENTRIES = [(f"{number}-0", b"%d" % number) for number in range(1, 7)]
 

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
+from kit.support import RedisServer, eventually, free_port, run_rsws
 from rsws.settings import Settings
-from support import RedisServer, eventually, free_port, run_rsws
 
 ROOT = Path(__file__).parent.parent
 USER_HOME = os.environ.get("HOME", "")  # where pip finds its settings; each test has an empty HOME

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from kit.support import free_port, run_python, unprivileged
 from rsws import datadir
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
-from support import free_port, run_python, unprivileged
 
 
 def mode(path: Path) -> int:

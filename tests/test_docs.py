@@ -20,13 +20,13 @@ import pytest
 import typer
 from websockets.asyncio.client import connect
 
+from kit.support import RedisServer, RswsProcess, eventually, free_port, run_rsws
 from rsws.cli.app import app
 from rsws.cli.options import flag
 from rsws.errors import CLOSE_HELP, ERROR_HELP
 from rsws.gateway.metrics import INFO, METRICS
 from rsws.protocol import decode_reply, decode_request, encode_reply, encode_request
 from rsws.settings import ClientSettings, Settings, options
-from support import RedisServer, RswsProcess, eventually, free_port, run_rsws
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 import pytest
 from websockets.asyncio.client import connect
 
-from support import RedisServer, RswsProcess, eventually, free_port
+from kit.support import RedisServer, RswsProcess, eventually, free_port
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 USER_HOME = os.environ.get("HOME", "")  # where npm finds its settings and its cache; each test has an empty HOME

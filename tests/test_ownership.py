@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kit.support import free_port, run_python
 from rsws.errors import SetupError
 from rsws.ownership import PrivateDir, listeners, user_name
-from support import free_port, run_python
 
 LISTEN = """
 import os, socket, sys

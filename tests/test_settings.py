@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
+from kit.support import RedisServer, RswsProcess, run_rsws
 from rsws.client.address import Address
 from rsws.datadir import DataDir
 from rsws.errors import SetupError, UsageError
 from rsws.gateway.access import Access
-from rsws.gateway.setup import FoundRedis, choose_key
-from rsws.gateway.supervisor import Orders
+from rsws.gateway.process.setup import FoundRedis, choose_key
+from rsws.gateway.process.supervisor import Orders
 from rsws.settings import ClientSettings, Settings, environment_of_others, is_from_env_file, load_env_file, options
 from rsws.streams.link import RedisTarget
 from rsws.urls import is_loopback, redact_url, websocket_url
-from support import RedisServer, RswsProcess, run_rsws
 
 # --- .env ---
 

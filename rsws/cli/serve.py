@@ -16,7 +16,7 @@ from rsws.settings import Settings, default_data_dir, is_from_env_file, options
 from rsws.urls import redact_url
 
 if TYPE_CHECKING:
-    from rsws.gateway.process import Gateway
+    from rsws.gateway.process.lifecycle import Gateway
 
 EPILOG = epilog(
     "rsws serve",
@@ -32,7 +32,7 @@ def serve(settings: Settings) -> None:
     A flag beats the environment, which beats .env in the working directory, which beats the default. Without REDIS_URL
     a Redis on this machine is used, or the embedded server started. Ctrl-C stops it, a second one at once.
     """
-    from rsws.gateway.process import run
+    from rsws.gateway.process.lifecycle import run
 
     raise typer.Exit(run(_gateway(settings), _print_banner))
 
@@ -40,7 +40,7 @@ def serve(settings: Settings) -> None:
 def _gateway(settings: Settings) -> Gateway:
     """Imported as needed: a supervisor serves nobody itself, and should be small."""
     if settings.workers > 1:
-        from rsws.gateway.supervisor import Supervisor
+        from rsws.gateway.process.supervisor import Supervisor
 
         return Supervisor(settings)
     from rsws.gateway.server import Server

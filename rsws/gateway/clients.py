@@ -10,14 +10,14 @@ from typing import Any
 
 from rsws.errors import CloseCode
 from rsws.gateway.access import Access, WrongTokens
-from rsws.gateway.compression import COMPRESSION
-from rsws.gateway.connection import OPEN_TIMEOUT_S, ClientConnection
-from rsws.gateway.handshake import Opening, answer_handshake
 from rsws.gateway.http import PlainHttp, Request, response
-from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import Board
+from rsws.gateway.process.logs import NowAndThen
 from rsws.gateway.session import Session
-from rsws.gateway.turns import Turns
+from rsws.gateway.websocket.compression import COMPRESSION
+from rsws.gateway.websocket.connection import OPEN_TIMEOUT_S, ClientConnection
+from rsws.gateway.websocket.handshake import Opening, answer_handshake
+from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
 
@@ -88,7 +88,7 @@ class Clients:
         self._leaving: set[ClientConnection] = set()
         self._all_left = asyncio.Event()
 
-    # --- see rsws.gateway.connection.Host ---
+    # --- see rsws.gateway.websocket.connection.Host ---
 
     def connected(self, connection: ClientConnection) -> None:
         if len(self._silent) + len(self._dismissed) >= self._door:

@@ -14,14 +14,14 @@ from functools import partial
 from rsws.datadir import DataDir
 from rsws.gateway.access import Access
 from rsws.gateway.clients import Clients
-from rsws.gateway.connection import ClientConnection
+from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.http import PlainHttp
-from rsws.gateway.hub import Hub
 from rsws.gateway.metrics import PUBLISH_S, Board
-from rsws.gateway.process import Gateway
+from rsws.gateway.process.lifecycle import Gateway
+from rsws.gateway.process.setup import BACKLOG, announce, cannot_listen, choose_key, find_redis, reserve_port, url_of
 from rsws.gateway.session import Session
-from rsws.gateway.setup import BACKLOG, announce, cannot_listen, choose_key, find_redis, reserve_port, url_of
-from rsws.gateway.turns import Turns
+from rsws.gateway.websocket.connection import ClientConnection
+from rsws.gateway.websocket.turns import Turns
 from rsws.runtime import give_back_memory
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis

@@ -10,9 +10,9 @@ from functools import partial
 from typing import TypeAlias
 
 from rsws.errors import CloseCode, ErrorCode, Outcome, RequestError, StoreError
-from rsws.gateway.connection import ClientConnection
-from rsws.gateway.hub import Hub
-from rsws.gateway.subscription import Subscription
+from rsws.gateway.delivery.hub import Hub
+from rsws.gateway.delivery.subscription import Subscription
+from rsws.gateway.websocket.connection import ClientConnection
 from rsws.protocol import (
     MAX_CHANNEL_BYTES,
     Error,
@@ -89,7 +89,7 @@ class Session:
 
     @property
     def is_busy(self) -> bool:
-        """See :class:`rsws.gateway.connection.MessageHandler`."""
+        """See :class:`rsws.gateway.websocket.connection.MessageHandler`."""
         return len(self._opening) >= OPENINGS
 
     def end(self) -> None:

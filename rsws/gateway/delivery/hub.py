@@ -1,0 +1,199 @@
+"""Which channels are open, and whether the streams they follow are still the same."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Collection, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+
+from rsws.errors import ChannelUnreadable, StoreError
+from rsws.gateway.delivery.channel import Channel, Listener, RingBudget
+from rsws.gateway.delivery.pages import PORTION, RETRY_S, UNREADABLE_RETRY_S, Pages
+from rsws.gateway.delivery.subscription import Outlet, Subscription
+from rsws.gateway.metrics import Metrics
+from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
+from rsws.streams.reader import Reader
+from rsws.streams.store import Store, Tip
+
+log = logging.getLogger("rsws.gateway")
+
+POISON_CHANNELS = 1000
+"""For how many channels skipped entries are counted; the one that was longest without is forgotten."""
+CHECK_S = 5.0
+"""A channel that was quiet for so long is looked after: reading a stream that was reset waits in silence for ever."""
+
+
+class _Look(NamedTuple):
+    """A look at a stream's ends that is under way, and where its channel stood when it was asked for."""
+
+    tip: Awaitable[Tip]
+    channel: Channel | None
+    """None when it was not open."""
+    generation: int
+    cursor: StreamId
+    ahead: tuple[Listener, ...]
+
+
+class Hub:
+    """Opens a channel at its first subscription and closes it after its last."""
+
+    def __init__(self, store: Store, reader: Reader, tasks: asyncio.TaskGroup, metrics: Metrics) -> None:
+        self._store = store
+        self._reader = reader
+        self._tasks = tasks
+        self.metrics = metrics
+        self._channels: dict[str, Channel] = {}
+        self._make_channel = partial(
+            Channel,
+            budget=RingBudget(),
+            on_poison=self._skipped,
+            on_interrupted=self._interrupted,
+            metrics=metrics,
+        )
+        self._portions = asyncio.Semaphore(PORTION)
+        self._pages = Pages(store, tasks, self._check)
+        self._poison: dict[str, int] = {}
+
+    @property
+    def channels(self) -> Collection[Channel]:
+        """Those that are open."""
+        return self._channels.values()
+
+    def subscribe(
+        self, request: Subscribe, outlet: Outlet
+    ) -> Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]:
+        """Make a subscription; it hands over nothing before its ``advance()`` is called for the first time.
+
+        Where the stream ends is asked for at once: what is published after this call comes after ``$``.
+
+        Raises:
+            StoreError: (when awaited) Redis does not say where the stream ends.
+        """
+        return self._subscribe(request, outlet, self._look(request.channel))
+
+    async def _subscribe(
+        self, request: Subscribe, outlet: Outlet, look: _Look
+    ) -> tuple[Subscribed, Gap | None, Subscription]:
+        name = request.channel
+        tip = await look.tip
+        async with self._portions:
+            await asyncio.sleep(0)
+        while not self._is_current(look):
+            look = self._look(name)
+            tip = await look.tip
+        gap = None
+        if request.last is not None:
+            start = position = await self._store.before_last(name, request.last, tip)
+        else:
+            start = position = tip.last if request.after is None else request.after
+            if position > tip.last:
+                gap = Gap(name, position, tip.first, "reset")
+                position = ZERO
+        self._compare(look, tip)
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = self._make_channel(name, tip.last)
+            self._follow(channel)
+        elif channel.is_unreadable:  # no more, it seems: nobody has to wait for the next attempt
+            channel.reopen(tip.last)
+            self._follow(channel)
+        subscription = Subscription(channel, position, outlet, self._pages, marker=request.marker)
+        return Subscribed(name, start, tip.last), gap, subscription
+
+    def _follow(self, channel: Channel) -> None:
+        self._reader.follow(channel.name, channel.cursor, channel)
+
+    def _is_open(self, channel: Channel) -> bool:
+        return self._channels.get(channel.name) is channel
+
+    def _interrupted(self, channel: Channel) -> None:
+        """Reading has stopped and may have missed something."""
+        self._tasks.create_task(self._reopen(channel))
+
+    # --- whether the stream is still the one that was read ---
+
+    def _look(self, name: str) -> _Look:
+        """Ask for a stream's ends, and note where its channel stands at this moment."""
+        channel = self._channels.get(name)
+        tip = self._store.tip(name)
+        if channel is None:
+            return _Look(tip, None, 0, ZERO, ())
+        return _Look(tip, channel, channel.generation, channel.cursor, tuple(channel.ahead))
+
+    def _is_current(self, look: _Look) -> bool:
+        """Whether the channel is still the one that was looked at: neither closed nor reset meanwhile."""
+        channel = look.channel
+        return channel is None or (self._is_open(channel) and channel.generation == look.generation)
+
+    def _compare(self, look: _Look, tip: Tip) -> bool:
+        """Have those start over who stood beyond the stream's end when it was looked at; False when all did."""
+        channel = look.channel
+        if channel is None or not self._is_current(look):
+            return True
+        if tip.last < look.cursor:
+            self._reset(channel, tip)
+            return False
+        channel.reset_ahead(look.ahead, tip)
+        return True
+
+    def _reset(self, channel: Channel, tip: Tip) -> None:
+        log.warning("stream reset channel=%r cursor=%s now=%s", channel.name, channel.cursor, tip.last)
+        channel.reset(tip)
+        self._follow(channel)
+
+    async def _reopen(self, channel: Channel) -> None:
+        """Find out where to go on after reading was interrupted, however long that takes."""
+        while self._is_open(channel):
+            look = self._look(channel.name)
+            try:
+                tip = await look.tip
+            except ChannelUnreadable as error:
+                channel.unreadable(error)
+                await asyncio.sleep(UNREADABLE_RETRY_S)
+            except StoreError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                if self._is_current(look) and self._compare(look, tip):
+                    channel.reopen(tip.last)
+                    self._follow(channel)
+                return
+
+    async def _check(self, channel: Channel) -> None:
+        look = self._look(channel.name)
+        with suppress(StoreError):  # the reader has the same trouble, and says so
+            self._compare(look, await look.tip)
+
+    async def check_quiet(self) -> None:
+        """Look, every now and then until cancelled, for streams that were reset while nothing came of them."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            quiet = [channel for channel in self._channels.values() if channel.quiet]
+            for channel in self._channels.values():
+                channel.quiet = True
+            for channel in quiet:
+                if self._is_open(channel):
+                    await self._check(channel)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription, and its channel with the last one."""
+        subscription.close()
+        self._pages.leave(subscription)
+        channel = subscription.channel
+        if not channel.listeners and self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]
+            self._pages.forget(channel)
+            self._reader.unfollow(channel.name)
+            channel.close()
+
+    def _skipped(self, channel: str, entry: StreamId) -> None:
+        """Count an entry that is no message; say so at the first, the tenth, the hundredth ..."""
+        self.metrics.entries_skipped += 1
+        count = self._poison.pop(channel, 0) + 1
+        self._poison[channel] = count
+        if len(self._poison) > POISON_CHANNELS:
+            del self._poison[next(iter(self._poison))]
+        if str(count).rstrip("0") == "1":
+            log.warning("entry skipped channel=%r id=%s skipped=%d: no messageData that is JSON", channel, entry, count)

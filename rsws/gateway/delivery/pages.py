@@ -1,0 +1,205 @@
+"""Pages of history: one read of a stream serves all who stand at the same position."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from rsws.errors import ChannelUnreadable, StoreError
+from rsws.gateway.delivery.channel import Channel
+from rsws.gateway.delivery.subscription import CHUNK_BYTES, Page, Subscription
+from rsws.protocol import Gap, StreamId
+from rsws.streams.store import FEW_ENTRIES, History, Store
+
+PAGE_ENTRIES = (1, 256)
+CACHE_BYTES = 2 * 1024 * 1024
+CACHED_PAGE_BYTES = 1024
+"""What a page counts for beside its frames, so that empty ones are not kept without bound."""
+CACHE_S = 5.0
+"""A cached page is served no longer: entries can be deleted from a stream."""
+PORTION = 100
+"""How many of a herd are served in one turn of the event loop, so that others get theirs."""
+RETRY_S = 0.25
+UNREADABLE_RETRY_S = 30.0
+
+
+class _PageKey(NamedTuple):
+    channel: Channel
+    generation: int
+    after: StreamId
+
+
+class _Read:
+    """One read under way."""
+
+    __slots__ = ("task", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: dict[Subscription, None] = {}
+        """Who gets the page, in the order in which they came; nobody yet when it is read ahead."""
+        self.task: asyncio.Task[None] | None = None
+
+
+class Pages:
+    """Reads for those who are behind.
+
+    Args:
+        tasks: Where reads under way live.
+        check: Called with a channel when a read has shown that its stream ends before somebody's position: looks at
+            the stream, and has the channel start over.
+    """
+
+    def __init__(self, store: Store, tasks: asyncio.TaskGroup, check: Callable[[Channel], Awaitable[None]]) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._check = check
+        self._reads: dict[_PageKey, _Read] = {}
+        self._cache = PageCache()
+
+    def read_page(self, subscription: Subscription) -> None:
+        """Read on from where ``subscription`` stands; all who stand there share one read."""
+        key = _key(subscription)
+        page = self._cache.get(key)
+        if page is not None:
+            self._read_ahead(key, page)
+            asyncio.get_running_loop().call_soon(_hand_over, key, subscription, page)
+            return
+        read = self._reads.get(key) or self._start(key)
+        read.waiting[subscription] = None
+
+    def leave(self, subscription: Subscription) -> None:
+        """It was closed: a read that nobody waits for any more ends, whatever it is at."""
+        read = self._reads.get(_key(subscription))
+        if read is not None:
+            read.waiting.pop(subscription, None)
+            if not read.waiting and read.task is not None:
+                self._end(_key(subscription), read)
+                read.task.cancel()
+
+    def _start(self, key: _PageKey) -> _Read:
+        read = self._reads[key] = _Read()
+        read.task = self._tasks.create_task(self._run(key, read))
+        return read
+
+    def _read_ahead(self, key: _PageKey, page: Page) -> None:
+        """Have Redis read what follows a page while its clients get it: it takes as long over many small entries."""
+        following = key._replace(after=page.last)
+        if page.complete or key.channel.page_entries <= FEW_ENTRIES or following in self._reads:
+            return
+        if self._cache.get(following) is None:
+            self._start(following)
+
+    def _end(self, key: _PageKey, read: _Read) -> None:
+        if self._reads.get(key) is read:
+            del self._reads[key]
+
+    def forget(self, channel: Channel) -> None:
+        """The channel is closed: let go of what was read of it."""
+        self._cache.drop(channel)
+
+    async def _run(self, key: _PageKey, read: _Read) -> None:
+        try:
+            page = await self._page(key, read)
+        finally:
+            self._end(key, read)
+        if page is None:
+            return  # nobody waits any more
+        if read.waiting:
+            self._read_ahead(key, page)
+        for number, subscription in enumerate(list(read.waiting), 1):
+            _hand_over(key, subscription, page)
+            if number % PORTION == 0:
+                await asyncio.sleep(0)
+
+    async def _page(self, key: _PageKey, read: _Read) -> Page | None:
+        channel, after = key.channel, key.after
+        while key.generation == channel.generation:
+            try:
+                cursor, limit = channel.cursor, channel.page_entries
+                history = await self._store.page(channel.name, after, limit, CHUNK_BYTES)
+            except ChannelUnreadable as error:
+                for subscription in read.waiting:
+                    subscription.unreadable(error)
+                retry_s = UNREADABLE_RETRY_S
+            except StoreError:
+                channel.page_entries = max(1, limit // 2)  # in case it was too much to be read in time
+                retry_s = RETRY_S
+            else:
+                if history.broken != "reset":
+                    return self._encode(key, history, cursor)
+                await self._check(channel)
+                retry_s = RETRY_S
+            if not read.waiting:  # it was read ahead
+                break
+            for subscription in read.waiting:
+                subscription.yield_turn()
+            await asyncio.sleep(retry_s)
+        return None
+
+    def _encode(self, key: _PageKey, history: History, cursor: StreamId) -> Page:
+        channel, entries = key.channel, history.entries
+        frames = [frame for entry in entries if (frame := channel.encode(entry)) is not None]
+        joined = b"".join(frames)
+        if entries:
+            low, high = PAGE_ENTRIES
+            channel.page_entries = max(low, min(high, CHUNK_BYTES * len(entries) // max(1, len(joined))))
+        gap = None
+        if history.tip is not None:
+            cursor = max(cursor, history.tip.last)
+            if history.broken is not None:
+                gap = Gap(channel.name, key.after, history.tip.first, history.broken)
+        last = entries[-1].id if entries else key.after
+        channel.metrics.history_entries_read += len(entries)
+        page = Page(joined, len(frames), last, history.is_end, cursor, gap)
+        if not page.complete:
+            self._cache.put(key, page)
+        return page
+
+
+def _key(subscription: Subscription) -> _PageKey:
+    return _PageKey(subscription.channel, subscription.channel.generation, subscription.position)
+
+
+def _hand_over(key: _PageKey, subscription: Subscription, page: Page) -> None:
+    """Give a page to one who waits for it, unless it is of another stream than the one there is now."""
+    if key.generation == key.channel.generation:
+        subscription.page_read(page)
+
+
+class PageCache:
+    """A few full pages of history, the least recently used dropped first."""
+
+    def __init__(self) -> None:
+        self._pages: OrderedDict[_PageKey, tuple[float, Page]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: _PageKey) -> Page | None:
+        """The page that starts there, if it is there and fresh."""
+        found = self._pages.get(key)
+        if found is None:
+            return None
+        if found[0] < asyncio.get_running_loop().time():
+            self._drop(key)
+            return None
+        self._pages.move_to_end(key)
+        return found[1]
+
+    def put(self, key: _PageKey, page: Page) -> None:
+        """Keep a page for a while."""
+        self._drop(key)
+        self._pages[key] = asyncio.get_running_loop().time() + CACHE_S, page
+        self._bytes += len(page.frames) + CACHED_PAGE_BYTES
+        while self._bytes > CACHE_BYTES:
+            self._drop(next(iter(self._pages)))
+
+    def drop(self, channel: Channel) -> None:
+        """Keep no page of that channel."""
+        for key in [key for key in self._pages if key.channel is channel]:
+            self._drop(key)
+
+    def _drop(self, key: _PageKey) -> None:
+        found = self._pages.pop(key, None)
+        if found is not None:
+            self._bytes -= len(found[1].frames) + CACHED_PAGE_BYTES

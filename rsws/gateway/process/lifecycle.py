@@ -1,0 +1,151 @@
+"""The process a gateway runs in, from its start to the signals that end it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rsws.gateway.process import logs
+from rsws.runtime import allow_many_files, collect_rarely, loop_factory
+from rsws.settings import Settings
+
+log = logging.getLogger("rsws.gateway")
+
+
+class Gateway(ABC):
+    """What can be run: an async context manager that serves from the moment it is entered until it is left.
+
+    Attributes:
+        settings: With which it was made.
+        key_file: Where the key came from, once it has started; None when it was given.
+        url: Where it serves.
+        redis_shown: The URL of its Redis, without secrets.
+        redis_description: Which Redis it is, for a person.
+    """
+
+    url: str
+    redis_shown: str
+    redis_description: str
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.key_file: Path | None = None
+        self._stack = AsyncExitStack()
+        """What is undone in the end, or when it can't start."""
+        self._core: asyncio.Task[None] | None = None
+        """What has to go on for as long as it serves, once it does."""
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    @abstractmethod
+    def client_count(self) -> int:
+        """How many are connected now."""
+
+    @abstractmethod
+    async def _start(self) -> None:
+        """Serve; what has to be undone in the end is put on the stack."""
+
+    async def stop(self) -> None:
+        """Stop serving, and end."""
+        await self._stack.aclose()
+
+    async def failed(self) -> None:
+        """Wait until something it can't do without has failed, and raise that."""
+        assert self._core is not None
+        await asyncio.shield(self._core)
+
+    async def _stop_core(self) -> None:
+        if self._core is not None:
+            self._core.cancel()
+            await asyncio.wait([self._core])
+
+
+def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
+    """Serve until SIGINT, SIGTERM or SIGHUP; a second one ends at once, but for SIGHUP.
+
+    Args:
+        on_started: Called once, when clients can connect.
+
+    Returns:
+        The exit code: 0 after a signal, 1 after a failure of the gateway itself.
+
+    Raises:
+        SetupError: It can't start.
+        UsageError: A setting can't be used.
+    """
+    logs.configure(gateway.settings.log_level)
+    allow_many_files()
+    collect_rarely()
+
+    def end_at_once(number: signal.Signals) -> None:
+        os._exit(128 + number)
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        code = runner.run(until_signalled(_serve(gateway, on_started), end_at_once))
+    log.info("stopped")
+    return code
+
+
+async def _serve(gateway: Gateway, on_started: Callable[[Gateway], None]) -> None:
+    async with gateway:
+        log.info("listening url=%s redis=%s", gateway.url, gateway.redis_shown)
+        on_started(gateway)
+        try:
+            await gateway.failed()
+        finally:
+            log.info("stopping clients=%d", gateway.client_count)
+
+
+async def until_signalled(serve: Coroutine[Any, Any, None], on_second: Callable[[signal.Signals], None]) -> int:
+    """Run ``serve`` until it fails or a signal cancels it.
+
+    Args:
+        on_second: Called with each signal after the first, but for SIGHUP: the kernel and the shell may both send it
+            when a terminal is closed, and it is nobody's impatience.
+
+    Returns:
+        The exit code: 0 after a signal, 1 after a failure.
+    """
+    loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(serve)
+    signalled = False
+
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal signalled
+        if not signalled:
+            signalled = True
+            serving.cancel()
+        elif number is not signal.SIGHUP:
+            on_second(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
+            loop.add_signal_handler(number, on_signal, number)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        pass
+    except ExceptionGroup as failure:
+        log.critical("the gateway failed and stops", exc_info=failure)
+        return 1
+    return 0

@@ -1,0 +1,74 @@
+"""permessage-deflate (RFC 7692): a message is compressed once for all receivers that agreed on the same window.
+
+No message that it sends builds on the one before it (``server_no_context_takeover``), which costs some of the
+compression and saves the memory of a window for each client. It asks nothing of a client that this has not offered, as
+some refuse such an answer: what one sends may build on what it sent before, in a window of the same size if it will.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cache
+
+from websockets.extensions import Extension, ServerExtensionFactory
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+
+from rsws.gateway.websocket.frames import compressed_text_frame, text_payloads
+
+WINDOW_BITS = 12
+"""A window of 4 KiB: most messages are smaller, and zlib has less to prepare for each."""
+MEMORY_LEVEL = 5
+REMEMBERED_BYTES = 256 * 1024
+"""Of messages whose compressed form is kept, for those who are written the same a moment later; of one in any case."""
+_END = b"\x00\x00\xff\xff"
+"""What zlib writes at the end of a flush, and the extension leaves out."""
+
+COMPRESSION: Sequence[ServerExtensionFactory] = [
+    ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_max_window_bits=WINDOW_BITS)
+]
+"""What the gateway offers in a handshake when it compresses."""
+
+
+class Compressor:
+    """Compresses messages for receivers with a window of ``window_bits`` bits."""
+
+    def __init__(self, window_bits: int) -> None:
+        self._zlib = zlib.compressobj(wbits=-window_bits, memLevel=MEMORY_LEVEL)
+        self._compressed: OrderedDict[bytes, bytes] = OrderedDict()
+        """By text frames, the newest last."""
+        self._compressed_bytes = 0
+
+    def compress(self, frames: bytes) -> bytes:
+        """Compress the text frames of a server, each for itself where that makes it smaller."""
+        known = self._compressed.get(frames)
+        if known is None:
+            known = self._compressed[frames] = self._compress(frames)
+            self._compressed_bytes += len(frames) + len(known)
+            while self._compressed_bytes > REMEMBERED_BYTES and len(self._compressed) > 1:
+                self._compressed_bytes -= sum(map(len, self._compressed.popitem(last=False)))
+        return known
+
+    def _compress(self, frames: bytes) -> bytes:
+        result = []
+        for frame, payload in text_payloads(frames):
+            # A full flush forgets what came before, as a new compressor would, at a tenth of its cost.
+            deflated = self._zlib.compress(payload) + self._zlib.flush(zlib.Z_FULL_FLUSH)
+            smaller = compressed_text_frame(deflated.removesuffix(_END))
+            result.append(smaller if len(smaller) < len(frame) else frame)
+        return b"".join(result)
+
+
+@cache
+def compressor(window_bits: int) -> Compressor:
+    """The one compressor for all receivers with that window."""
+    return Compressor(window_bits)
+
+
+def agreed_compressor(extensions: Sequence[Extension]) -> Compressor | None:
+    """The compressor for a client, by what the handshake agreed on; None for one that takes only plain messages."""
+    for extension in extensions:
+        if isinstance(extension, PerMessageDeflate):
+            return compressor(min(WINDOW_BITS, extension.local_max_window_bits))
+    return None

@@ -1,0 +1,433 @@
+"""One WebSocket: messages in, bounded writes out, signs of life, close codes. Knows no Redis.
+
+An asyncio protocol: there is no task, no queue and no coroutine for a connection or a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import Protocol as Interface
+from typing import cast
+
+from websockets.protocol import Protocol, State
+
+from rsws.errors import CloseCode
+from rsws.gateway.delivery.subscription import Subscription
+from rsws.gateway.http import Request, RequestReader
+from rsws.gateway.websocket.compression import Compressor, agreed_compressor
+from rsws.gateway.websocket.frames import PING, text_frame
+from rsws.gateway.websocket.handshake import Opening
+from rsws.gateway.websocket.keepalive import SignsOfLife, Verdict, unacknowledged_bytes
+from rsws.gateway.websocket.receiving import FrameReader
+from rsws.gateway.websocket.turns import BYTES_UNDER_WAY, REQUESTS_UNDER_WAY, Turns
+from rsws.settings import KIB
+
+log = logging.getLogger("rsws.gateway")
+
+OPEN_TIMEOUT_S = 10.0
+REPLIES_ROOM = 4
+"""A client may let this many times the high-water mark of replies pile up before its requests have to wait."""
+IGNORED_BYTES = 64 * KIB
+"""What is taken from a client that was sent away, so that the end of its connection is seen."""
+LEAST_REQUESTS, LEAST_BYTES = REQUESTS_UNDER_WAY[0], BYTES_UNDER_WAY[0]
+
+
+class MessageHandler(Interface):
+    """What a connection needs of whoever answers its messages."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has enough to do for now, and is to be given no more."""
+
+    def text_received(self, text: str) -> None:
+        """One message of the client."""
+
+
+class Host(Interface):
+    """What a connection needs of the server it belongs to."""
+
+    max_message_bytes: int
+    high_water_bytes: int
+    close_timeout_s: float
+    turns: Turns
+
+    def connected(self, connection: ClientConnection) -> None:
+        """There is a new one, before its handshake."""
+
+    def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
+        """The answer to what the client asked for, a handshake or something else; a status is a refusal."""
+
+    def opened(self, connection: ClientConnection, path: str) -> None:
+        """The handshake is done: who answers is given to :meth:`ClientConnection.start`."""
+
+    def turn(self) -> int:
+        """The number of this turn of the loop, positive."""
+
+    def will_flush(self, connection: ClientConnection) -> None:
+        """Something was written: its :meth:`ClientConnection.flush` is to be called at the end of this turn."""
+
+    def closing(self, connection: ClientConnection) -> None:
+        """An open connection is open no more, for whatever reason."""
+
+    def lost(self, connection: ClientConnection) -> None:
+        """The connection is gone, whether it was open or not."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """A client's connection, from its first to its last moment."""
+
+    __slots__ = (
+        "_compressor", "_connected_at", "_cutting_off", "_frames", "_handler", "_host", "_ignored_bytes", "_in_flight",
+        "_in_flight_bytes", "_last_words", "_life", "_loop", "_offered_in", "_out", "_out_bytes", "_paused",
+        "_reading_paused", "_request", "_waiting", "_written", "is_deaf", "is_full", "is_open", "is_reading_page",
+        "peer", "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._request: RequestReader | None = None
+        self._frames: FrameReader | None = None
+        """Reads the client, once the handshake is done."""
+        self._compressor: Compressor | None = None
+        self._handler: MessageHandler | None = None
+        self.is_open = False
+        """Whether messages can be sent: between the handshake and a close frame."""
+        self.is_deaf = False
+        self._ignored_bytes = 0
+        self._cutting_off: asyncio.TimerHandle | None = None
+        self._paused = False
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._last_words: tuple[CloseCode, str] | None = None
+        self._waiting: dict[Subscription, None] | None = None  # in turn
+        self._in_flight = 0
+        self._in_flight_bytes = 0
+        self.is_full = False
+        self._reading_paused = False
+        self.is_reading_page = False
+        self._connected_at = self._loop.time()
+        self._life = SignsOfLife(self._connected_at)
+        self._offered_in = 0
+        self._written = 0
+
+    # --- in ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's hook for the beginning of the connection."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(self._host.high_water_bytes)
+        address = transport.get_extra_info("peername")
+        # On a socket that is for IPv4 as well, its addresses have a prefix.
+        self.peer = f"{address[0].removeprefix('::ffff:')}:{address[1]}" if address else "unknown"
+        """The client's address, for a log line."""
+        self._host.connected(self)
+
+    def start(self, handler: MessageHandler) -> None:
+        """Hand messages to ``handler`` from now on."""
+        self._handler = handler
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio's hook for bytes from the client."""
+        self._life.heard_at = self._loop.time()
+        if self._frames is None and not self.is_deaf:
+            data = self._read_handshake(data)
+        if self.is_deaf:
+            self._ignore(data)
+        elif self._frames is not None:
+            self._frames.receive(data)
+
+    def _read_handshake(self, data: bytes) -> bytes:
+        """Answer the request once it is all there; what is behind it, if it has opened a WebSocket."""
+        reader = self._request
+        if reader is None:
+            reader = self._request = RequestReader()
+        request = reader.read(data)
+        if request is None:
+            return b""
+        answer = self._host.answer(self, request)
+        if isinstance(answer, bytes):
+            self.is_deaf = True
+            self._write(answer)
+            self._write_end()
+            return b""
+        self._request = None
+        self._write(answer.answer)
+        self._frames = FrameReader(self, answer.extensions, self._host.max_message_bytes)
+        if answer.extensions:
+            self._compressor = agreed_compressor(answer.extensions)
+        self.is_open = True
+        self._host.opened(self, answer.path)
+        return reader.behind
+
+    def ignore(self) -> None:
+        """Look at nothing that the client sends from now on: it is refused, or answered once for all."""
+        self.is_deaf = True
+
+    def _ignore(self, data: bytes) -> None:
+        """Take what comes only to notice its end, and only so much of it."""
+        self._ignored_bytes += len(data)
+        if self._ignored_bytes > IGNORED_BYTES:
+            self.transport.pause_reading()
+
+    def message_received(self, payload: bytes) -> None:
+        """See :class:`rsws.gateway.websocket.receiving.Receiver`."""
+        if self._handler is None:
+            return
+        try:
+            self._handler.text_received(payload.decode())
+        except UnicodeDecodeError:
+            self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
+        except Exception:
+            log.exception("a bug in the gateway client=%s", self.peer)
+            self.fail(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def frame_parsed(self, websocket: Protocol) -> None:
+        """See :class:`rsws.gateway.websocket.receiving.Receiver`."""
+        self._send_protocol_data(websocket)
+        if websocket.state is not State.OPEN:
+            self._close_began()
+
+    def request_started(self, size: int) -> None:
+        """A request of that many characters is under way; with too many of them the client has to wait."""
+        turns = self._host.turns
+        if not self._in_flight:
+            turns.busy_clients += 1
+        self._in_flight += 1
+        self._in_flight_bytes += size
+        if self._in_flight >= LEAST_REQUESTS or self._in_flight_bytes >= LEAST_BYTES:
+            self.adjust_reading()
+
+    def request_done(self, size: int) -> None:
+        """It is answered; ``size`` is that of then."""
+        if not self.is_open:
+            return
+        self._in_flight -= 1
+        self._in_flight_bytes -= size
+        if not self._in_flight:
+            self._host.turns.busy_clients -= 1
+        if self._reading_paused:
+            self.adjust_reading()
+        if not self._in_flight and self._last_words is not None:
+            self.close(*self._last_words)
+
+    def adjust_reading(self) -> None:
+        """Read the client, or read it no more: it has had its share, or does not read what it has asked for."""
+        turns, frames = self._host.turns, self._frames
+        self.is_full = (
+            turns.is_over_share(self._in_flight, self._in_flight_bytes)
+            or (self._handler is not None and self._handler.is_busy)
+            or self.buffered_bytes > REPLIES_ROOM * self._host.high_water_bytes
+        )
+        has_unread = frames is not None and frames.has_unread
+        if frames is not None and has_unread and not (self.is_full or frames.is_in_line):
+            frames.is_in_line = True
+            turns.wait(frames)
+        paused = self.is_full or has_unread
+        if paused != self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = paused
+            if paused:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    # --- out ---
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes written but not yet taken by the kernel."""
+        return self._out_bytes + self.transport.get_write_buffer_size()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a subscription may write: false above the high-water mark, until the client has read."""
+        return not self._paused and self._out_bytes < self._host.high_water_bytes
+
+    def offer(self, frames: bytes) -> bool:
+        """Write text frames if there is room.
+
+        Those that are the first in a turn of the loop leave at once, so that in a wide fan-out the first clients have
+        them while the last are still written to; what comes after them in the same turn is gathered like all else.
+        """
+        if not self.has_room:
+            return False
+        if self._compressor is not None:
+            frames = self._compressor.compress(frames)
+        turn = self._host.turn()
+        if self._out or turn == self._offered_in:
+            self._write(frames)
+        else:
+            self._offered_in = turn
+            self._written += len(frames)
+            self.transport.write(frames)
+        return True
+
+    def write(self, frames: bytes) -> None:
+        """Write text frames behind everything written before; they leave at the end of this turn of the loop."""
+        self._write(frames if self._compressor is None else self._compressor.compress(frames))
+
+    def _write(self, frames: bytes) -> None:
+        if not self._out:
+            self._host.will_flush(self)
+        self._out.append(frames)
+        self._out_bytes += len(frames)
+
+    def reply(self, payload: bytes) -> None:
+        """Write one text message in answer to a request."""
+        if self.is_open:
+            self._answer(text_frame(payload))
+
+    def _answer(self, data: bytes) -> None:
+        """Write what the client has asked for; one that does not read it is not read any more."""
+        self._write(data)
+        if not self.has_room:
+            self.adjust_reading()
+
+    def when_room(self, subscription: Subscription) -> None:
+        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
+        if self._waiting is None:
+            self._waiting = {}
+        self._waiting[subscription] = None
+
+    def page_done(self) -> None:
+        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
+        self.is_reading_page = False
+        if self._waiting:
+            self._loop.call_soon(self._serve_waiting)
+
+    def flush(self) -> None:
+        """Hand everything written so far to the transport in one piece."""
+        out = self._out
+        if out:
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._written += self._out_bytes
+            out.clear()
+            self._out_bytes = 0
+        if self._waiting and not self._paused:
+            self._loop.call_soon(self._serve_waiting)
+        if self._reading_paused:
+            self.adjust_reading()
+
+    def pause_writing(self) -> None:
+        """asyncio's hook for a write buffer above the high-water mark."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """asyncio's hook for a write buffer that has drained."""
+        self._paused = False
+        self._serve_waiting()
+        if self._reading_paused:
+            self.adjust_reading()
+
+    def _serve_waiting(self) -> None:
+        waiting = self._waiting
+        for _ in range(len(waiting or ())):
+            if not waiting or not self.has_room or self.is_reading_page:
+                return
+            subscription = next(iter(waiting))
+            del waiting[subscription]
+            subscription.advance()
+
+    def _send_protocol_data(self, websocket: Protocol) -> None:
+        """Send what websockets has to say, after what was written so far; its word for the end is nothing."""
+        for data in websocket.data_to_send():
+            if data:
+                self._answer(data)
+            else:
+                self.is_deaf = True
+                self._write_end()
+
+    def _write_end(self) -> None:
+        if self.transport.is_closing():
+            return
+        self.flush()
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client has gone, and asyncio has yet to find that out
+            self.transport.abort()
+
+    # --- life and end ---
+
+    def check_alive(self, now: float, ping_after_s: float, dead_after_s: float) -> None:
+        """Ping a silent client; cut off one from which nothing came and to which nothing drained for too long."""
+        if self.transport.is_closing():
+            return
+        if not self.is_open:
+            if self._frames is None and now - self._connected_at > OPEN_TIMEOUT_S:
+                self.transport.abort()
+            return
+        drained = self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
+        match self._life.judge(now, drained, ping_after_s, dead_after_s):
+            case Verdict.DEAD:
+                log.info("client dead client=%s silent_s=%.0f", self.peer, now - self._life.heard_at)
+                self.transport.abort()
+            case Verdict.PING:
+                self.flush()
+                self.transport.write(PING)  # not counted as written: that it drains is no sign of life
+
+    def retire(self, code: CloseCode, reason: str, patience_s: float) -> None:
+        """Look at nothing the client sends from now on; close once its requests are answered, or patience has ended."""
+        self._handler = None
+        if self._in_flight:
+            self._last_words = code, reason
+            self._loop.call_later(patience_s, self._lose_patience)
+        else:
+            self.close(code, reason)
+
+    def _lose_patience(self) -> None:
+        if self.is_open and self._last_words is not None:
+            log.warning("closing before Redis answered client=%s", self.peer)
+            self.close(*self._last_words)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Close after what was written so far."""
+        if self.is_open and self._frames is not None:
+            websocket = self._frames.get_websocket()
+            websocket.send_close(code, reason)
+            self._send_protocol_data(websocket)
+            self._close_began()
+
+    def fail(self, code: CloseCode, reason: str) -> None:
+        """Close after what was written so far, and look at nothing more: the client broke the rules, or is refused."""
+        if self.is_open and self._frames is not None:
+            websocket = self._frames.get_websocket()
+            websocket.fail(code, reason)
+            self._send_protocol_data(websocket)
+            self._close_began()
+
+    @property
+    def end_code(self) -> int:
+        """The close code of a connection that has ended, or is about to."""
+        websocket = self._frames and self._frames.websocket
+        closed = websocket and (websocket.close_rcvd or websocket.close_sent)
+        return closed.code if closed else 1006  # RFC 6455: gone without a close frame
+
+    def _close_began(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self._handler = None
+            self._waiting = None
+            if self._in_flight:
+                self._host.turns.busy_clients -= 1
+            # The client need not answer, or read.
+            self._cutting_off = self._loop.call_later(self._host.close_timeout_s, self.transport.abort)
+            self._host.closing(self)
+
+    def eof_received(self) -> None:
+        """asyncio's hook for the end of the client's bytes; the transport closes itself then."""
+        self._close_began()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's hook for the end of the connection."""
+        self._close_began()
+        if self._cutting_off is not None:
+            self._cutting_off.cancel()
+            self._cutting_off = None  # which would keep the two alive
+        self._out.clear()
+        if self._frames is not None:
+            self._frames.let_go()
+        self._host.lost(self)

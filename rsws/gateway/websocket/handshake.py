@@ -1,0 +1,89 @@
+"""The opening handshake (RFC 6455, section 4.2), by the rules of the npm package ``ws``: old clients work with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import NamedTuple
+
+from websockets.exceptions import InvalidHeader
+from websockets.extensions import Extension, ServerExtensionFactory
+from websockets.utils import accept_key
+
+from rsws.gateway.http import TOKEN, Request, response
+from rsws.gateway.websocket.protocols import agree_on_extensions
+
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_VERSIONS = (b"13", b"8")  # the frames of 8, a draft's, are those of the RFC
+_SUBPROTOCOLS = re.compile(TOKEN + rb"(?:[ \t]*,[ \t]*" + TOKEN + rb")*")
+
+
+class Opening(NamedTuple):
+    """A handshake that is fine."""
+
+    path: str
+    """What the client asked for."""
+    answer: bytes
+    extensions: Sequence[Extension] = ()
+    """Those that were agreed on."""
+
+
+def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactory]) -> Opening | bytes | None:
+    """The answer to a handshake.
+
+    Args:
+        factories: The extensions there are.
+
+    Returns:
+        Bytes for one that is refused, None for a request that is no handshake, as one for another upgrade.
+    """
+    headers = request.headers
+    upgrade = headers.get(b"upgrade", b"").lower()
+    options = headers.get(b"connection", b"").lower()
+    if b"websocket" not in upgrade or (options != b"upgrade" and b"upgrade" not in _list(options)):
+        return None
+    if request.method != "GET":
+        return response(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket is opened with GET\n", {"Allow": "GET"})
+    if upgrade != b"websocket":
+        return _refusal("Upgrade", "is not websocket alone")
+    key = headers.get(b"sec-websocket-key", b"")
+    if not _KEY.fullmatch(key):
+        return _refusal("Sec-WebSocket-Key", "is not 16 bytes in base64")
+    if headers.get(b"sec-websocket-version") not in _VERSIONS:
+        return _refusal("Sec-WebSocket-Version", "is not 13", {"Sec-WebSocket-Version": "13, 8"})
+    answer = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n" % accept_key(key.decode()).encode()
+    )
+    offered = headers.get(b"sec-websocket-protocol")
+    if offered is not None:
+        chosen = _first_subprotocol(offered)
+        if chosen is None:
+            return _refusal("Sec-WebSocket-Protocol", "is no list of different names")
+        answer += b"Sec-WebSocket-Protocol: %b\r\n" % chosen
+    extensions: Sequence[Extension] = ()
+    if factories and b"sec-websocket-extensions" in headers:
+        try:
+            agreed, extensions = agree_on_extensions(factories, headers[b"sec-websocket-extensions"].decode("latin-1"))
+        except InvalidHeader:
+            return _refusal("Sec-WebSocket-Extensions", "can't be read")
+        if agreed is not None:
+            answer += b"Sec-WebSocket-Extensions: %b\r\n" % agreed.encode()
+    return Opening(request.target, answer + b"\r\n", extensions)
+
+
+def _first_subprotocol(offered: bytes) -> bytes | None:
+    """The one that a client likes best; None where the header breaks the rules. A browser insists on an answer."""
+    if not _SUBPROTOCOLS.fullmatch(offered):
+        return None
+    names = _list(offered)
+    return names[0] if len(set(names)) == len(names) else None
+
+
+def _list(value: bytes) -> list[bytes]:
+    return [item.strip() for item in value.split(b",")]
+
+
+def _refusal(header: str, why: str, headers: dict[str, str] | None = None) -> bytes:
+    return response(HTTPStatus.BAD_REQUEST, f"no WebSocket: the header {header} {why}\n", headers)

@@ -1,0 +1,222 @@
+"""``rsws pub`` in a pipe, run for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from kit.cli import Gateway, Terminal, acking, entries, fake_gateway, mute_gateway, serving
+from kit.support import RedisServer, RswsProcess, run_rsws
+from rsws.cli.data import as_message
+from rsws.cli.exits import ExitCode
+from rsws.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
+    with serving(redis_server.url) as gateway:
+        yield gateway
+
+
+# --- what is stored ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "stored"),
+    [
+        (('{"n" : 1e400, "b":[ ]}',), None, '{"n" : 1e400, "b":[ ]}'),
+        (("-",), '\n{\n"a": 1\n}\r\n', '{\n"a": 1\n}'),
+        ((), '"é"\n', '"é"'),
+        (("--", "-5"), None, "-5"),
+        (("--text", 'he said "hi"'), None, '{"text":"he said \\"hi\\""}'),
+        (("--text",), "  two\nlines\n", '{"text":"  two\\nlines"}'),
+    ],
+)
+def test_one_message(
+    gateway: Gateway,
+    redis_server: RedisServer,
+    channel: str,
+    arguments: tuple[str, ...],
+    typed: str | None,
+    stored: str,
+) -> None:
+    done = run_rsws("pub", channel, *arguments, input=typed, env=gateway.env)
+    [(stream_id, data)] = entries(redis_server, channel)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{stream_id}\n", "")
+    assert data == stored
+
+
+def test_a_line_is_a_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    lines = [json.dumps({"n": number}) for number in range(3000)]
+    done = run_rsws("pub", channel, "--lines", input="\n\n".join(lines), env=gateway.env)
+    stored = entries(redis_server, channel)
+    assert [data for _, data in stored] == lines
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [stream_id for stream_id, _ in stored], "")
+
+
+def test_a_line_is_sent_when_it_comes(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    with RswsProcess("pub", channel, "--lines", "--text", "-", env=gateway.env) as process:
+        for count in (1, 2):
+            process.send("hi\n")
+            assert len(process.wait_lines(count)) == len(entries(redis_server, channel)) == count
+        process.send("no end of line")
+        process.close_stdin()
+        assert process.wait() == ExitCode.DONE
+    assert entries(redis_server, channel)[-1][1] == '{"text":"no end of line"}'
+
+
+def test_ctrl_c_while_it_waits_for_a_line(gateway: Gateway, channel: str) -> None:
+    with RswsProcess("pub", channel, "--lines", env=gateway.env) as process:
+        process.send("1\n")
+        process.wait_lines(1)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == ["rsws: interrupted: 1 stored, line 2 on not sent"]
+
+
+def test_ctrl_c_while_acks_are_awaited_says_how_far_it_came() -> None:
+    with acking(1, 3) as (env, all_came), RswsProcess("pub", "c", "--lines", env=env) as process:
+        process.send("1\n")
+        process.wait_lines(1)
+        process.send("2\n\n3\n")
+        assert all_came.wait(10)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == ["rsws: interrupted: 1 stored, 2 may be stored, line 5 on not sent"]
+
+
+def test_ctrl_c_while_the_ack_is_awaited_says_what_became_of_the_message() -> None:
+    with acking(0, 1) as (env, came), RswsProcess("pub", "c", "1", env=env) as process:
+        assert came.wait(10)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == ["rsws: interrupted: the message may be stored"]
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(("1",), "not sent"), (("--lines",), "0 stored, line 1 on not sent")])
+def test_ctrl_c_before_anything_was_sent(arguments: tuple[str, ...], said: str) -> None:
+    with mute_gateway() as (env, listening), RswsProcess("pub", "c", *arguments, env=env) as process:
+        connection, _ = listening.accept()
+        with connection:
+            assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == [f"rsws: interrupted: {said}"]
+
+
+@pytest.mark.parametrize("reader", ["head -1", "grep -q -m1 -", "true"])
+def test_all_is_sent_whoever_reads_the_ids(
+    gateway: Gateway, redis_server: RedisServer, channel: str, reader: str
+) -> None:
+    script = f'"{sys.executable}" -m rsws pub {channel} --lines | {reader}; exit ${{PIPESTATUS[0]}}'
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    done = subprocess.run(
+        ["bash", "-c", script], input="1\n" * 10_000, env=environment, capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stderr) == (ExitCode.DONE, "")
+    assert redis_server.call("XLEN", channel) == 10_000
+
+
+def test_ids_that_can_not_be_written_end_it_and_it_says_how_far_it_came(
+    gateway: Gateway, redis_server: RedisServer, channel: str
+) -> None:
+    script = f'"{sys.executable}" -m rsws pub {channel} --lines > /dev/full'
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    done = subprocess.run(
+        ["bash", "-c", script], input="1\n" * 10_000, env=environment, capture_output=True, text=True, timeout=20
+    )
+    stored = redis_server.call("XLEN", channel)
+    assert 0 < stored < 10_000
+    assert done.returncode == ExitCode.ERROR
+    assert done.stderr == f"rsws: No space left on device; {stored:,} stored, line {stored + 1} on not sent\n"
+
+
+# --- what is refused ---
+
+
+def test_what_is_no_json_is_refused_with_a_hint(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    refused = run_rsws("pub", channel, "{text:hi}", env=gateway.env)
+    assert refused.returncode == ExitCode.USAGE
+    assert refused.stderr == (
+        "rsws: not JSON: {text:hi} - send plain text with --text, or quote JSON for the shell: "
+        """'{"text":"hi"}'\n"""
+    )
+    assert entries(redis_server, channel) == []
+
+
+@pytest.mark.parametrize("raw", [b"hello", b"NaN", b'{"a":1', b'"\\ud800"', b"'1'", b'"\xff"', b"", b" \n"])
+def test_what_is_no_json(raw: bytes) -> None:
+    with pytest.raises(UsageError, match="not JSON"):
+        as_message(raw, text=False)
+
+
+def test_text_that_is_no_text() -> None:
+    with pytest.raises(UsageError, match="not valid UTF-8"):
+        as_message(b"\xff", text=True)
+
+
+def test_nothing_is_no_message(gateway: Gateway, channel: str) -> None:
+    refused = run_rsws("pub", channel, input="  \n", env=gateway.env)
+    assert (refused.returncode, refused.stderr) == (2, "rsws: nothing to send: standard input is empty\n")
+
+
+def test_lines_of_json_without_lines_are_told_of_it(gateway: Gateway, channel: str) -> None:
+    refused = run_rsws("pub", channel, input='{"a":1}\n\n{"a":2}\n', env=gateway.env)
+    assert refused.returncode == ExitCode.USAGE
+    assert refused.stderr == "rsws: not JSON, but lines of it: with --lines each line is a message\n"
+
+
+def test_a_bad_line_is_named_and_ends_it(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    refused = run_rsws("pub", channel, "--lines", input="1\n\n2\noops\n3\n", env=gateway.env)
+    stored = entries(redis_server, channel)
+    assert refused.returncode == ExitCode.USAGE
+    assert refused.stderr.startswith("rsws: line 4: not JSON: oops")
+    assert [data for _, data in stored] == ["1", "2"]
+    assert refused.stdout.split() == [stream_id for stream_id, _ in stored]
+
+
+def test_a_message_that_is_too_big(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    lines = ["1", json.dumps("x" * 2_000_000), "2"]
+    refused = run_rsws("pub", channel, "-", input=lines[1], env=gateway.env)
+    assert refused.returncode == ExitCode.ERROR
+    assert refused.stderr.splitlines()[-1].startswith("rsws: not stored: too big for the gateway")
+    refused = run_rsws("pub", channel, "--lines", input="\n".join(lines), env=gateway.env)
+    assert refused.returncode == ExitCode.ERROR
+    assert "line 2: not stored: too big for the gateway" in refused.stderr
+    assert refused.stdout.split() == [entries(redis_server, channel)[0][0]]
+
+
+def test_a_redis_that_has_gone(own_redis: RedisServer, channel: str) -> None:
+    with serving(own_redis.url) as gateway:
+        own_redis.kill()
+        refused = run_rsws("pub", channel, "1", env=gateway.env)
+    assert refused.returncode == ExitCode.NOT_CONNECTED
+    assert refused.stderr == "rsws: not stored: Redis can't be reached (Server Redis tidak siap)\n"
+
+
+def test_no_ack_in_time() -> None:
+    with fake_gateway() as env:
+        refused = run_rsws("pub", "c", "1", "--timeout", "0.3", env=env)
+    assert refused.returncode == ExitCode.TIMEOUT
+    assert refused.stderr == "rsws: no ack within 0.3 s; the message may be stored all the same\n"
+
+
+def test_a_right_that_is_missing() -> None:
+    with fake_gateway({"status": "error_ack", "error": "no", "code": "not_allowed", "outcome": "not_stored"}) as env:
+        refused = run_rsws("pub", "c", "1", env=env)
+    assert (refused.returncode, refused.stderr) == (ExitCode.REFUSED, "rsws: not stored: no\n")
+
+
+def test_lines_that_are_not_stored_are_counted() -> None:
+    refusal = {"status": "error_ack", "error": "OOM", "code": "redis_refused", "outcome": "not_stored"}
+    with fake_gateway(refusal) as env:
+        refused = run_rsws("pub", "c", "--lines", "--timeout", "0.5", input="1\n2\n3\n", env=env)
+    assert refused.returncode == ExitCode.ERROR
+    assert refused.stderr == "rsws: line 1: not stored: OOM; of those after it 2 may be stored\n"
+
+
+def test_the_prompt_needs_a_terminal_to_write_to(gateway: Gateway, channel: str) -> None:
+    with open("output", "wb") as file, Terminal("pub", channel, env=gateway.env, stdout=file.fileno()) as terminal:
+        assert terminal.wait() == ExitCode.USAGE
+    assert "the prompt needs a terminal: give DATA" in terminal.text

@@ -1,0 +1,251 @@
+"""What the tests of the command line share: a gateway as a process, one that says what it is told, and a terminal.
+
+with serving(redis_server.url) as gateway:
+    assert run_rsws("pub", channel, "1", env=gateway.env).returncode == 0
+"""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from unittest import mock
+
+import pytest
+from websockets.sync.server import ServerConnection, serve
+
+from kit.support import RedisServer, RswsProcess
+from rsws.cli.app import main
+
+KEY = "the-key-of-the-tests"
+
+
+@dataclass
+class Gateway:
+    """A gateway that runs."""
+
+    process: RswsProcess
+    url: str
+
+    @property
+    def env(self) -> dict[str, str | None]:
+        """What a command needs to find it and to be let in."""
+        return {"RSWS_URL": self.url, "RSWS_TOKEN": KEY}
+
+
+@contextmanager
+def serving(redis_url: str, port: int = 0, **env: str) -> Iterator[Gateway]:
+    """A gateway on its own port, until the block is left."""
+    environment = {"REDIS_URL": redis_url, "WEBSOCKET_SECRET_KEY": KEY, "RSWS_SHUTDOWN_TIMEOUT": "1", **env}
+    # Not in the project's directory, where a developer may have a .env.
+    with RswsProcess("serve", "--port", str(port), env=environment, cwd=Path("/")) as process:
+        yield Gateway(process, process.wait_for(r"url=(ws://\S+)")[1])
+
+
+@contextmanager
+def fake_gateway(*replies: Mapping[str, object]) -> Iterator[dict[str, str | None]]:
+    """A gateway that lets everybody in, and says ``replies`` to the first request; of a publish, its messageId.
+
+    Yields:
+        What a command needs to find it.
+    """
+
+    def handle(connection: ServerConnection) -> None:
+        connection.send('{"status":"connected","message":"Welcome!"}')
+        request = json.loads(connection.recv())
+        about = {"messageId": request["messageId"]} if "messageId" in request else {}
+        for reply in replies:
+            connection.send(json.dumps({**reply, **about}))
+        for _ in connection:
+            pass
+
+    with _websocket_server(handle) as env:
+        yield env
+
+
+@contextmanager
+def _websocket_server(handle: Callable[[ServerConnection], None]) -> Iterator[dict[str, str | None]]:
+    with serve(handle, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield {"RSWS_URL": f"ws://127.0.0.1:{server.socket.getsockname()[1]}", "RSWS_TOKEN": KEY}
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def acking(acks: int, publishes: int) -> Iterator[tuple[dict[str, str | None], threading.Event]]:
+    """A gateway that acks the first publishes alone.
+
+    Args:
+        acks: How many of them.
+        publishes: How many are awaited.
+
+    Yields:
+        What a command needs to find it, and what is set once that many have come.
+    """
+    all_came = threading.Event()
+
+    def handle(connection: ServerConnection) -> None:
+        connection.send('{"status":"connected","message":"Welcome!"}')
+        requests = (request for request in map(json.loads, connection) if request["action"] == "publish")
+        for count, request in enumerate(requests, 1):
+            if count <= acks:
+                ack = {"status": "ack", "messageId": request["messageId"], "streamId": f"{count}-0"}
+                connection.send(json.dumps(ack))
+            if count == publishes:
+                all_came.set()
+
+    with _websocket_server(handle) as env:
+        yield env, all_came
+
+
+@contextmanager
+def mute_gateway() -> Iterator[tuple[dict[str, str | None], socket.socket]]:
+    """Where connections are taken, and nothing is ever said.
+
+    Yields:
+        What a command needs to find it, and the socket that listens.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+        yield {"RSWS_URL": f"ws://127.0.0.1:{listening.getsockname()[1]}", "RSWS_TOKEN": KEY}, listening
+
+
+def call_main(*arguments: str) -> int:
+    """``rsws ARGUMENTS`` in this process, where all that counts is what is said before anything is connected.
+
+    Returns:
+        The exit code.
+    """
+    with mock.patch.object(sys, "argv", ["rsws", *arguments]), pytest.raises(SystemExit) as end:
+        main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def entries(server: RedisServer, channel: str) -> list[tuple[str, str]]:
+    """What is stored: the id and the text of each message."""
+    return [
+        (stream_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))[b"messageData"].decode())
+        for stream_id, fields in server.call("XRANGE", channel, "-", "+")
+    ]
+
+
+class Terminal:
+    """``rsws ARGUMENTS`` in a terminal of its own, with what it shows collected.
+
+        with Terminal("pub", "news", env=gateway.env) as terminal:
+            terminal.wait_for("news>")
+            terminal.type("hello\\r")
+
+    Attributes:
+        shown: Everything it has written, control sequences included.
+        process: The Popen.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        env: Mapping[str, str | None],
+        columns: int = 80,
+        stdin: int | None = None,
+        stdout: int | None = None,
+    ) -> None:
+        """
+        Args:
+            columns: How wide the terminal is.
+            stdin: A descriptor for standard input, where that is not to be the terminal.
+            stdout: Likewise.
+        """
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        # Nobody here answers when prompt_toolkit asks where the cursor is.
+        environment: dict[str, str | None] = {
+            **os.environ,
+            "TERM": "xterm-256color",
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            **env,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rsws", *arguments],
+            stdin=slave if stdin is None else stdin,
+            stdout=slave if stdout is None else stdout,
+            stderr=slave,
+            env={name: value for name, value in environment.items() if value is not None},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.shown = ""
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        with suppress(OSError):  # EIO: the last process has closed it
+            while data := os.read(self._master, 65536):
+                with self._news:
+                    self.shown += decode(data)
+                    self._news.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._thread.join(5)
+        os.close(self._master)
+
+    @property
+    def text(self) -> str:
+        """What it has written, without control sequences."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", self.shown)
+
+    @property
+    def is_cooked(self) -> bool:
+        """Whether it is as a shell leaves it: no prompt reads each key, and Ctrl-C is a signal."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ICANON)
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def wait_for(self, pattern: str, timeout: float = 40, *, raw: bool = False, after: int = 0) -> re.Match[str]:
+        """The first match of ``pattern`` in ``text``, or in ``shown`` where ``raw``, from ``after`` on."""
+        deadline = time.monotonic() + timeout
+        with self._news:
+            while not (match := re.search(pattern, (self.shown if raw else self.text)[after:])):
+                assert self._news.wait(deadline - time.monotonic()), f"no {pattern!r} within {timeout} s\n{self.text}"
+        return match
+
+    def wait(self, timeout: float = 40) -> int:
+        """Its exit code."""
+        code = self.process.wait(timeout)
+        self._thread.join(5)
+        return code
+
+    def stop(self, how: signal.Signals) -> int:
+        """Send the signal, and return the exit code."""
+        self.process.send_signal(how)
+        return self.wait()

@@ -1,0 +1,195 @@
+"""Waiting at the ends of streams, on a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+
+from kit.faults import command_calls
+from kit.gateway import add, async_test, until
+from kit.support import RedisServer
+from rsws.streams import ends as ends_module
+from rsws.streams.ends import Ends
+from rsws.streams.link import Link, RedisTarget
+
+
+class Waiting:
+    """Ends, and what came at each: entries' ids, or none where nothing is proven."""
+
+    def __init__(self, target: RedisTarget) -> None:
+        self.link = Link(target, "test-commands")
+        self.ends = Ends(target, self.link)
+        self.news: dict[str, list[str]] = {}
+
+    def wait(self, name: str, after: str = "0-0") -> None:
+        self.ends.wait(name.encode(), after.encode(), partial(self._came, name))
+
+    def _came(self, name: str, raw: list[Any]) -> None:
+        assert name not in self.news
+        self.news[name] = [id_.decode() for id_, _ in raw]
+
+    def forget(self, *names: str) -> None:
+        for name in names:
+            self.ends.forget(name.encode())
+            self.news.pop(name, None)
+
+
+@asynccontextmanager
+async def waiting(redis: RedisServer, url: str | None = None, timeout_s: float = 5.0) -> AsyncIterator[Waiting]:
+    room = Waiting(RedisTarget(url or redis.url, timeout_s))
+    tasks = [asyncio.create_task(room.link.run()), asyncio.create_task(room.ends.run())]
+    await asyncio.sleep(0)
+    try:
+        yield room
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+
+
+def connections(redis: RedisServer) -> list[bool]:
+    """One for each connection there is: whether Redis waits for something to come."""
+    clients = redis.client.client_list(_type="normal")
+    return ["b" in client["flags"] for client in clients if client["name"] == "rsws-ends"]
+
+
+@async_test
+async def test_what_comes_while_redis_waits_is_handed_over(redis_server: RedisServer, channel: str) -> None:
+    async with waiting(redis_server) as room:
+        position = "0-0"
+        for _ in range(3):
+            room.wait(channel, position)
+            await until(lambda: connections(redis_server) == [True])
+            (position,) = add(redis_server, channel, "1")
+            await until(lambda: room.news.pop(channel, None) == [position])  # noqa: B023
+
+
+@async_test
+async def test_what_was_there_before_proves_nothing(redis_server: RedisServer, channel: str) -> None:
+    names = [channel, f"{channel}-other"]
+    async with waiting(redis_server) as room:
+        for name in names:
+            room.wait(name)
+        await until(lambda: connections(redis_server) == [True])
+        room.forget(channel)
+        add(redis_server, channel, "1")
+        await until(lambda: connections(redis_server) == [True])
+        room.wait(channel)
+        await until(lambda: room.news == {channel: []})
+
+
+@async_test
+async def test_changes_in_quick_succession_never_wait_for_the_end_of_a_read(
+    redis_server: RedisServer, channel: str
+) -> None:
+    chance = random.Random(5)
+    async with waiting(redis_server) as room:
+        for turn in range(150):
+            names = [f"{channel}-{turn}-{index}" for index in range(chance.randrange(1, 4))]
+            for name in names:
+                room.wait(name)
+                if chance.random() < 0.7:  # while the last change is still being made
+                    await asyncio.sleep(chance.choice([0, 0, 0.0003, 0.0006]))
+            add(redis_server, names[-1], "1")
+            async with asyncio.timeout(ends_module.BLOCK_S / 2):
+                await until(lambda: names[-1] in room.news)  # noqa: B023
+            room.forget(*names)
+        room.wait(channel)
+        await until(lambda: connections(redis_server) == [True])
+        await asyncio.sleep(0.01)  # the last of them may be on its way
+        woken = command_calls(redis_server, "client|unblock")
+        await asyncio.sleep(0.02)
+        assert command_calls(redis_server, "client|unblock") == woken
+
+
+@async_test
+async def test_more_streams_than_one_connection_takes(redis_server: RedisServer, channel: str) -> None:
+    names = [f"{channel}-{index}" for index in range(200)]
+    async with waiting(redis_server) as room:
+        for name in names:
+            room.wait(name)
+        await until(lambda: connections(redis_server) == [True] * 4)
+        expected = {name: add(redis_server, name, "1") for name in names[::10]}
+        await until(lambda: room.news.keys() == expected.keys())
+        for name in names[::10]:  # what came at once with another may have been there before Redis waited again
+            assert room.news[name] in (expected[name], [])
+        room.forget(*names)
+        await until(lambda: not any(connections(redis_server)))
+
+
+@async_test
+async def test_what_is_forgotten_is_told_nothing(redis_server: RedisServer, channel: str) -> None:
+    async with waiting(redis_server) as room:
+        room.wait(channel)
+        room.wait(f"{channel}-other")
+        await until(lambda: connections(redis_server) == [True])
+        add(redis_server, channel, "1")
+        room.forget(channel)  # Redis has answered the read that is under way
+        add(redis_server, f"{channel}-other", "1")
+        await until(lambda: f"{channel}-other" in room.news)
+        assert channel not in room.news
+        room.forget(f"{channel}-other")
+        room.wait(channel, *add(redis_server, channel, "2"))
+        await until(lambda: connections(redis_server) == [True])
+        (last,) = add(redis_server, channel, "3")
+        room.forget(channel)
+        room.wait(channel, last)  # the answer to the read that is under way is no news after this position
+        await until(lambda: connections(redis_server) == [True])
+        assert channel not in room.news
+
+
+@pytest.mark.parametrize("trouble", ["killed", "no stream", "silent"])
+@async_test
+async def test_a_read_that_fails_proves_nothing(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    monkeypatch.setattr(ends_module, "BLOCK_S", 0.3)
+    async with waiting(own_redis, timeout_s=0.3) as room:
+        room.wait("a")
+        room.wait("b")
+        await until(lambda: connections(own_redis) == [True])
+        match trouble:
+            case "killed":
+                own_redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            case "no stream":
+                own_redis.call("SET", "a", "x")
+            case _:
+                own_redis.pause()
+        await until(lambda: room.news == {"a": [], "b": []})
+        own_redis.resume()
+        del room.news["b"]
+        room.wait("b")
+        await until(lambda: connections(own_redis) == [True])
+        ids = add(own_redis, "b", "1")
+        await until(lambda: room.news.get("b") in (ids, []))  # none between two reads, which are short here
+
+
+@async_test
+async def test_a_server_without_client_unblock_waits_a_little_later(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.call("ACL", "SETUSER", "gateway", "on", ">secret", "~*", "+@all", "-client|unblock")
+    caplog.set_level(logging.WARNING)
+    async with waiting(own_redis, f"redis://gateway:secret@127.0.0.1:{own_redis.port}") as room:
+        room.wait("first")
+        await until(lambda: connections(own_redis) == [True])
+        room.wait("second")
+        add(own_redis, "first", "1")  # ends the read that is under way
+        await until(lambda: "first" in room.news)
+        add(own_redis, "second", "1")
+        await until(lambda: "second" in room.news)
+        room.wait("third")  # while the next read is under way
+        await until(lambda: connections(own_redis) == [True])
+        room.wait("fourth")
+        add(own_redis, "fourth", "1")
+        async with asyncio.timeout(ends_module.BLOCK_S / 2):
+            await until(lambda: "fourth" in room.news)
+    assert "UNBLOCK" in caplog.text

@@ -30,7 +30,7 @@ from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import Board
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
-from rsws.gateway.websocket.frames import read_messages
+from rsws.gateway.websocket.frames import MessageFramer, read_messages
 from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import ZERO, decode_request
 from rsws.settings import Settings
@@ -120,7 +120,7 @@ class Gateway:
         self._tasks = tasks
         self.metrics = board.metrics
         self.channel = Channel(
-            "orders", ZERO, RingBudget(), lambda name, entry: None, lambda channel: None, board.metrics
+            "orders", ZERO, RingBudget(), lambda name, entry: None, lambda channel: None, MessageFramer, board.metrics
         )
 
     def _session(self, connection: ClientConnection) -> Session:

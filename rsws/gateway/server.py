@@ -21,6 +21,7 @@ from rsws.gateway.process.lifecycle import Gateway
 from rsws.gateway.process.setup import BACKLOG, announce, cannot_listen, choose_key, find_redis, reserve_port, url_of
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
+from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.runtime import give_back_memory
 from rsws.settings import Settings
@@ -125,7 +126,7 @@ class Server(Gateway):
         """Everything that has to go on for as long as the gateway serves; the first to fail ends it."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            self._hub = Hub(self._store, self._reader, tasks, self._metrics)
+            self._hub = Hub(self._store, self._reader, tasks, self._metrics, MessageFramer)
             tasks.create_task(self._store.run())
             tasks.create_task(self._reader.run())
             tasks.create_task(self._hub.check_quiet())
@@ -162,7 +163,7 @@ class Server(Gateway):
         if len(channels) <= COUNTED_AT_ONCE or now - self._counted_at >= PUBLISH_S:
             self._counted_at = now
             metrics.subscriptions = sum([len(channel.listeners) for channel in channels])
-            current = sum([len(channel.live) + len(channel.ahead) for channel in channels])
+            current = sum([len(channel.live) + len(channel.beyond_cursor) for channel in channels])
             metrics.subscriptions_behind = metrics.subscriptions - current
         self.board.publish()
 

@@ -22,7 +22,15 @@ from rsws.streams.ends import Ends
 from rsws.streams.link import Link, RedisTarget
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.scripts import READ
-from rsws.streams.store import Entry, parse_entries, parse_read, read_arguments, run_script, store_error
+from rsws.streams.store import (
+    UNREADABLE_RETRY_S,
+    Entry,
+    parse_entries,
+    parse_read,
+    read_arguments,
+    run_script,
+    store_error,
+)
 
 log = logging.getLogger("rsws.reader")
 
@@ -34,7 +42,6 @@ READ_BYTES = 256 * 1024
 FEW_ENTRIES = 20
 """So many are read without a look at their size: a script that looks costs Redis several times as much per entry."""
 REFUSED_S = 0.5
-QUARANTINE_S = 30.0
 
 _BEGINNING = b"0-0"
 
@@ -271,7 +278,7 @@ class Reader:
         reason = store_error(followed.name, error)
         retry_s = REFUSED_S
         if isinstance(reason, ChannelUnreadable):
-            retry_s = QUARANTINE_S
+            retry_s = UNREADABLE_RETRY_S
             followed.is_unreadable = True
             log.warning("channel unreadable channel=%r: %s", followed.name, reason)
             followed.follower.unreadable(reason)

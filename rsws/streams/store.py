@@ -30,6 +30,8 @@ before it has done a whole batch.
 """
 LOOK_WEIGHT = BATCH_BYTES // 64
 """Of a look at a stream with small entries. A megabyte at both ends takes a hundred times as long."""
+UNREADABLE_RETRY_S = 30.0
+"""How long a stream that Redis refuses to read is left alone before it is tried again."""
 STEP_BYTES = 256 * 1024
 """When so many were looked at, a step back ends."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kit.interleavings import make_channel
 from rsws.gateway.delivery import channel as channel_module
 from rsws.gateway.delivery.channel import Channel, RingBudget
-from rsws.gateway.metrics import Metrics
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.store import Entry
 
@@ -20,7 +20,7 @@ def _small_rings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def channel_of(budget: RingBudget, name: str) -> Channel:
-    return Channel(name, ZERO, budget, lambda name, id: None, lambda channel: None, Metrics())
+    return make_channel(name, ZERO, budget)
 
 
 def deliver(channel: Channel, first: int, count: int) -> None:

@@ -381,10 +381,10 @@ async def test_what_is_offered_in_one_turn_leaves_in_two_writes(redis_server: Re
         counting = Counting(subscriber.transport)
         subscriber.transport = cast(asyncio.Transport, counting)
         for turn in range(1, 4):
-            assert subscriber.offer(text_frame(b"0"))
+            assert subscriber.try_send(text_frame(b"0"))
             assert counting.writes == 2 * turn - 1, "the first leaves at once"
             for number in range(1, 50):
-                assert subscriber.offer(text_frame(b"%d" % number))
+                assert subscriber.try_send(text_frame(b"%d" % number))
             assert [await wire.text() for _ in range(50)] == [str(number) for number in range(50)]
             assert counting.writes == 2 * turn
 

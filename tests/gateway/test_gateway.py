@@ -820,7 +820,7 @@ async def test_a_key_that_redis_forbids(own_redis: RedisServer) -> None:
 
 @pytest.fixture
 def short_quarantine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "QUARANTINE_S", 0.3)
+    monkeypatch.setattr(reader, "UNREADABLE_RETRY_S", 0.3)
 
 
 @pytest.mark.usefixtures("short_quarantine")

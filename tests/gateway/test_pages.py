@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from kit.gateway import add, async_test, until
-from kit.interleavings import Client, Connection
+from kit.interleavings import Client, Connection, make_channel
 from kit.support import RedisServer
 from rsws.gateway.delivery import pages as pages_module
-from rsws.gateway.delivery.channel import Channel, RingBudget
+from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.pages import Pages
 from rsws.gateway.delivery.subscription import Subscription
-from rsws.gateway.metrics import Metrics
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.link import RedisTarget
 from rsws.streams.store import Store, Tip
@@ -29,7 +28,7 @@ async def test_a_kept_page_of_a_stream_that_was_is_not_handed_over(redis_server:
 
     async with asyncio.TaskGroup() as tasks:
         pages = Pages(store, tasks, no_check)
-        room = Channel(channel, StreamId(40, 0), RingBudget(), lambda name, id: None, lambda channel: None, Metrics())
+        room = make_channel(channel, StreamId(40, 0))
 
         def join(start: int) -> Client:
             client = Client(start, Connection(room=1000))
@@ -76,9 +75,7 @@ async def test_a_read_that_nobody_waits_for_any_more_ends(own_redis: RedisServer
     await until(lambda: not store.ready)
     async with asyncio.TaskGroup() as tasks:
         pages = Pages(store, tasks, no_check)
-        room = Channel(
-            channel, StreamId(1 << 60, 0), RingBudget(), lambda name, id: None, lambda channel: None, Metrics()
-        )
+        room = make_channel(channel, StreamId(1 << 60, 0))
         clients = [Client(0, Connection(room=1000)) for _ in range(2)]
         for client in clients:
             client.subscription = Subscription(room, ZERO, client, pages)

@@ -13,7 +13,7 @@ from kit.interleavings import RING_MESSAGES, Violation, World, entry, search
 from rsws.gateway.delivery import channel as channel_module
 from rsws.gateway.delivery import subscription as subscription_module
 from rsws.gateway.delivery.channel import Channel
-from rsws.gateway.delivery.subscription import Page, Subscription
+from rsws.gateway.delivery.subscription import Page, State, Subscription
 from rsws.protocol import StreamId
 from rsws.streams.store import Entry
 
@@ -73,7 +73,7 @@ class NeverComplete(Subscription):
 class PageAfterClose(Subscription):
     def close(self) -> None:
         super().close()
-        self._open = True
+        self.state = State.BEHIND
 
 
 class DeafToRoom(Subscription):
@@ -87,7 +87,7 @@ class DeafToRoom(Subscription):
 class TakesWithoutRoom(Subscription):
     """Says there was no room, but took the messages."""
 
-    def take(self, frames: bytes) -> bool:
+    def try_send(self, frames: bytes) -> bool:
         room = self._outlet.has_room
         self._outlet.write(frames)
         return room
@@ -104,7 +104,7 @@ class WaitsForNoTurn(Subscription):
     """Reads a page while one is read for another subscription of its client."""
 
     def advance(self) -> None:
-        self._outlet.is_reading_page = False
+        self._outlet.page_done()
         super().advance()
 
 
@@ -112,8 +112,8 @@ class JoinsBehind(Subscription):
     """Joins the live ones while the ring still has something for it."""
 
     def advance(self) -> None:
-        if self._open and not self._reading and self.position >= self.channel.floor:
-            self.channel.live.add(self)
+        if self.state is State.BEHIND and self.position >= self.channel.floor:
+            self._enter(State.LIVE)
         else:
             super().advance()
 
@@ -125,7 +125,7 @@ class CursorFirst(Channel):
         live = set(self.live)
         super().deliver(entries)
         for listener in live - self.live:
-            listener.position = self.cursor
+            listener.fell_behind(self.cursor)
 
 
 class RingTooShort(Channel):
@@ -145,9 +145,9 @@ class FloorTooHigh(Channel):
 
 class NeverTellsThoseAhead(Channel):
     def deliver(self, entries: list[Entry]) -> None:  # type: ignore[override]
-        ahead, self._ahead = self._ahead, None
+        beyond, self._beyond_cursor = self._beyond_cursor, None
         super().deliver(entries)
-        self._ahead = ahead
+        self._beyond_cursor = beyond
 
 
 class DeliversTwice(Channel):

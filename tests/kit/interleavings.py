@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from rsws.gateway.delivery.channel import Channel, RingBudget
-from rsws.gateway.delivery.subscription import Page, Subscription
+from rsws.gateway.delivery.subscription import Outlet, Page, PageReader, State, Subscription
 from rsws.gateway.metrics import Metrics
+from rsws.gateway.websocket.frames import MessageFramer, text_frame
 from rsws.protocol import Gap, StreamId
 from rsws.streams.store import Entry, Tip, broken_continuity
 
@@ -35,6 +36,21 @@ class Violation(AssertionError):
 
 def entry(number: int) -> Entry:
     return Entry(b"%d-0" % number, b"1")
+
+
+def make_channel(
+    name: str, cursor: StreamId, budget: RingBudget | None = None, kind: type[Channel] = Channel
+) -> Channel:
+    """A channel that stands alone."""
+    return kind(
+        name,
+        cursor,
+        budget=budget or RingBudget(),
+        on_poison=lambda name, id: None,
+        on_interrupted=lambda channel: None,
+        make_framer=MessageFramer,
+        metrics=Metrics(),
+    )
 
 
 def seen_in(frames: bytes) -> Iterator[Seen]:
@@ -75,7 +91,7 @@ class Connection:
 
 
 @dataclass
-class Client:
+class Client(Outlet):
     """One subscription of a client: what it was sent."""
 
     start: int
@@ -94,11 +110,14 @@ class Client:
         self.connection.room -= 1
         self.seen.extend(seen_in(frames))
 
-    def offer(self, frames: bytes) -> bool:
+    def try_send(self, frames: bytes) -> bool:
         if self.has_room:
             self.write(frames)
             return True
         return False
+
+    def reply(self, payload: bytes) -> None:
+        self.write(text_frame(payload))
 
     def when_room(self, subscription: Subscription) -> None:
         self.connection.waiting.append(subscription)
@@ -107,15 +126,14 @@ class Client:
     def is_reading_page(self) -> bool:
         return self.connection.is_reading_page
 
-    @is_reading_page.setter
-    def is_reading_page(self, reading: bool) -> None:
-        self.connection.is_reading_page = reading
+    def page_begins(self) -> None:
+        self.connection.is_reading_page = True
 
     def page_done(self) -> None:
-        self.is_reading_page = False
+        self.connection.is_reading_page = False
 
 
-class World:
+class World(PageReader):
     """Everything that takes part, in one state.
 
     Args:
@@ -136,9 +154,7 @@ class World:
     ) -> None:
         self.stream: list[int] = [1, 2]
         self.last = 2
-        self.channel = channel(
-            "c", StreamId(2, 0), RingBudget(), lambda name, id: None, lambda channel: None, Metrics()
-        )
+        self.channel = make_channel("c", StreamId(2, 0), kind=channel)
         self.clients: list[Client] = []
         self.reads: list[Read] = []
         self.interrupted = False
@@ -156,14 +172,14 @@ class World:
     @property
     def reach(self) -> int:
         """The furthest anybody stands."""
-        return max([self.channel.cursor.ms, *[listener.position.ms for listener in self.channel.ahead]])
+        return max([self.channel.cursor.ms, *[listener.position.ms for listener in self.channel.beyond_cursor]])
 
     def compare(self) -> bool:
         """What a look at the stream's ends leads to; False when all start over."""
         if self.last < self.channel.cursor.ms:
             self.channel.reset(self.tip)
             return False
-        self.channel.reset_ahead(list(self.channel.ahead), self.tip)
+        self.channel.reset_beyond_cursor(list(self.channel.beyond_cursor), self.tip)
         return True
 
     @property
@@ -301,7 +317,7 @@ class World:
         for client in self.clients:
             self._judge(client)
         stayed = [client.subscription for client in self.clients if client.subscription and not client.gone]
-        reading = [subscription._reading for subscription in stayed]
+        reading = [subscription.state is State.READING for subscription in stayed]
         if self._shared is not None and sum(reading) > 1:
             raise Violation("two pages are read for one client")
         if len(self.reads) > 2 * len(self.clients):
@@ -356,7 +372,7 @@ class World:
             if client.gone or self.hidden:
                 continue
             left = [number for number in self.stream if number > self._position(client)]
-            if left or client.subscription not in {*self.channel.live, *self.channel.ahead}:
+            if left or client.subscription not in {*self.channel.live, *self.channel.beyond_cursor}:
                 raise Violation(f"at rest, start {client.start}: saw {client.seen}, still due {left}")
 
     def state(self) -> object:
@@ -368,7 +384,7 @@ class World:
             channel.cursor, channel.floor, tuple(id for id, _ in channel._ring or ()),
             tuple((c.start, tuple(c.seen), c.connection.room, len(c.connection.waiting), c.is_reading_page, c.gone,
                    c.subscription in channel.live,
-                   c.subscription in channel.ahead, c.subscription and c.subscription.position)
+                   c.subscription in channel.beyond_cursor, c.subscription and c.subscription.position)
                   for c in self.clients),
             tuple((r.after, r.generation, r.cursor, tuple(order[id(s)] for s in r.waiting), r.done, tuple(r.found),
                    r.complete, r.gap) for r in self.reads),

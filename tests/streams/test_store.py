@@ -1042,7 +1042,7 @@ async def test_the_reader_notices_a_redis_that_went_silent(
 async def test_one_bad_key_is_set_aside_and_tried_again(
     redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader_module, "QUARANTINE_S", 0.1)
+    monkeypatch.setattr(reader_module, "UNREADABLE_RETRY_S", 0.1)
     good = f"{channel}-good"
     redis_server.call("SET", channel, "x")
     async with following(redis_server) as room:

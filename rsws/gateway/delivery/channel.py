@@ -15,7 +15,6 @@ from typing import Protocol, TypeAlias
 
 from rsws.errors import StoreError
 from rsws.gateway.metrics import Metrics
-from rsws.gateway.websocket.frames import MessageFramer
 from rsws.protocol import StreamId, is_json, message_template
 from rsws.streams.store import Entry, Tip
 
@@ -27,25 +26,47 @@ Encoded: TypeAlias = tuple[bytes, bytes]
 """A message's id as Redis wrote it, and its frame."""
 
 
+class Framer(Protocol):
+    """Makes what clients are handed for the messages of one channel."""
+
+    def frame(self, stream_id: bytes, data: bytes) -> bytes:
+        """Return what stands for one message; ``data`` is JSON."""
+        raise NotImplementedError
+
+
 class Listener(Protocol):
-    """What a channel needs of whoever listens to it."""
+    """Whoever a channel hands its messages to.
 
-    position: StreamId
+    It puts itself into the groups of the channel: ``listeners`` in any case, ``live`` while it is at the cursor, and
+    those beyond the cursor while its position is not reached yet.
+    """
 
-    def take(self, frames: bytes) -> bool:
+    __slots__ = ()
+
+    @property
+    def position(self) -> StreamId:
+        """Everything up to it has been handed over, or is not wanted."""
+        raise NotImplementedError
+
+    def try_send(self, frames: bytes) -> bool:
         """Take the newest messages; False when there is no room for them: then nothing was taken."""
+        raise NotImplementedError
+
+    def fell_behind(self, position: StreamId) -> None:
+        """It is live no more, and goes on from ``position`` at the next :meth:`advance`."""
+        raise NotImplementedError
 
     def advance(self) -> None:
         """Go on from ``position``: the channel has moved, or this listener is live no more."""
+        raise NotImplementedError
 
     def reset(self, first: StreamId | None) -> None:
-        """The stream is another one now: the position is before its beginning, wherever it was."""
+        """Start at the beginning: the stream is another one now, which begins at ``first`` (None: with nothing)."""
+        raise NotImplementedError
 
     def unreadable(self, error: StoreError) -> None:
-        """Redis won't read the channel for now."""
-
-    def readable(self) -> None:
-        """It does again."""
+        """Tell the client that nothing can be read for now."""
+        raise NotImplementedError
 
 
 class RingBudget:
@@ -89,13 +110,15 @@ class Channel:
         budget: Shared by all channels.
         on_poison: Called with the id of an entry that is skipped because its data is missing or no JSON.
         on_interrupted: Called with the channel when reading it has stopped: see :meth:`rsws.streams.reader.Follower`.
+        make_framer: Called with the template of the channel's messages.
         metrics: Where it counts what is read and handed over.
     """
 
     # There may be tens of thousands, most of them quiet: each is small.
     __slots__ = (
-        "_ahead", "_budget", "_framer", "_on_interrupted", "_on_poison", "_ring", "cursor", "floor", "generation",
-        "is_unreadable", "listeners", "live", "metrics", "name", "page_entries", "quiet", "ring_bytes", "ring_in_use",
+        "_beyond_cursor", "_budget", "_framer", "_on_interrupted", "_on_poison", "_ring", "cursor", "floor",
+        "generation", "is_unreadable", "listeners", "live", "metrics", "name", "page_entries", "quiet", "ring_bytes",
+        "ring_in_use",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +128,7 @@ class Channel:
         budget: RingBudget,
         on_poison: Callable[[str, StreamId], None],
         on_interrupted: Callable[[Channel], None],
+        make_framer: Callable[[bytes], Framer],
         metrics: Metrics,
     ) -> None:
         self.name = name
@@ -114,9 +138,9 @@ class Channel:
         """All of them, live or not."""
         self.live: set[Listener] = set()
         """Those at the cursor."""
-        self._ahead: set[Listener] | None = None
-        """Those that start at an id the reader has not come to yet; None where there never was one."""
-        self._framer = MessageFramer(message_template(name))
+        self._beyond_cursor: set[Listener] | None = None
+        """Those that start at an id the cursor has yet to reach; None where there never was one."""
+        self._framer = make_framer(message_template(name))
         self._on_poison = on_poison
         self._on_interrupted = on_interrupted
         self.metrics = metrics
@@ -127,7 +151,7 @@ class Channel:
         self.ring_in_use = False
         """Whether anything was added to the ring since its last turn to make room."""
         self.is_unreadable = False
-        """Whether Redis won't read it for now, and everyone was told."""
+        """Whether Redis won't read it for now. It is known here alone, and everyone was told."""
         self.page_entries = 16
         """How many entries make a page of history, as the last one read has shown."""
         self.generation = 0
@@ -152,7 +176,7 @@ class Channel:
             entries = [entry for entry in entries if entry.id > self.cursor]
         self.quiet = False
         self.metrics.entries_read += len(entries)
-        self._now_readable()
+        self.is_unreadable = False
         messages: list[Encoded] = []
         size = 0
         for entry in entries:
@@ -165,15 +189,14 @@ class Channel:
                     messages, size = [], 0
         if entries:
             self._dispatch(messages, size, last)
-        if self._ahead:
-            for listener in [listener for listener in self._ahead if listener.position <= self.cursor]:
-                self._ahead.discard(listener)
+        if self._beyond_cursor:
+            for listener in [listener for listener in self._beyond_cursor if listener.position <= self.cursor]:
                 listener.advance()
 
     def _dispatch(self, messages: list[Encoded], size: int, last: StreamId) -> None:
         before = self.cursor
         batch = b"".join([frame for _, frame in messages])
-        lagging = [listener for listener in self.live if not listener.take(batch)] if batch else []
+        lagging = [listener for listener in self.live if not listener.try_send(batch)] if batch else []
         metrics, taken = self.metrics, len(self.live) - len(lagging)
         metrics.delivered += taken * len(messages)
         metrics.delivered_bytes += taken * len(batch)
@@ -181,27 +204,24 @@ class Channel:
         self._remember(messages, size)
         for listener in lagging:
             metrics.subscriptions_lagged += 1
-            self.live.discard(listener)
-            listener.position = before
+            listener.fell_behind(before)
             listener.advance()
 
     @property
-    def ahead(self) -> Collection[Listener]:
-        """Those that start at an id the reader has not come to yet."""
-        return self._ahead or ()
+    def beyond_cursor(self) -> Collection[Listener]:
+        """Those that start at an id the cursor has yet to reach, and advance when it has."""
+        return self._beyond_cursor or ()
 
-    def wait_ahead(self, listener: Listener) -> None:
-        """Have ``listener.advance()`` called when the reader has come to its position."""
-        if self._ahead is None:
-            self._ahead = set()
-        self._ahead.add(listener)
+    def add_beyond_cursor(self, listener: Listener) -> None:
+        """See :attr:`beyond_cursor`."""
+        if self._beyond_cursor is None:
+            self._beyond_cursor = set()
+        self._beyond_cursor.add(listener)
 
-    def leave(self, listener: Listener) -> None:
-        """It listens no more."""
-        self.listeners.discard(listener)
-        self.live.discard(listener)
-        if self._ahead:
-            self._ahead.discard(listener)
+    def discard_beyond_cursor(self, listener: Listener) -> None:
+        """See :attr:`beyond_cursor`."""
+        if self._beyond_cursor:
+            self._beyond_cursor.discard(listener)
 
     def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, int, StreamId]:
         """The next messages after a position not below the floor, from the ring.
@@ -239,32 +259,25 @@ class Channel:
         Called when reading was interrupted, and so nothing proves that what the reader would deliver next follows
         the cursor without a gap; reading the stream does.
         """
-        self._now_readable()
+        self.is_unreadable = False
         if cursor == self.cursor:
             return
-        live, before = self.live, self.cursor
+        for listener in list(self.live):
+            listener.fell_behind(self.cursor)
         self._restart(cursor)
-        for listener in live:
-            listener.position = before
-        self._advance_all()
 
     def reset(self, tip: Tip) -> None:
         """The stream was deleted, recreated or rolled back: everyone starts at the beginning of what is there."""
-        self._now_readable()
-        live, before = self.live, self.cursor
+        self.is_unreadable = False
         self.generation += 1
-        self._restart(tip.last)
         for listener in self.listeners:
-            if listener in live:
-                listener.position = before
             listener.reset(tip.first)
-        self._advance_all()
+        self._restart(tip.last)
 
-    def reset_ahead(self, listeners: Iterable[Listener], tip: Tip) -> None:
+    def reset_beyond_cursor(self, listeners: Iterable[Listener], tip: Tip) -> None:
         """Those of ``listeners`` who wait beyond the end of the stream wait for what will not come: they start anew."""
         for listener in listeners:
-            if self._ahead and listener in self._ahead and listener.position > tip.last:
-                self._ahead.discard(listener)
+            if listener in self.beyond_cursor and listener.position > tip.last:
                 listener.reset(tip.first)
                 listener.advance()
 
@@ -278,18 +291,8 @@ class Channel:
     def _restart(self, cursor: StreamId) -> None:
         self.close()
         self.cursor = self.floor = cursor
-        self.live = set()
-        self._ahead = None
-
-    def _advance_all(self) -> None:
         for listener in list(self.listeners):
             listener.advance()
-
-    def _now_readable(self) -> None:
-        if self.is_unreadable:
-            self.is_unreadable = False
-            for listener in self.listeners:
-                listener.readable()
 
     def _remember(self, messages: list[Encoded], size: int) -> None:
         if not messages:

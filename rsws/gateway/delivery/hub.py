@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 from rsws.errors import ChannelUnreadable, StoreError
-from rsws.gateway.delivery.channel import Channel, Listener, RingBudget
-from rsws.gateway.delivery.pages import PORTION, RETRY_S, UNREADABLE_RETRY_S, Pages
+from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
+from rsws.gateway.delivery.pages import PORTION, RETRY_S, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.reader import Reader
-from rsws.streams.store import Store, Tip
+from rsws.streams.store import UNREADABLE_RETRY_S, Store, Tip
 
 log = logging.getLogger("rsws.gateway")
 
@@ -34,13 +34,20 @@ class _Look(NamedTuple):
     """None when it was not open."""
     generation: int
     cursor: StreamId
-    ahead: tuple[Listener, ...]
+    beyond_cursor: tuple[Listener, ...]
 
 
 class Hub:
     """Opens a channel at its first subscription and closes it after its last."""
 
-    def __init__(self, store: Store, reader: Reader, tasks: asyncio.TaskGroup, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        tasks: asyncio.TaskGroup,
+        metrics: Metrics,
+        make_framer: Callable[[bytes], Framer],
+    ) -> None:
         self._store = store
         self._reader = reader
         self._tasks = tasks
@@ -51,6 +58,7 @@ class Hub:
             budget=RingBudget(),
             on_poison=self._skipped,
             on_interrupted=self._interrupted,
+            make_framer=make_framer,
             metrics=metrics,
         )
         self._portions = asyncio.Semaphore(PORTION)
@@ -121,7 +129,7 @@ class Hub:
         tip = self._store.tip(name)
         if channel is None:
             return _Look(tip, None, 0, ZERO, ())
-        return _Look(tip, channel, channel.generation, channel.cursor, tuple(channel.ahead))
+        return _Look(tip, channel, channel.generation, channel.cursor, tuple(channel.beyond_cursor))
 
     def _is_current(self, look: _Look) -> bool:
         """Whether the channel is still the one that was looked at: neither closed nor reset meanwhile."""
@@ -136,7 +144,7 @@ class Hub:
         if tip.last < look.cursor:
             self._reset(channel, tip)
             return False
-        channel.reset_ahead(look.ahead, tip)
+        channel.reset_beyond_cursor(look.beyond_cursor, tip)
         return True
 
     def _reset(self, channel: Channel, tip: Tip) -> None:

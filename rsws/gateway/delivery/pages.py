@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.delivery.channel import Channel
-from rsws.gateway.delivery.subscription import CHUNK_BYTES, Page, Subscription
+from rsws.gateway.delivery.subscription import CHUNK_BYTES, Page, PageReader, Subscription
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import FEW_ENTRIES, History, Store
+from rsws.streams.store import FEW_ENTRIES, UNREADABLE_RETRY_S, History, Store
 
 PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 2 * 1024 * 1024
@@ -22,7 +22,6 @@ CACHE_S = 5.0
 PORTION = 100
 """How many of a herd are served in one turn of the event loop, so that others get theirs."""
 RETRY_S = 0.25
-UNREADABLE_RETRY_S = 30.0
 
 
 class _PageKey(NamedTuple):
@@ -42,7 +41,7 @@ class _Read:
         self.task: asyncio.Task[None] | None = None
 
 
-class Pages:
+class Pages(PageReader):
     """Reads for those who are behind.
 
     Args:
@@ -120,13 +119,14 @@ class Pages:
                 cursor, limit = channel.cursor, channel.page_entries
                 history = await self._store.page(channel.name, after, limit, CHUNK_BYTES)
             except ChannelUnreadable as error:
-                for subscription in read.waiting:
-                    subscription.unreadable(error)
+                channel.unreadable(error)
                 retry_s = UNREADABLE_RETRY_S
             except StoreError:
                 channel.page_entries = max(1, limit // 2)  # in case it was too much to be read in time
                 retry_s = RETRY_S
             else:
+                if channel.is_unreadable:
+                    channel.interrupted()  # it is readable again: nobody has to wait for the reader's next attempt
                 if history.broken != "reset":
                     return self._encode(key, history, cursor)
                 await self._check(channel)

@@ -14,13 +14,13 @@ from typing import cast
 from websockets.protocol import Protocol, State
 
 from rsws.errors import CloseCode
-from rsws.gateway.delivery.subscription import Subscription
+from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.websocket.compression import Compressor, agreed_compressor
 from rsws.gateway.websocket.frames import PING, text_frame
 from rsws.gateway.websocket.handshake import Opening
 from rsws.gateway.websocket.keepalive import SignsOfLife, Verdict, unacknowledged_bytes
-from rsws.gateway.websocket.receiving import FrameReader
+from rsws.gateway.websocket.receiving import FrameReader, Receiver
 from rsws.gateway.websocket.turns import BYTES_UNDER_WAY, REQUESTS_UNDER_WAY, Turns
 from rsws.settings import KIB
 
@@ -75,14 +75,14 @@ class Host(Interface):
         """The connection is gone, whether it was open or not."""
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol, Outlet, Receiver):
     """A client's connection, from its first to its last moment."""
 
     __slots__ = (
         "_compressor", "_connected_at", "_cutting_off", "_frames", "_handler", "_host", "_ignored_bytes", "_in_flight",
-        "_in_flight_bytes", "_last_words", "_life", "_loop", "_offered_in", "_out", "_out_bytes", "_paused",
-        "_reading_paused", "_request", "_waiting", "_written", "is_deaf", "is_full", "is_open", "is_reading_page",
-        "peer", "transport",
+        "_in_flight_bytes", "_last_words", "_life", "_loop", "_out", "_out_bytes", "_paused", "_reading_page",
+        "_reading_paused", "_request", "_sent_in", "_waiting", "_written", "is_deaf", "is_full", "is_open", "peer",
+        "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -109,10 +109,10 @@ class ClientConnection(asyncio.Protocol):
         self._in_flight_bytes = 0
         self.is_full = False
         self._reading_paused = False
-        self.is_reading_page = False
+        self._reading_page = False
         self._connected_at = self._loop.time()
         self._life = SignsOfLife(self._connected_at)
-        self._offered_in = 0
+        self._sent_in = 0
         self._written = 0
 
     # --- in ---
@@ -247,7 +247,7 @@ class ClientConnection(asyncio.Protocol):
         """Whether a subscription may write: false above the high-water mark, until the client has read."""
         return not self._paused and self._out_bytes < self._host.high_water_bytes
 
-    def offer(self, frames: bytes) -> bool:
+    def try_send(self, frames: bytes) -> bool:
         """Write text frames if there is room.
 
         Those that are the first in a turn of the loop leave at once, so that in a wide fan-out the first clients have
@@ -258,10 +258,10 @@ class ClientConnection(asyncio.Protocol):
         if self._compressor is not None:
             frames = self._compressor.compress(frames)
         turn = self._host.turn()
-        if self._out or turn == self._offered_in:
+        if self._out or turn == self._sent_in:
             self._write(frames)
         else:
-            self._offered_in = turn
+            self._sent_in = turn
             self._written += len(frames)
             self.transport.write(frames)
         return True
@@ -293,9 +293,18 @@ class ClientConnection(asyncio.Protocol):
             self._waiting = {}
         self._waiting[subscription] = None
 
+    @property
+    def is_reading_page(self) -> bool:
+        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
+        return self._reading_page
+
+    def page_begins(self) -> None:
+        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
+        self._reading_page = True
+
     def page_done(self) -> None:
         """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
-        self.is_reading_page = False
+        self._reading_page = False
         if self._waiting:
             self._loop.call_soon(self._serve_waiting)
 
@@ -326,7 +335,7 @@ class ClientConnection(asyncio.Protocol):
     def _serve_waiting(self) -> None:
         waiting = self._waiting
         for _ in range(len(waiting or ())):
-            if not waiting or not self.has_room or self.is_reading_page:
+            if not waiting or not self.has_room or self._reading_page:
                 return
             subscription = next(iter(waiting))
             del waiting[subscription]

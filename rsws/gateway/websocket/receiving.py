@@ -34,6 +34,8 @@ _DATA = (Opcode.TEXT, Opcode.CONT, Opcode.BINARY)
 class Receiver(Interface):
     """What a reader needs of the connection it reads."""
 
+    __slots__ = ()
+
     is_open: bool
     is_deaf: bool
     """Whether nothing matters that still comes: the client was sent away, or has said goodbye."""
@@ -42,15 +44,19 @@ class Receiver(Interface):
 
     def message_received(self, payload: bytes) -> None:
         """One message of the client."""
+        raise NotImplementedError
 
     def frame_parsed(self, websocket: Protocol) -> None:
         """websockets has read something: it may have an answer, or have closed the connection."""
+        raise NotImplementedError
 
     def fail(self, code: CloseCode, reason: str) -> None:
         """The client broke the rules of the gateway."""
+        raise NotImplementedError
 
     def adjust_reading(self) -> None:
         """Something waits to be read, or no more."""
+        raise NotImplementedError
 
 
 class FrameReader:

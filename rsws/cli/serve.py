@@ -43,9 +43,9 @@ def _gateway(settings: Settings) -> Gateway:
         from rsws.gateway.process.supervisor import Supervisor
 
         return Supervisor(settings)
-    from rsws.gateway.server import Server
+    from rsws.gateway.process.single import SingleProcess
 
-    return Server(settings)
+    return SingleProcess(settings)
 
 
 def _print_banner(gateway: Gateway) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from rsws.errors import CloseCode
 from rsws.gateway.access import Access, WrongTokens
 from rsws.gateway.http import PlainHttp, Request, response
+from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import Board
-from rsws.gateway.process.logs import NowAndThen
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import OPEN_TIMEOUT_S, ClientConnection

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rsws.gateway.process import logs
+from rsws.gateway import logs
 from rsws.runtime import allow_many_files, collect_rarely, loop_factory
 from rsws.settings import Settings
 

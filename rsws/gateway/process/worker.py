@@ -17,11 +17,11 @@ import sys
 import threading
 
 from rsws.errors import RswsError
+from rsws.gateway import logs
 from rsws.gateway.metrics import Board
-from rsws.gateway.process import logs
 from rsws.gateway.process.lifecycle import until_signalled
+from rsws.gateway.process.single import SingleProcess
 from rsws.gateway.process.supervisor import LISTENING, Orders
-from rsws.gateway.server import Server
 from rsws.runtime import collect_rarely, loop_factory
 
 
@@ -55,7 +55,7 @@ def _report(line: str) -> None:
 async def _serve(number: int, orders: Orders) -> None:
     listening = [socket.socket(fileno=descriptor) for descriptor in orders.listening]
     board = Board(orders.processes, number, orders.board)
-    async with Server(orders.settings, listening, board) as server:
+    async with SingleProcess(orders.settings, listening, board) as server:
         _report(LISTENING)
         await server.failed()
 

@@ -1,0 +1,72 @@
+"""A gateway of one process: what is decided once, and then the server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from rsws.datadir import DataDir
+from rsws.gateway.metrics import Board
+from rsws.gateway.process.lifecycle import Gateway
+from rsws.gateway.process.setup import BACKLOG, announce, cannot_listen, choose_key, find_redis, reserve_port, url_of
+from rsws.gateway.server import Server
+from rsws.settings import Settings
+from rsws.streams.embedded import LocalRedis
+from rsws.streams.retention import Rule
+
+
+class SingleProcess(Gateway):
+    """The gateway as an async context manager: it serves from the moment it is entered until it is left.
+
+    Args:
+        settings: See :class:`rsws.settings.Settings`. Not looked at: ``workers``, of which this is one.
+        listening: Bound sockets to serve on in place of the settings' host and port.
+        board: Where it counts, with the other processes of the gateway; None is for one that is alone.
+
+    Attributes:
+        server: What serves, once it has started.
+
+    Raises:
+        SetupError: On entry: it can't start; the text says what to do.
+        UsageError: On entry: a setting can't be used.
+    """
+
+    server: Server
+
+    def __init__(self, settings: Settings, listening: Sequence[socket.socket] = (), board: Board | None = None) -> None:
+        super().__init__(settings)
+        self._listening = listening
+        self._board = board if board is not None else Board()
+
+    @property
+    def client_count(self) -> int:
+        """How many are connected now."""
+        return len(self.server.clients.sessions)
+
+    async def _start(self) -> None:
+        settings, stack = self.settings, self._stack
+        rules = [Rule.parse(text) for text in settings.retain]
+        data = DataDir(settings.data_dir)
+        key = choose_key(settings, data)
+        self.key_file = key.file
+        sockets = self._listening or await reserve_port(settings, stack)
+        redis = await find_redis(settings, data, stack)
+        self.redis_shown, self.redis_description = redis.target.shown, redis.description
+        self.server = Server(settings, key.secret, redis.target, rules, self._board)
+        stack.push_async_callback(self._stop_core)
+        await stack.enter_async_context(self.server)
+        self._core = asyncio.create_task(self._run_core(redis.local), name="rsws core")
+        try:
+            listening = await self.server.listen(sockets, BACKLOG)
+        except OSError as error:
+            raise cannot_listen(settings, error) from None
+        self.url = url_of(listening[0])
+        announce(data, key, listening, stack)
+
+    async def _run_core(self, local: LocalRedis | None) -> None:
+        """Everything that has to go on for as long as the gateway serves; the first to fail ends it."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.server.failed())
+            if local is not None:
+                tasks.create_task(local.watch())

@@ -37,6 +37,8 @@ P = ParamSpec("P")
 
 KEY = "k"
 WELCOME = '{"status":"connected","message":"Welcome!"}'
+UNAUTHORIZED = '{"error":"Unauthorized","status":401}'
+FORMAT_TEXT = "Format publish salah. Wajib ada: channel, data, messageId"
 PATIENCE_S = 15.0
 """How long anything that has to come may take."""
 

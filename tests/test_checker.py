@@ -15,6 +15,7 @@ import prove
 from kit.checker import Finding, Gap, History, Kind, Log, Publisher, Subscriber, open_anywhere, stream_of
 from kit.faults import Proxy, Way, command_calls, configured, demoted
 from kit.gateway import Client, add, async_test, gateway, until
+from kit.proofs.proof import Proof
 from kit.support import RedisServer
 
 ENTRIES = [(f"{number}-0", b"%d" % number) for number in range(1, 7)]
@@ -341,14 +342,14 @@ def test_the_documentation_names_each_proof() -> None:
 def test_a_figure_that_is_missed_is_the_exit_code(
     name: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def kept(proof: prove.Proof) -> None:
+    async def kept(proof: Proof) -> None:
         proof.none("lost", 0)
         assert proof.seed == 7
 
-    async def missed(proof: prove.Proof) -> None:
+    async def missed(proof: Proof) -> None:
         proof.none("lost", 1)
 
-    async def broken(proof: prove.Proof) -> None:
+    async def broken(proof: Proof) -> None:
         raise TimeoutError
 
     monkeypatch.setattr(prove, "PROOFS", {"kept": kept, "missed": missed, "broken": broken})

@@ -1,4 +1,4 @@
-"""What serves clients: listens, lets them in, drains, stops. Ties the rooms together; decides nothing about delivery."""
+"""What serves clients: listens, lets them in, drains, stops. Ties the rooms together, decides nothing of delivery."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect as websocket_connect
 from kit.faults import Proxy
 from kit.gateway import KEY, async_test, connect, gateway
 from kit.support import RedisServer, free_port
-from rsws.gateway.server import NOTSENT_BYTES, TCP_NOTSENT_LOWAT, Server
+from rsws.gateway.server import NOTSENT_BYTES, TCP_NOTSENT_LOWAT, SingleProcess
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.streams.link import RedisTarget
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
@@ -175,8 +175,8 @@ async def tls_in_front_of(port: int, directory: Path) -> AsyncIterator[int]:
 # --- websockets ---
 
 
-def serving(server: Server) -> ClientConnection:
-    (connection,) = server.clients.sessions
+def serving(server: SingleProcess) -> ClientConnection:
+    (connection,) = server.server.clients.sessions
     return connection
 
 
@@ -189,7 +189,7 @@ async def test_nothing_is_compressed(redis_server: RedisServer) -> None:
         assert client.response is not None
         assert "Sec-WebSocket-Extensions" not in client.response.headers
         assert client.protocol.extensions == []
-        assert "Server" not in client.response.headers
+        assert "SingleProcess" not in client.response.headers
 
 
 @async_test

@@ -17,7 +17,7 @@ from kit.support import RedisServer, run_python
 from rsws.errors import CloseCode
 from rsws.gateway import access, clients
 from rsws.gateway.access import FORGET_S, FREE_TRIES, LONGEST_WAIT_S, MAX_ADDRESSES, WrongTokens
-from rsws.gateway.process.logs import NowAndThen
+from rsws.gateway.logs import NowAndThen
 
 UNAUTHORIZED = '{"error":"Unauthorized","status":401}'
 
@@ -38,9 +38,9 @@ if sys.argv[2] == "asyncio":
 sys.stderr = sys.stdout
 resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
 from rsws.gateway.process.lifecycle import run
-from rsws.gateway.server import Server
+from rsws.gateway.process.single import SingleProcess
 from rsws.settings import Settings
-run(Server(Settings(port=0, redis_url=sys.argv[1], secret_key="k")), lambda server: print(server.url, flush=True))
+run(SingleProcess(Settings(port=0, redis_url=sys.argv[1], secret_key="k")), lambda it: print(it.url, flush=True))
 """
 
 
@@ -97,13 +97,13 @@ async def test_the_oldest_silent_one_makes_room(redis_server: RedisServer) -> No
         for number in range(6):
             silent.append(await stack.enter_async_context(Wire(server)))
             await silent[-1].send(b"GET / HTTP/1.1\r\n"[:number])
-            await until(lambda n=number: len(server.clients._silent) == min(n + 1, 4))  # type: ignore[misc]
+            await until(lambda n=number: len(server.server.clients._silent) == min(n + 1, 4))  # type: ignore[misc]
         assert await silent[0].read_to_end() == b""
         assert await silent[1].read_to_end() == b""
         await silent[2].send(b"GET /?token=k HTTP/1.1\r\n\r\n"[2:])
         assert (await silent[2].read_to_end()).startswith(b"HTTP/1.1 426")
         await client.nothing_more()
-        assert server.board.metrics.clients_turned_away == 2
+        assert server.server.board.metrics.clients_turned_away == 2
 
 
 @pytest.mark.usefixtures("narrow_door")
@@ -115,7 +115,7 @@ async def test_those_who_got_something_else_than_a_welcome_make_room_too(redis_s
             await wire.send(b"GET /healthz HTTP/1.1\r\n\r\n")
             while b"ok" not in wire.received:  # and it does not go then
                 assert await wire.read_some()
-        assert len(server.clients._dismissed) <= 4
+        assert len(server.server.clients._dismissed) <= 4
         async with connect(server) as other:
             await other.nothing_more()
         await client.nothing_more()
@@ -129,13 +129,13 @@ async def test_clients_that_close_are_not_cut_off(redis_server: RedisServer) -> 
         for wire in wires:
             await wire.handshake()
             assert await wire.text() == WELCOME
-        for session in list(server.clients.sessions):
+        for session in list(server.server.clients.sessions):
             session.close(CloseCode.GOING_AWAY, "bye")
         for _ in range(8):
             await stack.enter_async_context(Wire(server))
-        await until(lambda: len(server.clients._silent) == 4)
+        await until(lambda: len(server.server.clients._silent) == 4)
         assert [await wire.close_code() for wire in wires] == [1001] * 4
-        assert len(server.clients._ending) == 4
+        assert len(server.server.clients._ending) == 4
 
 
 # --- wrong tokens ---
@@ -164,9 +164,9 @@ async def test_who_has_the_token_does_not_wait(redis_server: RedisServer) -> Non
         async with connect(server) as client:
             await client.nothing_more()
         assert wire.received == b""
-        assert len(server.clients._dismissed) == 1
+        assert len(server.server.clients._dismissed) == 1
         assert (await http(server, "/healthz"))[0] == 200
-    assert not server.clients._dismissed
+    assert not server.server.clients._dismissed
 
 
 @pytest.mark.usefixtures("wrong_for_long", "narrow_door")
@@ -177,8 +177,8 @@ async def test_no_more_than_the_door_holds_wait_for_their_refusal(redis_server: 
         for _ in range(12):
             wire = await stack.enter_async_context(Wire(server))
             await wire.send(gateway_kit.handshake("/?token=wrong"))
-        await until(lambda: server.board.metrics.tokens_refused == 13)
-        assert len(server.clients._dismissed) <= 4
+        await until(lambda: server.server.board.metrics.tokens_refused == 13)
+        assert len(server.server.clients._dismissed) <= 4
         async with connect(server) as client:
             await client.nothing_more()
 
@@ -193,7 +193,7 @@ async def test_a_refusal_that_waited_is_the_same(
     async with gateway(redis_server.url) as server:
         for _ in range(FREE_TRIES + 12):
             await refused(server)
-        assert server.board.metrics.tokens_refused == FREE_TRIES + 12
+        assert server.server.board.metrics.tokens_refused == FREE_TRIES + 12
     said = [record.getMessage() for record in caplog.records if "token refused" in record.getMessage()]
     assert len(said) == 1
     assert said[0].startswith("token refused client=127.0.0.1:")
@@ -237,7 +237,7 @@ def test_a_line_of_a_crowd_is_said_now_and_then(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 5.0
-    monkeypatch.setattr("rsws.gateway.process.logs.time.monotonic", lambda: now)
+    monkeypatch.setattr("rsws.gateway.logs.time.monotonic", lambda: now)
     line = NowAndThen(logging.getLogger("rsws.gateway"))
     for now in (5.0, 5.1, 14.9, 15.0, 15.1, 30.0):
         line.warning("at=%.1f", now)

@@ -33,7 +33,7 @@ from kit.gateway import (
 )
 from kit.support import RedisServer
 from rsws.gateway import clients
-from rsws.gateway.server import Server
+from rsws.gateway.process.single import SingleProcess
 from rsws.gateway.websocket import connection
 from rsws.gateway.websocket.connection import REPLIES_ROOM, ClientConnection
 from rsws.gateway.websocket.frames import text_frame
@@ -69,7 +69,7 @@ def alive(*kinds: type) -> list[str]:
     return [repr(each) for each in gc.get_objects() if isinstance(each, kinds)]
 
 
-async def welcomed(stack: AsyncExitStack, server: Server, **options: Any) -> Wire:
+async def welcomed(stack: AsyncExitStack, server: SingleProcess, **options: Any) -> Wire:
     """A client that has read its first frame."""
     wire = await stack.enter_async_context(Wire(server, **options))
     await wire.handshake()
@@ -100,7 +100,7 @@ async def test_bytes_right_behind_the_handshake(
     async with gateway(redis_server.url) as server, AsyncExitStack() as stack:
         others = [await welcomed(stack, server) for _ in range(3)]
         wire = await stack.enter_async_context(Wire(server))
-        await until(lambda: len(server.clients._connections) == 4)
+        await until(lambda: len(server.server.clients._connections) == 4)
         for other in others[:2]:
             other.socket.send(PING)
         hello = asyncio.create_task(wire.handshake(f"/?token={token}", and_send=behind))
@@ -114,7 +114,7 @@ async def test_bytes_right_behind_the_handshake(
             assert await wire.text() == WELCOME
             if behind.startswith(PING):
                 assert await wire.text() == PONG
-        for each in list(server.clients._connections):
+        for each in list(server.server.clients._connections):
             each.check_alive(asyncio.get_running_loop().time() + 30, 20, 60)
         if code is not None:
             assert await wire.close_code() == code
@@ -146,14 +146,14 @@ async def test_a_handshake_in_two_parts_and_a_request_behind_it(redis_server: Re
         for size in (1, 30, len(whole) - 3, len(whole) - 2, len(whole) - 1):
             async with Wire(server) as wire:
                 await wire.send(whole[:size])
-                await until(lambda: any(each._request for each in server.clients._connections))
+                await until(lambda: any(each._request for each in server.server.clients._connections))
                 await wire.send(whole[size:] + PING[:7])
                 while WELCOME.encode() not in wire.received:
                     assert await wire.read_some()
                 await wire.send(PING[7:])
                 while PONG.encode() not in wire.received:
                     assert await wire.read_some()
-            await until(lambda: not server.clients._connections)
+            await until(lambda: not server.server.clients._connections)
 
 
 # --- what is left of it ---
@@ -210,7 +210,7 @@ async def test_a_connection_that_ends_leaves_no_parser_behind(redis_server: Redi
                     await wire.handshake(f"/?token={token}", headers=headers)
                     await wire.send(sent)
                     await wire.frame()
-        await until(lambda: not server.clients._connections)
+        await until(lambda: not server.server.clients._connections)
         assert alive(Protocol) == []
 
 
@@ -238,10 +238,10 @@ async def test_what_is_no_handshake_leaves_no_parser_behind(redis_server: RedisS
         for _ in range(3):
             async with Wire(server) as wire:
                 await wire.send(sent)
-                await until(lambda: server.clients._connections)
+                await until(lambda: server.server.clients._connections)
                 if b"\r\n\r\n" in sent:
                     await wire.read_to_end()
-            await until(lambda: not server.clients._connections)
+            await until(lambda: not server.server.clients._connections)
         assert alive(Protocol) == []
 
 
@@ -252,10 +252,10 @@ async def test_no_timer_keeps_what_has_gone(redis_server: RedisServer) -> None:
         async def visit(token: str) -> type:
             async with Wire(server) as wire:
                 await wire.handshake(f"/?token={token}")
-                [visitor] = server.clients._connections
+                [visitor] = server.server.clients._connections
                 await wire.send(CLOSE)
                 await wire.frame()
-            await until(lambda: not server.clients._connections)
+            await until(lambda: not server.server.clients._connections)
             return type(visitor.transport)
 
         kind = await visit(KEY)
@@ -284,13 +284,13 @@ async def test_who_does_not_come_to_a_handshake_is_cut_off(
 ) -> None:
     async with gateway(redis_server.url) as server, connect(server) as client, Wire(server) as wire:
         await wire.send(start)
-        await until(lambda: len(server.clients._connections) == 2)
+        await until(lambda: len(server.server.clients._connections) == 2)
         async with asyncio.timeout(PATIENCE_S):
             with suppress(ConnectionError):
-                while len(server.clients._connections) == 2:
+                while len(server.server.clients._connections) == 2:
                     await wire.send(more)
                     await asyncio.sleep(0.01)
-        await until(lambda: len(server.clients._connections) == 1)
+        await until(lambda: len(server.server.clients._connections) == 1)
         await client.nothing_more()
 
 
@@ -303,8 +303,8 @@ async def test_a_silent_subscriber_gets_all_that_was_written_when_it_is_closed(
     async with Wire(server, 4096) as wire:
         await wire.handshake()
         await wire.send(request(action="subscribe", channel=channel))
-        await until(lambda: [each.buffered_bytes > 10_000 for each in server.clients.sessions] == [True])
-        [subscriber] = server.clients.sessions
+        await until(lambda: [each.buffered_bytes > 10_000 for each in server.server.clients.sessions] == [True])
+        [subscriber] = server.server.clients.sessions
         stopping = asyncio.create_task(server.stop())
         await until(lambda: not subscriber.is_open)
         buffered = subscriber.buffered_bytes
@@ -329,7 +329,7 @@ async def test_who_never_asked_for_anything_does_not_delay_the_end(
     server = await new_server(redis_server.url, shutdown_timeout_s=600).__aenter__()
     async with Wire(server) as wire:
         await wire.send(sent)
-        await until(lambda: server.clients._connections)
+        await until(lambda: server.server.clients._connections)
         async with connect(server) as client, asyncio.timeout(PATIENCE_S):
             stopping = asyncio.create_task(server.stop())
             assert (await client.closed())[0] == 1001
@@ -346,7 +346,7 @@ async def test_who_pings_and_does_not_read_is_not_read(redis_server: RedisServer
     async with gateway(redis_server.url) as server, Wire(server, 4096) as wire:
         await wire.handshake()
         assert await wire.text() == WELCOME
-        [flooding] = server.clients.sessions
+        [flooding] = server.server.clients.sessions
         flood = asyncio.create_task(wire.send(frame(b"x" * 125, 9) * pings))
         await until(lambda: not flooding.transport.is_reading())
         assert flooding.buffered_bytes <= REPLIES_ROOM * server.settings.high_water_bytes + READ_BYTES
@@ -377,7 +377,7 @@ async def test_what_is_offered_in_one_turn_leaves_in_two_writes(redis_server: Re
     async with gateway(redis_server.url) as server, Wire(server) as wire:
         await wire.handshake()
         assert await wire.text() == WELCOME
-        [subscriber] = server.clients.sessions
+        [subscriber] = server.server.clients.sessions
         counting = Counting(subscriber.transport)
         subscriber.transport = cast(asyncio.Transport, counting)
         for turn in range(1, 4):
@@ -397,7 +397,7 @@ async def test_one_that_can_not_be_written_to_does_not_stop_the_others(
 
     async with gateway(redis_server.url) as server, AsyncExitStack() as stack:
         wires = [await welcomed(stack, server) for _ in range(3)]
-        connections = list(server.clients.sessions)
+        connections = list(server.server.clients.sessions)
 
         def flush_or_not(self: ClientConnection) -> None:
             if self is connections[1]:
@@ -412,7 +412,7 @@ async def test_one_that_can_not_be_written_to_does_not_stop_the_others(
             await wire.send(PING)
             assert await wire.text() == PONG
         assert await wires[1].read_to_end() == b""
-        await until(lambda: len(server.clients.sessions) == 2)
+        await until(lambda: len(server.server.clients.sessions) == 2)
     assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [ZeroDivisionError]
 
 
@@ -446,7 +446,7 @@ async def test_odd_http_is_answered_once(
     assert caplog.text == ""
 
 
-async def ask(server: Server, method: str, path: str) -> tuple[int, dict[str, str], str]:
+async def ask(server: SingleProcess, method: str, path: str) -> tuple[int, dict[str, str], str]:
     """Status, headers and body of a plain HTTP request."""
     async with Wire(server) as wire:
         await wire.send(f"{method} {path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())

@@ -30,7 +30,7 @@ from kit.gateway import (
     until,
 )
 from kit.support import RedisServer, free_port
-from rsws.gateway.server import Server
+from rsws.gateway.process.single import SingleProcess
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -208,12 +208,12 @@ def sampled(*measures: Callable[[], int]) -> Iterator[list[int]]:
         handle.cancel()
 
 
-def buffered(server: Server) -> int:
+def buffered(server: SingleProcess) -> int:
     """What the gateway holds for its clients, in all."""
-    return sum(connection.buffered_bytes for connection in server.clients.sessions)
+    return sum(connection.buffered_bytes for connection in server.server.clients.sessions)
 
 
-async def stalled(server: Server, wire: Wire, *subscribe: bytes) -> None:
+async def stalled(server: SingleProcess, wire: Wire, *subscribe: bytes) -> None:
     """Subscribe, and read the first replies but not one byte more."""
     await wire.handshake()
     await wire.send(b"".join(subscribe))
@@ -392,7 +392,7 @@ async def test_who_asks_for_much_and_goes_leaves_nothing_under_way(own_redis: Re
                 await client.send(action="subscribe", channel=channel, last=19_000 - number)
             before = command_calls(own_redis, "xrevrange")
             await until(lambda: command_calls(own_redis, "xrevrange") > before + 5)
-        await until(lambda: not server.clients.sessions)
+        await until(lambda: not server.server.clients.sessions)
         await asyncio.sleep(0.02)
         stopped = command_calls(own_redis, "xrevrange")
         await asyncio.sleep(0.05)

@@ -104,7 +104,7 @@ async def test_nothing_of_a_refused_client_is_looked_at(
                 while True:
                     await wire.send(FLOOD)
         assert parsed.total() == 0
-        assert all(each._ignored_bytes < IGNORED_BYTES + MIB for each in server.clients._connections)
+        assert all(each._ignored_bytes < IGNORED_BYTES + MIB for each in server.server.clients._connections)
 
 
 @async_test
@@ -113,7 +113,7 @@ async def test_a_client_that_is_refused_is_gone_as_soon_as_it_has_read_why(redis
         async with connect(server, "/?token=wrong", welcome=False) as client:
             assert await client.text() == '{"error":"Unauthorized","status":401}'
             assert await client.closed() == (1008, "Unauthorized")
-        await until(lambda: not server.clients._connections)
+        await until(lambda: not server.server.clients._connections)
 
 
 @async_test
@@ -123,12 +123,12 @@ async def test_long_messages_are_read_one_in_a_turn(redis_server: RedisServer, c
         wires = [await stack.enter_async_context(Wire(server)) for _ in range(4)]
         for wire in wires:
             await wire.handshake()
-        turn = server.clients.turn
+        turn = server.server.clients.turn
 
         def note(connection: ClientConnection) -> None:
             seen.append(turn())
 
-        for connection, session in server.clients.sessions.items():
+        for connection, session in server.server.clients.sessions.items():
             heard = session.text_received
 
             class Handler:
@@ -179,8 +179,8 @@ async def test_those_who_flood_wait_while_much_is_waiting_and_others_do_not(
                 for number in range(messages)
                 for each in flood
             ]
-            commands = server._store.commands
-            await until(lambda: server._store.is_crowded)
+            commands = server.server.store.commands
+            await until(lambda: server.server.store.is_crowded)
             for number in range(20):
                 await honest.send(action="publish", channel=channel, data=number, messageId=str(number))
             for _ in range(100):
@@ -194,7 +194,7 @@ async def test_those_who_flood_wait_while_much_is_waiting_and_others_do_not(
         for number in range(messages):
             for each in flood:
                 assert (await each.next())["messageId"] == str(number)
-        assert server.clients.turns.busy_clients == 0
+        assert server.server.clients.turns.busy_clients == 0
 
 
 @async_test
@@ -203,12 +203,12 @@ async def test_one_who_leaves_with_requests_under_way_is_busy_no_more(own_redis:
         async with connect(server) as client:
             with paused(own_redis):
                 await client.send(action="publish", channel=channel, data=1, messageId="1")
-                await until(lambda: server.clients.turns.busy_clients == 1)
+                await until(lambda: server.server.clients.turns.busy_clients == 1)
                 await client.websocket.close()
-                await until(lambda: not server.clients.sessions)
-                assert server.clients.turns.busy_clients == 0
+                await until(lambda: not server.server.clients.sessions)
+                assert server.server.clients.turns.busy_clients == 0
         await until(lambda: own_redis.call("XLEN", channel) == 1)
-        assert server.clients.turns.busy_clients == 0
+        assert server.server.clients.turns.busy_clients == 0
 
 
 # --- memory ---
@@ -224,10 +224,10 @@ async def test_however_many_subscriptions_a_client_has_it_is_written_one_page_at
     async with gateway(redis_server.url) as server, Wire(server, receive_buffer_bytes=4096) as wire:
         await wire.handshake()
         await wire.send(b"".join(request(action="subscribe", channel=each) for each in channels))
-        await until(lambda: server.clients.sessions)
-        (connection,) = server.clients.sessions
+        await until(lambda: server.server.clients.sessions)
+        (connection,) = server.server.clients.sessions
         most = 0
-        await until(lambda: len(server._hub.channels) == len(channels) and connection.buffered_bytes)
+        await until(lambda: len(server.server.hub.channels) == len(channels) and connection.buffered_bytes)
         for _ in range(200):
             most = max(most, connection.buffered_bytes)
             await asyncio.sleep(0.001)
@@ -252,7 +252,7 @@ async def test_a_channel_that_can_not_be_read_keeps_no_other_of_the_client_waiti
         await client.subscribe(channel, lastMessageId="$")
         redis_server.call("DEL", channel)
         redis_server.call("SET", channel, "no stream")
-        (room,) = server._hub.channels
+        (room,) = server.server.hub.channels
         (listener,) = room.listeners
         room.live.discard(listener)
         room.reopen(type(room.cursor)(room.cursor.ms + 1, 0))  # it has to read a page, which fails

@@ -23,8 +23,8 @@ import uvloop
 
 from kit.gateway import KEY, frame, handshake
 from kit.load import allow_open_files, tap
+from kit.support import MIB
 
-MIB = 1024 * 1024
 BIG = json.dumps("x" * 1_000_000)
 SMALL = json.dumps("y" * 50)
 SILENT = 200

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
@@ -18,7 +19,8 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection, serve
 
 from rsws.client import Client, Subscription, connect
-from rsws.protocol import Message, Reply, StreamId, Subscribed, encode_reply
+from rsws.errors import Outcome
+from rsws.protocol import ErrorAck, Message, Reply, StreamId, Subscribed, encode_reply
 
 SECRET = "s3cret/+&="
 WELCOME = '{"status":"connected","message":"Welcome!"}'
@@ -136,3 +138,22 @@ async def scripted(port: int = 0) -> AsyncIterator[Script]:
 async def connected(**options: Any) -> AsyncIterator[tuple[Script, Peer, Client]]:
     async with scripted() as script, connect(script.url, token=SECRET, **options) as client:
         yield script, await script.peer(), client
+
+
+def assert_no_token(error: BaseException) -> None:
+    text = "".join(traceback.format_exception(error)) + repr(error) + str(error)
+    assert "s3cret" not in text
+
+
+def refused(code: str, outcome: Outcome = Outcome.NOT_STORED) -> ErrorAck:
+    return ErrorAck("m", f"says {code}", code, outcome)
+
+
+UNKNOWN = refused("redis_unavailable", Outcome.UNKNOWN)
+
+
+async def sending_stops(client: Client) -> None:
+    left = -1
+    while left != len(client._link._outbox) or not client._link._connection.paused:
+        left = len(client._link._outbox)
+        await asyncio.sleep(0.02)

@@ -30,13 +30,15 @@ from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import ConnectionClosed
 
 from kit.support import RedisServer
-from rsws.gateway.server import Server
+from rsws.gateway.process.single import SingleProcess
 from rsws.settings import Settings
 
 P = ParamSpec("P")
 
 KEY = "k"
 WELCOME = '{"status":"connected","message":"Welcome!"}'
+UNAUTHORIZED = '{"error":"Unauthorized","status":401}'
+FORMAT_TEXT = "Format publish salah. Wajib ada: channel, data, messageId"
 PATIENCE_S = 15.0
 """How long anything that has to come may take."""
 
@@ -70,15 +72,15 @@ def async_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None
 
 
 @asynccontextmanager
-async def gateway(redis_url: str, **settings: Any) -> AsyncIterator[Server]:
+async def gateway(redis_url: str, **settings: Any) -> AsyncIterator[SingleProcess]:
     """A gateway on a free port."""
     async with new_server(redis_url, **settings) as server:
         yield server
 
 
-def new_server(redis_url: str, **settings: Any) -> Server:
+def new_server(redis_url: str, **settings: Any) -> SingleProcess:
     defaults: dict[str, Any] = {"port": 0, "redis_url": redis_url, "secret_key": KEY}
-    return Server(Settings(**defaults | settings))
+    return SingleProcess(Settings(**defaults | settings))
 
 
 async def until(condition: Callable[[], object], what: str = "the condition", within_s: float = PATIENCE_S) -> None:

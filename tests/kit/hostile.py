@@ -12,16 +12,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kit.attacks import ATTACKS
 from kit.checker import History, Log, Sent, decode, stream_of
 from kit.gateway import KEY, add
 from kit.load import GatewayProcess, message, tap
-from kit.support import RedisServer, RswsProcess
-
-if TYPE_CHECKING:
-    from prove import Proof
+from kit.proofs.proof import Proof
+from kit.support import MIB, RedisServer, RswsProcess
 
 SUBSCRIBERS, PUBLISHERS = 200, 20
 CHANNELS = [f"honest-{number}" for number in range(PUBLISHERS)]
@@ -32,7 +29,6 @@ PATIENCE_S = 60.0
 """For what is late: it is not lost then."""
 FILES = 500
 """What the gateway may open: less than honest and hostile ones would take together."""
-MIB = 1024 * 1024
 NOTICEABLE_S = 0.050
 """A p99 below it is no harm, whatever it was before: all parties share the machine, and it may have two cores."""
 BUSY = 0.25

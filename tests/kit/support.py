@@ -29,6 +29,7 @@ from redis.retry import Retry
 
 T = TypeVar("T")
 StreamName = Literal["stdout", "stderr"]
+MIB = 1024 * 1024
 
 # Below the ports that the kernel gives to outgoing connections, so that none of those takes ours in between.
 _PORTS = range(20_000, 32_000)

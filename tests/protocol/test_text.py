@@ -17,7 +17,7 @@ import pytest
 
 from kit.cli import fake_gateway
 from kit.support import RswsProcess, run_rsws
-from rsws.gateway.process import logs
+from rsws.gateway import logs
 from rsws.text import SHOWN_CHARACTERS, SafeFormatter, excerpt, safe, safe_lines
 
 EVIL = "\x1b]52;c;ZXZpbA==\x07\x9b2J\u202e\r\n2026-01-01T00:00:00.000Z INFO    rsws.gateway forged"

@@ -1,0 +1,73 @@
+"""What the tests of the rooms that talk to Redis share: to run them, and to see what they do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from kit.support import RedisServer
+from rsws.errors import (
+    StoreError,
+)
+from rsws.protocol import StreamId
+from rsws.streams.link import Link, RedisTarget
+from rsws.streams.reader import Reader
+from rsws.streams.store import Once, Store, Stored
+
+TOP = 2**64 - 1
+PAGE_BYTES = 64 * 1024
+
+
+def target_of(redis: RedisServer, timeout_s: float = 5.0) -> RedisTarget:
+    return RedisTarget(redis.url, timeout_s)
+
+
+@asynccontextmanager
+async def running(*rooms: Link | Store | Reader) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(room.run()) for room in rooms]
+    try:
+        await asyncio.sleep(0)  # each has run up to its first wait
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+
+
+@asynccontextmanager
+async def running_store(redis: RedisServer, timeout_s: float = 5.0) -> AsyncIterator[Store]:
+    store = Store(target_of(redis, timeout_s), lambda cause: None)
+    async with running(store):
+        yield store
+
+
+def appended(store: Store, channel: str, data: bytes, once: Once | None = None) -> asyncio.Future[Stored | StoreError]:
+    """What becomes of an append; a second result would raise."""
+    future: asyncio.Future[Stored | StoreError] = asyncio.get_running_loop().create_future()
+    store.append(channel, data, future.set_result, once)
+    return future
+
+
+async def stored(store: Store, channel: str, data: bytes = b"1") -> StreamId:
+    result = await appended(store, channel, data)
+    assert isinstance(result, Stored)
+    assert not result.duplicate
+    return result.id
+
+
+def parsed(ids: list[str]) -> list[StreamId]:
+    return [StreamId.parse(text) for text in ids]
+
+
+def sent_by(redis: RedisServer) -> int:
+    """Bytes that it has sent to anybody."""
+    sent: int = redis.client.info("stats")["total_net_output_bytes"]
+    return sent
+
+
+def waiting_at_ends(redis: RedisServer) -> int:
+    """How many connections wait at the ends of streams."""
+    clients = redis.client.client_list(_type="normal")
+    return sum(client["name"] == "rsws-ends" and "b" in client["flags"] for client in clients)

@@ -1,0 +1,449 @@
+"""The reader on a real Redis: what is delivered, in which order, and what interrupts it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from kit.faults import Proxy, command_calls
+from kit.gateway import add, async_test, until
+from kit.streams import parsed, running, target_of, waiting_at_ends
+from kit.support import RedisServer, free_port
+from rsws.errors import (
+    StoreError,
+)
+from rsws.protocol import ZERO, StreamId
+from rsws.streams import link as link_module
+from rsws.streams import reader as reader_module
+from rsws.streams.link import RedisTarget
+from rsws.streams.reader import Reader
+from rsws.streams.store import Entry
+
+
+@dataclass
+class _Follower:
+    """Hands what comes of one stream to :class:`Following`."""
+
+    owner: Following
+    name: str
+    after: StreamId
+
+    def deliver(self, entries: list[Entry]) -> None:
+        assert entries
+        self.owner.on_delivery(entries)
+        self.owner.delivered[self.name].extend([entry.id for entry in entries])
+
+    def unreadable(self, error: StoreError) -> None:
+        self.owner.unreadable.append(self.name)
+
+    def interrupted(self) -> None:
+        self.owner.interruptions += 1
+        if self.owner.goes_on:
+            delivered = self.owner.delivered[self.name]
+            self.owner.follow(self.name, delivered[-1] if delivered else self.after)
+
+
+class Following:
+    """A reader and what it has delivered, by channel."""
+
+    def __init__(self, redis: RedisServer, timeout_s: float = 5.0) -> None:
+        self.reader = Reader(target_of(redis, timeout_s))
+        self.on_delivery: Callable[[list[Entry]], object] = lambda entries: None
+        self.delivered: dict[str, list[StreamId]] = {}
+        self.unreadable: list[str] = []
+        self.interruptions = 0
+        self.goes_on = True
+        """Whether what was interrupted is followed again at once."""
+
+    def follow(self, name: str, after: StreamId = ZERO) -> None:
+        self.delivered.setdefault(name, [])
+        self.reader.follow(name, after, _Follower(self, name, after))
+
+    def unfollow(self, name: str) -> None:
+        self.reader.unfollow(name)
+        del self.delivered[name]
+
+    def is_at_rest(self, name: str) -> bool:
+        """Whether it was read to its end, and Redis says when there is more."""
+        return self.reader._followed[name.encode()].at_rest
+
+    async def until(self, name: str, ids: list[StreamId]) -> None:
+        await until(lambda: len(self.delivered[name]) >= len(ids), f"{len(ids)} entries of {name}")
+        assert self.delivered[name] == ids
+
+
+@asynccontextmanager
+async def following(redis: RedisServer, timeout_s: float = 5.0) -> AsyncIterator[Following]:
+    room = Following(redis, timeout_s)
+    async with running(room.reader):
+        yield room
+
+
+@async_test
+async def test_everything_after_a_position_is_delivered_in_order_once(redis_server: RedisServer, channel: str) -> None:
+    ids = parsed(add(redis_server, channel, *["1"] * 1000))
+    async with following(redis_server) as room:
+        room.follow(channel, ids[99])
+        await room.until(channel, ids[100:])
+        for _ in range(20):
+            ids += parsed(add(redis_server, channel, *["2"] * 100))
+        await room.until(channel, ids[100:])
+        ids += parsed(await asyncio.to_thread(add, redis_server, channel, *["3"] * 5000))  # while it reads
+        await room.until(channel, ids[100:])
+        assert room.interruptions == 0
+
+
+@async_test
+async def test_channels_are_added_and_removed_while_others_are_read(redis_server: RedisServer, channel: str) -> None:
+    names = [f"{channel}-{index}" for index in range(200)]
+    async with following(redis_server) as room:
+        expected: dict[str, list[StreamId]] = {}
+        for index, name in enumerate(names):
+            room.follow(name)
+            expected[name] = parsed(add(redis_server, name, "1"))
+            await room.until(name, expected[name])
+            if index % 5 == 4:
+                room.unfollow(names[index - 2])
+                del expected[names[index - 2]]
+        for index in range(4, 200, 5):
+            add(redis_server, names[index - 2], "2")
+        for name in reversed(names):
+            if name in expected:
+                expected[name] += parsed(add(redis_server, name, "3"))
+                await room.until(name, expected[name])
+        assert room.delivered == expected
+
+
+@async_test
+async def test_nothing_is_delivered_after_unfollow(redis_server: RedisServer, channel: str) -> None:
+    other = f"{channel}-other"
+    async with following(redis_server) as room:
+        room.follow(channel)
+        room.follow(other)
+        ids = parsed(add(redis_server, channel, "1"))
+        await room.until(channel, ids)
+        ids += parsed(add(redis_server, channel, *["2"] * 1000))
+        room.reader.unfollow(channel)  # Redis has answered the read that is under way
+        await room.until(other, parsed(add(redis_server, other, "1")))
+        assert len(room.delivered.pop(channel)) == 1
+        dropped = []
+        for _ in range(5):  # what was read for an earlier position is dropped
+            room.follow(channel)
+            await asyncio.sleep(0)
+            dropped.append((room.delivered[channel], len(room.delivered[channel])))
+            room.unfollow(channel)
+        room.follow(channel, ids[499])
+        await room.until(channel, ids[500:])
+        assert all(len(delivered) == size for delivered, size in dropped)
+
+
+@async_test
+async def test_nothing_is_delivered_after_unfollow_at_an_end(redis_server: RedisServer, channel: str) -> None:
+    (last,) = add(redis_server, channel, "1")
+    redis_server.call("XDEL", channel, last)
+    async with following(redis_server) as room:
+        room.follow(channel, StreamId.parse(last))
+        room.unfollow(channel)  # before it has come to the end
+        other = f"{channel}-other"
+        room.follow(other)
+        await room.until(other, parsed(add(redis_server, other, "1")))
+        assert waiting_at_ends(redis_server) == 0
+        room.follow(channel, StreamId.parse(last))
+        delivered = room.delivered[channel]
+        await until(lambda: waiting_at_ends(redis_server) == 1)
+        add(redis_server, channel, "2")
+        room.unfollow(channel)  # Redis has answered
+        await until(lambda: waiting_at_ends(redis_server) == 0)
+        await room.until(other, room.delivered[other] + parsed(add(redis_server, other, "1")))
+        assert delivered == []
+
+
+@async_test
+async def test_what_follows_at_once_is_read_together(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    async with following(redis_server) as room:
+        room.follow(channel)
+        ids = parsed(add(redis_server, channel, *["1"] * 3))
+        await room.until(channel, ids)
+        monkeypatch.setattr("rsws.streams.reader.GATHER_S", 0.3)
+        room.on_delivery = lambda entries: batches.append(len(entries))
+        for _ in range(5):
+            ids += parsed(add(redis_server, channel, "1"))
+            await asyncio.sleep(0.01)
+        await room.until(channel, ids)
+        assert sum(batches) == 5
+        assert len(batches) <= 2
+
+
+@async_test
+async def test_a_message_costs_the_same_however_many_channels_are_followed(
+    redis_server: RedisServer, channel: str
+) -> None:
+    names = [f"{channel}-{index}" for index in range(3000)]
+    async with following(redis_server) as room:
+        for name in names:
+            room.follow(name)
+        await room.until(names[-1], parsed(add(redis_server, names[-1], "1")))
+        before = [command_calls(redis_server, name) for name in ("xread", "xrange", "evalsha", "eval")]
+        for name in names[:10]:
+            await room.until(name, parsed(add(redis_server, name, "1")))
+        after = [command_calls(redis_server, name) for name in ("xread", "xrange", "evalsha", "eval")]
+        assert [now - then for now, then in zip(after, before, strict=True)] == [0, 10, 0, 0]
+
+
+@async_test
+async def test_a_read_that_is_behind_is_bounded_in_bytes_whatever_came_before(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "READ_BYTES", 100_000)
+    sizes: list[int] = []
+    async with following(redis_server) as room:
+        room.on_delivery = lambda entries: sizes.append(sum(len(entry.data or b"") for entry in entries))
+        ids = parsed(add(redis_server, channel, *["1"] * 500, *["x" * 10_000] * 300, *["1"] * 500))
+        room.follow(channel)
+        await room.until(channel, ids)
+    assert max(sizes) < 100_000 + 10_000
+    assert room.interruptions == 0
+
+
+@pytest.mark.parametrize("how", ["deleted", "made anew", "renamed over", "flushed"])
+@async_test
+async def test_a_stream_that_is_another_one_interrupts(own_redis: RedisServer, channel: str, how: str) -> None:
+    own_redis.call("XADD", "other", "5-0", "messageData", "1")
+    async with following(own_redis) as room:
+        room.goes_on = False
+        room.follow(channel, parsed(add(own_redis, channel, "1"))[0])
+        await until(lambda: room.is_at_rest(channel))
+        match how:
+            case "deleted":
+                own_redis.call("DEL", channel)
+            case "made anew":
+                with own_redis.client.pipeline(transaction=True) as together:
+                    together.delete(channel)
+                    together.xadd(channel, {"messageData": "2"}, id="5-0")
+                    together.execute()
+            case "renamed over":
+                own_redis.call("RENAME", "other", channel)
+            case _:
+                own_redis.call("FLUSHALL")
+        await until(lambda: room.interruptions == 1)
+
+
+@pytest.mark.parametrize("empty", [("XTRIM", "MAXLEN", 0), ("XDEL",)], ids=["trimmed", "deleted"])
+@async_test
+async def test_the_first_entry_of_an_emptied_stream_is_the_next_one(
+    redis_server: RedisServer, channel: str, empty: tuple[str, ...]
+) -> None:
+    async with following(redis_server) as room:
+        room.follow(channel)
+        ids: list[StreamId] = []
+        for _ in range(5):
+            ids += parsed(add(redis_server, channel, "1"))
+            await room.until(channel, ids)
+            what = [str(ids[-1])] if empty == ("XDEL",) else []
+            redis_server.call(empty[0], channel, *empty[1:], *what)
+            await until(lambda: waiting_at_ends(redis_server) == 1)
+    assert room.interruptions == 0
+
+
+@async_test
+async def test_entries_that_came_and_went_before_they_were_read(redis_server: RedisServer, channel: str) -> None:
+    """The stream looks as if nothing had come, or as if only the last had."""
+    for left in (0, 1):
+        name = f"{channel}-{left}"
+        async with following(redis_server) as room:
+            room.goes_on = False
+            room.follow(name, parsed(add(redis_server, name, "1"))[0])
+            await until(lambda: room.is_at_rest(name))  # noqa: B023
+            add(redis_server, name, "2", "3")
+            redis_server.call("XTRIM", name, "MAXLEN", left)  # all before the event loop has a turn
+            await until(lambda: room.interruptions == 1)
+            assert room.delivered[name] == []
+
+
+@async_test
+async def test_a_stream_of_one_entry_is_read_without_gaps_once_that_is_known(
+    redis_server: RedisServer, channel: str
+) -> None:
+    async def renew() -> StreamId:
+        await until(lambda: waiting_at_ends(redis_server) == 1)
+        return StreamId.from_redis(redis_server.call("XADD", channel, "MAXLEN", 1, "*", "messageData", "1"))
+
+    async with following(redis_server) as room:
+        room.goes_on = False
+        room.follow(channel, parsed(add(redis_server, channel, "1"))[0])
+        await until(lambda: room.is_at_rest(channel))
+        id_ = redis_server.call("XADD", channel, "MAXLEN", 1, "*", "messageData", "1")
+        await until(lambda: room.interruptions == 1)
+        room.follow(channel, StreamId.from_redis(id_))
+        ids = []
+        for _ in range(5):
+            ids.append(await renew())
+            await until(lambda: room.delivered[channel][-1:] == ids[-1:])
+        assert room.interruptions == 1
+        # Two at once, the first of which stays: from now on Redis says when there is more.
+        ids += parsed(add(redis_server, channel, "2", "3"))
+        await until(lambda: room.delivered[channel][-1:] == ids[-1:])
+        await until(lambda: room.is_at_rest(channel))
+        assert room.interruptions == 1
+
+
+@async_test
+async def test_a_redis_that_refuses_is_not_asked_all_the_time(own_redis: RedisServer) -> None:
+    async with following(own_redis) as room:
+        room.follow("a")
+        await room.until("a", ids := parsed(add(own_redis, "a", "1")))
+        own_redis.call("CONFIG", "SET", "replica-serve-stale-data", "no")
+        own_redis.call("REPLICAOF", "127.0.0.1", free_port())  # MASTERDOWN to every read, as LOADING would be
+        own_redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await asyncio.sleep(0.3)
+        statistics = own_redis.call("INFO", "commandstats")
+        own_redis.call("REPLICAOF", "NO", "ONE")
+        asked = re.search(rb"cmdstat_xrange:calls=([0-9]+),.*rejected_calls=([0-9]+)", statistics)
+        assert asked is not None
+        assert int(asked[2]) > 0
+        assert int(asked[1]) + int(asked[2]) < 20
+        await room.until("a", ids + parsed(add(own_redis, "a", "2")))
+
+
+@async_test
+async def test_the_reader_survives_its_connection(redis_server: RedisServer, channel: str) -> None:
+    async with following(redis_server) as room:
+        room.follow(channel)
+        ids: list[StreamId] = []
+        for _ in range(4):
+            ids += parsed(add(redis_server, channel, "1", "2"))
+            await room.until(channel, ids)
+            redis_server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            ids += parsed(add(redis_server, channel, "3"))  # whoever was told was told before
+        await room.until(channel, ids)
+        assert room.interruptions == 0
+
+
+@async_test
+async def test_what_is_followed_while_redis_is_away(own_redis: RedisServer) -> None:
+    async with following(own_redis) as room:
+        own_redis.stop()
+        await until(lambda: room.reader._link._up is False)
+        room.follow("a")
+        own_redis.start()
+        await room.until("a", parsed(add(own_redis, "a", "1")))
+
+
+@async_test
+async def test_what_was_trimmed_while_the_connection_was_down(own_redis: RedisServer) -> None:
+    async with Proxy(own_redis.port) as proxy:
+        room = Following(own_redis)
+        room.reader = Reader(RedisTarget(proxy.redis_url, 5.0))
+        async with running(room.reader):
+            room.goes_on = False
+            room.follow("a")
+            await room.until("a", parsed(add(own_redis, "a", "1")))
+            with proxy.refusing():
+                add(own_redis, "a", "2", "3")
+                own_redis.call("XTRIM", "a", "MAXLEN", 1)
+                await until(lambda: room.reader._link._up is False)
+                assert room.interruptions == 0
+            await until(lambda: room.interruptions == 1)
+
+
+@async_test
+async def test_the_reader_notices_a_redis_that_went_silent(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "IDLE_PING_S", 0.2)
+    async with following(own_redis, timeout_s=0.2) as room:
+        room.follow("a")
+        ids = parsed(add(own_redis, "a", "1"))
+        await room.until("a", ids)
+        own_redis.pause()
+        await until(lambda: room.reader._link._up is not True)
+        own_redis.resume()
+        ids += parsed(add(own_redis, "a", "2"))
+        await room.until("a", ids)
+
+
+@async_test
+async def test_one_bad_key_is_set_aside_and_tried_again(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "UNREADABLE_RETRY_S", 0.1)
+    good = f"{channel}-good"
+    redis_server.call("SET", channel, "x")
+    async with following(redis_server) as room:
+        room.follow(channel)
+        room.follow(good)
+        ids: list[StreamId] = []
+        for _ in range(5):
+            ids += parsed(add(redis_server, good, "1"))
+            await room.until(good, ids)
+        await until(lambda: len(room.unreadable) >= 3)
+        for number in range(100):  # it is in use as what it is, and nobody is told each time
+            redis_server.call("SET", channel, number)
+        assert len(room.unreadable) < 10
+        redis_server.call("DEL", channel)
+        await room.until(channel, parsed(add(redis_server, channel, "1")))
+        assert room.interruptions == 1
+        said = len(room.unreadable)
+        ids += parsed(add(redis_server, good, "1"))
+        await room.until(good, ids)
+        assert len(room.unreadable) == said
+        assert set(room.unreadable) == {channel}
+
+
+@async_test
+async def test_a_good_channel_among_many_bad_ones(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "REFUSED_S", 0.001)
+    bad = [f"{channel}-{index}" for index in range(100)]
+    for name in bad:
+        redis_server.call("SET", name, "x")
+    async with following(redis_server) as room:
+        for name in bad:
+            room.follow(name)
+        room.follow(channel)
+        await room.until(channel, parsed(add(redis_server, channel, "1")))
+        await until(lambda: len(room.unreadable) >= len(bad))
+        await asyncio.sleep(0.02)
+        assert sorted(room.unreadable) == sorted(bad)  # each once
+
+
+@async_test
+async def test_an_entry_that_is_gone_before_it_is_read(redis_server: RedisServer, channel: str) -> None:
+    async with following(redis_server) as room:
+        room.follow(channel)
+        with redis_server.client.pipeline(transaction=True) as together:
+            together.xadd(channel, {"messageData": "1"}, id="5-0")
+            together.xdel(channel, "5-0")
+            together.execute()
+        redis_server.call("XADD", channel, "6-0", "messageData", "2")
+        await room.until(channel, [StreamId(6, 0)])
+
+
+@async_test
+async def test_a_server_that_does_not_tell_what_changed(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.call("ACL", "SETUSER", "gateway", "on", ">secret", "~*", "+@all", "-client|tracking")
+    room = Following(own_redis)
+    room.reader = Reader(RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0))
+    names = [f"channel-{number}" for number in range(100)]
+    expected: dict[str, list[StreamId]] = {}
+    async with running(room.reader):
+        for name in names:
+            room.follow(name)
+        for _ in range(5):
+            for name in names:
+                expected[name] = expected.get(name, []) + parsed(add(own_redis, name, "1"))
+            for name in names:
+                await room.until(name, expected[name])
+        assert room.interruptions == 0
+    assert len([record for record in caplog.records if "does not tell" in record.getMessage()]) == 1

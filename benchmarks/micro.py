@@ -22,6 +22,7 @@ from typing import Any
 
 from websockets.frames import Frame, Opcode
 
+from rsws.frames import read_messages
 from rsws.gateway.access import Access
 from rsws.gateway.clients import Clients
 from rsws.gateway.delivery.channel import Channel, RingBudget
@@ -30,7 +31,7 @@ from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import Board
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
-from rsws.gateway.websocket.frames import MessageFramer, read_messages
+from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import ZERO, decode_request
 from rsws.settings import Settings

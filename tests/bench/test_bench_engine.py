@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kit.gateway import first_frame, frame
 from rsws.bench.histogram import Histogram
 from rsws.bench.messages import MIN_SIZE_BYTES, RUN_MESSAGES, MessageReader, PublishFrames, Run, find_frame
 from rsws.bench.plan import Plan, Work
@@ -145,20 +146,15 @@ def event(number: int, *, to: Plan | None = None, message_id: StreamId | None = 
     publish = published(PublishFrames(to or plan(), 0, None).frame(number, published_us))
     message_id = message_id or StreamId(1700000000000, number)
     text = encode_reply(Message(publish.channel, message_id, publish.data.decode()))
-    return frame(text)
-
-
-def frame(text: bytes) -> bytes:
-    length = bytes((len(text),)) if len(text) < 126 else b"\x7e" + len(text).to_bytes(2, "big")
-    return b"\x81" + length + text
+    return frame(text, masked=False)
 
 
 def published(client_frame: bytes) -> Publish:
     """What a gateway reads of a client's frame."""
-    length = client_frame[1] & 0x7F
-    head = {126: 4, 127: 10}.get(length, 2)
-    assert client_frame[head : head + 4] == bytes(4), "a mask of zeros"
-    request = decode_request(client_frame[head + 4 :].decode())
+    found = first_frame(client_frame)
+    assert found is not None
+    assert client_frame[1] & 0x80, "not masked"
+    request = decode_request(found[1].decode())
     assert isinstance(request, Publish)
     return request
 
@@ -174,12 +170,12 @@ def test_a_publish_is_what_a_gateway_reads(size: int) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_messages_are_found_in_one_go(shared: bool) -> None:
     reader = MessageReader(plan(), 0, shared=shared)
-    data = b"?" + b"".join(event(number, published_us=number // 2) for number in range(5)) + frame(b"{}")
+    data = b"?" + b"".join(event(number, published_us=number // 2) for number in range(5)) + frame(b"{}", masked=False)
     for _ in range(2):  # read, and compared with what was read
         run = reader.read(data, 1, 0)
         assert run == Run(
             0, 5, StreamId(1700000000000, 0), StreamId(1700000000000, 4), [(0, 2), (1, 2), (2, 1)],
-            len(data) - 1 - len(frame(b"{}")),
+            len(data) - 1 - len(frame(b"{}", masked=False)),
         )  # fmt: skip
         assert reader.read(data, 1 + run.length, 5) is None
 
@@ -244,9 +240,7 @@ def test_frames_of_every_length_are_found(length: int) -> None:
         else b"\x81\x7f" + length.to_bytes(8, "big")
     )
     data = b"?" + head + bytes(length)
-    found = find_frame(data, 1)
-    assert found is not None
-    assert (found.start, found.stop) == (1 + len(head), len(data))
+    assert find_frame(data, 1) == (1 + len(head), len(data))
     assert all(find_frame(data[:end], 1) is None for end in {1, 2, len(head), len(data) - 1} if end < len(data))
 
 

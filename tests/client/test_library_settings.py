@@ -24,7 +24,8 @@ from websockets.asyncio.client import connect as websocket_connect
 from kit.faults import Proxy
 from kit.gateway import KEY, async_test, connect, gateway
 from kit.support import RedisServer, free_port
-from rsws.gateway.server import NOTSENT_BYTES, TCP_NOTSENT_LOWAT, SingleProcess
+from rsws.gateway.process.single import SingleProcess
+from rsws.gateway.server import NOTSENT_BYTES, TCP_NOTSENT_LOWAT
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.streams.link import RedisTarget
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
@@ -189,7 +190,7 @@ async def test_nothing_is_compressed(redis_server: RedisServer) -> None:
         assert client.response is not None
         assert "Sec-WebSocket-Extensions" not in client.response.headers
         assert client.protocol.extensions == []
-        assert "SingleProcess" not in client.response.headers
+        assert "Server" not in client.response.headers
 
 
 @async_test

@@ -13,9 +13,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 from kit.gateway import frame, handshake
+from rsws.frames import bounds, read_messages
 from rsws.gateway.http import Request
 from rsws.gateway.websocket.connection import ClientConnection
-from rsws.gateway.websocket.frames import MessageFramer, frame_size, read_messages, text_frame, text_payloads
+from rsws.gateway.websocket.frames import MessageFramer, text_frame, text_payloads
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import Message, StreamId, encode_reply, message_template
@@ -185,9 +186,10 @@ def test_a_frame_is_what_websockets_would_have_written(size: int) -> None:
     assert list(text_payloads(text_frame(payload) * 2)) == [(text_frame(payload), payload)] * 2
     for masked in (True, False):
         whole = Frame(Opcode.TEXT, payload).serialize(mask=masked)
-        assert frame_size(b"??" + whole, 2) == len(whole)
-        assert {frame_size(whole[:n], 0) for n in range(min(len(whole), 20))} <= {0, len(whole)}
-        assert not frame_size(whole[:1], 0)
+        assert bounds(b"??" + whole, 2) == (2 + len(whole) - size, 2 + len(whole))
+        found = (len(whole) - size, len(whole))
+        assert {bounds(whole[:n], 0) for n in range(min(len(whole), 20))} <= {None, found}
+        assert bounds(whole[:1], 0) is None
 
 
 @pytest.mark.parametrize("channel", ["c", "100%b", "%%", "b\u00fcro"])

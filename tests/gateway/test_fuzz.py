@@ -11,9 +11,9 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol
 
 from kit import fuzz_frames, fuzz_handshake
+from rsws import frames
 from rsws.errors import CloseCode
 from rsws.gateway.websocket import connection as connection_module
-from rsws.gateway.websocket import frames
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.receiving import FrameReader
 
@@ -145,7 +145,7 @@ def test_a_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: type[ClientConnect
     ("where", "bug"),
     [
         ("apply_mask", lambda data, mask: bytes(data)),
-        ("_MASKED", 0),
+        ("MASKED", 0),
     ],
 )
 def test_a_bug_in_the_quick_way_is_found(monkeypatch: pytest.MonkeyPatch, where: str, bug: object) -> None:

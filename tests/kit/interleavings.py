@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from kit.gateway import first_frame
 from rsws.gateway.delivery.channel import Channel, RingBudget
 from rsws.gateway.delivery.subscription import Outlet, Page, PageReader, State, Subscription
 from rsws.gateway.metrics import Metrics
@@ -55,16 +56,14 @@ def make_channel(
 
 def seen_in(frames: bytes) -> Iterator[Seen]:
     """What a run of (short) text frames shows a client."""
-    while frames:
-        size, head = frames[1], 2
-        if size == 126:
-            size, head = int.from_bytes(frames[2:4]), 4
-        event: dict[str, Any] = msgspec.json.decode(frames[head : head + size])
+    end = 0
+    while (found := first_frame(frames, end)) is not None:
+        _, payload, end = found
+        event: dict[str, Any] = msgspec.json.decode(payload)
         if event["event"] == "message":
             yield "message", int(event["streamId"].partition("-")[0])
         elif event["event"] == "gap":
             yield event["reason"], int(event["lastMessageId"].partition("-")[0])
-        frames = frames[head + size :]
 
 
 @dataclass

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
-from kit.gateway import KEY, frame, handshake, request
+from kit.gateway import KEY, first_frame, frame, handshake, request
 from kit.support import RedisServer, RswsProcess, free_port, run_python
 
 CONNECT_S = 30.0
@@ -169,7 +169,7 @@ class Tap(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer + data
-        start, size = 0, len(buffer)
+        start = 0
         if not self._opened:
             head = buffer.find(b"\r\n\r\n")
             if head < 0:
@@ -177,23 +177,15 @@ class Tap(asyncio.Protocol):
                 return
             assert buffer.startswith(b"HTTP/1.1 101"), buffer[:100]
             self._opened, start = True, head + 4
-        while size - start >= 2:
-            length, body = buffer[start + 1], start + 2
-            if length == 126:
-                length, body = int.from_bytes(buffer[start + 2 : start + 4], "big"), start + 4
-            elif length == 127:
-                length, body = int.from_bytes(buffer[start + 2 : start + 10], "big"), start + 10
-            if body + length > size:
-                break
-            payload = buffer[body : body + length]
-            match buffer[start] & 0x0F:
+        while (found := first_frame(buffer, start)) is not None:
+            opcode, payload, start = found
+            match opcode:
                 case 1 if self.welcome.done():
                     self._on_frame(payload)
                 case 1:
                     self.welcome.set_result(None)
                 case 8:
                     self.code = int.from_bytes(payload[:2], "big")
-            start = body + length
         self._buffer = buffer[start:]
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -14,16 +14,9 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol
 
 from rsws.errors import CloseCode
+from rsws.frames import bounds, read_messages
 from rsws.gateway.websocket import protocols
-from rsws.gateway.websocket.frames import (
-    breaks_rules,
-    frame_size,
-    header_size,
-    is_close,
-    is_compressed,
-    is_plain,
-    read_messages,
-)
+from rsws.gateway.websocket.frames import breaks_rules, is_close, is_compressed, is_plain
 from rsws.gateway.websocket.turns import BYTES_A_TURN, FRAMES_A_TURN, HEAVY_BYTES, PARSED_FRAME_COST
 
 AT_ONCE = 8
@@ -157,8 +150,9 @@ class FrameReader:
                     continue
             is_heavy = False
             if not self._frame_left:
-                size = frame_size(data, start)
-                if self._has_to_come(data, start, size):
+                found = bounds(data, start)
+                size = 0 if found is None else found[1] - start  # 0: its length is not there
+                if self._has_to_come(data, start, found):
                     self._rest, self._rest_wanted = bytearray(data[start:]), size or len(data) - start + 1
                     return
                 is_heavy = self._is_heavy(data, start, size)
@@ -177,20 +171,16 @@ class FrameReader:
         self._unread = data, start
         self._receiver.adjust_reading()
 
-    def _has_to_come(self, data: bytes, start: int, size: int) -> bool:
+    def _has_to_come(self, data: bytes, start: int, found: tuple[int, int] | None) -> bool:
         """Whether more of the frame at ``start`` has to come first.
 
         That is so for its length, and for a plain message. websockets reads anything else in pieces, and answers what
         breaks the rules as soon as it can.
         """
-        if not size:
+        if found is None:
             return not breaks_rules(data, start)
-        return (
-            len(data) - start < size
-            and self.websocket is None
-            and is_plain(data, start)
-            and size - header_size(data, start) <= self._max_bytes
-        )
+        body, end = found
+        return len(data) < end and self.websocket is None and is_plain(data, start) and end - body <= self._max_bytes
 
     def _is_heavy(self, data: bytes, start: int, size: int) -> bool:
         """Whether reading the frame may take long: so may a small one that is compressed, or ends a message."""

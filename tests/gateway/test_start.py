@@ -131,7 +131,7 @@ async def test_a_part_that_fails_at_the_start_ends_the_start(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("rsws.gateway.server.Hub", broken)
+    monkeypatch.setattr("rsws.gateway.server.Reader.run", broken)
     async with asyncio.timeout(2):
         with pytest.raises(ExceptionGroup) as failure:
             await new_server(redis_server.url).__aenter__()

@@ -8,6 +8,7 @@ The rooms, each of which imports only from those below it::
     client/      connect() -> Client: publish, subscribe, reconnect and resume
     streams/     the Redis side: append, page, follow, trim; the embedded server
     runtime.py   the event loop and the file limit of a process with many connections
+    backoff.py   how long to wait before what has failed is tried again
     datadir.py   the user's data directory: key, gateways that run, embedded data, history of the prompt
     ownership.py what is this user's alone: directories and files; whose a listening socket is
     settings.py  every option once

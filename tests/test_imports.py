@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rsws"
-LOWER = ("text", "errors", "urls", "settings", "protocol", "frames", "ownership", "datadir", "runtime")
+LOWER = ("text", "errors", "urls", "settings", "protocol", "frames", "ownership", "datadir", "backoff", "runtime")
 
 
 def gateway(*names: str) -> set[str]:
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "frames": set(),
     "ownership": {"errors"},
     "datadir": {"errors", "ownership", "settings"},
+    "backoff": set(),
     "runtime": set(),
     "streams": {*LOWER},
     "gateway.metrics": {*LOWER},

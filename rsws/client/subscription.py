@@ -10,7 +10,6 @@ gaps of a channel with nothing between them are one gap, and of its errors only 
 from __future__ import annotations
 
 import asyncio
-import random
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from typing import Self, TypeAlias, TypeVar, assert_never, cast
 
 import msgspec
 
+from rsws.backoff import Backoff
 from rsws.client.log import Warnings, log
 from rsws.errors import ErrorCode, SubscribeRefused
 from rsws.protocol import (
@@ -51,11 +51,8 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 def retry_delays() -> Iterator[float]:
-    """Seconds to wait before each attempt, for ever: doubling, and random so that a herd does not return at once."""
-    ceiling = FIRST_RETRY_S
-    while True:
-        yield random.uniform(0, ceiling)
-        ceiling = min(2 * ceiling, MAX_RETRY_S)
+    """Seconds to wait before each attempt, for ever."""
+    return Backoff(FIRST_RETRY_S, MAX_RETRY_S, least=0.0).waits_s()
 
 
 class _Notice:

@@ -6,6 +6,8 @@ import hmac
 from ipaddress import IPv6Network
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
+from rsws.backoff import Backoff
+
 
 class Access:
     """Compares the token in a connection's URL with the secret key."""
@@ -50,6 +52,7 @@ class WrongTokens:
     """
 
     def __init__(self) -> None:
+        self._backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         self._seen: dict[str | IPv6Network, tuple[int, float]] = {}
         """How many of an address, and when the last one came; the longest ago first."""
 
@@ -65,8 +68,7 @@ class WrongTokens:
         if len(self._seen) >= MAX_ADDRESSES:
             del self._seen[next(iter(self._seen))]
         self._seen[source] = count, now
-        doublings = count - FREE_TRIES - 1
-        return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(doublings, 10)) if doublings >= 0 else 0.0
+        return self._backoff.wait_s(count - FREE_TRIES)
 
 
 def _source(address: str) -> str | IPv6Network:

@@ -26,6 +26,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Self
 
+from rsws.backoff import Backoff
 from rsws.datadir import DataDir
 from rsws.errors import LoginRefused, SetupError
 from rsws.ownership import PrivateDir, listeners, user_name
@@ -129,20 +130,20 @@ class LocalRedis:
     async def watch(self) -> None:
         """Keep an embedded server running until cancelled: restart ours, take over when another gateway's goes away."""
         clock = asyncio.get_running_loop().time
-        delay = RESTART_DELAY_S
+        restart, failures = Backoff(RESTART_DELAY_S, MAX_RESTART_DELAY_S), 0
         while True:
             since = clock()
             await self._ended()
             if clock() - since > STEADY_S:
-                delay = RESTART_DELAY_S
+                failures = 0
             while True:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, MAX_RESTART_DELAY_S)
+                failures += 1
+                await restart.wait(failures)
                 try:
                     await (self._launch() if self._role is _Role.OURS else self._claim())
                     break
                 except SetupError as error:
-                    logger.error("no embedded server, trying again in %.1f s: %s", delay, error)
+                    logger.error("no embedded server, trying again in %.1f s: %s", restart.wait_s(failures + 1), error)
 
     async def _ended(self) -> None:
         """Return when the embedded server is gone."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from rsws.errors import LoginRefused, RedisUnavailable
-from rsws.streams.link import Link, RedisTarget, backoff
+from rsws.streams.link import RECONNECT, Link, RedisTarget
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
 
 log = logging.getLogger("rsws.reader")
@@ -126,13 +126,13 @@ class _Shard:
             self._waking = False
 
     async def _run(self) -> NoReturn:
-        attempt = 0
+        failures = 0
         while True:
             try:
                 connection = await self._target.connect("rsws-ends")
             except (RedisUnavailable, LoginRefused):  # the store, which has the same trouble, says so
-                attempt += 1
-                await backoff(attempt)
+                failures += 1
+                await RECONNECT.wait(failures)
                 continue
             try:
                 (client_id,) = await self._ask(connection, pack(b"CLIENT", b"ID"))
@@ -142,12 +142,12 @@ class _Shard:
                         self._changed.clear()
                         await self._changed.wait()
                     await self._read(connection)
-                    attempt = 0
+                    failures = 0
             except (ReplyError, OSError) as error:
                 log.info("waiting interrupted: %s", error)
                 self._give_back(self.waiting.copy())
-                attempt += 1
-                await backoff(attempt)
+                failures += 1
+                await RECONNECT.wait(failures)
             finally:
                 self._blocked = False
                 await connection.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
+from rsws.backoff import Backoff
 from rsws.errors import LoginRefused, Outcome, RedisUnavailable, UsageError
 from rsws.streams.redis_connection import OnReply, RedisConnection, pack
 from rsws.urls import host_fault, redact_url
@@ -34,7 +34,7 @@ PENDING_BYTES = 64 * 1024 * 1024
 """What callers may have waiting in one link; more is refused as unavailable."""
 CROWDED_BYTES = 512 * 1024
 """With more waiting, callers that can wait should."""
-BACKOFF_S = (0.05, 2.0)
+RECONNECT = Backoff(0.1, 2.0, least=0.5)
 IDLE_PING_S = 5.0
 
 
@@ -146,12 +146,6 @@ def _unusable(url: str, reason: str) -> UsageError:
     )
 
 
-async def backoff(attempt: int) -> None:
-    """Wait before attempt number ``attempt`` (1 is the first repeat), jittered."""
-    low, high = BACKOFF_S
-    await asyncio.sleep(min(high, low * 2**attempt) * random.uniform(0.5, 1.0))
-
-
 class Link:
     """One connection that many callers share.
 
@@ -252,16 +246,16 @@ class Link:
 
     async def run(self) -> NoReturn:
         """Keep the connection up and serve what is submitted, until cancelled."""
-        attempt = 0
+        failures = 0
         while True:
             try:
                 connection = await self._target.connect(self._name)
             except (RedisUnavailable, LoginRefused) as error:
                 self._down(error.cause if isinstance(error, RedisUnavailable) else str(error))
-                attempt += 1
-                await backoff(attempt)
+                failures += 1
+                await RECONNECT.wait(failures)
                 continue
-            attempt = 0
+            failures = 0
             self._set_up(True)
             try:
                 await self._serve(connection)

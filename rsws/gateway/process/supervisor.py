@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
+from rsws.backoff import Backoff
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
 from rsws.gateway.metrics import PUBLISH_S, Board, shared_memory
@@ -41,8 +42,8 @@ STOP_TIMEOUT_S = 2 * SECONDS
 """How long a worker may take to end, beside the time that it and its clients have for it."""
 SILENT_CHECKS = 10
 """A worker that has not written its metrics in so many turns of writing hangs, and is killed."""
-RESTART_DELAY_S = (0.1 * SECONDS, 5 * SECONDS)
-"""How long to wait before a worker is started in place of one that did not live long: doubled each time."""
+RESTART = Backoff(0.1 * SECONDS, 5 * SECONDS)
+"""How long to wait before a worker is started in place of one that did not live long."""
 STEADY_S = 10 * SECONDS
 """One that lived so long is replaced at once."""
 
@@ -174,14 +175,14 @@ class _Worker:
     async def keep(self) -> None:
         """Start it again whenever it has ended, until cancelled."""
         clock = asyncio.get_running_loop().time
-        shortest_s, longest_s = RESTART_DELAY_S
-        delay_s = 0.0
+        failures = 0
         while True:
             assert self._process is not None
             since = clock()
             how = _how(await self._ended(self._process))
             self._board.retire(self._number)
-            delay_s = 0.0 if clock() - since > STEADY_S else min(max(delay_s * 2, shortest_s), longest_s)
+            failures = 0 if clock() - since > STEADY_S else failures + 1
+            delay_s = RESTART.wait_s(failures)
             log.error(
                 "worker ended worker=%d pid=%d: %s; starting another in %.1f s",
                 self._number, self._process.pid, how, delay_s,

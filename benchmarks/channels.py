@@ -36,10 +36,11 @@ import uvloop
 from rsws.errors import StoreError
 from rsws.ownership import PrivateDir
 from rsws.protocol import ZERO
-from rsws.streams.link import Link, RedisTarget
+from rsws.streams.link import Link
 from rsws.streams.reader import Reader
 from rsws.streams.redis_connection import pack
 from rsws.streams.store import Entry
+from rsws.streams.target import RedisTarget
 from rsws.streams.valkey import choose_server
 
 TICK_S = 0.001

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from channels import redis_server
 
-from rsws.streams.link import Link, RedisTarget
+from rsws.streams.link import Link
+from rsws.streams.target import RedisTarget
 
 PAUSE_S = 0.005
 KEY = "benchmark"

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streams": {*LOWER},
     "gateway.metrics": {*LOWER},
     "gateway.logs": {"text"},
-    "gateway.access": set(),
+    "gateway.access": {*LOWER},
     "gateway.delivery": {*LOWER, "streams", "gateway.metrics"},
     "gateway.http": {"gateway.metrics"},
     "gateway.websocket": {*LOWER, "gateway.delivery", "gateway.http"},

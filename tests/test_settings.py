@@ -18,7 +18,7 @@ from rsws.gateway.access import Access
 from rsws.gateway.process.setup import FoundRedis, choose_key
 from rsws.gateway.process.supervisor import Orders
 from rsws.settings import ClientSettings, Settings, environment_of_others, is_from_env_file, load_env_file, options
-from rsws.streams.link import RedisTarget
+from rsws.streams.target import RedisTarget
 from rsws.urls import is_loopback, redact_url, websocket_url
 
 # --- .env ---

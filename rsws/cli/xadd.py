@@ -21,7 +21,7 @@ from rsws.settings import Settings
 from rsws.text import safe
 
 if TYPE_CHECKING:
-    from rsws.streams.link import RedisTarget
+    from rsws.streams.target import RedisTarget
 
 EPILOG = epilog(
     """rsws xadd pending '{"type":"ALERT"}'""",
@@ -54,7 +54,7 @@ def xadd(
     check_channel(channel)
     if lines:
         check_no_data(data)
-    from rsws.streams.link import RedisTarget
+    from rsws.streams.target import RedisTarget
 
     url = settings.given_redis_url or f"redis://127.0.0.1:{settings.local_redis_port}"
     target = RedisTarget(url, settings.redis_timeout_s)

@@ -24,10 +24,10 @@ from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.runtime import give_back_memory
 from rsws.settings import Settings
-from rsws.streams.link import RedisTarget
 from rsws.streams.reader import Reader
 from rsws.streams.retention import Retention, Rule
 from rsws.streams.store import Store
+from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.gateway")
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from rsws.errors import LoginRefused, RedisUnavailable
-from rsws.streams.link import RECONNECT, Link, RedisTarget
+from rsws.streams.link import RECONNECT, Link
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
+from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.reader")
 

@@ -1,149 +1,27 @@
-"""Connections to Redis: how one is made, and one that many callers share.
-
-redis-py makes the connection (TCP, TLS or Unix socket, password, database). Its retries stay off everywhere: on
-the write path they would store a message twice when a reply is lost.
-"""
+"""One connection to Redis that many callers share."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
-
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from rsws.backoff import Backoff
-from rsws.errors import LoginRefused, Outcome, RedisUnavailable, UsageError
+from rsws.errors import LoginRefused, Outcome, RedisUnavailable
+from rsws.streams.command_queue import CommandQueue
 from rsws.streams.redis_connection import OnReply, RedisConnection, pack
-from rsws.urls import host_fault, redact_url
+from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.redis")
 
-BATCH_COMMANDS = 1000
-BATCH_BYTES = 256 * 1024
-"""A longer command goes alone, so that no short one has to wait for its answer."""
 PENDING_BYTES = 64 * 1024 * 1024
 """What callers may have waiting in one link; more is refused as unavailable."""
 CROWDED_BYTES = 512 * 1024
 """With more waiting, callers that can wait should."""
 RECONNECT = Backoff(0.1, 2.0, least=0.5)
 IDLE_PING_S = 5.0
-
-
-class RedisTarget:
-    """Which Redis, and how to connect to it.
-
-    Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them.
-        timeout_s: Seconds a connection attempt may take.
-
-    Raises:
-        UsageError: The URL can't be parsed; the text says what to write.
-    """
-
-    def __init__(self, url: str, timeout_s: float) -> None:
-        _check(url)
-        self.shown = redact_url(url)
-        self.timeout_s = timeout_s
-        try:
-            self._arguments: dict[str, Any] = dict(parse_url(url))
-            self._class: type[AbstractConnection] = self._arguments.pop("connection_class", Connection)
-            self.connection("rsws")
-        except (ValueError, TypeError, RedisError):
-            raise _unusable(url, "Redis' client does not take its options") from None
-
-    def connection(self, name: str) -> AbstractConnection:
-        """A connection, not yet connected, that answers in bytes and never tries anything twice.
-
-        Its reads have no time limit of their own: each caller sets a deadline that fits what it waits for.
-        """
-        return self._class(
-            **{
-                **self._arguments,
-                "client_name": name,
-                "protocol": 2,
-                "decode_responses": False,
-                "retry": Retry(NoBackoff(), 0),
-                "retry_on_timeout": False,
-                "socket_timeout": None,
-                "socket_connect_timeout": self.timeout_s,
-                "health_check_interval": 0,
-                "driver_info": None,
-            }
-        )
-
-    async def connect(self, name: str) -> RedisConnection:
-        """A connection that is up.
-
-        Raises:
-            RedisUnavailable: There is none to be had now.
-            LoginRefused: Redis refused the password or the database.
-        """
-        connection = self.connection(name)
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                await connection.connect()  # type: ignore[no-untyped-call]
-            return RedisConnection(connection)
-        except (AuthenticationError, AuthorizationError, ResponseError) as error:
-            failure: Exception = LoginRefused(f"Redis at {self.shown} refused the login: {_login_error(error)}")
-        except TimeoutError:
-            failure = RedisUnavailable(f"{self.shown}: no answer within {self.timeout_s:g} s")
-        except RedisError as error:
-            failure = RedisUnavailable(f"{self.shown}: {_login_error(error)}")
-        await connection.disconnect(nowait=True)
-        raise failure
-
-
-def _login_error(error: Exception) -> str:
-    """What Redis said, with the error code that redis-py takes off, or what happened to the connection."""
-    code = getattr(error, "status_code", None)
-    text = str(error) or type(error).__name__
-    return text if code in (None, "ERR") else f"{code} {text}"
-
-
-def _check(url: str) -> None:
-    """Refuse what redis-py would read as something else, or not at all.
-
-    Raises:
-        UsageError: With the reason.
-    """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise _unusable(url, "it has no valid host and port") from None
-    database = parts.path.strip("/")
-    if any(character.isspace() for character in url):
-        raise _unusable(url, "it has white space in it")
-    if parts.fragment:
-        raise _unusable(url, "it has a # in it")
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise _unusable(url, "it does not begin with redis://, rediss:// or unix://")
-    if parts.scheme == "unix" and not parts.path:
-        raise _unusable(url, "it names no socket")
-    if parts.scheme != "unix" and not host:
-        raise _unusable(url, "it names no host")
-    if host and host_fault(host) is not None:
-        raise _unusable(url, "its host is no valid name")
-    if parts.scheme != "unix" and database and not database.isdigit():
-        raise _unusable(url, "the database is no number")
-
-
-def _unusable(url: str, reason: str) -> UsageError:
-    """That ``url`` can't be used; never in a parser's words, which repeat what it took for a port or a host."""
-    return UsageError(
-        f"the Redis URL {redact_url(url)} (REDIS_URL or --redis-url) can't be used: {reason}; write "
-        "redis://[[user]:password@]host[:port][/database], special characters of a password percent-encoded "
-        "(/ as %2F, # as %23, @ as %40)"
-    )
 
 
 class Link:
@@ -177,18 +55,7 @@ class Link:
         self._on_greeting = on_greeting or _ignore
         self._on_change = on_change
         self._on_push = on_push
-        self.turn = 0
-        """Counts the batches that were sent: what was submitted in the present turn is not sent yet."""
-        # What waits to be sent; three lists, as a tuple for each would be one more thing to collect.
-        self._commands: list[bytes] = []
-        self._on_replies: list[OnReply] = []
-        self._weights: list[int] = []
-        self._repeated = 0
-        """How many of those are repeats, which stand in front."""
-        self._held_bytes = 0
-        """What waits, and the batch that was sent."""
-        self._batch_bytes = 0
-        """The batch that was sent and is not answered yet; 0 when there is none."""
+        self._queue = CommandQueue()
         self._sent_at = 0.0
         self._connection: RedisConnection | None = None
         self._up: bool | None = None  # None: not known, what is submitted waits for one attempt to connect
@@ -203,7 +70,22 @@ class Link:
     @property
     def is_crowded(self) -> bool:
         """Whether what waits will take a while, some tens of milliseconds, to be carried out."""
-        return self._held_bytes > CROWDED_BYTES
+        return self._queue.held_bytes > CROWDED_BYTES
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the commands that wait, and of those that were sent and are not answered."""
+        return self._queue.held_bytes
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something was sent that is not answered."""
+        return self._queue.has_batch_under_way
+
+    @property
+    def batches(self) -> int:
+        """How many were sent: what was submitted since the last one is not sent yet."""
+        return self._queue.batches
 
     def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
         """Send ``command`` (see :func:`pack`).
@@ -217,21 +99,13 @@ class Link:
         if self._up is False:
             on_reply(RedisUnavailable(self._cause))
             return
-        if self._held_bytes > PENDING_BYTES:
+        queue = self._queue
+        if queue.held_bytes > PENDING_BYTES:
             on_reply(RedisUnavailable("too much is waiting to be written"))
             return
-        if not self._commands:
+        if queue.is_empty:
             self._send_soon()
-        if again:
-            self._commands.insert(self._repeated, command)
-            self._on_replies.insert(self._repeated, on_reply)
-            self._weights.insert(self._repeated, weight or len(command))
-            self._repeated += 1
-        else:
-            self._commands.append(command)
-            self._on_replies.append(on_reply)
-            self._weights.append(weight or len(command))
-        self._held_bytes += len(command)
+        queue.add(command, on_reply, weight, again=again)
 
     def call(self, *arguments: bytes) -> asyncio.Future[Any]:
         """Send one command; the future has its reply.
@@ -275,11 +149,7 @@ class Link:
         if self._on_push is not None:
             connection.on_push = self._on_push
         greeting = [*self._greeting, pack(b"PING")]
-        self._commands[:0] = greeting
-        self._on_replies[:0] = [*[self._on_greeting] * len(self._greeting), self._note_health]
-        self._weights[:0] = map(len, greeting)
-        self._held_bytes += sum(map(len, greeting))
-        self._repeated = 0
+        self._queue.add_first(greeting, [*[self._on_greeting] * len(self._greeting), self._note_health])
         self._send_soon()
         cause = "the gateway stopped"
         try:
@@ -290,8 +160,7 @@ class Link:
             self._connection = None
             self._up = None
             self._cause = cause
-            self._held_bytes -= self._batch_bytes
-            self._batch_bytes = 0
+            self._queue.batch_done()
             for on_reply in list(connection.unanswered):
                 on_reply(RedisUnavailable(cause, Outcome.UNKNOWN))
 
@@ -313,29 +182,20 @@ class Link:
 
     def _send_soon(self) -> None:
         """Send what is waiting at the end of this turn of the event loop, unless a batch is under way."""
-        if self._connection is not None and not self._batch_bytes:
+        if self._connection is not None and not self._queue.has_batch_under_way:
             asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
         """Send a batch, one at a time: what was not sent when the link breaks is known not to be stored."""
         if self._connection is None or not self._connection.is_open:
             return
-        weights = accumulate(self._weights[:BATCH_COMMANDS])
-        count = max(1, bisect_right(list(weights), BATCH_BYTES))
-        del self._weights[:count]
-        commands, self._commands = b"".join(self._commands[:count]), self._commands[count:]
-        on_replies, self._on_replies = self._on_replies[:count], self._on_replies[count:]
-        self._repeated = 0
-        self.turn += 1
-        self._batch_bytes = len(commands)
         self._sent_at = time.monotonic()
-        self._connection.send(commands, on_replies)
+        self._connection.send(*self._queue.next_batch())
 
     def _answered(self) -> None:
         """The last batch was answered: the next may go."""
-        self._held_bytes -= self._batch_bytes
-        self._batch_bytes = 0
-        if self._commands:
+        self._queue.batch_done()
+        if not self._queue.is_empty:
             self._send_soon()
 
     def _note_health(self, reply: Any) -> None:
@@ -344,12 +204,7 @@ class Link:
     def _down(self, cause: str) -> None:
         self._cause = cause
         self._set_up(False)
-        refused, self._on_replies = self._on_replies, []
-        self._commands = []
-        self._weights = []
-        self._repeated = 0
-        self._held_bytes = 0
-        for on_reply in refused:
+        for on_reply in self._queue.clear():
             on_reply(RedisUnavailable(cause))
 
     def _set_up(self, up: bool) -> None:
@@ -375,14 +230,3 @@ def future_reply() -> tuple[asyncio.Future[Any], OnReply]:
 
 def _ignore(reply: Any) -> None:
     """For a command whose failure shows later, in what builds on it."""
-
-
-async def probe(target: RedisTarget) -> None:
-    """Try to reach Redis once.
-
-    Raises:
-        RedisUnavailable: It can't be reached now.
-        LoginRefused: It refused the login.
-    """
-    connection = await target.connect("rsws")
-    await connection.close()

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from rsws.errors import LoginRefused, Outcome, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, StreamId
-from rsws.streams.link import RedisTarget
 from rsws.streams.redis_connection import RedisConnection, pack
 from rsws.streams.store import store_error
+from rsws.streams.target import RedisTarget
 
 
 def xadd(channel: str, data: bytes, maxlen: int | None = None) -> list[bytes]:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
 from rsws.streams.ends import Ends
-from rsws.streams.link import Link, RedisTarget
+from rsws.streams.link import Link
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.scripts import READ
 from rsws.streams.store import (
@@ -31,6 +31,7 @@ from rsws.streams.store import (
     run_script,
     store_error,
 )
+from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.reader")
 

@@ -14,10 +14,12 @@ import msgspec
 
 from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
-from rsws.streams.link import BATCH_BYTES, Link, RedisTarget, future_reply
+from rsws.streams.command_queue import BATCH_BYTES
+from rsws.streams.link import Link, future_reply
 from rsws.streams.lookback import LookBack
 from rsws.streams.redis_connection import OnReply, ReplyError
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE, Script
+from rsws.streams.target import RedisTarget
 
 _FIELD = FIELD.encode()
 FEW_ENTRIES = 4
@@ -172,9 +174,9 @@ class Store:
             StoreError: (when awaited) See :func:`store_error`.
         """
         turn, reply = self._looks.get(channel, (None, None))
-        if reply is None or turn != self.commands.turn:
+        if reply is None or turn != self.commands.batches:
             reply = _ask(self.commands, LOOK, (channel.encode(),), weight=self._look_weight)
-            self._looks[channel] = self.commands.turn, reply
+            self._looks[channel] = self.commands.batches, reply
             reply.add_done_callback(lambda reply: self._forget_look(channel, reply))
         return _TipAsked(channel, reply)
 

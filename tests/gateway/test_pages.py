@@ -12,8 +12,8 @@ from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.pages import Pages
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.protocol import ZERO, StreamId
-from rsws.streams.link import RedisTarget
 from rsws.streams.store import Store, Tip
+from rsws.streams.target import RedisTarget
 
 
 @async_test

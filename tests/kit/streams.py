@@ -11,9 +11,10 @@ from rsws.errors import (
     StoreError,
 )
 from rsws.protocol import StreamId
-from rsws.streams.link import Link, RedisTarget
+from rsws.streams.link import Link
 from rsws.streams.reader import Reader
 from rsws.streams.store import Once, Store, Stored
+from rsws.streams.target import RedisTarget
 
 TOP = 2**64 - 1
 PAGE_BYTES = 64 * 1024

@@ -24,7 +24,7 @@ from rsws.errors import SetupError
 from rsws.ownership import user_name
 from rsws.streams import valkey
 from rsws.streams.embedded import LocalRedis
-from rsws.streams.link import RedisTarget, probe
+from rsws.streams.target import RedisTarget, probe
 
 
 def test_a_server_is_started_and_its_history_survives(data_dir: DataDir, port: int, run: Run) -> None:

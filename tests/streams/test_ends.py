@@ -17,7 +17,8 @@ from kit.gateway import add, async_test, until
 from kit.support import RedisServer
 from rsws.streams import ends as ends_module
 from rsws.streams.ends import Ends
-from rsws.streams.link import Link, RedisTarget
+from rsws.streams.link import Link
+from rsws.streams.target import RedisTarget
 
 
 class Waiting:

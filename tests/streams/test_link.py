@@ -22,8 +22,9 @@ from rsws.errors import (
     UsageError,
 )
 from rsws.streams import link as link_module
-from rsws.streams.link import Link, RedisTarget, probe
+from rsws.streams.link import Link
 from rsws.streams.redis_connection import ReplyError, pack
+from rsws.streams.target import RedisTarget, probe
 
 # --- the target ---
 

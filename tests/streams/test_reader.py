@@ -20,9 +20,9 @@ from rsws.errors import (
 from rsws.protocol import ZERO, StreamId
 from rsws.streams import link as link_module
 from rsws.streams import reader as reader_module
-from rsws.streams.link import RedisTarget
 from rsws.streams.reader import Reader
 from rsws.streams.store import Entry
+from rsws.streams.target import RedisTarget
 
 
 @dataclass

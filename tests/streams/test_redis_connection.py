@@ -14,8 +14,9 @@ import pytest
 from kit.gateway import async_test, until
 from kit.support import free_port
 from rsws.errors import Outcome
-from rsws.streams.link import Link, RedisTarget
+from rsws.streams.link import Link
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
+from rsws.streams.target import RedisTarget
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

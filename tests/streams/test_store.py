@@ -19,8 +19,8 @@ from rsws.errors import (
     RedisUnavailable,
 )
 from rsws.protocol import ZERO, StreamId
-from rsws.streams.link import RedisTarget
 from rsws.streams.store import Entry, History, Once, Store, Stored, Tip, broken_continuity, once_key, parse_entries
+from rsws.streams.target import RedisTarget
 
 
 @async_test
@@ -128,9 +128,9 @@ async def test_looks_that_take_long_do_not_share_a_batch(redis_server: RedisServ
             await stored(store, name)
 
         async def batches() -> int:
-            before = store.commands.turn
+            before = store.commands.batches
             await asyncio.gather(*map(store.tip, names))
-            return store.commands.turn - before
+            return store.commands.batches - before
 
         assert await batches() == 1
         add(redis_server, channel, '"%s"' % ("x" * 1_000_000))

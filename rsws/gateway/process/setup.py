@@ -16,7 +16,7 @@ from rsws.datadir import DataDir
 from rsws.errors import RedisUnavailable, SetupError
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
-from rsws.streams.link import RedisTarget, probe
+from rsws.streams.target import RedisTarget, probe
 
 BACKLOG = 4096
 """Connections that may wait to be accepted."""

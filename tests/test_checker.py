@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from kit.checker import Finding, Gap, History, Kind, Log, Publisher, Subscriber,
 from kit.faults import Proxy, Way, command_calls, configured, demoted
 from kit.gateway import Client, add, async_test, gateway, until
 from kit.proofs.proof import Proof
-from kit.support import RedisServer
+from kit.support import RedisServer, heed_signals, run_python
 
 ENTRIES = [(f"{number}-0", b"%d" % number) for number in range(1, 7)]
 
@@ -410,3 +411,17 @@ async def test_servers_are_as_before_after_a_fault(own_redis: RedisServer, chann
     own_redis.call("EVAL", "return redis.call('XADD', KEYS[1], '*', 'a', '1')", 1, channel)
     assert command_calls(own_redis, "xadd") == before + 2
     assert command_calls(own_redis, "xrange") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_that_was_inherited_ignored_ends_a_process_of_a_test(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        heed_signals()
+        with run_python("print(flush=True); input()") as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(number)
+            assert process.wait(10) != 0
+    finally:
+        signal.signal(number, before)

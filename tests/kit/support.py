@@ -93,6 +93,17 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
+def heed_signals() -> None:
+    """Let processes that are started from now on heed every signal, also one that this process inherited ignored.
+
+    A script's ``pytest &`` starts with SIGINT ignored, ``nohup pytest`` with SIGHUP. This process goes on without them,
+    as whoever started it wants; but a handler, unlike that, is not handed down.
+    """
+    for number in {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
 class _Reaper:
     """A process that kills what is left when its standard input ends: the test run is over, however it went."""
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -87,11 +86,13 @@ async def run(
     check_files(plan)
     probe = await Address.of(plan.url, token).open(plan.timeout_s)
     await probe.close()
-    with tempfile.TemporaryFile() as file:
-        file.truncate(Counters.size_bytes(plan.processes))
-        coordinator = Coordinator(plan, Counters(file.fileno(), plan.processes), on_progress)
-        async with coordinator.processes(file.fileno(), token):
+    memory = Counters.memory(plan.processes)
+    try:
+        coordinator = Coordinator(plan, Counters(memory, plan.processes), on_progress)
+        async with coordinator.processes(memory, token):
             return await coordinator.lead(stop)
+    finally:
+        os.close(memory)
 
 
 def check_files(plan: Plan) -> None:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from rsws.backoff import Backoff
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
-from rsws.gateway.metrics import PUBLISH_S, Board, shared_memory
+from rsws.gateway.metrics import PUBLISH_S, Board
 from rsws.gateway.process.lifecycle import Gateway
 from rsws.gateway.process.setup import announce, choose_key, find_redis, reserve_port, share_port, url_of
 from rsws.settings import SECONDS, Settings
@@ -94,7 +94,7 @@ class Supervisor(Gateway):
         listening = share_port(settings, reserved, stack)
         self.url = url_of(listening[0][0])
         processes = settings.workers + 1
-        memory = shared_memory(processes)
+        memory = Board.memory(processes)
         stack.callback(os.close, memory)
         self._board = Board(processes, 0, memory)
         self._board.publish()

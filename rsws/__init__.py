@@ -7,6 +7,7 @@ The rooms, each of which imports only from those below it::
     gateway/     the serving side: channels, positions, sessions, connections, the life cycle, workers, metrics
     client/      connect() -> Client: publish, subscribe, reconnect and resume
     streams/     the Redis side: append, page, follow, trim; the embedded server
+    shared.py    numbers in memory that several processes share
     runtime.py   the event loop and the file limit of a process with many connections
     backoff.py   how long to wait before what has failed is tried again
     datadir.py   the user's data directory: key, gateways that run, embedded data, history of the prompt

@@ -1,12 +1,14 @@
-"""What a process with many connections needs: an event loop, open files, few collections of garbage."""
+"""What a process with many connections needs: an event loop, open files, few collections of garbage, and others."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
 import gc
+import os
 import resource
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 
@@ -17,6 +19,35 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
+
+
+LINE_BYTES = 64 * 1024
+"""The longest line that a process is asked for, where nothing else is said: asyncio's own limit."""
+
+
+async def start_module(
+    module: str, *arguments: str, descriptors: Sequence[int], line_bytes: int = LINE_BYTES
+) -> asyncio.subprocess.Process:
+    """Run a module of this package in a process of its own, with pipes to and from it.
+
+    It is in a session of its own, too: Ctrl-C in the terminal is for this process, which tells the other.
+
+    Args:
+        descriptors: Files that it inherits, under the same numbers.
+        line_bytes: The longest line that is read from it.
+
+    Raises:
+        OSError: There is no process to be had.
+    """
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", module, *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=line_bytes,
+        pass_fds=descriptors,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # it imports what this process does
+        start_new_session=True,
+    )
 
 
 def allow_many_files() -> None:

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rsws"
-LOWER = ("text", "errors", "urls", "settings", "protocol", "frames", "ownership", "datadir", "backoff", "runtime")
+LOWER = (
+    "text",
+    "errors",
+    "urls",
+    "settings",
+    "protocol",
+    "frames",
+    "ownership",
+    "datadir",
+    "backoff",
+    "runtime",
+    "shared",
+)
 
 
 def gateway(*names: str) -> set[str]:
@@ -30,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datadir": {"errors", "ownership", "settings"},
     "backoff": set(),
     "runtime": set(),
+    "shared": set(),
     "streams": {*LOWER},
     "gateway.metrics": {*LOWER},
     "gateway.logs": {"text"},
@@ -45,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *gateway("metrics", "access", "delivery", "http", "websocket", "session", "clients"),
     },
     "gateway.process": {*LOWER, "streams", *gateway("metrics", "logs", "server")},
-    "client": {*LOWER} - {"datadir", "ownership", "runtime"},
+    "client": {*LOWER} - {"datadir", "ownership", "runtime", "shared"},
     "bench": {*LOWER, "client"} - {"datadir", "ownership"},
     "gateway": set(),
     "cli": {*LOWER, "streams", "gateway.process", "client", "bench"},

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -42,6 +40,7 @@ from rsws.errors import (
     Unauthorized,
     UsageError,
 )
+from rsws.runtime import start_module
 
 PROGRESS_S = 0.1
 END_S = 5.0
@@ -87,11 +86,13 @@ async def run(
     check_files(plan)
     probe = await Address.of(plan.url, token).open(plan.timeout_s)
     await probe.close()
-    with tempfile.TemporaryFile() as file:
-        file.truncate(Counters.size_bytes(plan.processes))
-        coordinator = Coordinator(plan, Counters(file.fileno(), plan.processes), on_progress)
-        async with coordinator.processes(file.fileno(), token):
+    memory = Counters.memory(plan.processes)
+    try:
+        coordinator = Coordinator(plan, Counters(memory, plan.processes), on_progress)
+        async with coordinator.processes(memory, token):
             return await coordinator.lead(stop)
+    finally:
+        os.close(memory)
 
 
 def check_files(plan: Plan) -> None:
@@ -129,12 +130,9 @@ class Coordinator:
         """Meanwhile they run."""
         try:
             for number in range(self._plan.processes):
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", "-m", "rsws.bench.process", str(descriptor),
-                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE_BYTES,
-                    pass_fds=(descriptor,), process_group=0,  # Ctrl-C is for the coordinator
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                )  # fmt: skip
+                process = await start_module(
+                    "rsws.bench.process", str(descriptor), descriptors=(descriptor,), line_bytes=MAX_LINE_BYTES
+                )
                 self._processes.append(process)
                 self._tell(number, Start(self._plan, token, number))
             yield

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 from enum import IntEnum
+
+from rsws.shared import SharedRows, shared_memory
 
 
 class Count(IntEnum):
@@ -24,33 +25,18 @@ class Count(IntEnum):
     """Connections cut on purpose."""
 
 
-_BYTES_EACH = 8
-_ROW = len(Count)
-
-
-class Counters:
-    """A table in shared memory: a row for each process, which writes there and nowhere else.
+class Counters(SharedRows):
+    """The table of a run: each row is a process, each column a :class:`Count`.
 
     Args:
-        descriptor: A file of at least :meth:`size_bytes`, filled with zeros.
+        descriptor: Of :meth:`memory`.
         processes: How many rows there are.
     """
 
     def __init__(self, descriptor: int, processes: int) -> None:
-        self._numbers = memoryview(mmap.mmap(descriptor, self.size_bytes(processes))).cast("q")
+        super().__init__(processes, len(Count), descriptor)
 
     @staticmethod
-    def size_bytes(processes: int) -> int:
-        return processes * _ROW * _BYTES_EACH
-
-    def row(self, process: int) -> memoryview[int]:
-        """The numbers of one process, by :class:`Count`."""
-        return self._numbers[process * _ROW : (process + 1) * _ROW]
-
-    def total(self, count: Count) -> int:
-        """The sum over all processes."""
-        return sum(self._numbers[count::_ROW])
-
-    def totals(self) -> list[int]:
-        """Every sum, by :class:`Count`."""
-        return [self.total(count) for count in Count]
+    def memory(processes: int) -> int:
+        """See :func:`rsws.shared.shared_memory`."""
+        return shared_memory(processes, len(Count))

@@ -116,7 +116,7 @@ async def work(descriptor: int) -> None:
 
 
 def main() -> None:
-    """Run one process; the argument is the descriptor of :class:`Counters`' file."""
+    """Run one process; the argument is the descriptor of :class:`Counters`' memory."""
     log_safely(logging.StreamHandler())
     allow_many_files()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -8,15 +8,13 @@ though a kill -9 costs it what was counted since the row was written.
 
 from __future__ import annotations
 
-import mmap
-import os
-import sys
-import tempfile
 import time
 from dataclasses import astuple, dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Literal
+
+from rsws.shared import SharedRows, shared_memory
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""
@@ -101,24 +99,13 @@ _ROW = len(METRICS) + 1
 """Numbers of a row: the metrics, and how often it was written."""
 
 
-def shared_memory(rows: int) -> int:
-    """A descriptor of zeroed memory for that many rows; the memory lives as long as a descriptor or a board of it."""
-    if sys.platform == "linux":
-        descriptor = os.memfd_create("rsws-metrics")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, rows * _ROW * 8)
-    return descriptor
-
-
 class Board:
     """The metrics of a gateway as one of its processes sees and adds to them.
 
     Args:
         rows: How many processes there are.
         own: Which row is this process's; 0 for the first one, with which the gateway starts.
-        descriptor: Of :func:`shared_memory` for that many rows; -1 for a gateway of one process.
+        descriptor: Of :meth:`memory` for that many rows; -1 for a gateway of one process.
 
     Attributes:
         metrics: This process's own numbers.
@@ -126,14 +113,18 @@ class Board:
     """
 
     def __init__(self, rows: int = 1, own: int = 0, descriptor: int = -1) -> None:
-        cells = memoryview(mmap.mmap(descriptor, rows * _ROW * 8)).cast("q")  # a store of 8 bytes is never half seen
-        self._rows = [cells[start : start + _ROW] for start in range(0, len(cells), _ROW)]
-        self._own = self._rows[own]
+        self._rows = SharedRows(rows, _ROW, descriptor)
+        self._own = self._rows.row(own)
         self.metrics = Metrics(*self._own[:-1])
         self._cpu_before_ns = self.metrics.cpu_ns
         self.shared = rows > 1
         if own == 0:
             self.metrics.started_ns = time.time_ns()
+
+    @staticmethod
+    def memory(rows: int) -> int:
+        """See :func:`rsws.shared.shared_memory`."""
+        return shared_memory(rows, _ROW)
 
     def publish(self) -> None:
         """Write this process's row."""
@@ -149,20 +140,21 @@ class Board:
     @property
     def clients(self) -> int:
         """Clients of all processes."""
-        return sum([row[_CLIENTS] for row in self._rows])
+        return self._rows.total(_CLIENTS)
 
     def times_written(self, row: int) -> int:
         """How often a row was written: as long as that grows, its process lives."""
-        return self._rows[row][-1]
+        return self._rows.row(row)[-1]
 
     def retire(self, row: int) -> None:
         """Its process is dead: what it had, it has no more; what it has counted remains."""
+        numbers = self._rows.row(row)
         for index in _GAUGES:
-            self._rows[row][index] = 0
+            numbers[index] = 0
 
     def total(self) -> Metrics:
         """The sum of all processes."""
-        total = Metrics(*map(sum, zip(*[row[:-1] for row in self._rows], strict=True)))
+        total = Metrics(*self._rows.totals()[:-1])
         total.redis_up = int(total.redis_up == total.workers)
         return total
 

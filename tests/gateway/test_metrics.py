@@ -14,7 +14,7 @@ from kit.faults import Proxy
 from kit.gateway import WELCOME, Reachable, Wire, add, async_test, connect, gateway, http, request, until, until_status
 from kit.metrics import parse, scrape
 from kit.support import RedisServer
-from rsws.gateway.metrics import METRICS, Board, shared_memory
+from rsws.gateway.metrics import METRICS, Board
 
 
 async def values(server: Reachable) -> dict[str, float]:
@@ -163,7 +163,7 @@ async def test_it_counts_what_may_be_stored(redis_server: RedisServer, channel: 
 
 @pytest.fixture
 def memory() -> Iterator[int]:
-    descriptor = shared_memory(3)
+    descriptor = Board.memory(3)
     yield descriptor
     os.close(descriptor)
 

@@ -17,7 +17,6 @@ import logging
 import os
 import pickle
 import signal
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -25,9 +24,10 @@ from typing import NamedTuple
 from rsws.backoff import Backoff
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
-from rsws.gateway.metrics import PUBLISH_S, Board, shared_memory
+from rsws.gateway.metrics import PUBLISH_S, Board
 from rsws.gateway.process.lifecycle import Gateway
 from rsws.gateway.process.setup import announce, choose_key, find_redis, reserve_port, share_port, url_of
+from rsws.runtime import start_module
 from rsws.settings import SECONDS, Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.retention import Rule
@@ -94,7 +94,7 @@ class Supervisor(Gateway):
         listening = share_port(settings, reserved, stack)
         self.url = url_of(listening[0][0])
         processes = settings.workers + 1
-        memory = shared_memory(processes)
+        memory = Board.memory(processes)
         stack.callback(os.close, memory)
         self._board = Board(processes, 0, memory)
         self._board.publish()
@@ -147,13 +147,8 @@ class _Worker:
         """
         orders = self._orders
         try:
-            self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "rsws.gateway.process.worker", str(self._number)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                pass_fds=(*orders.listening, orders.board),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # it imports what this process does
-                start_new_session=True,  # Ctrl-C in the terminal is for the supervisor, which tells its workers
+            self._process = process = await start_module(
+                "rsws.gateway.process.worker", str(self._number), descriptors=(*orders.listening, orders.board)
             )
         except OSError as error:
             raise SetupError(f"worker {self._number} can't start: {error.strerror}") from None

@@ -23,12 +23,12 @@ from typing import Any
 from websockets.frames import Frame, Opcode
 
 from rsws.frames import read_messages
-from rsws.gateway.access import Access
-from rsws.gateway.clients import Clients
+from rsws.gateway.access import TokenCheck
+from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.channel import Channel, RingBudget
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.http import PlainHttp
-from rsws.gateway.metrics import Board
+from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
@@ -115,9 +115,11 @@ class Gateway:
         redis: Any = NullRedis()
         self.store = Store(redis, lambda trouble: None)
         self.running = tasks.create_task(self.store.run())
-        board = Board()
+        board = SharedMetrics()
         http = PlainHttp(lambda: True, board.text)
-        self.clients = Clients(Settings(), sys.maxsize, Access("KEY"), http, self._session, board, Turns(lambda: False))
+        self.clients = ClientRegistry(
+            Settings(), sys.maxsize, TokenCheck("KEY"), http, self._session, board, Turns(lambda: False)
+        )
         self._tasks = tasks
         self.metrics = board.metrics
         self.channel = Channel(

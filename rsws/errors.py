@@ -11,7 +11,7 @@ The exception tree::
     │   ├── RedisUnavailable     it can't be reached, or the link broke
     │   ├── RedisRefused         it answered with an error
     │   ├── Conflict             the same producer stored other data under the same messageId
-    │   └── ChannelUnreadable    the key is no stream, or Redis forbids it
+    │   └── ChannelUnreadable    the key is not a stream, or Redis forbids it
     ├── BenchFailed              a benchmark can't go on, for a reason of its own
     └── ClientError              what a client of a gateway meets
         ├── CannotConnect        no gateway answers at that URL
@@ -45,22 +45,22 @@ class ErrorCode(StrEnum):
 
 
 ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
-    ErrorCode.BAD_JSON: ("the frame is no JSON, or nested too deep to read", "mend the program that wrote it"),
+    ErrorCode.BAD_JSON: ("the frame is not valid JSON, or nested too deep to read", "fix the program that wrote it"),
     ErrorCode.BAD_REQUEST: (
         "no object, a key is missing or of the wrong type, or a message is too big to be handed on",
-        "mend the request",
+        "fix the request",
     ),
-    ErrorCode.UNKNOWN_ACTION: ("`action` is none that the gateway knows", "mend the request"),
+    ErrorCode.UNKNOWN_ACTION: ("`action` is none that the gateway knows", "fix the request"),
     ErrorCode.BAD_CHANNEL: (
         "a channel name is 1-512 bytes of UTF-8 without control characters, and does not begin with `rsws:`",
         "choose another name",
     ),
-    ErrorCode.BAD_CURSOR: ("`lastMessageId` is no stream id", "use an id as received, `0` or `$`"),
+    ErrorCode.BAD_CURSOR: ("`lastMessageId` is not a stream id", "use an id as received, `0` or `$`"),
     ErrorCode.TOO_MANY: ("more subscriptions than a connection may have", "unsubscribe, or open another connection"),
     ErrorCode.NOT_ALLOWED: ("the token does not allow it", "use another token"),
     ErrorCode.CHANNEL_UNREADABLE: (
-        "the key exists and is no stream, or Redis forbids it",
-        "mend the key; a subscription that was good resumes by itself",
+        "the key exists and is not a stream, or Redis forbids it",
+        "fix the key; a subscription that was good resumes by itself",
     ),
     ErrorCode.CONFLICT: (
         "this producer published other data under this `messageId` on this channel before",
@@ -179,7 +179,7 @@ class RedisRefused(StoreError):
 
 
 class ChannelUnreadable(StoreError):
-    """The key exists and is no stream, or Redis forbids it to this user."""
+    """The key exists and is not a stream, or Redis forbids it to this user."""
 
     code = ErrorCode.CHANNEL_UNREADABLE
 

@@ -101,7 +101,7 @@ class PrivateDir:
                 found = os.fstat(descriptor)
                 _check_owner(self.path / name, found)
                 if not stat.S_ISREG(found.st_mode):
-                    raise _foreign(self.path / name, "is no plain file")
+                    raise _foreign(self.path / name, "is not a plain file")
                 if found.st_mode & 0o077:
                     os.fchmod(descriptor, 0o600)
             except BaseException:

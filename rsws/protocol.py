@@ -212,7 +212,7 @@ def _subscribe(fields: _Fields) -> Subscribe:
     except ValueError:
         raise RequestError(
             ErrorCode.BAD_CURSOR,
-            'lastMessageId is no stream id: write "0" for the whole history, "$" for what is new, or an id as received',
+            'lastMessageId is not a stream id: write "0" for all of history, "$" for what is new, or an id as received',
             channel=channel,
         ) from None
 
@@ -247,7 +247,7 @@ def _check_channel(name: str) -> None:
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        raise ValueError("the channel name is no valid UTF-8") from None
+        raise ValueError("the channel name is not valid UTF-8") from None
     if size > MAX_CHANNEL_BYTES:
         raise ValueError(f"the channel name has {size} bytes; at most {MAX_CHANNEL_BYTES} are allowed")
     if _CONTROL.search(name):
@@ -277,7 +277,7 @@ def _read_slowly(frame: str) -> _Fields:
         raise RequestError(ErrorCode.BAD_JSON, "the JSON is nested too deep to read") from None
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise RequestError(
-            ErrorCode.BAD_JSON, f"the frame is no JSON: {error}", message_id=_waited_for(frame)
+            ErrorCode.BAD_JSON, f"the frame is not valid JSON: {error}", message_id=_waited_for(frame)
         ) from None
     try:
         keys = _object.decode(frame)

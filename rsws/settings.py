@@ -53,7 +53,7 @@ class Option:
                 try:
                     value.encode()
                 except UnicodeEncodeError:
-                    return "it is no valid UTF-8"
+                    return "it is not valid UTF-8"
                 return self.text_fault(value) if self.text_fault is not None else None
             case list():
                 return next(filter(None, map(self.fault, value)), None)

@@ -35,7 +35,7 @@ def host_fault(host: str) -> str | None:
     try:
         host.encode("idna")
     except UnicodeError:
-        return "it is no valid host name"
+        return "it is not a valid host name"
     return None
 
 

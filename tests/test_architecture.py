@@ -12,7 +12,7 @@ TEXT = (ROOT / "docs" / "architecture.md").read_text()
 QUOTED = sorted(set(re.findall(r"`([^`\n]+)`", TEXT)))
 FILES = [name for name in QUOTED if re.fullmatch(r"[\w./]+(\.py|\.md|/)", name)]
 NAMES = [name for name in QUOTED if re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", name) and name not in FILES]
-FOREIGN = {"READONLY", "XADD", "SIGTERM", "TaskGroup", "h11", "trimmed", "redis", "micro.py"}
+FOREIGN = {"websockets.http11", "READONLY", "XADD", "SIGTERM", "TaskGroup", "h11", "trimmed", "redis", "micro.py"}
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "rsws").rglob("*.py"))
 
 

@@ -60,7 +60,7 @@ def test_the_names_of_users() -> None:
 def test_a_fifo_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
     private = PrivateDir(tmp_path)
     os.mkfifo(tmp_path / "file")
-    with pytest.raises(SetupError, match="file is no plain file"):
+    with pytest.raises(SetupError, match="file is not a plain file"):
         private.read("file")
 
 

@@ -14,9 +14,9 @@ from kit.support import RedisServer, RswsProcess, run_rsws
 from rsws.client.address import Address
 from rsws.datadir import DataDir
 from rsws.errors import SetupError, UsageError
-from rsws.gateway.access import Access
+from rsws.gateway.access import TokenCheck
 from rsws.gateway.process.setup import FoundRedis, choose_key
-from rsws.gateway.process.supervisor import Orders
+from rsws.gateway.process.supervisor import WorkerConfig
 from rsws.settings import ClientSettings, Settings, environment_of_others, is_from_env_file, load_env_file, options
 from rsws.streams.target import RedisTarget
 from rsws.urls import is_loopback, redact_url, websocket_url
@@ -102,11 +102,11 @@ def test_no_text_of_what_is_made_of_them_holds_a_secret(tmp_path: Path) -> None:
     made: list[object] = [
         key,
         FoundRedis(target, settings.redis_url or "", "", None),
-        Orders(settings, (), 0, 0),
+        WorkerConfig(settings, (), 0, 0),
         target,
         target.connection("rsws"),
         Address.of("ws://127.0.0.1", SENTINEL),
-        Access(key.secret),
+        TokenCheck(key.secret),
     ]
     for each in made:
         assert SENTINEL not in f"{each!r} {each}"

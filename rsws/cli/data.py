@@ -28,7 +28,7 @@ async def read_message(argument: str | None, *, text: bool) -> bytes:
         text: Whether it is plain text, to be sent as ``{"text": ...}``.
 
     Raises:
-        UsageError: It is no JSON, or there is nothing.
+        UsageError: It is not valid JSON, or there is nothing.
     """
     if argument is not None and argument != "-":
         try:
@@ -57,7 +57,7 @@ def as_message(raw: bytes, *, text: bool) -> bytes:
         text: Whether it is plain text, to be sent as ``{"text": ...}``.
 
     Raises:
-        UsageError: It is no JSON, or no valid UTF-8.
+        UsageError: It is not valid JSON, or no valid UTF-8.
     """
     if text:
         try:

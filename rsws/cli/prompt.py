@@ -292,12 +292,12 @@ def _message(line: bytes) -> bytes:
     """
     if line.startswith((b"{", b"[", b'"')) and not is_json(line):
         shown = line.decode(errors="replace")[:SHOWN_CHARACTERS]
-        raise UsageError(f'not JSON: {shown} - mend it; what begins with {{, [ or " has to be JSON')
+        raise UsageError(f'not JSON: {shown} - fix it; what begins with {{, [ or " has to be JSON')
     return as_message(line, text=not is_json(line))
 
 
 class _Checked(Validator):
-    """Refuses what is meant to be JSON and is not, while it can be mended."""
+    """Refuses what is meant to be JSON and is not, while it can be fixed."""
 
     def validate(self, document: Document) -> None:
         lines = _lines(document.text)

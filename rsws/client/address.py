@@ -86,7 +86,7 @@ class Address:
             try:
                 quoted = quote(token, safe="")
             except UnicodeEncodeError:
-                raise UsageError("the token is no valid UTF-8") from None
+                raise UsageError("the token is not valid UTF-8") from None
             full_url = urlunsplit(parts._replace(query="&".join([*kept, f"token={quoted}"])))
         shown = redact_url(full_url)
         try:
@@ -143,7 +143,7 @@ class Address:
         if isinstance(first, Refused):
             raise self._unauthorized()
         if not isinstance(first, Connected):
-            raise self._cannot("what answers there is no rsws gateway; is the address right?")
+            raise self._cannot("what answers there is not an rsws gateway; is the address right?")
 
     def _cannot(self, reason: str) -> CannotConnect:
         return CannotConnect(f"can't connect to {self.url}: {safe(reason)}")
@@ -212,7 +212,7 @@ def _explain(error: Exception) -> str:
         case ssl.SSLCertVerificationError():
             return f"its certificate can't be trusted: {error.verify_message}"
         case ValueError():
-            return "its host name is no valid one"
+            return "its host name is not a valid one"
         case ssl.SSLError():
             return f"TLS failed ({error.reason}); does the gateway speak ws:// rather than wss://?"
     if _is_refused(error):

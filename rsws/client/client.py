@@ -112,9 +112,9 @@ class Client:
         try:
             data = text.encode() if isinstance(text, str) else text
         except UnicodeEncodeError:
-            raise UsageError("the text to publish is no valid Unicode") from None
+            raise UsageError("the text to publish is not valid Unicode") from None
         if not is_json(data):
-            raise UsageError("the text to publish is no JSON")
+            raise UsageError("the text to publish is not valid JSON")
         return await self._publish(channel, data, message_id, timeout_s)
 
     async def _publish(self, channel: str, data: bytes, message_id: str | None, timeout_s: float) -> StreamId:
@@ -124,7 +124,7 @@ class Client:
         try:
             frame = encode_request(Publish(channel, data, message_id, self._producer)).encode()
         except UnicodeEncodeError:
-            raise UsageError("message_id is no valid Unicode") from None
+            raise UsageError("message_id is not valid Unicode") from None
         return await self._link.publish(message_id, frame, timeout_s)
 
     @overload

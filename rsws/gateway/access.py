@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 from rsws.backoff import Backoff
 
 
-class Access:
+class TokenCheck:
     """Compares the token in a connection's URL with the secret key."""
 
     def __init__(self, secret_key: str) -> None:

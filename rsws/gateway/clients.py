@@ -9,13 +9,13 @@ from http import HTTPStatus
 from typing import Any
 
 from rsws.errors import CloseCode
-from rsws.gateway.access import Access, WrongTokens
+from rsws.gateway.access import TokenCheck, WrongTokens
 from rsws.gateway.http import PlainHttp, Request, response
 from rsws.gateway.logs import NowAndThen
-from rsws.gateway.metrics import Board
+from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.compression import COMPRESSION
-from rsws.gateway.websocket.connection import OPEN_TIMEOUT_S, ClientConnection
+from rsws.gateway.websocket.connection import OPEN_TIMEOUT_S, ClientConnection, ConnectionOwner
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import Connected, Refused, encode_reply
@@ -30,7 +30,7 @@ AT_THE_DOOR_SHARE = 8
 _WELCOME = encode_reply(Connected())
 
 
-class Clients:
+class ClientRegistry(ConnectionOwner):
     """All connections, those in their handshake included.
 
     Those that are not let in, because they are silent, or because they get something else than a welcome, have the
@@ -49,10 +49,10 @@ class Clients:
         self,
         settings: Settings,
         limit: int,
-        access: Access,
+        access: TokenCheck,
         http: PlainHttp,
         make_session: Callable[[ClientConnection], Session],
-        board: Board,
+        board: SharedMetrics,
         turns: Turns,
     ) -> None:
         self.max_message_bytes = settings.max_message_bytes
@@ -88,7 +88,7 @@ class Clients:
         self._leaving: set[ClientConnection] = set()
         self._all_left = asyncio.Event()
 
-    # --- see rsws.gateway.websocket.connection.Host ---
+    # --- see rsws.gateway.websocket.connection.ConnectionOwner ---
 
     def connected(self, connection: ClientConnection) -> None:
         if len(self._silent) + len(self._dismissed) >= self._door:
@@ -106,7 +106,7 @@ class Clients:
             elif self._stopping:
                 answer = response(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
         else:
-            answer = response(request, "that is no request that can be read\n")
+            answer = response(request, "that is not a request that can be read\n")
         if isinstance(answer, bytes):
             self._dismissed[connection] = None
         return answer
@@ -228,7 +228,7 @@ class Clients:
             for connection in list(self._connections):
                 connection.check_alive(now, settings.ping_interval_s, settings.idle_timeout_s)
 
-    async def send_away(self) -> None:
+    async def drain_all(self) -> None:
         """Close each client once its writes under way are answered; cut off who does not read.
 
         It takes as long as the clients are given to spread (``drain_s``), and at most the shutdown timeout more.
@@ -240,7 +240,7 @@ class Clients:
         self._stopping = True
         for number, connection in enumerate(clients):
             asyncio.get_running_loop().call_later(
-                number * settings.drain_s / len(clients), connection.retire, code, "the gateway stops", patience_s
+                number * settings.drain_s / len(clients), connection.drain, code, "the gateway stops", patience_s
             )
         try:
             async with asyncio.timeout(settings.drain_s + settings.shutdown_timeout_s * 3 / 4):

@@ -99,7 +99,7 @@ _ROW = len(METRICS) + 1
 """Numbers of a row: the metrics, and how often it was written."""
 
 
-class Board:
+class SharedMetrics:
     """The metrics of a gateway as one of its processes sees and adds to them.
 
     Args:

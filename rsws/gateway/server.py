@@ -13,11 +13,11 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from rsws.gateway.access import Access
-from rsws.gateway.clients import Clients
+from rsws.gateway.access import TokenCheck
+from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.http import PlainHttp
-from rsws.gateway.metrics import PUBLISH_S, Board
+from rsws.gateway.metrics import PUBLISH_S, SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
@@ -61,9 +61,14 @@ class Server:
     """
 
     def __init__(
-        self, settings: Settings, key: str, redis: RedisTarget, rules: Sequence[Rule] = (), board: Board | None = None
+        self,
+        settings: Settings,
+        key: str,
+        redis: RedisTarget,
+        rules: Sequence[Rule] = (),
+        board: SharedMetrics | None = None,
     ) -> None:
-        self.board = board if board is not None else Board()
+        self.board = board if board is not None else SharedMetrics()
         self._metrics = self.board.metrics
         self._tasks = asyncio.TaskGroup()
         """What has to go on for as long as it serves, and what clients have under way."""
@@ -71,10 +76,10 @@ class Server:
         self._reader = Reader(redis)
         self._retention = Retention(rules, self.store.history)
         self.hub = Hub(self.store, self._reader, self._tasks, self._metrics, MessageFramer)
-        self.clients = Clients(
+        self.clients = ClientRegistry(
             settings,
             _connection_limit(),
-            Access(key),
+            TokenCheck(key),
             PlainHttp(self._is_ready, self._metrics_text),
             partial(Session, hub=self.hub, store=self.store, tasks=self._tasks, settings=settings),
             self.board,
@@ -107,7 +112,7 @@ class Server:
         for listener in self._listeners:
             listener.close()
         try:
-            await self.clients.send_away()
+            await self.clients.drain_all()
             for listener in self._listeners:
                 await listener.wait_closed()
         finally:

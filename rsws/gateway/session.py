@@ -12,7 +12,7 @@ from typing import TypeAlias
 from rsws.errors import CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.delivery.subscription import Subscription
-from rsws.gateway.websocket.connection import ClientConnection
+from rsws.gateway.websocket.connection import ClientConnection, MessageHandler
 from rsws.protocol import (
     MAX_CHANNEL_BYTES,
     Error,
@@ -32,7 +32,7 @@ from rsws.protocol import (
     refusal,
 )
 from rsws.settings import Settings
-from rsws.streams.store import Once, Store, Stored
+from rsws.streams.store import IdempotencyKey, Store, Stored
 
 log = logging.getLogger("rsws.gateway")
 
@@ -55,7 +55,7 @@ class _Opening:
         self.waiting: deque[_Waiting] = deque()
 
 
-class Session:
+class Session(MessageHandler):
     """One client's requests. Those about the same channel take effect in the order in which they came."""
 
     __slots__ = (
@@ -136,7 +136,7 @@ class Session:
             return
         once = None
         if request.producer is not None:
-            once = Once(request.producer, request.message_id, self._producer_window_s)
+            once = IdempotencyKey(request.producer, request.message_id, self._producer_window_s)
         self._store.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
 
     def _is_too_big(self, request: Publish) -> bool:

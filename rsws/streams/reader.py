@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
-from rsws.streams.ends import Ends
 from rsws.streams.link import Link
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.scripts import READ
@@ -31,6 +30,7 @@ from rsws.streams.store import (
     run_script,
     store_error,
 )
+from rsws.streams.tail_waiter import TailWaiter
 from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.reader")
@@ -50,11 +50,15 @@ _BEGINNING = b"0-0"
 class Follower(Protocol):
     """Whoever follows a stream."""
 
+    __slots__ = ()
+
     def deliver(self, entries: list[Entry], /) -> None:
         """Take every entry after the position, in order, once."""
+        raise NotImplementedError
 
     def unreadable(self, error: StoreError, /) -> None:
         """Redis won't read this stream; called again at each vain attempt, every 30 s."""
+        raise NotImplementedError
 
     def interrupted(self) -> None:
         """Find out where to go on, and follow again: reading has stopped and nothing more is delivered.
@@ -62,22 +66,23 @@ class Follower(Protocol):
         The stream was unreadable and is not any more, or entries may have been trimmed before they were read, or the
         stream is another one.
         """
+        raise NotImplementedError
 
 
 class _Followed:
     """One stream being read."""
 
     __slots__ = (
-        "at_rest",
+        "at_tail",
         "delivered_at",
         "follower",
         "is_busy",
-        "is_fleeting",
         "is_unreadable",
         "key",
         "limit",
         "name",
         "position",
+        "tail_trimmed",
     )
 
     def __init__(self, name: str, after: StreamId, follower: Follower) -> None:
@@ -89,9 +94,9 @@ class _Followed:
         """How many entries the next read may bring, as far as the size of the last ones tells."""
         self.is_busy = False
         """Whether the last read brought more than a few, and the next may, too."""
-        self.at_rest = False
+        self.at_tail = False
         """Whether it was read to its end, and Redis says when there is more."""
-        self.is_fleeting = False
+        self.tail_trimmed = False
         """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one."""
         self.is_unreadable = False
         self.delivered_at = 0.0
@@ -114,7 +119,7 @@ class Reader:
             on_change=self._connected,
             on_push=self._invalidated,
         )
-        self._ends = Ends(target, self._link)
+        self._tail_waiter = TailWaiter(target, self._link)
         self._followed: dict[bytes, _Followed] = {}
         self._is_told = True
         """Whether Redis tells what has changed; an old one does not, or a user may not ask for it."""
@@ -123,7 +128,7 @@ class Reader:
         """Read until cancelled. Nothing may be followed before this runs."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._link.run())
-            tasks.create_task(self._ends.run())
+            tasks.create_task(self._tail_waiter.run())
 
     def follow(self, name: str, after: StreamId, follower: Follower) -> None:
         """Hand every entry of the stream ``name`` after a position to ``follower``.
@@ -132,7 +137,7 @@ class Reader:
         """
         followed = _Followed(name, after, follower)
         before = self._remove(followed.key)
-        followed.is_fleeting = before is not None and before.is_fleeting
+        followed.tail_trimmed = before is not None and before.tail_trimmed
         self._followed[followed.key] = followed
         self._read_bounded(followed)
 
@@ -142,7 +147,7 @@ class Reader:
 
     def _remove(self, key: bytes) -> _Followed | None:
         followed = self._followed.pop(key, None)
-        self._ends.forget(key)
+        self._tail_waiter.forget(key)
         return followed
 
     # --- what the link calls ---
@@ -156,7 +161,7 @@ class Reader:
         """On a new connection Redis knows nothing of what was read on the last one."""
         if cause is None:
             self._is_told = True
-            self._read_resting()
+            self._read_those_at_tail()
 
     def _invalidated(self, push: list[Any]) -> None:
         """Redis says that these streams have changed since they were read.
@@ -168,16 +173,16 @@ class Reader:
         if kind != b"invalidate":
             return
         if keys is None:  # all of them
-            self._read_resting()
+            self._read_those_at_tail()
             return
         for key in keys:
             followed = self._followed.get(key)
-            if followed is not None and followed.at_rest:
+            if followed is not None and followed.at_tail:
                 self._read_soon(followed)
 
-    def _read_resting(self) -> None:
+    def _read_those_at_tail(self) -> None:
         for followed in self._followed.values():
-            if followed.at_rest:
+            if followed.at_tail:
                 self._read(followed)
 
     # --- reading ---
@@ -187,14 +192,14 @@ class Reader:
         if time.monotonic() - followed.delivered_at >= GATHER_S:
             self._read(followed)
         else:
-            followed.at_rest = False
+            followed.at_tail = False
             asyncio.get_running_loop().call_later(GATHER_S, self._read, followed)
 
     def _read(self, followed: _Followed) -> None:
         """Ask for what comes after the position, and for the entry there, without which some of that may be trimmed."""
         if self._followed.get(followed.key) is not followed:
             return
-        followed.at_rest = False
+        followed.at_tail = False
         if followed.is_busy:
             self._read_bounded(followed)
             return
@@ -224,15 +229,15 @@ class Reader:
         if isinstance(reply, Exception):
             self._failed(followed, reply)
             return
-        entries, is_end, tip = parse_read(reply)
-        if tip is None:
+        entries, is_end, bounds = parse_read(reply)
+        if bounds is None:
             self._continue(followed, entries, is_end=is_end)
         elif followed.is_unreadable:
             self._continue(followed, [], is_end=True)
-        elif not entries and tip.last == StreamId.from_redis(followed.position):
+        elif not entries and bounds.last == StreamId.from_redis(followed.position):
             self._wait(followed)
         else:
-            followed.is_fleeting = bool(entries)
+            followed.tail_trimmed = bool(entries)
             followed.follower.interrupted()
 
     def _continue(self, followed: _Followed, entries: list[Entry], *, is_end: bool) -> None:
@@ -242,7 +247,7 @@ class Reader:
             followed.follower.interrupted()
             return
         if entries and followed.position != _BEGINNING:
-            followed.is_fleeting = False
+            followed.tail_trimmed = False
         self._go_on(followed, entries, has_more=not is_end)
 
     def _go_on(self, followed: _Followed, entries: list[Entry], has_more: bool) -> None:
@@ -254,8 +259,8 @@ class Reader:
         followed.is_busy = len(entries) >= FEW_ENTRIES
         if has_more:
             self._read(followed)
-        elif self._is_told and not followed.is_fleeting:
-            followed.at_rest = True
+        elif self._is_told and not followed.tail_trimmed:
+            followed.at_tail = True
         else:
             self._wait(followed)
         if entries:
@@ -264,7 +269,7 @@ class Reader:
 
     def _wait(self, followed: _Followed) -> None:
         """Without an entry at the position only a read that waits for the next one shows that it is the next."""
-        self._ends.wait(followed.key, followed.position, partial(self._came, followed))
+        self._tail_waiter.wait(followed.key, followed.position, partial(self._came, followed))
 
     def _came(self, followed: _Followed, raw: list[Any]) -> None:
         if raw:  # the last of them may be gone again by now
@@ -274,7 +279,7 @@ class Reader:
 
     def _failed(self, followed: _Followed, error: Exception) -> None:
         if isinstance(error, RedisUnavailable):  # never for want of room: one read for each stream is all that waits
-            followed.at_rest = True  # until there is a connection again
+            followed.at_tail = True  # until there is a connection again
             return
         reason = store_error(followed.name, error)
         retry_s = REFUSED_S

@@ -104,12 +104,12 @@ local _, is_end = walk('XRANGE', KEYS[1], ARGV[1], '+', count, tonumber(ARGV[3])
   size = size + 2
   return bytes
 end)
-local tip = false
+local bounds = false
 if not is_there and not is_start then
-  tip = look(KEYS[1])
-  if tip.err then return tip end
+  bounds = look(KEYS[1])
+  if bounds.err then return bounds end
 end
-return {found, is_end and 1 or 0, tip}
+return {found, is_end and 1 or 0, bounds}
 """
 )
 """The entries of the stream KEYS[1] after the id ARGV[1]: at most ARGV[2] (or one

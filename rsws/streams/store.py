@@ -54,7 +54,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         return StreamId.from_redis(self.raw_id)
 
 
-class Tip(NamedTuple):
+class StreamBounds(NamedTuple):
     """The two ends of a stream at one moment."""
 
     first: StreamId | None
@@ -79,7 +79,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
         return StreamId.from_redis(self.raw_id)
 
 
-class Once(NamedTuple):
+class IdempotencyKey(NamedTuple):
     """The name under which a message is stored at most once in its channel, within a window."""
 
     producer: str
@@ -129,7 +129,7 @@ class Store:
         channel: str,
         data: bytes,
         on_result: Callable[[Stored | StoreError], None],
-        once: Once | None = None,
+        once: IdempotencyKey | None = None,
     ) -> None:
         """Add one entry at the end of ``channel``.
 
@@ -149,7 +149,7 @@ class Store:
         self.commands.submit(command, partial(_appended, channel, on_result))
 
     def _append_once(
-        self, channel: str, data: bytes, on_result: Callable[[Stored | StoreError], None], once: Once
+        self, channel: str, data: bytes, on_result: Callable[[Stored | StoreError], None], once: IdempotencyKey
     ) -> None:
         digest = sha256(data).hexdigest().encode()
 
@@ -161,11 +161,11 @@ class Store:
             else:
                 on_result(Conflict(f"messageId {once.message_id[:100]!r} was used for other data before"))
 
-        keys = (channel.encode(), once_key(channel, once))
+        keys = (channel.encode(), idempotency_key_name(channel, once))
         arguments = (_FIELD, data, digest, b"%d" % (once.window_s * 1000))
         run_script(self.commands, STORE_ONCE, keys, arguments, on_reply)
 
-    def tip(self, channel: str) -> Awaitable[Tip]:
+    def bounds(self, channel: str) -> Awaitable[StreamBounds]:
         """Both ends of ``channel``, as they are after this call and before anything that is appended after it.
 
         All who ask before it is sent share one look.
@@ -219,20 +219,20 @@ class Store:
     async def _read(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         arguments = read_arguments(str(after).encode(), limit, limit_bytes)
         reply = await _ask(self.history, READ, (channel.encode(),), arguments)
-        entries, is_end, tip = parse_read(reply)
-        return History(entries, is_end, None if tip is None else broken_continuity(after, tip), tip)
+        entries, is_end, bounds = parse_read(reply)
+        return History(entries, is_end, None if bounds is None else broken_continuity(after, bounds), bounds)
 
-    async def before_last(self, channel: str, count: int, tip: Tip) -> StreamId:
-        """The position with exactly ``count`` entries after it up to ``tip``; ``0-0`` where there are no more.
+    async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
+        """The position with exactly ``count`` entries after it up to ``bounds``; ``0-0`` where there are no more.
 
         It is the id of an entry, so that continuity after it can be proven later.
 
         Raises:
             StoreError: See :func:`store_error`.
         """
-        if count == 0 or count >= tip.length:
-            return ZERO if count else tip.last
-        return await self._look_back.position(channel, count, tip.last)
+        if count == 0 or count >= bounds.length:
+            return ZERO if count else bounds.last
+        return await self._look_back.position(channel, count, bounds.last)
 
     async def _step_back(self, channel: str, end: StreamId, limit: int) -> tuple[int, StreamId, bool]:
         """See :data:`rsws.streams.lookback.Step`."""
@@ -250,10 +250,10 @@ class _TipAsked(NamedTuple):
     channel: str
     reply: asyncio.Future[Any]
 
-    def __await__(self) -> Generator[Any, None, Tip]:
+    def __await__(self) -> Generator[Any, None, StreamBounds]:
         return self._tip().__await__()
 
-    async def _tip(self) -> Tip:
+    async def _tip(self) -> StreamBounds:
         try:
             reply = await asyncio.shield(self.reply)  # which others may wait for, too
         except (ReplyError, RedisUnavailable) as error:
@@ -293,21 +293,21 @@ class History(NamedTuple):
     """Whether the stream ended behind them."""
     broken: Literal["trimmed", "reset"] | None = None
     """Why it can't be proven that nothing is missing before them; None when it is."""
-    tip: Tip | None = None
+    bounds: StreamBounds | None = None
     """The stream's ends as of that read, where it looked at them: always when continuity is broken."""
 
 
-def broken_continuity(after: StreamId, tip: Tip) -> Literal["trimmed", "reset"] | None:
+def broken_continuity(after: StreamId, bounds: StreamBounds) -> Literal["trimmed", "reset"] | None:
     """Why it can't be proven that everything after the position ``after`` is still there; None when it can.
 
     ``trimmed`` may be a false alarm, when the entry at ``after`` was the last one to be trimmed. The stream's own
     ``max-deleted-entry-id`` and ``entries-added`` prove nothing.
     """
-    if after == ZERO or after == tip.last:
+    if after == ZERO or after == bounds.last:
         return None
-    if after > tip.last:
+    if after > bounds.last:
         return "reset"
-    return None if tip.first is not None and tip.first <= after else "trimmed"
+    return None if bounds.first is not None and bounds.first <= after else "trimmed"
 
 
 def parse_entries(reply: Sequence[Any]) -> list[Entry]:
@@ -324,11 +324,11 @@ def read_arguments(after: bytes, limit: int, limit_bytes: int) -> Keys:
     return after, b"%d" % limit, b"%d" % limit_bytes, _FIELD
 
 
-def parse_read(reply: Any) -> tuple[list[Entry], bool, Tip | None]:
+def parse_read(reply: Any) -> tuple[list[Entry], bool, StreamBounds | None]:
     """What READ returns: entries, whether the stream ends there, and its ends where the position's entry is gone."""
-    found, is_end, tip = reply
+    found, is_end, bounds = reply
     values = iter(found)
-    return list(map(Entry, values, values)), is_end == 1, None if tip is None else _parse_look(tip)
+    return list(map(Entry, values, values)), is_end == 1, None if bounds is None else _parse_look(bounds)
 
 
 def _data(fields: Sequence[bytes] | None) -> bytes | None:
@@ -340,12 +340,12 @@ def _data(fields: Sequence[bytes] | None) -> bytes | None:
     return None
 
 
-def _parse_look(reply: Sequence[Any]) -> Tip:
+def _parse_look(reply: Sequence[Any]) -> StreamBounds:
     first, last, length, _ = reply
-    return Tip(None if first is None else StreamId.from_redis(first), StreamId.from_redis(last), length)
+    return StreamBounds(None if first is None else StreamId.from_redis(first), StreamId.from_redis(last), length)
 
 
-def once_key(channel: str, once: Once) -> bytes:
+def idempotency_key_name(channel: str, once: IdempotencyKey) -> bytes:
     """The key that remembers a stored message, in the same cluster slot as its channel."""
     name = sha256(msgspec.json.encode([channel, once.producer, once.message_id])).hexdigest()
     return b"rsws:once:{%b}:%b" % (_hash_tag(channel.encode()), name.encode())
@@ -377,7 +377,7 @@ def store_error(channel: str, error: Any) -> StoreError:
         return error
     text = str(error)
     if text.startswith("WRONGTYPE"):
-        return ChannelUnreadable(f"the key {channel!r} in Redis is no stream ({text})")
+        return ChannelUnreadable(f"the key {channel!r} in Redis is not a stream ({text})")
     if any(words in text for words in _FORBIDDEN_IN_SCRIPT):
         text = f"NOPERM {text}"
     if text.startswith("NOPERM"):

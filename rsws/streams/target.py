@@ -114,9 +114,9 @@ def _check(url: str) -> None:
     if parts.scheme != "unix" and not host:
         raise _unusable(url, "it names no host")
     if host and host_fault(host) is not None:
-        raise _unusable(url, "its host is no valid name")
+        raise _unusable(url, "its host is not a valid name")
     if parts.scheme != "unix" and database and not database.isdigit():
-        raise _unusable(url, "the database is no number")
+        raise _unusable(url, "the database is not a number")
 
 
 def _unusable(url: str, reason: str) -> UsageError:

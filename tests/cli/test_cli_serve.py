@@ -267,7 +267,7 @@ def test_a_host_that_is_none(redis_server: RedisServer, host: str, workers: str)
     refused = run_rsws("serve", "--port", "0", env=env)
     assert refused.returncode == ExitCode.USAGE
     assert "Traceback" not in refused.stderr
-    assert refused.stderr.splitlines()[-1] == "rsws: --host (HOST): it is no valid host name"
+    assert refused.stderr.splitlines()[-1] == "rsws: --host (HOST): it is not a valid host name"
 
 
 def test_a_port_that_is_in_use(redis_server: RedisServer) -> None:

@@ -161,7 +161,7 @@ def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> 
             ("/unsub other", "other is not subscribed to"),
             ("/sub", "which one"),
             (f"/sub {channel}", "is subscribed already"),
-            (f"/sub {channel}-x", "is no stream"),
+            (f"/sub {channel}-x", "is not a stream"),
             ("/help", r"/from START \[CHANNEL\] +show it"),
         ):
             shown = len(terminal.text)
@@ -202,13 +202,13 @@ def test_broken_json_is_not_sent_and_can_be_mended(gateway: Gateway, redis_serve
         for broken, rest in (('{"user":"budi"', "}"), ("[1, 2", "]"), ('"hi', '"')):
             shown = len(terminal.text)
             terminal.type(f"{broken}\r")
-            terminal.wait_for(f"not JSON: {re.escape(broken)} - mend it", after=shown)
+            terminal.wait_for(f"not JSON: {re.escape(broken)} - fix it", after=shown)
             shown = len(terminal.text)
             terminal.type(f"\x05{rest}\r")  # Ctrl-E goes to the end of the line
             terminal.wait_for(rf"stored .*\n(?s:.*){channel}>", after=shown)
         shown = len(terminal.text)
         paste(terminal, "good", '{"bad"', "good, too")
-        terminal.wait_for(r"line 2: not JSON: \{\"bad\" - mend it", after=shown)
+        terminal.wait_for(r"line 2: not JSON: \{\"bad\" - fix it", after=shown)
         terminal.type("\x03\x04")
         assert terminal.wait() == ExitCode.DONE
     assert [data for _, data in entries(redis_server, channel)] == ['{"user":"budi"}', "[1, 2]", '"hi"']
@@ -220,7 +220,7 @@ def test_broken_json_is_not_sent_from_a_dumb_terminal(
     with Terminal("pub", channel, env=gateway.env | {"TERM": "dumb"}, columns=100) as terminal:
         terminal.wait_for(f"{channel}>")
         terminal.type('{"user":"budi"\r')
-        terminal.wait_for(rf'not JSON: \{{"user":"budi" - mend it(?s:.*)\n{channel}>')
+        terminal.wait_for(rf'not JSON: \{{"user":"budi" - fix it(?s:.*)\n{channel}>')
     assert entries(redis_server, channel) == []
 
 

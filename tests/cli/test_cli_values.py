@@ -187,5 +187,5 @@ def test_the_library_says_what_can_not_be_used(url: str, token: str) -> None:
         async with connect(url, token=token):
             pass
 
-    with pytest.raises(UsageError, match=r"not a gateway's URL|the token is no valid UTF-8"):
+    with pytest.raises(UsageError, match=r"not a gateway's URL|the token is not valid UTF-8"):
         asyncio.run(try_it())

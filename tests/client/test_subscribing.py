@@ -146,7 +146,7 @@ async def test_events_tell_the_start_the_end_of_history_and_each_return() -> Non
         await peer.expect(action="subscribe", channel="c", lastMessageId="0-0", marker=True)
         await peer.grant("c", 0, 1)
         await peer.say(message("c", 1), CaughtUp("c", StreamId(1, 0)))
-        await peer.say(Error("the key is no stream", "channel_unreadable", "c"), message("c", 2))
+        await peer.say(Error("the key is not a stream", "channel_unreadable", "c"), message("c", 2))
         await peer.say(Gap("c", StreamId(2, 0), StreamId(9, 0), "trimmed"), message("c", 9))
         kinds: list[type[Event]] = [Subscribed, Message, CaughtUp, Error, Message, Gap, Message]
         assert [type(event) for event in await take(events, 7)] == kinds
@@ -169,7 +169,7 @@ async def test_without_events_gaps_and_troubles_are_logged(caplog: pytest.LogCap
         await peer.hear()
         await peer.grant("c", 4)
         await peer.say(Gap("c", StreamId(4, 0), None, "reset"))
-        await peer.say(Error("the key is no stream", "channel_unreadable", "c"))
+        await peer.say(Error("the key is not a stream", "channel_unreadable", "c"))
         await peer.drop()
         peer = await script.peer()
         await peer.expect(action="subscribe", channel="c", lastMessageId="0-0")  # ids begin anew
@@ -178,7 +178,7 @@ async def test_without_events_gaps_and_troubles_are_logged(caplog: pytest.LogCap
         assert ids(await take(messages, 1)) == [1]
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         "c: gap after 4-0 (reset)",
-        "c: the key is no stream (channel_unreadable)",
+        "c: the key is not a stream (channel_unreadable)",
     ]
 
 
@@ -189,9 +189,9 @@ async def test_a_refused_subscription_raises() -> None:
         await peer.hear()
         await peer.hear()
         await peer.grant("a", 0)
-        await peer.say(message("a", 1), Error("the key is no stream", "channel_unreadable", "b"))
+        await peer.say(message("a", 1), Error("the key is not a stream", "channel_unreadable", "b"))
         assert ids(await take(messages, 1)) == [1]
-        with pytest.raises(SubscribeRefused, match="b: the key is no stream") as caught:
+        with pytest.raises(SubscribeRefused, match="b: the key is not a stream") as caught:
             await anext(messages)
         assert (caught.value.code, caught.value.channel) == ("channel_unreadable", "b")
         await peer.expect(action="unsubscribe", channel="a")

@@ -14,7 +14,7 @@ from kit.faults import Proxy
 from kit.gateway import WELCOME, Reachable, Wire, add, async_test, connect, gateway, http, request, until, until_status
 from kit.metrics import parse, scrape
 from kit.support import RedisServer
-from rsws.gateway.metrics import METRICS, Board
+from rsws.gateway.metrics import METRICS, SharedMetrics
 
 
 async def values(server: Reachable) -> dict[str, float]:
@@ -163,13 +163,13 @@ async def test_it_counts_what_may_be_stored(redis_server: RedisServer, channel: 
 
 @pytest.fixture
 def memory() -> Iterator[int]:
-    descriptor = Board.memory(3)
+    descriptor = SharedMetrics.memory(3)
     yield descriptor
     os.close(descriptor)
 
 
 def test_the_whole_is_the_sum(memory: int) -> None:
-    boards = [Board(3, number, memory) for number in range(3)]
+    boards = [SharedMetrics(3, number, memory) for number in range(3)]
     for board in boards[1:]:
         board.metrics.workers = board.metrics.redis_up = 1
         board.metrics.delivered = 2**40
@@ -188,7 +188,7 @@ def test_the_whole_is_the_sum(memory: int) -> None:
 
 
 def test_what_a_dead_process_has_counted_remains(memory: int) -> None:
-    supervisor, first = Board(3, 0, memory), Board(3, 1, memory)
+    supervisor, first = SharedMetrics(3, 0, memory), SharedMetrics(3, 1, memory)
     first.metrics.workers = first.metrics.redis_up = 1
     first.metrics.delivered = 5
     first.publish()
@@ -197,7 +197,7 @@ def test_what_a_dead_process_has_counted_remains(memory: int) -> None:
     supervisor.retire(1)
     total = supervisor.total()
     assert (total.workers, total.clients, total.delivered, total.cpu_ns) == (0, 0, 5, spent_ns)
-    second = Board(3, 1, memory)
+    second = SharedMetrics(3, 1, memory)
     second.metrics.delivered += 1
     second.publish()
     assert supervisor.total().delivered == 6
@@ -205,7 +205,7 @@ def test_what_a_dead_process_has_counted_remains(memory: int) -> None:
 
 
 def test_a_row_that_is_written_shows_that_its_process_lives(memory: int) -> None:
-    supervisor, worker = Board(3, 0, memory), Board(3, 1, memory)
+    supervisor, worker = SharedMetrics(3, 0, memory), SharedMetrics(3, 1, memory)
     assert supervisor.times_written(1) == 0
     worker.publish()
     assert supervisor.times_written(1) == 1

@@ -12,7 +12,7 @@ from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.pages import Pages
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.protocol import ZERO, StreamId
-from rsws.streams.store import Store, Tip
+from rsws.streams.store import Store, StreamBounds
 from rsws.streams.target import RedisTarget
 
 
@@ -41,7 +41,7 @@ async def test_a_kept_page_of_a_stream_that_was_is_not_handed_over(redis_server:
         second = join(5)  # whose page is there, and comes in the next turn of the loop
         redis_server.call("DEL", channel)
         redis_server.call("XADD", channel, "1-0", "messageData", "2")
-        room.reset(Tip(StreamId(1, 0), StreamId(1, 0), 1))
+        room.reset(StreamBounds(StreamId(1, 0), StreamId(1, 0), 1))
         await until(lambda: second.subscription in room.live)
         assert second.seen == [("reset", 5), ("message", 1)]
     running.cancel()
@@ -53,9 +53,9 @@ async def test_looking_back_sends_no_bodies(own_redis: RedisServer, channel: str
     add(own_redis, channel, *['"' + "x" * 100_000 + '"'] * 100)
     store = Store(RedisTarget(own_redis.url, 5.0), lambda cause: None)
     running = asyncio.create_task(store.run())
-    tip = await store.tip(channel)
+    bounds = await store.bounds(channel)
     before = own_redis.client.info("stats")["total_net_output_bytes"]
-    assert await store.before_last(channel, 90, tip) > ZERO
+    assert await store.before_last(channel, 90, bounds) > ZERO
     assert own_redis.client.info("stats")["total_net_output_bytes"] - before < 100_000
     running.cancel()
     await asyncio.wait([running])
@@ -66,7 +66,7 @@ async def test_a_read_that_nobody_waits_for_any_more_ends(own_redis: RedisServer
     add(own_redis, channel, *["1"] * 50)
     store = Store(RedisTarget(own_redis.url, 5.0), lambda cause: None)
     running = asyncio.create_task(store.run())
-    await store.tip(channel)
+    await store.bounds(channel)
 
     async def no_check(channel: Channel) -> None:
         raise AssertionError("nobody stands beyond the end")

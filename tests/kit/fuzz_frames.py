@@ -26,10 +26,10 @@ from websockets.server import ServerProtocol
 
 from kit.frame_streams import MAX_BYTES, Sent, sent
 from kit.gateway import KEY, first_frame, handshake
-from rsws.gateway.access import Access
-from rsws.gateway.clients import Clients
+from rsws.gateway.access import TokenCheck
+from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.http import PlainHttp
-from rsws.gateway.metrics import Board
+from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket import turns
 from rsws.gateway.websocket.compression import COMPRESSION
@@ -206,10 +206,12 @@ class Gateway:
         self._clients = {compress: self._make_clients(compress) for compress in (False, True)}
         self._session: Writer
 
-    def _make_clients(self, compress: bool) -> Clients:
+    def _make_clients(self, compress: bool) -> ClientRegistry:
         settings = Settings(secret_key=KEY, max_message_bytes=self._max_bytes, compress=compress)
         http = PlainHttp(lambda: True, lambda: "")
-        return Clients(settings, 1000, Access(KEY), http, self._make_session, Board(), Turns(lambda: False))
+        return ClientRegistry(
+            settings, 1000, TokenCheck(KEY), http, self._make_session, SharedMetrics(), Turns(lambda: False)
+        )
 
     def _make_session(self, connection: ClientConnection) -> Session:
         self._session = Writer()

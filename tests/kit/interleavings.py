@@ -20,7 +20,7 @@ from rsws.gateway.delivery.subscription import Outlet, Page, PageReader, State, 
 from rsws.gateway.metrics import Metrics
 from rsws.gateway.websocket.frames import MessageFramer, text_frame
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import Entry, Tip, broken_continuity
+from rsws.streams.store import Entry, StreamBounds, broken_continuity
 
 PAGE_ENTRIES = 2
 RING_MESSAGES = 2
@@ -165,8 +165,8 @@ class World(PageReader):
         self._shared = Connection() if together else None
 
     @property
-    def tip(self) -> Tip:
-        return Tip(StreamId(self.stream[0], 0) if self.stream else None, StreamId(self.last, 0))
+    def bounds(self) -> StreamBounds:
+        return StreamBounds(StreamId(self.stream[0], 0) if self.stream else None, StreamId(self.last, 0))
 
     @property
     def reach(self) -> int:
@@ -176,9 +176,9 @@ class World(PageReader):
     def compare(self) -> bool:
         """What a look at the stream's ends leads to; False when all start over."""
         if self.last < self.channel.cursor.ms:
-            self.channel.reset(self.tip)
+            self.channel.reset(self.bounds)
             return False
-        self.channel.reset_beyond_cursor(list(self.channel.beyond_cursor), self.tip)
+        self.channel.reset_beyond_cursor(list(self.channel.beyond_cursor), self.bounds)
         return True
 
     @property
@@ -250,9 +250,9 @@ class World(PageReader):
         read.done, read.found, read.complete = True, found[:PAGE_ENTRIES], len(found) < PAGE_ENTRIES
         if read.after in self.stream or not read.after:
             return
-        broken = broken_continuity(after, self.tip)
-        read.cursor = max(read.cursor, self.tip.last)
-        read.gap = None if broken is None else Gap("c", after, self.tip.first, broken)
+        broken = broken_continuity(after, self.bounds)
+        read.cursor = max(read.cursor, self.bounds.last)
+        read.gap = None if broken is None else Gap("c", after, self.bounds.first, broken)
 
     def arrive(self, index: int) -> None:
         read = self.reads.pop(index)

@@ -13,7 +13,7 @@ from rsws.errors import (
 from rsws.protocol import StreamId
 from rsws.streams.link import Link
 from rsws.streams.reader import Reader
-from rsws.streams.store import Once, Store, Stored
+from rsws.streams.store import IdempotencyKey, Store, Stored
 from rsws.streams.target import RedisTarget
 
 TOP = 2**64 - 1
@@ -44,7 +44,9 @@ async def running_store(redis: RedisServer, timeout_s: float = 5.0) -> AsyncIter
         yield store
 
 
-def appended(store: Store, channel: str, data: bytes, once: Once | None = None) -> asyncio.Future[Stored | StoreError]:
+def appended(
+    store: Store, channel: str, data: bytes, once: IdempotencyKey | None = None
+) -> asyncio.Future[Stored | StoreError]:
     """What becomes of an append; a second result would raise."""
     future: asyncio.Future[Stored | StoreError] = asyncio.get_running_loop().create_future()
     store.append(channel, data, future.set_result, once)

@@ -70,7 +70,7 @@ class Following:
 
     def is_at_rest(self, name: str) -> bool:
         """Whether it was read to its end, and Redis says when there is more."""
-        return self.reader._followed[name.encode()].at_rest
+        return self.reader._followed[name.encode()].at_tail
 
     async def until(self, name: str, ids: list[StreamId]) -> None:
         await until(lambda: len(self.delivered[name]) >= len(ids), f"{len(ids)} entries of {name}")

@@ -19,7 +19,17 @@ from rsws.errors import (
     RedisUnavailable,
 )
 from rsws.protocol import ZERO, StreamId
-from rsws.streams.store import Entry, History, Once, Store, Stored, Tip, broken_continuity, once_key, parse_entries
+from rsws.streams.store import (
+    Entry,
+    History,
+    IdempotencyKey,
+    Store,
+    Stored,
+    StreamBounds,
+    broken_continuity,
+    idempotency_key_name,
+    parse_entries,
+)
 from rsws.streams.target import RedisTarget
 
 
@@ -51,7 +61,7 @@ async def test_append_to_what_is_no_stream(own_redis: RedisServer) -> None:
 @async_test
 async def test_append_once(redis_server: RedisServer, channel: str) -> None:
     async with running_store(redis_server) as store:
-        once = Once("producer", "m1", 120)
+        once = IdempotencyKey("producer", "m1", 120)
         first = await appended(store, channel, b'{"n": 1}', once)
         assert isinstance(first, Stored)
         assert not first.duplicate
@@ -60,7 +70,7 @@ async def test_append_once(redis_server: RedisServer, channel: str) -> None:
             again = [appended(store, channel, b'{"n": 1}', once) for _ in range(3)]
             assert [await each for each in again] == [Stored(first.raw_id, duplicate=True)] * 3
         assert isinstance(await appended(store, channel, b'{"n":1}', once), Conflict)
-        for other in (Once("producer", "m2", 120), Once("another", "m1", 120)):
+        for other in (IdempotencyKey("producer", "m2", 120), IdempotencyKey("another", "m1", 120)):
             assert (await appended(store, channel, b'{"n": 1}', other)).duplicate is False  # type: ignore[union-attr]
         assert await stored(store, channel, b'{"n": 1}')
         assert (await appended(store, f"{channel}-other", b"1", once)).duplicate is False  # type: ignore[union-attr]
@@ -71,15 +81,15 @@ async def test_append_once(redis_server: RedisServer, channel: str) -> None:
 @async_test
 async def test_append_once_forgets_after_its_window(redis_server: RedisServer, channel: str) -> None:
     async with running_store(redis_server) as store:
-        once = Once("producer", "m1", 0.05)
+        once = IdempotencyKey("producer", "m1", 0.05)
         await appended(store, channel, b"1", once)
-        await until(lambda: redis_server.call("EXISTS", once_key(channel, once)) == 0)
+        await until(lambda: redis_server.call("EXISTS", idempotency_key_name(channel, once)) == 0)
         assert (await appended(store, channel, b"2", once)).duplicate is False  # type: ignore[union-attr]
 
 
 @async_test
 async def test_append_once_that_redis_refuses_stores_nothing(own_redis: RedisServer) -> None:
-    once = Once("producer", "m1", 120)
+    once = IdempotencyKey("producer", "m1", 120)
     async with running_store(own_redis) as store:
         own_redis.call("SET", "channel", "x")
         assert isinstance(await appended(store, "channel", b"1", once), ChannelUnreadable)
@@ -97,27 +107,27 @@ async def test_append_once_that_redis_refuses_stores_nothing(own_redis: RedisSer
     "name", ["c", "{tag}rest", "a{tag}", "{}", "{}x", "{", "}", "a}b", "{}}", "{{x}}", "x{}y{z}", "é{ü}"]
 )
 def test_the_memory_of_a_message_lies_beside_its_channel(name: str) -> None:
-    key = once_key(name, Once("producer", "m", 120))
+    key = idempotency_key_name(name, IdempotencyKey("producer", "m", 120))
     assert key_slot(key) == key_slot(name.encode())
-    assert key != once_key(name, Once("producerm", "", 120))
-    assert key != once_key(name + "x", Once("producer", "m", 120))
+    assert key != idempotency_key_name(name, IdempotencyKey("producerm", "", 120))
+    assert key != idempotency_key_name(name + "x", IdempotencyKey("producer", "m", 120))
 
 
 @async_test
 async def test_tip(redis_server: RedisServer, channel: str) -> None:
     async with running_store(redis_server) as store:
-        assert await store.tip(channel) == Tip(None, ZERO)
+        assert await store.bounds(channel) == StreamBounds(None, ZERO)
         ids = parsed(add(redis_server, channel, "1", "2", "3"))
-        assert await store.tip(channel) == Tip(ids[0], ids[2], 3)
+        assert await store.bounds(channel) == StreamBounds(ids[0], ids[2], 3)
         redis_server.call("XDEL", channel, str(ids[2]))
-        assert await store.tip(channel) == Tip(ids[0], ids[2], 2)
+        assert await store.bounds(channel) == StreamBounds(ids[0], ids[2], 2)
         redis_server.call("XTRIM", channel, "MAXLEN", 0)
-        assert await store.tip(channel) == Tip(None, ids[2], 0)
+        assert await store.bounds(channel) == StreamBounds(None, ids[2], 0)
         redis_server.call("DEL", channel)
-        assert await store.tip(channel) == Tip(None, ZERO)
+        assert await store.bounds(channel) == StreamBounds(None, ZERO)
         redis_server.call("SET", channel, "x")
         with pytest.raises(ChannelUnreadable):
-            await store.tip(channel)
+            await store.bounds(channel)
 
 
 @async_test
@@ -129,12 +139,12 @@ async def test_looks_that_take_long_do_not_share_a_batch(redis_server: RedisServ
 
         async def batches() -> int:
             before = store.commands.batches
-            await asyncio.gather(*map(store.tip, names))
+            await asyncio.gather(*map(store.bounds, names))
             return store.commands.batches - before
 
         assert await batches() == 1
         add(redis_server, channel, '"%s"' % ("x" * 1_000_000))
-        await store.tip(channel)
+        await store.bounds(channel)
         assert await batches() >= 3
         for _ in range(4):  # and once they are quick again
             await batches()
@@ -146,9 +156,9 @@ async def test_a_tip_asked_for_before_an_append_is_the_one_before_it(redis_serve
     async with running_store(redis_server) as store:
         before = await stored(store, channel)
         for _ in range(50):
-            tip = store.tip(channel)
+            bounds = store.bounds(channel)
             following = await stored(store, channel)
-            assert (await tip).last == before
+            assert (await bounds).last == before
             before = following
 
 
@@ -219,20 +229,20 @@ async def test_a_page_says_whether_something_may_be_missing(redis_server: RedisS
         match gone:
             case "trimmed":
                 redis_server.call("XTRIM", channel, "MAXLEN", 3)
-                expected = History(entries_of(ids[3:], 3), True, "trimmed", Tip(ids[3], ids[5], 3))
+                expected = History(entries_of(ids[3:], 3), True, "trimmed", StreamBounds(ids[3], ids[5], 3))
             case "deleted in between":
                 redis_server.call("XDEL", channel, str(ids[1]), str(ids[2]))
-                expected = History(entries_of(ids[3:], 3), True, None, Tip(ids[0], ids[5], 4))
+                expected = History(entries_of(ids[3:], 3), True, None, StreamBounds(ids[0], ids[5], 4))
             case "nothing left":
                 redis_server.call("XTRIM", channel, "MAXLEN", 0)
-                expected = History([], True, "trimmed", Tip(None, ids[5]))
+                expected = History([], True, "trimmed", StreamBounds(None, ids[5]))
             case "made anew":
                 redis_server.call("DEL", channel)
                 redis_server.call("XADD", channel, "1-0", "messageData", "9")
-                expected = History([], True, "reset", Tip(StreamId(1, 0), StreamId(1, 0), 1))
+                expected = History([], True, "reset", StreamBounds(StreamId(1, 0), StreamId(1, 0), 1))
             case _:
                 redis_server.call("DEL", channel)
-                expected = History([], True, "reset", Tip(None, ZERO))
+                expected = History([], True, "reset", StreamBounds(None, ZERO))
         assert await store.page(channel, ids[1], 10, PAGE_BYTES) == expected
 
 
@@ -257,8 +267,8 @@ def entries_of(ids: list[StreamId], first: int) -> list[Entry]:
     ],
 )
 def test_what_proves_continuity(after: int, first: int | None, last: int, broken: str | None) -> None:
-    tip = Tip(None if first is None else StreamId(first, 0), StreamId(last, 0))
-    assert broken_continuity(StreamId(after, 0), tip) == broken
+    bounds = StreamBounds(None if first is None else StreamId(first, 0), StreamId(last, 0))
+    assert broken_continuity(StreamId(after, 0), bounds) == broken
 
 
 @async_test
@@ -299,7 +309,7 @@ async def test_before_last(redis_server: RedisServer, channel: str) -> None:
         redis_server.call("XDEL", channel, str(ids[index]))
     left = [id_ for index, id_ in enumerate(ids) if index not in (700, 1199)]
     async with running_store(redis_server) as store:
-        end = await store.tip(channel)
+        end = await store.bounds(channel)
         assert end.last == ids[-1]
         assert await store.before_last(channel, 0, end) == end.last
         for count in (1, 2, 498, 499, 500, 501, 999, 1000, 1197):
@@ -307,7 +317,7 @@ async def test_before_last(redis_server: RedisServer, channel: str) -> None:
             assert start == left[-count - 1]
         for count in (1198, 1199, 10**18):
             assert await store.before_last(channel, count, end) == ZERO
-        assert await store.before_last(f"{channel}-missing", 5, Tip(None, ZERO)) == ZERO
+        assert await store.before_last(f"{channel}-missing", 5, StreamBounds(None, ZERO)) == ZERO
         # What came after the end as it was then does not count.
         add(redis_server, channel, "new")
         assert await store.before_last(channel, 3, end) == left[-4]
@@ -322,21 +332,21 @@ async def test_errors_of_reads(own_redis: RedisServer) -> None:
             with pytest.raises(ChannelUnreadable, match="text"):
                 await store.page("text", after, 5, PAGE_BYTES)
         with pytest.raises(ChannelUnreadable, match="text"):
-            await store.before_last("text", 5, Tip(StreamId(1, 0), StreamId(9, 0), 9))
+            await store.before_last("text", 5, StreamBounds(StreamId(1, 0), StreamId(9, 0), 9))
     restricted = Store(RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0), lambda cause: None)
     async with running(restricted):
         for after in (ZERO, StreamId(5, 0)):
             with pytest.raises(ChannelUnreadable, match="NOPERM"):
                 await restricted.page("closed", after, 5, PAGE_BYTES)
         with pytest.raises(ChannelUnreadable, match="NOPERM"):
-            await restricted.tip("closed")
+            await restricted.bounds("closed")
         assert await restricted.page("open", ZERO, 5, PAGE_BYTES) == History([], is_end=True)
         own_redis.kill()
         for after in (ZERO, StreamId(5, 0)):
             with pytest.raises(RedisUnavailable):
                 await restricted.page("open", after, 5, PAGE_BYTES)
         with pytest.raises(RedisUnavailable):
-            await restricted.tip("open")
+            await restricted.bounds("open")
 
 
 @async_test
@@ -348,4 +358,4 @@ async def test_a_link_that_was_cut_by_redis_is_made_anew(redis_server: RedisServ
             async with asyncio.timeout(5):
                 while not isinstance(await appended(store, channel, b"2"), Stored):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
-        assert (await store.tip(channel)).first is not None
+        assert (await store.bounds(channel)).first is not None

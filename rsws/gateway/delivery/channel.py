@@ -16,7 +16,8 @@ from typing import Protocol, TypeAlias
 from rsws.errors import StoreError
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import StreamId, is_json, message_template
-from rsws.streams.store import Entry, Tip
+from rsws.streams.reader import Follower
+from rsws.streams.store import Entry, StreamBounds
 
 RING_BYTES = 256 * 1024
 BATCH_BYTES = 256 * 1024
@@ -28,6 +29,8 @@ Encoded: TypeAlias = tuple[bytes, bytes]
 
 class Framer(Protocol):
     """Makes what clients are handed for the messages of one channel."""
+
+    __slots__ = ()
 
     def frame(self, stream_id: bytes, data: bytes) -> bytes:
         """Return what stands for one message; ``data`` is JSON."""
@@ -101,7 +104,7 @@ class RingBudget:
                 channel.shrink_ring(channel.ring_bytes // 2)
 
 
-class Channel:
+class Channel(Follower):
     """One channel with at least one subscription.
 
     Args:
@@ -266,19 +269,19 @@ class Channel:
             listener.fell_behind(self.cursor)
         self._restart(cursor)
 
-    def reset(self, tip: Tip) -> None:
+    def reset(self, bounds: StreamBounds) -> None:
         """The stream was deleted, recreated or rolled back: everyone starts at the beginning of what is there."""
         self.is_unreadable = False
         self.generation += 1
         for listener in self.listeners:
-            listener.reset(tip.first)
-        self._restart(tip.last)
+            listener.reset(bounds.first)
+        self._restart(bounds.last)
 
-    def reset_beyond_cursor(self, listeners: Iterable[Listener], tip: Tip) -> None:
+    def reset_beyond_cursor(self, listeners: Iterable[Listener], bounds: StreamBounds) -> None:
         """Those of ``listeners`` who wait beyond the end of the stream wait for what will not come: they start anew."""
         for listener in listeners:
-            if listener in self.beyond_cursor and listener.position > tip.last:
-                listener.reset(tip.first)
+            if listener in self.beyond_cursor and listener.position > bounds.last:
+                listener.reset(bounds.first)
                 listener.advance()
 
     def close(self) -> None:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
-from rsws.gateway.delivery.pages import PORTION, RETRY_S, Pages
+from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.reader import Reader
-from rsws.streams.store import UNREADABLE_RETRY_S, Store, Tip
+from rsws.streams.store import UNREADABLE_RETRY_S, Store, StreamBounds
 
 log = logging.getLogger("rsws.gateway")
 
@@ -29,7 +29,7 @@ CHECK_S = 5.0
 class _Look(NamedTuple):
     """A look at a stream's ends that is under way, and where its channel stood when it was asked for."""
 
-    tip: Awaitable[Tip]
+    bounds: Awaitable[StreamBounds]
     channel: Channel | None
     """None when it was not open."""
     generation: int
@@ -61,7 +61,7 @@ class Hub:
             make_framer=make_framer,
             metrics=metrics,
         )
-        self._portions = asyncio.Semaphore(PORTION)
+        self._portions = asyncio.Semaphore(YIELD_EVERY)
         self._pages = Pages(store, tasks, self._check)
         self._poison: dict[str, int] = {}
 
@@ -86,30 +86,30 @@ class Hub:
         self, request: Subscribe, outlet: Outlet, look: _Look
     ) -> tuple[Subscribed, Gap | None, Subscription]:
         name = request.channel
-        tip = await look.tip
+        bounds = await look.bounds
         async with self._portions:
             await asyncio.sleep(0)
         while not self._is_current(look):
             look = self._look(name)
-            tip = await look.tip
+            bounds = await look.bounds
         gap = None
         if request.last is not None:
-            start = position = await self._store.before_last(name, request.last, tip)
+            start = position = await self._store.before_last(name, request.last, bounds)
         else:
-            start = position = tip.last if request.after is None else request.after
-            if position > tip.last:
-                gap = Gap(name, position, tip.first, "reset")
+            start = position = bounds.last if request.after is None else request.after
+            if position > bounds.last:
+                gap = Gap(name, position, bounds.first, "reset")
                 position = ZERO
-        self._compare(look, tip)
+        self._compare(look, bounds)
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = self._make_channel(name, tip.last)
+            channel = self._channels[name] = self._make_channel(name, bounds.last)
             self._follow(channel)
         elif channel.is_unreadable:  # no more, it seems: nobody has to wait for the next attempt
-            channel.reopen(tip.last)
+            channel.reopen(bounds.last)
             self._follow(channel)
         subscription = Subscription(channel, position, outlet, self._pages, marker=request.marker)
-        return Subscribed(name, start, tip.last), gap, subscription
+        return Subscribed(name, start, bounds.last), gap, subscription
 
     def _follow(self, channel: Channel) -> None:
         self._reader.follow(channel.name, channel.cursor, channel)
@@ -126,30 +126,30 @@ class Hub:
     def _look(self, name: str) -> _Look:
         """Ask for a stream's ends, and note where its channel stands at this moment."""
         channel = self._channels.get(name)
-        tip = self._store.tip(name)
+        bounds = self._store.bounds(name)
         if channel is None:
-            return _Look(tip, None, 0, ZERO, ())
-        return _Look(tip, channel, channel.generation, channel.cursor, tuple(channel.beyond_cursor))
+            return _Look(bounds, None, 0, ZERO, ())
+        return _Look(bounds, channel, channel.generation, channel.cursor, tuple(channel.beyond_cursor))
 
     def _is_current(self, look: _Look) -> bool:
         """Whether the channel is still the one that was looked at: neither closed nor reset meanwhile."""
         channel = look.channel
         return channel is None or (self._is_open(channel) and channel.generation == look.generation)
 
-    def _compare(self, look: _Look, tip: Tip) -> bool:
+    def _compare(self, look: _Look, bounds: StreamBounds) -> bool:
         """Have those start over who stood beyond the stream's end when it was looked at; False when all did."""
         channel = look.channel
         if channel is None or not self._is_current(look):
             return True
-        if tip.last < look.cursor:
-            self._reset(channel, tip)
+        if bounds.last < look.cursor:
+            self._reset(channel, bounds)
             return False
-        channel.reset_beyond_cursor(look.beyond_cursor, tip)
+        channel.reset_beyond_cursor(look.beyond_cursor, bounds)
         return True
 
-    def _reset(self, channel: Channel, tip: Tip) -> None:
-        log.warning("stream reset channel=%r cursor=%s now=%s", channel.name, channel.cursor, tip.last)
-        channel.reset(tip)
+    def _reset(self, channel: Channel, bounds: StreamBounds) -> None:
+        log.warning("stream reset channel=%r cursor=%s now=%s", channel.name, channel.cursor, bounds.last)
+        channel.reset(bounds)
         self._follow(channel)
 
     async def _reopen(self, channel: Channel) -> None:
@@ -157,22 +157,22 @@ class Hub:
         while self._is_open(channel):
             look = self._look(channel.name)
             try:
-                tip = await look.tip
+                bounds = await look.bounds
             except ChannelUnreadable as error:
                 channel.unreadable(error)
                 await asyncio.sleep(UNREADABLE_RETRY_S)
             except StoreError:
                 await asyncio.sleep(RETRY_S)
             else:
-                if self._is_current(look) and self._compare(look, tip):
-                    channel.reopen(tip.last)
+                if self._is_current(look) and self._compare(look, bounds):
+                    channel.reopen(bounds.last)
                     self._follow(channel)
                 return
 
     async def _check(self, channel: Channel) -> None:
         look = self._look(channel.name)
         with suppress(StoreError):  # the reader has the same trouble, and says so
-            self._compare(look, await look.tip)
+            self._compare(look, await look.bounds)
 
     async def check_quiet(self) -> None:
         """Look, every now and then until cancelled, for streams that were reset while nothing came of them."""

@@ -19,7 +19,7 @@ CACHED_PAGE_BYTES = 1024
 """What a page counts for beside its frames, so that empty ones are not kept without bound."""
 CACHE_S = 5.0
 """A cached page is served no longer: entries can be deleted from a stream."""
-PORTION = 100
+YIELD_EVERY = 100
 """How many of a herd are served in one turn of the event loop, so that others get theirs."""
 RETRY_S = 0.25
 
@@ -109,7 +109,7 @@ class Pages(PageReader):
             self._read_ahead(key, page)
         for number, subscription in enumerate(list(read.waiting), 1):
             _hand_over(key, subscription, page)
-            if number % PORTION == 0:
+            if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
     async def _page(self, key: _PageKey, read: _Read) -> Page | None:
@@ -146,10 +146,10 @@ class Pages(PageReader):
             low, high = PAGE_ENTRIES
             channel.page_entries = max(low, min(high, CHUNK_BYTES * len(entries) // max(1, len(joined))))
         gap = None
-        if history.tip is not None:
-            cursor = max(cursor, history.tip.last)
+        if history.bounds is not None:
+            cursor = max(cursor, history.bounds.last)
             if history.broken is not None:
-                gap = Gap(channel.name, key.after, history.tip.first, history.broken)
+                gap = Gap(channel.name, key.after, history.bounds.first, history.broken)
         last = entries[-1].id if entries else key.after
         channel.metrics.history_entries_read += len(entries)
         page = Page(joined, len(frames), last, history.is_end, cursor, gap)

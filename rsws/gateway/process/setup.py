@@ -149,7 +149,9 @@ def cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SetupErr
     """What to do about a port that can't be had."""
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, UnicodeError):
-        return SetupError(f"can't listen on {where}: {settings.host!r} is no name of a host; choose another --host")
+        return SetupError(
+            f"can't listen on {where}: {settings.host!r} is not the name of a host; choose another --host"
+        )
     if error.errno == errno.EADDRINUSE:
         return SetupError(f"port {settings.port} is in use; choose another with --port or PORT")
     if error.errno == errno.EACCES:

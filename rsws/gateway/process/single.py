@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from rsws.datadir import DataDir
-from rsws.gateway.metrics import Board
+from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
 from rsws.gateway.process.setup import BACKLOG, announce, cannot_listen, choose_key, find_redis, reserve_port, url_of
 from rsws.gateway.server import Server
@@ -34,10 +34,12 @@ class SingleProcess(Gateway):
 
     server: Server
 
-    def __init__(self, settings: Settings, listening: Sequence[socket.socket] = (), board: Board | None = None) -> None:
+    def __init__(
+        self, settings: Settings, listening: Sequence[socket.socket] = (), board: SharedMetrics | None = None
+    ) -> None:
         super().__init__(settings)
         self._listening = listening
-        self._board = board if board is not None else Board()
+        self._board = board if board is not None else SharedMetrics()
 
     @property
     def client_count(self) -> int:

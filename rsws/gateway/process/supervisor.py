@@ -24,7 +24,7 @@ from typing import NamedTuple
 from rsws.backoff import Backoff
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
-from rsws.gateway.metrics import PUBLISH_S, Board
+from rsws.gateway.metrics import PUBLISH_S, SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
 from rsws.gateway.process.setup import announce, choose_key, find_redis, reserve_port, share_port, url_of
 from rsws.runtime import start_module
@@ -48,7 +48,7 @@ STEADY_S = 10 * SECONDS
 """One that lived so long is replaced at once."""
 
 
-class Orders(NamedTuple):
+class WorkerConfig(NamedTuple):
     """What a worker is told when it starts."""
 
     settings: Settings
@@ -94,14 +94,14 @@ class Supervisor(Gateway):
         listening = share_port(settings, reserved, stack)
         self.url = url_of(listening[0][0])
         processes = settings.workers + 1
-        memory = Board.memory(processes)
+        memory = SharedMetrics.memory(processes)
         stack.callback(os.close, memory)
-        self._board = Board(processes, 0, memory)
+        self._board = SharedMetrics(processes, 0, memory)
         self._board.publish()
         settings = replace(settings, secret_key=key.secret, redis_url=redis.url)
         for number, sockets in enumerate(listening, 1):
             own = settings if number == 1 else replace(settings, retain=())  # one trims for all
-            orders = Orders(own, tuple([each.fileno() for each in sockets]), memory, processes)
+            orders = WorkerConfig(own, tuple([each.fileno() for each in sockets]), memory, processes)
             self._workers.append(_Worker(number, orders, self._board))
         stack.push_async_callback(self._stop_core)
         stack.push_async_callback(self._stop_workers)
@@ -133,7 +133,7 @@ class Supervisor(Gateway):
 class _Worker:
     """One of the workers: a process, and those that come in its place."""
 
-    def __init__(self, number: int, orders: Orders, board: Board) -> None:
+    def __init__(self, number: int, orders: WorkerConfig, board: SharedMetrics) -> None:
         self._number = number
         self._orders = orders
         self._board = board

@@ -18,17 +18,17 @@ import threading
 
 from rsws.errors import RswsError
 from rsws.gateway import logs
-from rsws.gateway.metrics import Board
+from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import until_signalled
 from rsws.gateway.process.single import SingleProcess
-from rsws.gateway.process.supervisor import LISTENING, Orders
+from rsws.gateway.process.supervisor import LISTENING, WorkerConfig
 from rsws.runtime import collect_rarely, loop_factory
 
 
 def main() -> None:
     """Do what the supervisor orders, and exit with the code of that."""
     number = int(sys.argv[1])
-    orders: Orders = pickle.load(sys.stdin.buffer)
+    orders: WorkerConfig = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_supervisor, name="rsws supervisor", daemon=True).start()
     logs.configure(orders.settings.log_level, number)
     collect_rarely()
@@ -52,9 +52,9 @@ def _report(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-async def _serve(number: int, orders: Orders) -> None:
+async def _serve(number: int, orders: WorkerConfig) -> None:
     listening = [socket.socket(fileno=descriptor) for descriptor in orders.listening]
-    board = Board(orders.processes, number, orders.board)
+    board = SharedMetrics(orders.processes, number, orders.board)
     async with SingleProcess(orders.settings, listening, board) as server:
         _report(LISTENING)
         await server.failed()

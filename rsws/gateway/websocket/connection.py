@@ -19,7 +19,7 @@ from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.websocket.compression import Compressor, agreed_compressor
 from rsws.gateway.websocket.frames import PING, text_frame
 from rsws.gateway.websocket.handshake import Opening
-from rsws.gateway.websocket.keepalive import SignsOfLife, Verdict, unacknowledged_bytes
+from rsws.gateway.websocket.keepalive import Liveness, Verdict, unacknowledged_bytes
 from rsws.gateway.websocket.receiving import FrameReader, Receiver
 from rsws.gateway.websocket.turns import BYTES_UNDER_WAY, REQUESTS_UNDER_WAY, Turns
 from rsws.settings import KIB
@@ -37,16 +37,22 @@ LEAST_REQUESTS, LEAST_BYTES = REQUESTS_UNDER_WAY[0], BYTES_UNDER_WAY[0]
 class MessageHandler(Interface):
     """What a connection needs of whoever answers its messages."""
 
+    __slots__ = ()
+
     @property
     def is_busy(self) -> bool:
         """Whether it has enough to do for now, and is to be given no more."""
+        raise NotImplementedError
 
     def text_received(self, text: str) -> None:
         """One message of the client."""
+        raise NotImplementedError
 
 
-class Host(Interface):
+class ConnectionOwner(Interface):
     """What a connection needs of the server it belongs to."""
+
+    __slots__ = ()
 
     max_message_bytes: int
     high_water_bytes: int
@@ -55,40 +61,69 @@ class Host(Interface):
 
     def connected(self, connection: ClientConnection) -> None:
         """There is a new one, before its handshake."""
+        raise NotImplementedError
 
     def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
         """The answer to what the client asked for, a handshake or something else; a status is a refusal."""
+        raise NotImplementedError
 
     def opened(self, connection: ClientConnection, path: str) -> None:
         """The handshake is done: who answers is given to :meth:`ClientConnection.start`."""
+        raise NotImplementedError
 
     def turn(self) -> int:
         """The number of this turn of the loop, positive."""
+        raise NotImplementedError
 
     def will_flush(self, connection: ClientConnection) -> None:
         """Something was written: its :meth:`ClientConnection.flush` is to be called at the end of this turn."""
+        raise NotImplementedError
 
     def closing(self, connection: ClientConnection) -> None:
         """An open connection is open no more, for whatever reason."""
+        raise NotImplementedError
 
     def lost(self, connection: ClientConnection) -> None:
         """The connection is gone, whether it was open or not."""
+        raise NotImplementedError
 
 
 class ClientConnection(asyncio.Protocol, Outlet, Receiver):
     """A client's connection, from its first to its last moment."""
 
     __slots__ = (
-        "_compressor", "_connected_at", "_cutting_off", "_frames", "_handler", "_host", "_ignored_bytes", "_in_flight",
-        "_in_flight_bytes", "_last_words", "_life", "_loop", "_out", "_out_bytes", "_paused", "_reading_page",
-        "_reading_paused", "_request", "_sent_in", "_waiting", "_written", "is_deaf", "is_full", "is_open", "peer",
+        "_compressor",
+        "_connected_at",
+        "_cutting_off",
+        "_frames",
+        "_handler",
+        "_ignored_bytes",
+        "_in_flight",
+        "_in_flight_bytes",
+        "_last_words",
+        "_life",
+        "_loop",
+        "_out",
+        "_out_bytes",
+        "_owner",
+        "_paused",
+        "_reading_page",
+        "_reading_paused",
+        "_request",
+        "_sent_in",
+        "_waiting",
+        "_written",
+        "is_deaf",
+        "is_full",
+        "is_open",
+        "peer",
         "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, owner: ConnectionOwner) -> None:
+        self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._request: RequestReader | None = None
         self._frames: FrameReader | None = None
@@ -111,7 +146,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._reading_paused = False
         self._reading_page = False
         self._connected_at = self._loop.time()
-        self._life = SignsOfLife(self._connected_at)
+        self._life = Liveness(self._connected_at)
         self._sent_in = 0
         self._written = 0
 
@@ -120,12 +155,12 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's hook for the beginning of the connection."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(self._host.high_water_bytes)
+        self.transport.set_write_buffer_limits(self._owner.high_water_bytes)
         address = transport.get_extra_info("peername")
         # On a socket that is for IPv4 as well, its addresses have a prefix.
         self.peer = f"{address[0].removeprefix('::ffff:')}:{address[1]}" if address else "unknown"
         """The client's address, for a log line."""
-        self._host.connected(self)
+        self._owner.connected(self)
 
     def start(self, handler: MessageHandler) -> None:
         """Hand messages to ``handler`` from now on."""
@@ -149,7 +184,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         request = reader.read(data)
         if request is None:
             return b""
-        answer = self._host.answer(self, request)
+        answer = self._owner.answer(self, request)
         if isinstance(answer, bytes):
             self.is_deaf = True
             self._write(answer)
@@ -157,11 +192,11 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             return b""
         self._request = None
         self._write(answer.answer)
-        self._frames = FrameReader(self, answer.extensions, self._host.max_message_bytes)
+        self._frames = FrameReader(self, answer.extensions, self._owner.max_message_bytes)
         if answer.extensions:
             self._compressor = agreed_compressor(answer.extensions)
         self.is_open = True
-        self._host.opened(self, answer.path)
+        self._owner.opened(self, answer.path)
         return reader.behind
 
     def ignore(self) -> None:
@@ -194,7 +229,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def request_started(self, size: int) -> None:
         """A request of that many characters is under way; with too many of them the client has to wait."""
-        turns = self._host.turns
+        turns = self._owner.turns
         if not self._in_flight:
             turns.busy_clients += 1
         self._in_flight += 1
@@ -209,7 +244,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._in_flight -= 1
         self._in_flight_bytes -= size
         if not self._in_flight:
-            self._host.turns.busy_clients -= 1
+            self._owner.turns.busy_clients -= 1
         if self._reading_paused:
             self.adjust_reading()
         if not self._in_flight and self._last_words is not None:
@@ -217,11 +252,11 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def adjust_reading(self) -> None:
         """Read the client, or read it no more: it has had its share, or does not read what it has asked for."""
-        turns, frames = self._host.turns, self._frames
+        turns, frames = self._owner.turns, self._frames
         self.is_full = (
             turns.is_over_share(self._in_flight, self._in_flight_bytes)
             or (self._handler is not None and self._handler.is_busy)
-            or self.buffered_bytes > REPLIES_ROOM * self._host.high_water_bytes
+            or self.buffered_bytes > REPLIES_ROOM * self._owner.high_water_bytes
         )
         has_unread = frames is not None and frames.has_unread
         if frames is not None and has_unread and not (self.is_full or frames.is_in_line):
@@ -245,7 +280,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
     @property
     def has_room(self) -> bool:
         """Whether a subscription may write: false above the high-water mark, until the client has read."""
-        return not self._paused and self._out_bytes < self._host.high_water_bytes
+        return not self._paused and self._out_bytes < self._owner.high_water_bytes
 
     def try_send(self, frames: bytes) -> bool:
         """Write text frames if there is room.
@@ -257,7 +292,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             return False
         if self._compressor is not None:
             frames = self._compressor.compress(frames)
-        turn = self._host.turn()
+        turn = self._owner.turn()
         if self._out or turn == self._sent_in:
             self._write(frames)
         else:
@@ -272,7 +307,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def _write(self, frames: bytes) -> None:
         if not self._out:
-            self._host.will_flush(self)
+            self._owner.will_flush(self)
         self._out.append(frames)
         self._out_bytes += len(frames)
 
@@ -378,7 +413,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
                 self.flush()
                 self.transport.write(PING)  # not counted as written: that it drains is no sign of life
 
-    def retire(self, code: CloseCode, reason: str, patience_s: float) -> None:
+    def drain(self, code: CloseCode, reason: str, patience_s: float) -> None:
         """Look at nothing the client sends from now on; close once its requests are answered, or patience has ended."""
         self._handler = None
         if self._in_flight:
@@ -421,10 +456,10 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self._handler = None
             self._waiting = None
             if self._in_flight:
-                self._host.turns.busy_clients -= 1
+                self._owner.turns.busy_clients -= 1
             # The client need not answer, or read.
-            self._cutting_off = self._loop.call_later(self._host.close_timeout_s, self.transport.abort)
-            self._host.closing(self)
+            self._cutting_off = self._loop.call_later(self._owner.close_timeout_s, self.transport.abort)
+            self._owner.closing(self)
 
     def eof_received(self) -> None:
         """asyncio's hook for the end of the client's bytes; the transport closes itself then."""
@@ -438,5 +473,5 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self._cutting_off = None  # which would keep the two alive
         self._out.clear()
         if self._frames is not None:
-            self._frames.let_go()
-        self._host.lost(self)
+            self._frames.break_cycles()
+        self._owner.lost(self)

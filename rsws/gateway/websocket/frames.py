@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from websockets.frames import Frame, Opcode
 
 from rsws.frames import MASKED, TEXT, bounds, header
+from rsws.gateway.delivery.channel import Framer
 
 _COMPRESSED = 0x40
 """RSV1 (RFC 7692, section 6)."""
@@ -22,7 +23,7 @@ def text_frame(payload: bytes, first_byte: int = TEXT) -> bytes:
     return header(len(payload), first_byte) + payload
 
 
-class MessageFramer:
+class MessageFramer(Framer):
     """Makes the frames of one channel's messages, header and payload in one go.
 
     Args:

@@ -60,7 +60,7 @@ def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactor
     if offered is not None:
         chosen = _first_subprotocol(offered)
         if chosen is None:
-            return _refusal("Sec-WebSocket-Protocol", "is no list of different names")
+            return _refusal("Sec-WebSocket-Protocol", "is not a list of different names")
         answer += b"Sec-WebSocket-Protocol: %b\r\n" % chosen
     extensions: Sequence[Extension] = ()
     if factories and b"sec-websocket-extensions" in headers:

@@ -17,7 +17,7 @@ class Verdict(Enum):
     DEAD = auto()
 
 
-class SignsOfLife:
+class Liveness:
     """Of one connection.
 
     A ping would queue behind data and cut off a slow client: that data drains is a sign of life like any other.

@@ -1,4 +1,4 @@
-"""websockets' protocols without I/O: made for what is no plain message, and let go of afterwards."""
+"""websockets' protocols without I/O: made for what is not a plain message, and let go of afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def agree_on_extensions(
     try:
         return protocol.process_extensions(Headers({"Sec-WebSocket-Extensions": offered}))
     finally:
-        let_go(protocol)
+        break_cycles(protocol)
 
 
 def after_handshake(extensions: Sequence[Extension], max_bytes: int) -> Protocol:
@@ -41,7 +41,7 @@ def after_handshake(extensions: Sequence[Extension], max_bytes: int) -> Protocol
     return protocol
 
 
-def let_go(protocol: Protocol) -> None:
+def break_cycles(protocol: Protocol) -> None:
     """Break its cycles: its parser, errors and what it has read last would wait for the garbage collector."""
     protocol.parser.close()
     error: BaseException | None

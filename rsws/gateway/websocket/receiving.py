@@ -17,7 +17,7 @@ from rsws.errors import CloseCode
 from rsws.frames import bounds, read_messages
 from rsws.gateway.websocket import protocols
 from rsws.gateway.websocket.frames import breaks_rules, is_close, is_compressed, is_plain
-from rsws.gateway.websocket.turns import BYTES_A_TURN, FRAMES_A_TURN, HEAVY_BYTES, PARSED_FRAME_COST
+from rsws.gateway.websocket.turns import BYTES_A_TURN, FRAMES_A_TURN, HEAVY_BYTES, PARSED_FRAME_COST, Reader
 
 AT_ONCE = 8
 """Messages that are handed on before it is looked whether there may be more."""
@@ -52,7 +52,7 @@ class Receiver(Interface):
         raise NotImplementedError
 
 
-class FrameReader:
+class FrameReader(Reader):
     """Reads the frames of one client.
 
     Args:
@@ -97,7 +97,7 @@ class FrameReader:
             self.websocket = protocols.after_handshake(self._extensions, self._max_bytes)
         return self.websocket
 
-    def let_go(self) -> None:
+    def break_cycles(self) -> None:
         """Forget what was not read to its end."""
         self._rest = self._unread = self._partial = None
         self._drop_websocket()
@@ -105,7 +105,7 @@ class FrameReader:
     def _drop_websocket(self) -> None:
         websocket, self.websocket = self.websocket, None
         if websocket is not None:
-            protocols.let_go(websocket)
+            protocols.break_cycles(websocket)
 
     def receive(self, data: bytes) -> None:
         """Take bytes, and read what this turn has room for."""

@@ -31,8 +31,11 @@ REST_AFTER_S, REST = 0.001, 2
 class Reader(Protocol):
     """What waits for its turn."""
 
+    __slots__ = ()
+
     def read_on(self) -> None:
         """Read what one turn has room for, and wait for another one if there is more."""
+        raise NotImplementedError
 
 
 class Turns:

@@ -187,7 +187,7 @@ async def joins(proof: Proof) -> None:
 
 
 async def bad_key(proof: Proof) -> None:
-    """One of 100 channels turns into a key that is no stream; then another one, five times."""
+    """One of 100 channels turns into a key that is not a stream; then another one, five times."""
     rounds, clients = 5, 2
     proof.total(2 + 2 * rounds)
     names = [f"{CHANNEL}-{number}" for number in range(100)]

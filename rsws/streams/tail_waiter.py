@@ -32,7 +32,7 @@ class _Waiting(NamedTuple):
     on_news: Callable[[list[Any]], None]
 
 
-class Ends:
+class TailWaiter:
     """Waits for the next entries of streams.
 
     Args:

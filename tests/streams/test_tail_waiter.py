@@ -15,18 +15,18 @@ import pytest
 from kit.faults import command_calls
 from kit.gateway import add, async_test, until
 from kit.support import RedisServer
-from rsws.streams import ends as ends_module
-from rsws.streams.ends import Ends
+from rsws.streams import tail_waiter as ends_module
 from rsws.streams.link import Link
+from rsws.streams.tail_waiter import TailWaiter
 from rsws.streams.target import RedisTarget
 
 
 class Waiting:
-    """Ends, and what came at each: entries' ids, or none where nothing is proven."""
+    """TailWaiter, and what came at each: entries' ids, or none where nothing is proven."""
 
     def __init__(self, target: RedisTarget) -> None:
         self.link = Link(target, "test-commands")
-        self.ends = Ends(target, self.link)
+        self.ends = TailWaiter(target, self.link)
         self.news: dict[str, list[str]] = {}
 
     def wait(self, name: str, after: str = "0-0") -> None:

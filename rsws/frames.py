@@ -1,5 +1,7 @@
 """The header of a WebSocket frame (RFC 6455, section 5.2), written and read here and nowhere else.
 
+The sections in comments are those of RFC 6455.
+
 A client's message is read here because websockets' parser, a chain of generators made for any frame in pieces of any
 size, takes six times as long for one that is there in one piece.
 """
@@ -21,7 +23,7 @@ _long_header = Struct("!BBQ").pack
 
 def header(size: int, first_byte: int = TEXT, mask_bit: int = 0) -> bytes:
     """The two to ten bytes in front of a payload of that size; with :data:`MASKED`, its mask has to follow them."""
-    if size < 126:
+    if size < 126:  # section 5.2: a length takes as few bytes as it can
         return _short_header(first_byte, mask_bit | size)
     if size < 65536:
         return _medium_header(first_byte, mask_bit | 126, size)
@@ -38,13 +40,13 @@ def bounds(data: bytes, start: int) -> tuple[int, int] | None:
         return None
     second = data[start + 1]
     size = second & ~MASKED
-    if size > 125:  # the length is in the next two bytes, or eight
+    if size > 125:  # section 5.2: the length is in the next two bytes, or eight
         body += 2 if size == 126 else 8
         if body > len(data):
             return None
         size = int.from_bytes(data[start + 2 : body])
     if second & MASKED:
-        body += 4
+        body += 4  # section 5.3
     return body, body + size
 
 

@@ -3,6 +3,7 @@
 No message that it sends builds on the one before it (``server_no_context_takeover``), which costs some of the
 compression and saves the memory of a window for each client. It asks nothing of a client that this has not offered, as
 some refuse such an answer: what one sends may build on what it sent before, in a window of the same size if it will.
+The sections in comments are those of RFC 7692.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ MEMORY_LEVEL = 5
 REMEMBERED_BYTES = 256 * 1024
 """Of messages whose compressed form is kept, for those who are written the same a moment later; of one in any case."""
 _END = b"\x00\x00\xff\xff"
-"""What zlib writes at the end of a flush, and the extension leaves out."""
+"""What zlib writes at the end of a flush, and the extension leaves out (section 7.2.1)."""
 
 COMPRESSION: Sequence[ServerExtensionFactory] = [
+    # Sections 7.1.1.1 and 7.1.2.2.
     ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_max_window_bits=WINDOW_BITS)
 ]
 """What the gateway offers in a handshake when it compresses."""
@@ -70,5 +72,5 @@ def agreed_compressor(extensions: Sequence[Extension]) -> Compressor | None:
     """The compressor for a client, by what the handshake agreed on; None for one that takes only plain messages."""
     for extension in extensions:
         if isinstance(extension, PerMessageDeflate):
-            return compressor(min(WINDOW_BITS, extension.local_max_window_bits))
+            return compressor(min(WINDOW_BITS, extension.local_max_window_bits))  # section 7.1.2.1
     return None

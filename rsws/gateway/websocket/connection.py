@@ -1,6 +1,7 @@
 """One WebSocket: messages in, bounded writes out, signs of life, close codes. Knows no Redis.
 
-An asyncio protocol: there is no task, no queue and no coroutine for a connection or a message.
+An asyncio protocol: there is no task, no queue and no coroutine for a connection or a message. The sections in comments
+are those of RFC 6455.
 """
 
 from __future__ import annotations
@@ -215,9 +216,9 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             return
         try:
             self._handler.text_received(payload.decode())
-        except UnicodeDecodeError:
+        except UnicodeDecodeError:  # sections 8.1 and 7.4.1: 1007
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
-        except Exception:
+        except Exception:  # section 7.4.1: 1011
             log.exception("a bug in the gateway client=%s", self.peer)
             self.fail(CloseCode.INTERNAL_ERROR, "internal error")
 
@@ -380,8 +381,8 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         """Send what websockets has to say, after what was written so far; its word for the end is nothing."""
         for data in websocket.data_to_send():
             if data:
-                self._answer(data)
-            else:
+                self._answer(data)  # section 5.5.3: a pong; 5.5.1: a close frame, once
+            else:  # section 7.1.1: the server is the first to end TCP
                 self.is_deaf = True
                 self._write_end()
 
@@ -411,7 +412,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
                 self.transport.abort()
             case Verdict.PING:
                 self.flush()
-                self.transport.write(PING)  # not counted as written: that it drains is no sign of life
+                self.transport.write(PING)  # section 5.5.2; not counted as written: that it drains is no sign of life
 
     def drain(self, code: CloseCode, reason: str, patience_s: float) -> None:
         """Look at nothing the client sends from now on; close once its requests are answered, or patience has ended."""
@@ -431,7 +432,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         """Close after what was written so far."""
         if self.is_open and self._frames is not None:
             websocket = self._frames.get_websocket()
-            websocket.send_close(code, reason)
+            websocket.send_close(code, reason)  # sections 7.1.2 and 5.5.1
             self._send_protocol_data(websocket)
             self._close_began()
 
@@ -439,7 +440,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         """Close after what was written so far, and look at nothing more: the client broke the rules, or is refused."""
         if self.is_open and self._frames is not None:
             websocket = self._frames.get_websocket()
-            websocket.fail(code, reason)
+            websocket.fail(code, reason)  # section 7.1.7
             self._send_protocol_data(websocket)
             self._close_began()
 
@@ -448,10 +449,10 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         """The close code of a connection that has ended, or is about to."""
         websocket = self._frames and self._frames.websocket
         closed = websocket and (websocket.close_rcvd or websocket.close_sent)
-        return closed.code if closed else 1006  # RFC 6455: gone without a close frame
+        return closed.code if closed else 1006  # section 7.1.5: gone without a close frame
 
     def _close_began(self) -> None:
-        if self.is_open:
+        if self.is_open:  # section 7.1.3: from the first close frame on, in either direction, nothing more is said
             self.is_open = False
             self._handler = None
             self._waiting = None

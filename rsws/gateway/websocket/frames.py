@@ -1,6 +1,7 @@
 """Text frames as a server sends them, made once and sent to many; and what a client's frame is, by its first bytes.
 
-websockets reads and writes all but ordinary text messages, whole and unfragmented.
+websockets reads and writes all but ordinary text messages, whole and unfragmented. The sections in comments are
+those of RFC 6455, where no other is named.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from rsws.gateway.delivery.channel import Framer
 
 _COMPRESSED = 0x40
 """RSV1 (RFC 7692, section 6)."""
-_OPCODES = frozenset(Opcode)
-PING = Frame(Opcode.PING, b"").serialize(mask=False)
+_OPCODES = frozenset(Opcode)  # section 5.2: the others are reserved
+PING = Frame(Opcode.PING, b"").serialize(mask=False)  # section 5.5.2
 
 
 def text_frame(payload: bytes, first_byte: int = TEXT) -> bytes:
     """``payload``, valid UTF-8, as one unfragmented text frame of a server, which is not masked."""
-    return header(len(payload), first_byte) + payload
+    return header(len(payload), first_byte) + payload  # section 5.1: a server must not mask; 5.6: text is UTF-8
 
 
 class MessageFramer(Framer):
@@ -66,14 +67,15 @@ def is_plain(data: bytes, start: int) -> bool:
 
 def breaks_rules(data: bytes, start: int) -> bool:
     """Whether no client may begin a frame as the one at ``start`` does: not masked, or of no known kind."""
+    # Section 5.1: a client has to mask. Section 5.2: an unknown opcode fails the connection.
     return len(data) - start >= 2 and (data[start + 1] < MASKED or data[start] & 0x0F not in _OPCODES)
 
 
 def is_compressed(data: bytes, start: int) -> bool:
     """Whether the frame at ``start`` says so."""
-    return bool(data[start] & _COMPRESSED)
+    return bool(data[start] & _COMPRESSED)  # RFC 7692, section 6
 
 
 def is_close(data: bytes, start: int) -> bool:
     """Whether the frame at ``start`` is a close frame."""
-    return data[start] & 0x0F == Opcode.CLOSE
+    return data[start] & 0x0F == Opcode.CLOSE  # section 5.5.1

@@ -1,4 +1,7 @@
-"""The opening handshake (RFC 6455, section 4.2), by the rules of the npm package ``ws``: old clients work with them."""
+"""The opening handshake (RFC 6455, section 4.2), by the rules of the npm package ``ws``: old clients work with them.
+
+The sections in comments are those of RFC 6455; the numbers behind them are those of the items in their lists.
+"""
 
 from __future__ import annotations
 
@@ -41,28 +44,30 @@ def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactor
     headers = request.headers
     upgrade = headers.get(b"upgrade", b"").lower()
     options = headers.get(b"connection", b"").lower()
+    # Section 4.2.1 (3, 4): what asks for a WebSocket.
     if b"websocket" not in upgrade or (options != b"upgrade" and b"upgrade" not in _list(options)):
         return None
-    if request.method != "GET":
+    if request.method != "GET":  # section 4.2.1 (1)
         return response(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket is opened with GET\n", {"Allow": "GET"})
     if upgrade != b"websocket":
         return _refusal("Upgrade", "is not websocket alone")
     key = headers.get(b"sec-websocket-key", b"")
-    if not _KEY.fullmatch(key):
+    if not _KEY.fullmatch(key):  # section 4.2.1 (5)
         return _refusal("Sec-WebSocket-Key", "is not 16 bytes in base64")
-    if headers.get(b"sec-websocket-version") not in _VERSIONS:
+    if headers.get(b"sec-websocket-version") not in _VERSIONS:  # section 4.2.1 (6), and for the answer 4.4
         return _refusal("Sec-WebSocket-Version", "is not 13", {"Sec-WebSocket-Version": "13, 8"})
-    answer = (
+    answer = (  # section 4.2.2 (5)
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: %b\r\n" % accept_key(key.decode()).encode()
     )
     offered = headers.get(b"sec-websocket-protocol")
-    if offered is not None:
+    if offered is not None:  # sections 4.2.1 (8) and 4.2.2 (4): one of those that the client offers
         chosen = _first_subprotocol(offered)
         if chosen is None:
             return _refusal("Sec-WebSocket-Protocol", "is not a list of different names")
         answer += b"Sec-WebSocket-Protocol: %b\r\n" % chosen
     extensions: Sequence[Extension] = ()
+    # Sections 4.2.1 (9) and 9.1.
     if factories and b"sec-websocket-extensions" in headers:
         try:
             agreed, extensions = agree_on_extensions(factories, headers[b"sec-websocket-extensions"].decode("latin-1"))
@@ -78,7 +83,7 @@ def _first_subprotocol(offered: bytes) -> bytes | None:
     if not _SUBPROTOCOLS.fullmatch(offered):
         return None
     names = _list(offered)
-    return names[0] if len(set(names)) == len(names) else None
+    return names[0] if len(set(names)) == len(names) else None  # section 4.1 (10): all different, the best first
 
 
 def _list(value: bytes) -> list[bytes]:

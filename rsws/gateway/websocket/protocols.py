@@ -36,7 +36,7 @@ def after_handshake(extensions: Sequence[Extension], max_bytes: int) -> Protocol
         extensions: Those that the handshake agreed on.
         max_bytes: Of a message.
     """
-    protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=max_bytes, logger=_log)
+    protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=max_bytes, logger=_log)  # RFC 6455, section 4.2.2
     protocol.extensions = list(extensions)
     return protocol
 

@@ -2,6 +2,7 @@
 
 Plain messages are read here. Everything else, and a closing handshake, is left to websockets' Sans-I/O protocol, of
 which there is none between two messages: that is a third of a connection's memory, and half the time a message takes.
+The sections in comments are those of RFC 6455.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ class FrameReader(Reader):
         breaks the rules as soon as it can.
         """
         if found is None:
-            return not breaks_rules(data, start)
+            return not breaks_rules(data, start)  # one that does ends the connection at once (7.1.7)
         body, end = found
         return len(data) < end and self.websocket is None and is_plain(data, start) and end - body <= self._max_bytes
 
@@ -189,7 +190,7 @@ class FrameReader(Reader):
     def _begin_frame(self, data: bytes, start: int, size: int) -> None:
         """Have websockets read a frame; one without a size breaks the rules, whatever follows."""
         self._frame_left = size or len(data) - start
-        if self._partial is not None and is_close(data, start):  # RFC 6455, section 5.4: it may stand between fragments
+        if self._partial is not None and is_close(data, start):  # section 5.4: it may stand between fragments
             self._partial = None
             self._drop_websocket()
 
@@ -204,11 +205,11 @@ class FrameReader(Reader):
             self._drop_websocket()
 
     def _frame_received(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.BINARY:
+        if frame.opcode is Opcode.BINARY:  # section 7.4.1: 1003, a type of data that is not accepted
             self._receiver.fail(CloseCode.UNSUPPORTED_DATA, "text frames only")
         elif frame.fin and self._partial is None:
             self._receiver.message_received(bytes(frame.data))
-        else:
+        else:  # section 5.4: fragments come in order, and no other message comes between them
             if self._partial is None:
                 self._partial = bytearray()
             self._partial += frame.data

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kit.cli import Gateway, Terminal, acking, entries, fake_gateway, mute_gateway, serving
+from kit.cli import Gateway, Terminal, acking, fake_gateway, messages_in, mute_gateway, serving
 from kit.support import RedisServer, RswsProcess, run_rsws
 from rsws.cli.data import as_message
 from rsws.cli.exits import ExitCode
@@ -47,7 +47,7 @@ def test_one_message(
     stored: str,
 ) -> None:
     done = run_rsws("pub", channel, *arguments, input=typed, env=gateway.env)
-    [(stream_id, data)] = entries(redis_server, channel)
+    [(stream_id, data)] = messages_in(redis_server, channel)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{stream_id}\n", "")
     assert data == stored
 
@@ -55,7 +55,7 @@ def test_one_message(
 def test_a_line_is_a_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     lines = [json.dumps({"n": number}) for number in range(3000)]
     done = run_rsws("pub", channel, "--lines", input="\n\n".join(lines), env=gateway.env)
-    stored = entries(redis_server, channel)
+    stored = messages_in(redis_server, channel)
     assert [data for _, data in stored] == lines
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [stream_id for stream_id, _ in stored], "")
 
@@ -64,11 +64,11 @@ def test_a_line_is_sent_when_it_comes(gateway: Gateway, redis_server: RedisServe
     with RswsProcess("pub", channel, "--lines", "--text", "-", env=gateway.env) as process:
         for count in (1, 2):
             process.send("hi\n")
-            assert len(process.wait_lines(count)) == len(entries(redis_server, channel)) == count
+            assert len(process.wait_lines(count)) == len(messages_in(redis_server, channel)) == count
         process.send("no end of line")
         process.close_stdin()
         assert process.wait() == ExitCode.DONE
-    assert entries(redis_server, channel)[-1][1] == '{"text":"no end of line"}'
+    assert messages_in(redis_server, channel)[-1][1] == '{"text":"no end of line"}'
 
 
 def test_ctrl_c_while_it_waits_for_a_line(gateway: Gateway, channel: str) -> None:
@@ -142,7 +142,7 @@ def test_what_is_no_json_is_refused_with_a_hint(gateway: Gateway, redis_server: 
         "rsws: not JSON: {text:hi} - send plain text with --text, or quote JSON for the shell: "
         """'{"text":"hi"}'\n"""
     )
-    assert entries(redis_server, channel) == []
+    assert messages_in(redis_server, channel) == []
 
 
 @pytest.mark.parametrize("raw", [b"hello", b"NaN", b'{"a":1', b'"\\ud800"', b"'1'", b'"\xff"', b"", b" \n"])
@@ -169,7 +169,7 @@ def test_lines_of_json_without_lines_are_told_of_it(gateway: Gateway, channel: s
 
 def test_a_bad_line_is_named_and_ends_it(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     refused = run_rsws("pub", channel, "--lines", input="1\n\n2\noops\n3\n", env=gateway.env)
-    stored = entries(redis_server, channel)
+    stored = messages_in(redis_server, channel)
     assert refused.returncode == ExitCode.USAGE
     assert refused.stderr.startswith("rsws: line 4: not JSON: oops")
     assert [data for _, data in stored] == ["1", "2"]
@@ -184,7 +184,7 @@ def test_a_message_that_is_too_big(gateway: Gateway, redis_server: RedisServer, 
     refused = run_rsws("pub", channel, "--lines", input="\n".join(lines), env=gateway.env)
     assert refused.returncode == ExitCode.ERROR
     assert "line 2: not stored: too big for the gateway" in refused.stderr
-    assert refused.stdout.split() == [entries(redis_server, channel)[0][0]]
+    assert refused.stdout.split() == [messages_in(redis_server, channel)[0][0]]
 
 
 def test_a_redis_that_has_gone(own_redis: RedisServer, channel: str) -> None:

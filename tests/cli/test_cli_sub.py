@@ -21,7 +21,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from kit.cli import KEY, Gateway, call_main, entries, fake_gateway, serving
+from kit.cli import KEY, Gateway, call_main, fake_gateway, messages_in, serving
+from kit.gateway import add
 from kit.support import RedisServer, RswsProcess, eventually, free_port, run_rsws
 from rsws.cli.exits import ExitCode
 
@@ -30,10 +31,6 @@ from rsws.cli.exits import ExitCode
 def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
     with serving(redis_server.url) as gateway:
         yield gateway
-
-
-def add(server: RedisServer, channel: str, *data: str, id: str = "*") -> list[str]:
-    return [server.call("XADD", channel, id, "messageData", each).decode() for each in data]
 
 
 # --- what it prints ---
@@ -82,7 +79,7 @@ def test_history_is_complete_whatever_the_pace(gateway: Gateway, redis_server: R
             pipeline.xadd(channel, {"messageData": f'{{"n":{number},"text":"{"x" * 50}"}}'})
         pipeline.execute()
     shown = run_rsws("sub", channel, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
-    assert shown.stdout.splitlines() == [data for _, data in entries(redis_server, channel)]
+    assert shown.stdout.splitlines() == [data for _, data in messages_in(redis_server, channel)]
 
 
 def test_a_time_is_where_messages_begin_and_no_gap(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
@@ -266,7 +263,7 @@ def test_a_key_that_is_no_stream(gateway: Gateway, redis_server: RedisServer, ch
     shown = run_rsws("sub", channel, "other", "--from", "0", env=gateway.env)
     assert shown.returncode == ExitCode.ERROR
     assert shown.stderr.startswith(f"rsws: {channel}: ")
-    assert "no stream" in shown.stderr
+    assert "not a stream" in shown.stderr
 
 
 def test_a_right_that_is_missing() -> None:

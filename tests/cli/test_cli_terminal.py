@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli import Gateway, Terminal, acking, entries, serving
+from kit.cli import Gateway, Terminal, acking, messages_in, serving
 from kit.support import RedisServer, eventually, free_port, run_rsws
 from rsws.cli.exits import ExitCode
 
@@ -105,7 +105,7 @@ def test_what_is_typed_is_published(gateway: Gateway, redis_server: RedisServer,
         terminal.wait_for(rf"stored (?s:.*)stored .*\n{channel}>")
         terminal.type("\x04")
         assert terminal.wait() == ExitCode.DONE
-    stored = entries(redis_server, channel)
+    stored = messages_in(redis_server, channel)
     assert [data for _, data in stored] == ['{"text":"hello there"}', '{"n": 1}']
     for stream_id, _ in stored:
         assert len(re.findall(stream_id, terminal.text)) == 1, "one's own message is not shown twice"
@@ -137,7 +137,7 @@ def test_what_others_publish_appears(gateway: Gateway, redis_server: RedisServer
         assert terminal.wait() == ExitCode.DONE
     assert '"before"' in terminal.text
     assert '"no more"' not in terminal.text
-    assert entries(redis_server, channel)[2][1] == '{"text":"half a line"}'
+    assert messages_in(redis_server, channel)[2][1] == '{"text":"half a line"}'
 
 
 def test_the_prompt_shows_any_id(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
@@ -145,7 +145,8 @@ def test_the_prompt_shows_any_id(gateway: Gateway, redis_server: RedisServer, ch
     with Terminal("pub", channel, env=gateway.env | {"TZ": "XXX-14"}, columns=120) as terminal:
         terminal.wait_for(f"{channel}>")
         terminal.type("/from 0\r")
-        terminal.wait_for('"the end of time"')
+        # A key that is typed while something is shown above the prompt goes to a terminal that is cooked meanwhile.
+        terminal.wait_for(rf'"the end of time"(?s:.*)\n{channel}>')
         terminal.type("\x04")
         assert terminal.wait() == ExitCode.DONE
 
@@ -161,7 +162,7 @@ def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> 
             ("/unsub other", "other is not subscribed to"),
             ("/sub", "which one"),
             (f"/sub {channel}", "is subscribed already"),
-            (f"/sub {channel}-x", "is not a stream"),
+            (f"/sub {channel}-x", "is no stream"),
             ("/help", r"/from START \[CHANNEL\] +show it"),
         ):
             shown = len(terminal.text)
@@ -175,7 +176,7 @@ def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> 
         terminal.wait_for(rf"answers within .*\n{channel}>", after=shown)
         terminal.type("/quit\r")
         assert terminal.wait() == ExitCode.DONE
-    assert entries(redis_server, channel) == []
+    assert messages_in(redis_server, channel) == []
 
 
 def paste(terminal: Terminal, *lines: str) -> None:
@@ -192,7 +193,7 @@ def test_each_line_that_is_pasted_is_a_message(gateway: Gateway, redis_server: R
         terminal.wait_for(rf"(?:stored (?s:.*)){{4}}\n{channel}>")
         terminal.type("\x04")
         assert terminal.wait() == ExitCode.DONE
-    stored = [data for _, data in entries(redis_server, channel)]
+    stored = [data for _, data in messages_in(redis_server, channel)]
     assert stored == ['{"text":"first"}', '{"n": 2}', "[3]", '{\n  "n": 4\n}']
 
 
@@ -211,7 +212,7 @@ def test_broken_json_is_not_sent_and_can_be_mended(gateway: Gateway, redis_serve
         terminal.wait_for(r"line 2: not JSON: \{\"bad\" - fix it", after=shown)
         terminal.type("\x03\x04")
         assert terminal.wait() == ExitCode.DONE
-    assert [data for _, data in entries(redis_server, channel)] == ['{"user":"budi"}', "[1, 2]", '"hi"']
+    assert [data for _, data in messages_in(redis_server, channel)] == ['{"user":"budi"}', "[1, 2]", '"hi"']
 
 
 def test_broken_json_is_not_sent_from_a_dumb_terminal(
@@ -221,7 +222,7 @@ def test_broken_json_is_not_sent_from_a_dumb_terminal(
         terminal.wait_for(f"{channel}>")
         terminal.type('{"user":"budi"\r')
         terminal.wait_for(rf'not JSON: \{{"user":"budi" - fix it(?s:.*)\n{channel}>')
-    assert entries(redis_server, channel) == []
+    assert messages_in(redis_server, channel) == []
 
 
 def test_ctrl_c_while_an_ack_is_awaited_says_what_became_of_the_message() -> None:
@@ -277,7 +278,7 @@ def test_ctrl_c_clears_the_line_and_then_ends_it(gateway: Gateway, redis_server:
         terminal.wait_for(rf"stored .*\n{channel}>")
         terminal.type("\x03")
         assert terminal.wait() == ExitCode.INTERRUPTED
-    assert [data for _, data in entries(redis_server, channel)] == ['{"text":"this"}']
+    assert [data for _, data in messages_in(redis_server, channel)] == ['{"text":"this"}']
 
 
 def test_lines_are_remembered(gateway: Gateway, redis_server: RedisServer, channel: str, tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_lines_are_remembered(gateway: Gateway, redis_server: RedisServer, chann
             terminal.wait_for(rf"stored .*\n{channel}>")
             terminal.type("\x04")
             assert terminal.wait() == ExitCode.DONE
-    assert [data for _, data in entries(redis_server, channel)] == ['{"text":"remember me"}'] * 2
+    assert [data for _, data in messages_in(redis_server, channel)] == ['{"text":"remember me"}'] * 2
     history = tmp_path / "data" / "pub_history"
     assert "remember me" in history.read_text()
     assert history.stat().st_mode & 0o777 == 0o600
@@ -336,7 +337,7 @@ def test_long_input_shows_progress_and_each_id_once(gateway: Gateway, redis_serv
     with terminal:
         assert terminal.wait() == ExitCode.DONE
     ids = re.findall(r"\d{13}-\d+", terminal.text)
-    assert ids == [stream_id for stream_id, _ in entries(redis_server, channel)]
+    assert ids == [stream_id for stream_id, _ in messages_in(redis_server, channel)]
     assert re.search(r"\d+% +[\d,]+ messages", terminal.text)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kit.cli import call_main, entries
+from kit.cli import call_main, messages_in
 from kit.support import RedisServer, RswsProcess, run_rsws
 from rsws.cli.exits import ExitCode
 
@@ -27,7 +27,7 @@ def env(redis_server: RedisServer) -> dict[str, str | None]:
 
 def test_one_message(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
     done = run_rsws("xadd", channel, '{"n" : 1e400}', env=env)
-    [(stream_id, data)] = entries(redis_server, channel)
+    [(stream_id, data)] = messages_in(redis_server, channel)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{stream_id}\n", "")
     assert data == '{"n" : 1e400}'
 
@@ -35,13 +35,13 @@ def test_one_message(redis_server: RedisServer, env: dict[str, str | None], chan
 def test_from_standard_input_and_as_text(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
     assert run_rsws("xadd", channel, input="[1,\n2]\n", env=env).returncode == 0
     assert run_rsws("xadd", channel, "-", "--text", input="hi\n", env=env).returncode == 0
-    assert [data for _, data in entries(redis_server, channel)] == ["[1,\n2]", '{"text":"hi"}']
+    assert [data for _, data in messages_in(redis_server, channel)] == ["[1,\n2]", '{"text":"hi"}']
 
 
 def test_lines(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
     lines = [json.dumps({"n": number, "text": "x" * 100}) for number in range(3000)]
     done = run_rsws("xadd", channel, "--lines", input="\n".join(lines), env=env)
-    stored = entries(redis_server, channel)
+    stored = messages_in(redis_server, channel)
     assert [data for _, data in stored] == lines
     assert (done.returncode, done.stdout.split()) == (0, [stream_id for stream_id, _ in stored])
 
@@ -54,7 +54,7 @@ def test_the_channel_is_trimmed(redis_server: RedisServer, env: dict[str, str | 
 def test_the_local_redis_is_where_it_looks_first(redis_server: RedisServer, channel: str) -> None:
     env: dict[str, str | None] = {"RSWS_LOCAL_REDIS_PORT": str(redis_server.port)}
     assert run_rsws("xadd", channel, "1", env=env).returncode == 0
-    assert len(entries(redis_server, channel)) == 1
+    assert len(messages_in(redis_server, channel)) == 1
 
 
 @pytest.mark.parametrize("arguments", [(), ("--maxlen", "5")])
@@ -63,11 +63,11 @@ def test_the_printed_command_does_the_same(redis_server: RedisServer, channel: s
     url = f"redis://127.0.0.1:{redis_server.port}/3"
     done = run_rsws("xadd", channel, data, *arguments, "--print-command", "--redis-url", url)
     assert done.returncode == 0
-    assert entries(redis_server, channel) == []
+    assert messages_in(redis_server, channel) == []
     words = shlex.split(done.stdout)
     assert words[:5] == ["redis-cli", "-p", str(redis_server.port), "-n", "3"]
     redis_server.call(*words[5:])
-    assert [stored for _, stored in entries(redis_server, channel)] == [data]
+    assert [stored for _, stored in messages_in(redis_server, channel)] == [data]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_is_no_json_never_gets_there(redis_server: RedisServer, env: dict[s
     refused = run_rsws("xadd", channel, "--lines", input="1\nhello\n2\n", env=env)
     assert refused.returncode == ExitCode.USAGE
     assert "line 2: not JSON: hello" in refused.stderr
-    assert [data for _, data in entries(redis_server, channel)] == ["1"]
+    assert [data for _, data in messages_in(redis_server, channel)] == ["1"]
 
 
 def test_a_password_that_is_missing_or_wrong() -> None:
@@ -146,7 +146,7 @@ def test_a_key_that_is_no_stream(redis_server: RedisServer, env: dict[str, str |
     redis_server.call("SET", channel, "1")
     refused = run_rsws("xadd", channel, "1", env=env)
     assert refused.returncode == ExitCode.ERROR
-    assert "no stream" in refused.stderr
+    assert "not a stream" in refused.stderr
 
 
 def test_lines_that_redis_refuses_are_counted(own_redis: RedisServer) -> None:

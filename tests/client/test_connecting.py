@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kit.client import REFUSED, SECRET, assert_no_token, connected, in_a_loop, scripted
+from kit.client import SECRET, assert_no_token, connected, in_a_loop, scripted
+from kit.gateway import UNAUTHORIZED
 from kit.support import free_port
 from rsws.client import (
     connect,
@@ -112,8 +113,8 @@ async def test_nobody_there_is_said_with_what_to_do() -> None:
     ("greetings", "code", "text"),
     [
         ([], None, r"no answer within 0\.2 s"),
-        (["hello"], None, "no rsws gateway"),
-        (['{"status":"pong"}'], None, "no rsws gateway"),
+        (["hello"], None, "not an rsws gateway"),
+        (['{"status":"pong"}'], None, "not an rsws gateway"),
         ([], 1013, "1013"),
     ],
 )
@@ -127,7 +128,7 @@ async def test_a_server_that_does_not_let_us_in(greetings: list[str], code: int 
         await (await script.peer()).websocket.wait_closed()
 
 
-@pytest.mark.parametrize("greetings", [[REFUSED], []])
+@pytest.mark.parametrize("greetings", [[UNAUTHORIZED], []])
 @in_a_loop
 async def test_a_refused_token_is_unauthorized(greetings: list[str]) -> None:
     async with scripted() as script:
@@ -197,7 +198,7 @@ async def test_no_log_line_has_the_token(caplog: pytest.LogCaptureFixture) -> No
     async with scripted() as script, connect(script.url, token=SECRET) as client:
         await (await script.peer()).drop()
         await script.peer()
-        script.greetings = [REFUSED]
+        script.greetings = [UNAUTHORIZED]
         with pytest.raises(Unauthorized):
             await connect(script.url, token=SECRET).__aenter__()
         assert client.url == script.url

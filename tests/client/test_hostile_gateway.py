@@ -6,14 +6,15 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from websockets.frames import Frame, Opcode
 from websockets.sync.server import ServerConnection, serve
 
-from kit.client import WELCOME, connected, in_a_loop, message, take
+from kit.client import connected, in_a_loop, message, take
+from kit.gateway import WELCOME, until
 from kit.support import run_python
 from rsws.client import Disconnected, address, calls, link, subscription
 from rsws.client import log as client_log
@@ -102,15 +103,6 @@ def test_what_nobody_takes_needs_no_memory(replies: list[Reply | str], size_byte
         assert client.stdout is not None
         grown = int(client.stdout.readline())
     assert grown < most_bytes
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for what can only be observed from outside."""
-    for _ in range(10_000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it did not come")
 
 
 @in_a_loop

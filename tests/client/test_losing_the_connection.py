@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from kit.client import REFUSED, SECRET, assert_no_token, connected, ids, in_a_loop, message, scripted, take
+from kit.client import SECRET, assert_no_token, connected, ids, in_a_loop, message, scripted, take
+from kit.gateway import UNAUTHORIZED
 from rsws.client import (
     Disconnected,
     Reconnected,
@@ -190,7 +191,7 @@ async def test_a_token_that_is_taken_no_more_is_final() -> None:
         with pytest.raises(Unauthorized, match="does not let us in any more"):
             await anext(messages)
     async with connected() as (script, peer, client):
-        script.greetings, script.close_code = [REFUSED], 1008
+        script.greetings, script.close_code = [UNAUTHORIZED], 1008
         messages = client.subscribe("c")
         await peer.drop()
         with pytest.raises(Unauthorized, match="refuses the token") as caught:

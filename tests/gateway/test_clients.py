@@ -12,36 +12,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from kit import gateway as gateway_kit
-from kit.gateway import LOOPS, PATIENCE_S, WELCOME, Wire, async_test, connect, gateway, http, until
+from kit.gateway import FEW_FILES, PATIENCE_S, UNAUTHORIZED, WELCOME, Wire, async_test, connect, gateway, http, until
 from kit.support import RedisServer, run_python
 from rsws.errors import CloseCode
 from rsws.gateway import access, clients
 from rsws.gateway.access import FORGET_S, FREE_TRIES, LONGEST_WAIT_S, MAX_ADDRESSES, WrongTokens
 from rsws.gateway.logs import NowAndThen
 
-UNAUTHORIZED = '{"error":"Unauthorized","status":401}'
-
-
-@pytest.fixture(params=LOOPS, autouse=True)
-def event_loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    kind: str = request.param
-    monkeypatch.setattr(gateway_kit, "new_loop", LOOPS[kind])
-    return kind
+pytestmark = pytest.mark.usefixtures("event_loop_kind")
 
 
 # --- silent crowds ---
-
-FEW_FILES = """
-import resource, sys
-if sys.argv[2] == "asyncio":
-    sys.modules["uvloop"] = None
-sys.stderr = sys.stdout
-resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
-from rsws.gateway.process.lifecycle import run
-from rsws.gateway.process.single import SingleProcess
-from rsws.settings import Settings
-run(SingleProcess(Settings(port=0, redis_url=sys.argv[1], secret_key="k")), lambda it: print(it.url, flush=True))
-"""
 
 
 class There(NamedTuple):
@@ -52,7 +33,7 @@ class There(NamedTuple):
 
 @async_test
 async def test_silent_connections_keep_nobody_out(redis_server: RedisServer, event_loop_kind: str) -> None:
-    with run_python(FEW_FILES, redis_server.url, event_loop_kind) as process:
+    with run_python(FEW_FILES, redis_server.url, event_loop_kind, "160") as process:
         assert process.stdout is not None
         server = There(next(line.strip() for line in process.stdout if line.startswith("ws://")))
         url = urlsplit(server.url)

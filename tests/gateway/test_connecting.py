@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from kit.gateway import (
+    FEW_FILES,
     KEY,
     UNAUTHORIZED,
     WELCOME,
@@ -154,21 +155,8 @@ async def test_a_client_too_many_is_told_to_come_back_later(
     assert said == ["no room for another client clients=2 connections=3 turned_away=1"]
 
 
-FEW_FILES = """
-import resource, sys
-if sys.argv[2] == "asyncio":
-    sys.modules["uvloop"] = None
-sys.stderr = sys.stdout
-resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-from rsws.gateway.process.lifecycle import run
-from rsws.gateway.process.single import SingleProcess
-from rsws.settings import Settings
-run(SingleProcess(Settings(port=0, redis_url=sys.argv[1], secret_key="k")), lambda it: print(it.url, flush=True))
-"""
-
-
 def test_a_crowd_does_not_take_the_last_open_file(redis_server: RedisServer, event_loop_kind: str) -> None:
-    with run_python(FEW_FILES, redis_server.url, event_loop_kind) as process, ExitStack() as crowd:
+    with run_python(FEW_FILES, redis_server.url, event_loop_kind, "100") as process, ExitStack() as crowd:
         assert process.stdout is not None
         url = urlsplit(next(line for line in process.stdout if line.startswith("ws://")))
         silent = [crowd.enter_context(socket.socket()) for _ in range(500)]

@@ -14,11 +14,10 @@ from typing import Any, cast
 import pytest
 from websockets.protocol import Protocol
 
-from kit import gateway as gateway_kit
 from kit.gateway import (
     KEY,
-    LOOPS,
     PATIENCE_S,
+    UNAUTHORIZED,
     WELCOME,
     Wire,
     add,
@@ -38,21 +37,15 @@ from rsws.gateway.websocket import connection
 from rsws.gateway.websocket.connection import REPLIES_ROOM, ClientConnection
 from rsws.gateway.websocket.frames import text_frame
 
+pytestmark = pytest.mark.usefixtures("event_loop_kind")
+
 PING = request(action="ping")
 PONG = '{"status":"pong"}'
-UNAUTHORIZED = '{"error":"Unauthorized","status":401}'
 CLOSE = frame(struct.pack("!H", 1000), 8)
 GET = b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n\r\n"
 COMPRESSION = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 READ_BYTES = 256 * 1024
 """What a loop hands over at once, at most."""
-
-
-@pytest.fixture(params=LOOPS, autouse=True)
-def event_loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    kind: str = request.param
-    monkeypatch.setattr(gateway_kit, "new_loop", LOOPS[kind])
-    return kind
 
 
 @pytest.fixture

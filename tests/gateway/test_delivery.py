@@ -13,10 +13,8 @@ from functools import partial
 
 import pytest
 
-from kit import gateway as gateway_kit
 from kit.faults import command_calls
 from kit.gateway import (
-    LOOPS,
     PATIENCE_S,
     WELCOME,
     Client,
@@ -29,17 +27,11 @@ from kit.gateway import (
     request,
     until,
 )
-from kit.support import RedisServer, free_port
+from kit.support import MIB, RedisServer, free_port, sent_by
 from rsws.gateway.process.single import SingleProcess
 
 KIB = 1024
-MIB = 1024 * KIB
 THE_END = b'"the end"'
-
-
-@pytest.fixture(params=LOOPS)
-def either_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_kit, "new_loop", LOOPS[request.param])
 
 
 # --- joining while messages come in ---
@@ -82,7 +74,7 @@ def received_ids(wire: Wire) -> list[str]:
     return [id_.decode() for id_ in re.findall(rb'"streamId":"([0-9]+-[0-9]+)","data":', bytes(wire.received))]
 
 
-def messages_in(redis: RedisServer, channel: str) -> list[str]:
+def ids_of_messages_in(redis: RedisServer, channel: str) -> list[str]:
     """The ids of all entries that are messages."""
     return [stream_id for stream_id, fields in entries(redis, channel) if "messageData" in fields]
 
@@ -141,7 +133,7 @@ async def test_300_subscribers_join_at_random_positions_while_3000_messages_a_se
         add(redis_server, channel, THE_END.decode())
         await asyncio.gather(*subscribers)
 
-    everything = messages_in(redis_server, channel)
+    everything = ids_of_messages_in(redis_server, channel)
     assert published >= 100
     assert len(everything) > 2000
     for index, wire in enumerate(wires):
@@ -181,7 +173,7 @@ async def test_a_long_history_while_messages_come_in_ends_live(redis_server: Red
         for wire in (first, second):
             if THE_END not in wire.received:
                 await read_to_the_end(wire)
-            assert received_ids(wire) == messages_in(redis_server, channel)
+            assert received_ids(wire) == ids_of_messages_in(redis_server, channel)
             assert wire.received.count(b'"caught_up"') == 1
 
 
@@ -220,7 +212,7 @@ async def stalled(server: SingleProcess, wire: Wire, *subscribe: bytes) -> None:
     assert await wire.text() == WELCOME
 
 
-@pytest.mark.usefixtures("either_loop")
+@pytest.mark.usefixtures("event_loop_kind")
 @async_test
 async def test_a_client_that_stops_reading_lags_and_comes_live_again(redis_server: RedisServer, channel: str) -> None:
     count = 2000
@@ -272,7 +264,7 @@ async def test_a_slow_connection_with_many_channels_gets_all_of_each(redis_serve
                 seen[event["channel"]].append(event["streamId"])
                 ended += event["data"] == "the end"
         for name in names:
-            assert seen[name] == messages_in(redis_server, name)
+            assert seen[name] == ids_of_messages_in(redis_server, name)
 
 
 @async_test
@@ -332,11 +324,6 @@ async def test_a_slow_reader_of_big_messages_is_bounded_too(
             assert most[0] < 4 * MIB
     finally:
         redis_server.call("DEL", channel)
-
-
-def sent_by(redis: RedisServer) -> int:
-    """Bytes that Redis has sent to anybody."""
-    return int(re.findall(rb"total_net_output_bytes:([0-9]+)", redis.call("INFO", "stats"))[0])
 
 
 @async_test
@@ -473,7 +460,7 @@ async def test_a_busy_channel_does_not_hold_a_quiet_one(redis_server: RedisServe
                 assert (await client.message(quiet))[1] == index
         add(redis_server, channel, THE_END.decode())
         await reading
-        assert received_ids(busy) == messages_in(redis_server, channel)
+        assert received_ids(busy) == ids_of_messages_in(redis_server, channel)
 
 
 @async_test
@@ -487,7 +474,7 @@ async def test_subscribing_anew_all_the_time_while_messages_come_in(redis_server
                 while (frame := await client.next()).get("status") != "subscribed":
                     assert frame["event"] == "message"
                 received = [stream_id for stream_id, _ in await client.messages(channel, 20 + turn)]
-                everything = messages_in(redis_server, channel)
+                everything = ids_of_messages_in(redis_server, channel)
                 assert received == after(everything, start)[: len(received)]
                 if turn % 4 == 0:
                     await client.send(action="unsubscribe", channel=channel)
@@ -542,7 +529,7 @@ async def test_redis_is_killed_and_comes_back(own_redis: RedisServer, channel: s
         add(own_redis, channel, THE_END.decode())
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*reading)
-    stored = messages_in(own_redis, channel)
+    stored = ids_of_messages_in(own_redis, channel)
     assert set(acked) <= set(stored)
     for wire in wires:
         assert received_ids(wire) == stored
@@ -564,4 +551,4 @@ async def test_redis_refuses_for_a_moment(own_redis: RedisServer, channel: str) 
         add(own_redis, channel, THE_END.decode())
         await asyncio.gather(*reading)
     for wire in (lagging, live):
-        assert received_ids(wire) == messages_in(own_redis, channel)
+        assert received_ids(wire) == ids_of_messages_in(own_redis, channel)

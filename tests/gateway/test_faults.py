@@ -148,7 +148,7 @@ async def test_a_link_that_swallows_everything(redis_server: RedisServer, channe
         await client.subscribe(channel)
         with link.black_hole(*ways):
             await client.send(**publish(channel, "sent", "sent", once=True))
-            await asyncio.sleep(0.1)
+            await client.nothing_more()  # it is on its way
             await client.send(**publish(channel, "waiting", "waiting", once=True))
             await client.expect_error_ack("sent", "redis_unavailable", "unknown")
             await client.expect_error_ack("waiting", "redis_unavailable", "not_stored")

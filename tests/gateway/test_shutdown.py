@@ -51,7 +51,7 @@ async def test_clients_that_have_time_to_leave_are_told_to_come_back(redis_serve
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connect(server)) for _ in range(5)]
         ended = [asyncio.create_task(client.closed()) for client in clients]
-        assert 0.1 < await seconds_to_stop(server) < 1
+        assert 0.1 < await seconds_to_stop(server) < 5
         assert {(await task)[0] for task in ended} == {1012}
 
 
@@ -84,6 +84,7 @@ async def test_publishes_under_way_are_acked_or_not_stored(redis_server: RedisSe
 
 
 async def seconds_to_stop(server: SingleProcess) -> float:
+    """How long it takes; less than twice the time it has for that, it has waited for no more than one thing."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     await server.__aexit__(None, None, None)
@@ -101,7 +102,7 @@ async def test_a_client_that_does_not_read_does_not_hold_the_gateway(redis_serve
         await until(
             lambda: [connection.buffered_bytes > 1000 for connection in server.server.clients.sessions] == [True, True]
         )
-        assert await seconds_to_stop(server) < 1.3
+        assert await seconds_to_stop(server) < 1.9
 
 
 @async_test
@@ -112,7 +113,7 @@ async def test_a_client_that_never_answers_a_close_does_not_hold_the_gateway(red
         await refused.handshake("/?token=wrong")
         assert await silent.text() == WELCOME
         assert await refused.text() == UNAUTHORIZED
-        assert await seconds_to_stop(server) < 1.3
+        assert await seconds_to_stop(server) < 1.9
         assert await silent.close_code() == 1001
 
 
@@ -124,7 +125,7 @@ async def test_connections_in_their_handshake_do_not_hold_the_gateway(redis_serv
         await wire.send(handshake("/")[:sent])
         async with connect(server) as client:
             await client.nothing_more()
-        assert await seconds_to_stop(server) < 1.3
+        assert await seconds_to_stop(server) < 1.9
         assert not left_behind()
         assert not await wire.read_some()
 
@@ -142,7 +143,7 @@ async def test_a_handshake_that_ends_while_the_gateway_stops(redis_server: Redis
         await until(lambda: server.server.clients._stopping)
         await late.send(whole[50:])
         assert (await late.read_some()).startswith(b"HTTP/1.1 503")
-        assert await stopping < 1.3
+        assert await stopping < 1.9
         assert not left_behind()
 
 
@@ -155,7 +156,7 @@ async def test_a_redis_that_does_not_answer_does_not_hold_the_gateway(own_redis:
         try:
             await client.send(action="publish", channel=channel, data=1, messageId="m")
             await client.nothing_more()
-            assert await seconds_to_stop(server) < 1.3
+            assert await seconds_to_stop(server) < 1.9
         finally:
             own_redis.resume()
         assert (await client.closed())[0] == 1001

@@ -30,6 +30,7 @@ from unittest import mock
 import pytest
 from websockets.sync.server import ServerConnection, serve
 
+from kit.gateway import WELCOME, entries
 from kit.support import RedisServer, RswsProcess
 from rsws.cli.app import main
 
@@ -67,7 +68,7 @@ def fake_gateway(*replies: Mapping[str, object]) -> Iterator[dict[str, str | Non
     """
 
     def handle(connection: ServerConnection) -> None:
-        connection.send('{"status":"connected","message":"Welcome!"}')
+        connection.send(WELCOME)
         request = json.loads(connection.recv())
         about = {"messageId": request["messageId"]} if "messageId" in request else {}
         for reply in replies:
@@ -105,7 +106,7 @@ def acking(acks: int, publishes: int) -> Iterator[tuple[dict[str, str | None], t
     all_came = threading.Event()
 
     def handle(connection: ServerConnection) -> None:
-        connection.send('{"status":"connected","message":"Welcome!"}')
+        connection.send(WELCOME)
         requests = (request for request in map(json.loads, connection) if request["action"] == "publish")
         for count, request in enumerate(requests, 1):
             if count <= acks:
@@ -142,12 +143,9 @@ def call_main(*arguments: str) -> int:
     return end.value.code
 
 
-def entries(server: RedisServer, channel: str) -> list[tuple[str, str]]:
+def messages_in(server: RedisServer, channel: str) -> list[tuple[str, str]]:
     """What is stored: the id and the text of each message."""
-    return [
-        (stream_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))[b"messageData"].decode())
-        for stream_id, fields in server.call("XRANGE", channel, "-", "+")
-    ]
+    return [(stream_id, fields["messageData"]) for stream_id, fields in entries(server, channel)]
 
 
 class Terminal:

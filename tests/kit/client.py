@@ -18,13 +18,12 @@ from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 
+from kit.gateway import WELCOME
 from rsws.client import Client, Subscription, connect
 from rsws.errors import Outcome
 from rsws.protocol import ErrorAck, Message, Reply, StreamId, Subscribed, encode_reply
 
 SECRET = "s3cret/+&="
-WELCOME = '{"status":"connected","message":"Welcome!"}'
-REFUSED = '{"error":"Unauthorized","status":401}'
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

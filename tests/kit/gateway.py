@@ -49,6 +49,20 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 new_loop = uvloop.new_event_loop
 """What tests run on; the gateway takes uvloop where there is one."""
 
+FEW_FILES = """
+import resource, sys
+if sys.argv[2] == "asyncio":
+    sys.modules["uvloop"] = None
+sys.stderr = sys.stdout
+files = int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+from rsws.gateway.process.lifecycle import run
+from rsws.gateway.process.single import SingleProcess
+from rsws.settings import Settings
+run(SingleProcess(Settings(port=0, redis_url=sys.argv[1], secret_key="k")), lambda it: print(it.url, flush=True))
+"""
+"""A gateway for ``run_python`` that may open few files; its arguments are Redis' URL, the loop and how many."""
+
 
 def async_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run a test in an event loop of its own, within 100 s; it may leave no task and no open socket behind."""
@@ -83,12 +97,14 @@ def new_server(redis_url: str, **settings: Any) -> SingleProcess:
     return SingleProcess(Settings(**defaults | settings))
 
 
-async def until(condition: Callable[[], object], what: str = "the condition", within_s: float = PATIENCE_S) -> None:
-    """Wait until ``condition()`` is true: for what can only be observed from outside."""
+async def until(
+    condition: Callable[[], object], what: str = "the condition", within_s: float = PATIENCE_S, every_s: float = 0.005
+) -> None:
+    """Wait until ``condition()`` is true, looking every ``every_s``: for what can only be observed from outside."""
     try:
         async with asyncio.timeout(within_s):
             while not condition():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(every_s)
     except TimeoutError:
         raise AssertionError(f"{what}: not within {within_s} s") from None
 
@@ -368,11 +384,11 @@ def quoted(token: str) -> str:
     return f"/?token={quote(token, safe='')}"
 
 
-def add(redis: RedisServer, channel: str, *data: str) -> list[str]:
+def add(redis: RedisServer, channel: str, *data: str, id: str = "*") -> list[str]:
     """Entries of another program; their ids."""
     pipeline = redis.client.pipeline(transaction=False)
     for text in data:
-        pipeline.xadd(channel, {"messageData": text})
+        pipeline.xadd(channel, {"messageData": text}, id=id)
     return [id_.decode() for id_ in pipeline.execute()]
 
 

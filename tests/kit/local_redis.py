@@ -50,7 +50,8 @@ async def watched(local: LocalRedis) -> AsyncIterator[LocalRedis]:
                 await watch
 
 
-async def until(condition: Callable[[], Any], what: str) -> None:
+async def until_seen(condition: Callable[[], Any], what: str) -> None:
+    """Wait until ``condition()`` is true, which may block: it is asked in a thread."""
     await asyncio.to_thread(eventually, condition, 10, what)
 
 

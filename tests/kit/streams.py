@@ -64,12 +64,6 @@ def parsed(ids: list[str]) -> list[StreamId]:
     return [StreamId.parse(text) for text in ids]
 
 
-def sent_by(redis: RedisServer) -> int:
-    """Bytes that it has sent to anybody."""
-    sent: int = redis.client.info("stats")["total_net_output_bytes"]
-    return sent
-
-
 def waiting_at_ends(redis: RedisServer) -> int:
     """How many connections wait at the ends of streams."""
     clients = redis.client.client_list(_type="normal")

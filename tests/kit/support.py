@@ -287,6 +287,11 @@ class RedisServer:
         self._temporary.cleanup()
 
 
+def sent_by(redis: RedisServer) -> int:
+    """How many bytes it has sent to anybody."""
+    return int(re.findall(rb"total_net_output_bytes:([0-9]+)", redis.call("INFO", "stats"))[0])
+
+
 @contextmanager
 def run_python(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A Python process that runs ``script`` beside the test, with pipes for stdin and stdout; killed at the end."""

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from kit.local_redis import Gateway, Run, add, answers, enter, history, server_pid, until, watched
+from kit.local_redis import Gateway, Run, add, answers, enter, history, server_pid, until_seen, watched
 from kit.support import (
     eventually,
     is_running,
@@ -56,7 +56,7 @@ def test_a_dying_server_is_not_taken_for_the_users(
 
     async def main() -> None:
         starting = asyncio.create_task(LocalRedis(data_dir, port).__aenter__())
-        await until(lambda: "waiting for the end" in caplog.text, "the wait for the dying server")
+        await until_seen(lambda: "waiting for the end" in caplog.text, "the wait for the dying server")
         assert not starting.done()
         os.kill(gateway.server, signal.SIGCONT)
         local = await starting
@@ -94,7 +94,7 @@ def test_the_death_of_the_server_restarts_it(
             for number in range(3):
                 add(port, str(number))
                 os.kill(server_pid(port), signal.SIGKILL)
-                await until(partial(has_started, number + 2), "the restart")
+                await until_seen(partial(has_started, number + 2), "the restart")
                 assert history(port) == list(map(str, range(number + 1)))
         assert not answers(port)
 
@@ -110,9 +110,9 @@ def test_a_restart_that_fails_is_tried_again(
             candidates = valkey._candidates
             monkeypatch.setattr(valkey, "_candidates", lambda: iter(()))
             os.kill(server_pid(port), signal.SIGKILL)
-            await until(lambda: "pip install" in caplog.text, "the failure")
+            await until_seen(lambda: "pip install" in caplog.text, "the failure")
             monkeypatch.setattr(valkey, "_candidates", candidates)
-            await until(lambda: answers(port), "the restart")
+            await until_seen(lambda: answers(port), "the restart")
 
     asyncio.run(main())
 
@@ -125,7 +125,7 @@ def test_the_death_of_the_watchdog_brings_another(data_dir: DataDir, port: int) 
             assert server._watchdog is not None
             before = server._watchdog.pid
             os.kill(before, signal.SIGKILL)
-            await until(lambda: server._watchdog and server._watchdog.pid != before, "another watchdog")
+            await until_seen(lambda: server._watchdog and server._watchdog.pid != before, "another watchdog")
             assert is_running(server._watchdog.pid)
             assert server_pid(port) == server.pid
 

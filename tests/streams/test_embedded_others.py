@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from kit.local_redis import Gateway, Run, add, answers, enter, history, server_pid, until, watched
+from kit.local_redis import Gateway, Run, add, answers, enter, history, server_pid, until_seen, watched
 from kit.support import (
     RedisServer,
     eventually,
@@ -57,9 +57,9 @@ def test_a_shared_server_is_taken_over(data_dir: DataDir, port: int) -> None:
             third = LocalRedis(data_dir, port)
             await asyncio.gather(second.__aenter__(), third.__aenter__())
             watches = [asyncio.create_task(local.watch()) for local in (second, third)]
-        await until(lambda: answers(port) and server_pid(port) != first, "the take-over")
+        await until_seen(lambda: answers(port) and server_pid(port) != first, "the take-over")
         assert history(port) == ["1"]
-        await until(
+        await until_seen(
             lambda: (
                 sorted("of the gateway with pid" in local.description for local in (second, third)) == [False, True]
             ),
@@ -89,11 +89,11 @@ def test_a_shared_server_is_not_exchanged_for_another_redis(
         async with watched(LocalRedis(data_dir, port)) as local:
             add(port, "1")
             gateway.process.kill()
-            await until(lambda: not answers(port), "end of the shared server")
+            await until_seen(lambda: not answers(port), "end of the shared server")
             with RedisServer(port):
-                await until(lambda: "is not the embedded server" in caplog.text, "the complaint")
+                await until_seen(lambda: "is not the embedded server" in caplog.text, "the complaint")
                 assert local.embedded
-            await until(lambda: answers(port), "the take-over")
+            await until_seen(lambda: answers(port), "the take-over")
             assert history(port) == ["1"]
 
     asyncio.run(main())

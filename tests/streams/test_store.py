@@ -8,8 +8,8 @@ import pytest
 from redis.crc import key_slot
 
 from kit.gateway import add, async_test, until
-from kit.streams import PAGE_BYTES, TOP, appended, parsed, running, running_store, sent_by, stored
-from kit.support import RedisServer
+from kit.streams import PAGE_BYTES, TOP, appended, parsed, running, running_store, stored
+from kit.support import RedisServer, sent_by
 from rsws.errors import (
     ChannelUnreadable,
     Conflict,

@@ -40,11 +40,6 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return servers
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path) -> DataDir:
-    return DataDir(tmp_path / "data")
-
-
 def enter(data_dir: DataDir, write: bool = False) -> str:
     """Start and stop it; its description."""
     port = free_port()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rich.progress import Progress
 
 from kit.checker import History, Publisher, Stream, Subscriber
-from kit.gateway import add
+from kit.gateway import add, until
 from kit.load import Tap
 from kit.support import RedisServer
 
@@ -79,10 +79,8 @@ class Proof:
 
 
 async def reached(condition: Callable[[], object], within_s: float = 30) -> None:
-    """Wait until ``condition()`` is true."""
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
+    """Wait until ``condition()`` is true, and notice it soon: proofs measure how long it takes."""
+    await until(condition, within_s=within_s, every_s=0.002)
 
 
 def have_acked(publishers: list[Publisher], count: int) -> bool:

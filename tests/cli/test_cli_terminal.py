@@ -162,7 +162,7 @@ def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> 
             ("/unsub other", "other is not subscribed to"),
             ("/sub", "which one"),
             (f"/sub {channel}", "is subscribed already"),
-            (f"/sub {channel}-x", "is no stream"),
+            (f"/sub {channel}-x", "is not a stream"),
             ("/help", r"/from START \[CHANNEL\] +show it"),
         ):
             shown = len(terminal.text)

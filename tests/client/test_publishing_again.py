@@ -12,6 +12,7 @@ import pytest
 
 from kit.client import UNKNOWN, connected, in_a_loop, refused, scripted
 from kit.support import free_port
+from rsws.backoff import Backoff
 from rsws.client import (
     calls,
     connect,
@@ -102,13 +103,15 @@ async def test_what_is_asked_for_again_keeps_its_order(monkeypatch: pytest.Monke
 
 @in_a_loop
 async def test_asking_again_is_put_off_more_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    ceilings: list[float] = []
+    waits: list[float] = []
+    really = Backoff.wait_s
 
-    def uniform(low: float, high: float) -> float:
-        ceilings.append(high)
-        return high
+    def wait_s(backoff: Backoff, failures: int) -> float:
+        waits.append(really(backoff, failures))
+        return waits[-1]
 
-    monkeypatch.setattr(random, "uniform", uniform)
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(Backoff, "wait_s", wait_s)
     async with connected() as (_, peer, client):
         publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
         await peer.hear_publish()
@@ -123,7 +126,7 @@ async def test_asking_again_is_put_off_more_and_more(monkeypatch: pytest.MonkeyP
         await peer.hear_publish()
         await peer.say(UNKNOWN)
         await peer.hear_publish()
-        assert ceilings == [0.01, 0.02, 0.04, 0.05, 0.05, 0.01]  # from the beginning again
+        assert waits == [0.01, 0.02, 0.04, 0.05, 0.05, 0.01]  # from the beginning again
         await peer.say(Ack("m", StreamId(1, 0)))
         await publishing
 

@@ -93,13 +93,15 @@ class Server:
     # --- life ---
 
     async def __aenter__(self) -> Self:
-        started = asyncio.Event()
+        started = asyncio.get_running_loop().create_future()
         self._core = asyncio.create_task(self._run(started), name="rsws server")
-        waiting = asyncio.create_task(started.wait())
-        await asyncio.wait([self._core, waiting], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if self._core.done():
-            self._core.result()
+        try:
+            await asyncio.wait([self._core, started], return_when=asyncio.FIRST_COMPLETED)
+            if self._core.done():
+                self._core.result()
+        except BaseException:
+            self._core.cancel()
+            raise
         return self
 
     async def __aexit__(
@@ -120,7 +122,7 @@ class Server:
             self._core.cancel()
             await asyncio.wait([self._core])
 
-    async def _run(self, started: asyncio.Event) -> None:
+    async def _run(self, started: asyncio.Future[None]) -> None:
         """Run everything that has to go on for as long as it serves; the first to fail ends it."""
         async with self._tasks as tasks:
             tasks.create_task(self.store.run())
@@ -131,7 +133,7 @@ class Server:
             tasks.create_task(_keep_memory_small())
             if self.board.shared:
                 tasks.create_task(self._keep_publishing_metrics())
-            started.set()  # whoever waits for it runs after them: each has come to its first wait by then
+            started.set_result(None)  # whoever waits for it runs after them: each has come to its first wait by then
 
     async def failed(self) -> None:
         """Wait until something it can't do without has failed, and raise that."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +17,10 @@ from rsws.ownership import PrivateDir, listeners
 from rsws.settings import default_data_dir
 
 log = logging.getLogger("rsws.datadir")
+
+
+_ANNOUNCEMENT = re.compile(r"(?:new-)?[0-9]+-(?P<pid>[0-9]+)-[0-9]+")
+"""A file that announces a gateway; what else lies there is not touched."""
 
 
 class DataDir:
@@ -66,8 +71,7 @@ class DataDir:
             SetupError: The data directory is somebody else's or can't be written, or the key there can't be read.
         """
         self.create()
-        if _is_open_to_others(self.key_file):
-            log.warning("others could read the key in %s, and can't any more; remove it for a new one", self.key_file)
+        was_open = _is_open_to_others(self.key_file)
         self._private.make_private()
         try:
             if not os.path.lexists(self.key_file):
@@ -77,6 +81,8 @@ class DataDir:
         key = self.read_key()
         if key is None:
             raise SetupError(f"the key in {self.key_file} can't be read; remove the file and a new one is made")
+        if was_open:
+            log.warning("others could read the key in %s, and can't any more; remove it for a new one", self.key_file)
         return key
 
     def _write_key(self) -> None:
@@ -136,8 +142,8 @@ class DataDir:
 
     def _forget_the_dead(self) -> None:
         for name in self._gateways.names():
-            pid = name.removeprefix("new-").split("-")[1]
-            if not _is_alive(int(pid)):
+            ours = _ANNOUNCEMENT.fullmatch(name)
+            if ours is not None and not _is_alive(int(ours["pid"])):
                 self._gateways.discard(name)
 
     def runs_gateway(self, host: str, port: int) -> bool:

@@ -280,3 +280,27 @@ def test_a_socket_of_somebody_else_is_no_gateway_of_mine(tmp_path: Path, monkeyp
         for told, is_proven in ((None, True), ({os.geteuid() + 1}, False), ({os.geteuid(), os.geteuid() + 1}, False)):
             monkeypatch.setattr(datadir, "listeners", lambda host, port, told=told: told)
             assert data_dir.runs_gateway("127.0.0.1", port) == is_proven
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "26487-abc-0", "new-", "1-2", "notes.txt~"])
+def test_what_else_lies_among_the_announcements_is_left_alone(tmp_path: Path, name: str) -> None:
+    data_dir = DataDir(tmp_path / "data")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with data_dir.announce([listening.getsockname()]):
+            pass
+        stray = data_dir.path / "gateways" / name
+        stray.touch()
+        with data_dir.announce([listening.getsockname()]):
+            assert data_dir.runs_gateway(*listening.getsockname())
+        assert stray.exists()
+
+
+def test_a_key_that_is_refused_is_not_said_to_be_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data_dir = DataDir(tmp_path / "data")
+    data_dir.create()
+    (tmp_path / "elsewhere").write_text("secret\n")
+    (tmp_path / "elsewhere").chmod(0o644)
+    data_dir.key_file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SetupError):
+        data_dir.make_key()
+    assert "can't any more" not in caplog.text

@@ -7,6 +7,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
@@ -22,6 +23,8 @@ from rsws.urls import is_loopback, redact_url, websocket_url
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+FLAGS: ContextVar[frozenset[str]] = ContextVar("rsws_flags", default=frozenset())
+"""The settings that stand on the command line that is being carried out, not in the environment or in ``.env``."""
 
 _METAVARS = {
     "_s": "SECONDS",
@@ -54,10 +57,11 @@ def from_settings(
         chosen = {name: each for name, each in _parameters(settings, panel).items() if only is None or name in only}
 
         @functools.wraps(command)
-        def wrapper(**arguments: Any) -> Any:
+        def wrapper(context: typer.Context, **arguments: Any) -> Any:
             values = {name: arguments.pop(name) for name in chosen}
+            FLAGS.set(frozenset({name for name in chosen if _is_said(context, name)}))
             repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-            made = settings(**_without_overruled(settings, values) | repeated)
+            made = settings(**_without_overruled(values) | repeated)
             try:
                 return command(settings=made, **arguments)
             except Unauthorized as error:
@@ -66,8 +70,9 @@ def from_settings(
                 raise Unauthorized(f"{error} ({find_gateway(made).source})") from None
 
         signature = inspect.signature(command, eval_str=True)
+        context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         own = [each for each in signature.parameters.values() if each.name != "settings"]
-        wrapper.__signature__ = signature.replace(parameters=[*own, *chosen.values()])  # type: ignore[attr-defined]
+        wrapper.__signature__ = signature.replace(parameters=[context, *own, *chosen.values()])  # type: ignore[attr-defined]
         return wrapper  # type: ignore[return-value]
 
     return decorate
@@ -131,15 +136,15 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _without_overruled(settings: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+def _without_overruled(values: dict[str, Any]) -> dict[str, Any]:
     """Of a setting and the file that may hold it, a flag overrules the environment: then the other is left out."""
     left = dict(values)
     for name, value in values.items():
         file = f"{name}_file"
         if value is None or values.get(file) is None:
             continue
-        is_flag = _is_flag(settings, name, value)
-        if is_flag != _is_flag(settings, file, values[file]):
+        is_flag = name in FLAGS.get()
+        if is_flag != (file in FLAGS.get()):
             left[file if is_flag else name] = None
     return left
 
@@ -223,7 +228,7 @@ def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
     }
     found = []
     for name, read in reads.items():
-        is_flag = _is_flag(ClientSettings, name, getattr(settings, name, None))
+        is_flag = name in FLAGS.get()
         found.append(_Token(name, is_flag, _in_env_file(name) and not name.endswith("_file"), read))
     return sorted(found, key=lambda token: not token.is_flag)  # stable
 
@@ -241,7 +246,7 @@ def _is_own(settings: ClientSettings, url: str) -> bool:
 
 def _url_is_from_env_file(settings: ClientSettings) -> bool:
     if settings.url is not None:
-        return not _is_flag(ClientSettings, "url", settings.url) and _in_env_file("url")
+        return "url" not in FLAGS.get() and _in_env_file("url")
     return _in_env_file("port") and _port() != Settings().port
 
 
@@ -270,6 +275,6 @@ def _split_token(url: str) -> tuple[str, str | None]:
     return urlunsplit(parts._replace(query=urlencode(query, doseq=True), fragment="")), tokens[0]
 
 
-def _is_flag(settings: type[Any], name: str, value: Any) -> bool:
-    """Whether a setting was given on the command line: it is not what the environment says."""
-    return value is not None and str(value) != os.environ.get(options(settings)[name].env)
+def _is_said(context: typer.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line, whatever the environment says of it."""
+    return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
@@ -281,7 +282,9 @@ class _Talk:
 def _lines(text: str) -> list[str]:
     """What was typed or pasted, line by line; JSON that goes over several lines is one."""
     text = text.strip()
-    return [text] if is_json(text.encode()) else [line.strip() for line in text.splitlines() if line.strip()]
+    return (
+        [text] if is_json(text.encode()) else [line.strip() for line in re.split(r"\r\n|[\r\n]", text) if line.strip()]
+    )
 
 
 def _message(line: bytes) -> bytes:

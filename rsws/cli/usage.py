@@ -14,6 +14,7 @@ CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
 """The root of what typer raises for a command line; it gives a public name to one of them alone."""
 
 _EXPECTED = {
+    "string_unicode": "valid UTF-8",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
     "int_parsing_size": "a smaller number",

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
+import typer
 
 from kit.cli import serving
 from kit.support import RedisServer, run_rsws
 from rsws.cli.exits import ExitCode, Failure
-from rsws.cli.options import find_gateway, flag, from_settings
+from rsws.cli.options import FLAGS, find_gateway, flag, from_settings
 from rsws.datadir import DataDir
 from rsws.errors import UsageError
 from rsws.settings import ClientSettings, Settings, load_env_file
@@ -24,6 +24,7 @@ from rsws.settings import ClientSettings, Settings, load_env_file
 def settings(**flags: object) -> ClientSettings:
     """What flags and environment make of the settings, as typer would do it."""
     environment = {"url": "RSWS_URL", "token": "RSWS_TOKEN", "token_file": "RSWS_TOKEN_FILE"}
+    FLAGS.set(frozenset(flags))
     values = {name: os.environ.get(variable) for name, variable in environment.items()} | flags
     if values["token_file"] is not None:
         values["token_file"] = Path(str(values["token_file"]))
@@ -188,14 +189,15 @@ def test_whence_a_token_came_that_is_refused(command: str, redis_server: RedisSe
 
 
 @pytest.mark.parametrize(
-    ("variable", "overruled", "key"),
+    ("variable", "value", "arguments", "key"),
     [
-        ("WEBSOCKET_SECRET_KEY", "secret_key", "of the file"),
-        ("WEBSOCKET_SECRET_KEY_FILE", "secret_key_file", "given"),
+        ("WEBSOCKET_SECRET_KEY", "given", ["--secret-key-file", "./key"], "of the file"),
+        ("WEBSOCKET_SECRET_KEY_FILE", "./key", ["--secret-key", "given"], "given"),
+        ("WEBSOCKET_SECRET_KEY_FILE", "./key", [], "of the file"),
     ],
 )
 def test_a_file_and_what_it_holds_are_overruled_by_a_flag(
-    tmp_path: Path, variable: str, overruled: str, key: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, arguments: list[str], key: str
 ) -> None:
     made: list[Settings] = []
 
@@ -204,11 +206,43 @@ def test_a_file_and_what_it_holds_are_overruled_by_a_flag(
         made.append(settings)
 
     (tmp_path / "key").write_text("of the file\n")
-    values: dict[str, Any] = {each.name: each.default for each in fields(Settings)}
-    values |= {"secret_key": "given", "secret_key_file": tmp_path / "key"}
-    os.environ[variable] = str(values[overruled])
-    command(**values)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, value)
+    app = typer.Typer()
+    app.command()(command)
+    app(arguments, standalone_mode=False)
     assert made[0].given_key == key
+
+
+@pytest.mark.parametrize("spelled", ["{home}/{key}", "{home}//{key}", "{home}/./{key}", "{home}/{key}/"])
+@pytest.mark.parametrize("where", ["the environment", ".env"])
+def test_however_a_path_is_spelled_the_user_s_key_does_not_go_where_the_env_file_leads(
+    tmp_path: Path, spelled: str, where: str
+) -> None:
+    key_file = DataDir().key_file
+    key = DataDir().make_key()
+    path = spelled.format(home=key_file.parent, key=key_file.name)
+    received: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+
+        def listen() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = foreign.accept()
+                    with connection:
+                        received.append(connection.recv(4096))
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        lines = [f"RSWS_URL=ws://127.0.0.1:{foreign.getsockname()[1]}"]
+        if where == ".env":
+            lines.append(f"RSWS_TOKEN_FILE={path}")
+        (tmp_path / ".env").write_text("\n".join(lines))
+        done = run_rsws("pub", "news", "1", env={"RSWS_TOKEN_FILE": path} if where == "the environment" else {})
+        foreign.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert done.returncode != 0
+    assert key.encode() not in b"".join(received)
 
 
 def test_what_is_found_is_not_shown() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from kit.cli import Gateway, Terminal, acking, messages_in, serving
 from kit.support import RedisServer, eventually, free_port, run_rsws
+from rsws.cli import prompt
 from rsws.cli.exits import ExitCode
 
 
@@ -182,6 +183,18 @@ def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> 
 def paste(terminal: Terminal, *lines: str) -> None:
     """What a terminal sends when several lines are pasted, and Enter after it."""
     terminal.type("\x1b[200~" + "\n".join([*lines, ""]) + "\x1b[201~\r")
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("a\r\nb\rc\n\nd ", ["a", "b", "c", "d"]),
+        ("x\u2028y\x0bz\x85", ["x\u2028y\x0bz"]),
+        ('["a",\n"b"]', ['["a",\n"b"]']),
+    ],
+)
+def test_lines_end_where_a_terminal_ends_them(text: str, lines: list[str]) -> None:
+    assert prompt._lines(text) == lines
 
 
 def test_each_line_that_is_pasted_is_a_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:

@@ -56,6 +56,7 @@ def check_end(code: int, stderr: str) -> None:
     """That it has ended as a command ends, with what to do in one line."""
     assert code in ExitCode._value2member_map_
     assert "Traceback" not in stderr
+    assert "Input should be" not in stderr  # pydantic's words
     if code:
         assert re.search(r"^rsws: .+\n\Z|─ Error ─", stderr, flags=re.MULTILINE), stderr[:2000]
 

@@ -14,7 +14,7 @@ from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
 from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.metrics import Metrics
-from rsws.protocol import ZERO, Gap, StreamId, Subscribe, Subscribed
+from rsws.protocol import MAX_DEPTH, ZERO, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.reader import Reader
 from rsws.streams.store import UNREADABLE_RETRY_S, Store, StreamBounds
 
@@ -204,4 +204,5 @@ class Hub:
         if len(self._poison) > POISON_CHANNELS:
             del self._poison[next(iter(self._poison))]
         if str(count).rstrip("0") == "1":
-            log.warning("entry skipped channel=%r id=%s skipped=%d: no messageData that is JSON", channel, entry, count)
+            text = "entry skipped channel=%r id=%s skipped=%d: no messageData that is JSON, at most %d levels deep"
+            log.warning(text, channel, entry, count, MAX_DEPTH)

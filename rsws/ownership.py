@@ -205,6 +205,12 @@ def _foreign(path: Path, fault: str) -> SetupError:
 # --- sockets ---
 
 
+def strangers(host: str, port: int) -> str:
+    """The names of other users who listen there, as a sentence has them; empty where there is none, or nobody tells."""
+    others = (listeners(host, port) or set()) - {os.geteuid()}
+    return " and ".join(sorted(map(user_name, others)))
+
+
 def listeners(host: str, port: int) -> set[int] | None:
     """The users who listen where a connection to that address of this machine may end.
 

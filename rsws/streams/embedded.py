@@ -29,7 +29,7 @@ from typing import Self
 from rsws.backoff import Backoff
 from rsws.datadir import DataDir
 from rsws.errors import LoginRefused, SetupError
-from rsws.ownership import PrivateDir, listeners, user_name
+from rsws.ownership import PrivateDir, strangers
 from rsws.settings import SECONDS
 from rsws.streams.valkey import (
     HOST,
@@ -235,8 +235,8 @@ class LocalRedis:
             raise SetupError(f"a Redis that is not the embedded server answers on {address} in its place")
         self._role = _Role.USERS
         self.description = f"the Redis on {address}"
-        if others := (listeners(HOST, self._port) or set()) - {os.geteuid()}:
-            self.description += f", which is not yours: it belongs to {' and '.join(sorted(map(user_name, others)))}"
+        if owners := strangers(HOST, self._port):
+            self.description += f", which is not yours: it belongs to {owners}"
 
     # The server's directory and who holds it
 

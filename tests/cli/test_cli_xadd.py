@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -210,3 +212,21 @@ def test_ctrl_c_while_redis_does_not_answer_says_how_far_it_came() -> None:
         assert all_came.wait(10)
         assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
     assert process.stderr == ["rsws: interrupted: 1 stored, 2 may be stored, line 5 on not sent"]
+
+
+SOMEBODY_ELSE = """
+import os, sys
+me = os.geteuid()
+os.geteuid = lambda: me + 1
+sys.argv = ["rsws", "xadd", "news", "1", "--local-redis-port", sys.argv[1]]
+from rsws.cli.app import main
+main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the system does not tell")
+def test_a_local_redis_of_somebody_else_is_named(own_redis: RedisServer) -> None:
+    command = [sys.executable, "-c", SOMEBODY_ELSE, str(own_redis.port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert re.fullmatch(r"\d+-\d+\n", done.stdout)
+    assert "is not yours: it belongs to" in done.stderr

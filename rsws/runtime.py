@@ -8,8 +8,9 @@ import gc
 import os
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -88,3 +89,13 @@ def give_back_memory() -> None:
         library.mallinfo2.restype = _MallocInfo
         if library.mallinfo2().fordblks > FREE_BYTES:
             library.malloc_trim(0)
+
+
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """Do them all at once; when one fails, end the others and raise that."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for work in works:
+                tasks.create_task(work)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None

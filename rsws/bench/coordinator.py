@@ -1,4 +1,4 @@
-"""Starts the processes of a run, leads them from phase to phase, and adds up what they find."""
+"""Starts the workers of a run, leads them from phase to phase, and adds up what they find."""
 
 from __future__ import annotations
 
@@ -6,69 +6,42 @@ import asyncio
 import os
 import resource
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from rsws.bench.counters import Counters
-from rsws.bench.crew import together
-from rsws.bench.link import (
+from rsws.bench.plan import (
     MAX_LINE_BYTES,
-    Abort,
-    Fault,
+    Findings,
     Go,
+    Phase,
+    Plan,
+    Published,
     Ready,
-    Result,
     Start,
     Stop,
-    ToProcess,
-    decode_from_process,
+    ToWorker,
+    decode_from_worker,
     encode,
 )
-from rsws.bench.plan import Plan
 from rsws.bench.report import Report
-from rsws.bench.works import Phase, Published
 from rsws.client.address import Address
-from rsws.errors import (
-    BenchFailed,
-    CannotConnect,
-    ClientError,
-    ConnectionLost,
-    RswsError,
-    SubscribeRefused,
-    Unauthorized,
-    UsageError,
-)
-from rsws.runtime import start_module
+from rsws.errors import BenchFailed, UsageError
+from rsws.runtime import start_module, together
 
 PROGRESS_S = 0.1
 END_S = 5.0
-"""How long a process may take to report when it is told to."""
+"""How long a process may take to report when it is told to, and then to end."""
 SPARE_FILES = 32
 """Open files of a process beside its connections."""
 
-_FAULTS: dict[str, type[ClientError]] = {each.__name__: each for each in (CannotConnect, ConnectionLost, Unauthorized)}
+OnProgress: TypeAlias = Callable[[Phase, float, list[int]], None]
+"""Gets the phase, the seconds since it began, and the counts since the run began, by :class:`Count`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run has got."""
-
-    plan: Plan
-    phase: Phase
-    seconds: float
-    """Since the phase began."""
-    counts: list[int]
-    """By :class:`Count`, since the run began."""
-
-
-async def run(
-    plan: Plan,
-    token: str,
-    on_progress: Callable[[Progress], None],
-    stop: asyncio.Event,
-) -> Report:
+async def run(plan: Plan, token: str, on_progress: OnProgress, stop: asyncio.Event) -> Report:
     """Measure.
 
     Args:
@@ -88,9 +61,8 @@ async def run(
     await probe.close()
     memory = Counters.memory(plan.processes)
     try:
-        coordinator = Coordinator(plan, Counters(memory, plan.processes), on_progress)
-        async with coordinator.processes(memory, token):
-            return await coordinator.lead(stop)
+        async with _workers(plan, token, memory) as workers:
+            return await Coordinator(plan, workers, Counters(memory, plan.processes), on_progress).lead(stop)
     finally:
         os.close(memory)
 
@@ -109,42 +81,51 @@ def check_files(plan: Plan) -> None:
         )
 
 
+@asynccontextmanager
+async def _workers(plan: Plan, token: str, memory: int) -> AsyncIterator[list[Process]]:
+    """Meanwhile they run; those that have reported have the time to end by themselves."""
+    workers: list[Process] = []
+    try:
+        for number in range(plan.processes):
+            workers.append(
+                await start_module("rsws.bench.worker", str(memory), descriptors=(memory,), line_bytes=MAX_LINE_BYTES)
+            )
+            _tell(workers[-1], Start(plan, token, number))
+        yield workers
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                for worker in workers:
+                    await worker.wait()
+    finally:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                worker.kill()
+            await worker.wait()
+
+
+def _tell(worker: Process, what: ToWorker) -> None:
+    assert worker.stdin is not None
+    worker.stdin.write(encode(what) + b"\n")
+
+
 class Coordinator:
     """See :func:`run`."""
 
-    def __init__(self, plan: Plan, counters: Counters, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(self, plan: Plan, workers: list[Process], counters: Counters, on_progress: OnProgress) -> None:
         self._plan = plan
+        self._workers = workers
         self._counters = counters
         self._on_progress = on_progress
-        self._processes: list[asyncio.subprocess.Process] = []
-        self._ready: dict[int, Ready] = {}
-        self._results: dict[int, Result] = {}
-        self._phase = Phase("starting")
+        self._ready: list[Ready] = []
+        self._findings: list[Findings] = []
+        self._phase = Phase.STARTING
         self._phase_since = time.monotonic()
-        self._failure: RswsError | None = None
         self._interrupted = False
-        self._aborted_at: float | None = None
-
-    @asynccontextmanager
-    async def processes(self, descriptor: int, token: str) -> AsyncIterator[None]:
-        """Meanwhile they run."""
-        try:
-            for number in range(self._plan.processes):
-                process = await start_module(
-                    "rsws.bench.process", str(descriptor), descriptors=(descriptor,), line_bytes=MAX_LINE_BYTES
-                )
-                self._processes.append(process)
-                self._tell(number, Start(self._plan, token, number))
-            yield
-        finally:
-            for process in self._processes:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+        self._ended_at: float | None = None
 
     async def lead(self, stop: asyncio.Event) -> Report:
         """From phase to phase, to the end."""
-        hearing = asyncio.create_task(together(*(self._hear(number) for number in range(self._plan.processes))))
+        hearing = asyncio.create_task(together(*map(self._hear, self._workers)))
         watching = asyncio.create_task(self._watch(stop))
         try:
             await asyncio.wait((hearing, watching), return_when=asyncio.FIRST_COMPLETED)
@@ -153,10 +134,7 @@ class Coordinator:
             hearing.cancel()
             watching.cancel()
             await asyncio.wait((hearing, watching))
-        results = self._results.values()
-        return Report.of(
-            self._plan, self._counters.totals(), results, interrupted=self._interrupted, failure=self._failure
-        )
+        return Report(self._plan, self._counters.totals(), Findings.sum(self._findings), self._interrupted)
 
     async def _watch(self, stop: asyncio.Event) -> NoReturn:
         while True:
@@ -164,63 +142,49 @@ class Coordinator:
                 async with asyncio.timeout(PROGRESS_S):
                     await (asyncio.Event() if self._interrupted else stop).wait()
                 self._interrupted = True
-                if self._phase.is_measured:
+                if self._phase is Phase.MEASURING:
                     self._tell_all(Stop())
                 else:
-                    self._abort()
+                    self._end()
             now = time.monotonic()
-            if self._aborted_at is not None and now - self._aborted_at > END_S:
+            if self._ended_at is not None and now - self._ended_at > END_S:
                 raise BenchFailed(f"a process of the benchmark has not reported within {END_S:g} s")
-            self._on_progress(Progress(self._plan, self._phase, now - self._phase_since, self._counters.totals()))
+            self._on_progress(self._phase, now - self._phase_since, self._counters.totals())
 
-    def _abort(self) -> None:
-        self._aborted_at = time.monotonic()
-        self._tell_all(Abort())
-
-    async def _hear(self, number: int) -> None:
-        """Take what a process says, until it has reported."""
-        lines = self._processes[number].stdout
-        assert lines is not None
-        while number not in self._results:
-            line = await lines.readline()
-            if not line:
-                raise BenchFailed("a process of the benchmark has died; the reason is above")
-            match decode_from_process(line):
+    async def _hear(self, worker: Process) -> None:
+        """Do as a worker says, until it has reported."""
+        assert worker.stdout is not None
+        while line := await worker.stdout.readline():
+            match decode_from_worker(line):
                 case Ready() as ready:
-                    self._take_ready(number, ready)
-                case Result() as result:
-                    self._take_result(number, result)
+                    self._ready.append(ready)
+                    if len(self._ready) == len(self._workers):
+                        self._begin(ready.phase)
+                case Findings() as findings:
+                    self._findings.append(findings)
+                    if findings.fault is not None:
+                        self._end()
+                    return
+        raise BenchFailed("a process of the benchmark has died; the reason is above")
 
-    def _take_ready(self, number: int, ready: Ready) -> None:
-        self._ready[number] = ready
-        if len(self._ready) < self._plan.processes:
-            return
+    def _begin(self, phase: Phase) -> None:
         published: dict[int, Published] = {}
-        for each in self._ready.values():
+        for each in self._ready:
             published |= each.published
         self._ready.clear()
-        self._phase = ready.phase
+        self._phase = phase
         self._phase_since = time.monotonic()
         self._tell_all(Go(published))
 
-    def _take_result(self, number: int, result: Result) -> None:
-        self._results[number] = result
-        if result.fault is not None and self._failure is None:
-            self._failure = _error(result.fault)
-            self._abort()
+    def _tell_all(self, what: ToWorker) -> None:
+        if self._ended_at is None:
+            for worker in self._workers:
+                _tell(worker, what)
 
-    def _tell_all(self, what: ToProcess) -> None:
-        for number in range(self._plan.processes):
-            if number not in self._results:
-                self._tell(number, what)
-
-    def _tell(self, number: int, what: ToProcess) -> None:
-        pipe = self._processes[number].stdin
-        assert pipe is not None
-        pipe.write(encode(what) + b"\n")
-
-
-def _error(fault: Fault) -> RswsError:
-    if fault.kind == SubscribeRefused.__name__:
-        return SubscribeRefused(fault.text, fault.code, fault.channel)
-    return _FAULTS.get(fault.kind, BenchFailed)(fault.text)
+    def _end(self) -> None:
+        """Have all that have not yet reported do so now."""
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
+            for worker in self._workers:
+                assert worker.stdin is not None
+                worker.stdin.close()

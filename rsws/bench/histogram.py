@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Self
+from collections.abc import Iterator
+
+import msgspec
 
 _BITS = 6
 _HALF = 1 << (_BITS - 1)
 """Buckets of each power of two: one is at most 1/32 of its value wide, so that is how exact quantiles are."""
 _MAX_US = (1 << 36) - 1
-_BUCKETS = _HALF * (36 - _BITS + 2)
 
 
-class Histogram:
-    """Counts durations, in whole microseconds below 19 hours; longer ones count as that long.
+class Histogram(msgspec.Struct):
+    """Counts durations, in whole microseconds below 19 hours; longer ones count as that long."""
 
-    Attributes:
-        count: How many there are.
-        total_us: Their sum.
-        min_us: The shortest; 0 where there is none.
-        max_us: The longest, likewise.
-    """
-
-    __slots__ = ("_counts", "count", "max_us", "min_us", "total_us")
-
-    def __init__(self) -> None:
-        self._counts = [0] * _BUCKETS
-        self.count = 0
-        self.total_us = 0
-        self.min_us = 0
-        self.max_us = 0
+    count: int = 0
+    total_us: int = 0
+    min_us: int = 0
+    """The shortest; 0 where there is none."""
+    max_us: int = 0
+    counts: dict[int, int] = {}
+    """By the number of the bucket."""
 
     def add(self, value_us: int, count: int = 1) -> None:
         """Count ``value_us`` as often as ``count`` says; below 0 it counts as 0."""
@@ -39,9 +31,20 @@ class Histogram:
         if value_us > self.max_us:
             self.max_us = value_us
         shift = value_us.bit_length() - _BITS
-        self._counts[value_us if shift <= 0 else shift * _HALF + (value_us >> shift)] += count
+        bucket = value_us if shift <= 0 else shift * _HALF + (value_us >> shift)
+        self.counts[bucket] = self.counts.get(bucket, 0) + count
         self.count += count
         self.total_us += value_us * count
+
+    def merge(self, other: Histogram) -> None:
+        """Count what ``other`` has counted, too."""
+        if other.count:
+            self.min_us = min(other.min_us, self.min_us) if self.count else other.min_us
+            self.max_us = max(other.max_us, self.max_us)
+            self.count += other.count
+            self.total_us += other.total_us
+            for bucket, count in other.counts.items():
+                self.counts[bucket] = self.counts.get(bucket, 0) + count
 
     @property
     def mean_us(self) -> float:
@@ -60,26 +63,7 @@ class Histogram:
 
     def buckets(self) -> Iterator[tuple[int, int, int]]:
         """Those that aren't empty, in order: from (included), to (excluded), how many."""
-        for index, count in enumerate(self._counts):
-            if count:
-                shift = max(0, index // _HALF - 1)
-                low = (index - shift * _HALF) << shift
-                yield low, low + (1 << shift), count
-
-    def pack(self) -> dict[str, int]:
-        """For :meth:`merge`, as JSON can have it."""
-        counts = {str(index): count for index, count in enumerate(self._counts) if count}
-        return counts | {"total": self.total_us, "min": self.min_us, "max": self.max_us}
-
-    def merge(self, packed: Mapping[str, int]) -> Self:
-        """Add what another one has counted."""
-        for name, count in packed.items():
-            if name.isdigit():
-                self._counts[int(name)] += count
-        added = sum(count for name, count in packed.items() if name.isdigit())
-        if added:
-            self.min_us = min(packed["min"], self.min_us) if self.count else packed["min"]
-            self.max_us = max(packed["max"], self.max_us)
-            self.total_us += packed["total"]
-            self.count += added
-        return self
+        for bucket, count in sorted(self.counts.items()):
+            shift = max(0, bucket // _HALF - 1)
+            low = (bucket - shift * _HALF) << shift
+            yield low, low + (1 << shift), count

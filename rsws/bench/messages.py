@@ -21,7 +21,7 @@ NUMBER_DIGITS = 10
 TIME_DIGITS = 16
 MIN_SIZE_BYTES = len('""') + 8 + NUMBER_DIGITS + TIME_DIGITS
 
-RUN_MESSAGES = 32
+BATCH_MESSAGES = 32
 """How many messages are compared in one go, beginning with a multiple of it. Frames come cut off anywhere: who got a
 part of these has to read that, and is in step with the others from the next multiple on."""
 KNOWN_BYTES = 8 * 1024 * 1024
@@ -52,7 +52,7 @@ class PublishFrames:
     """
 
     def __init__(self, plan: Plan, channel: int, producer: str | None) -> None:
-        head = f'{{"action":"publish","channel":{_quote(plan.channel(channel))},"data":"{plan.run}'
+        head = f'{{"action":"publish","channel":{_quote(plan.channel(channel))},"data":"{plan.run_id}'
         middle = f'{_padding(plan)}","messageId":"'
         tail = '"}' if producer is None else f'","producer":"{producer}"}}'
         length = len(head) + NUMBER_DIGITS + TIME_DIGITS + len(middle) + NUMBER_DIGITS + len(tail)
@@ -65,7 +65,7 @@ class PublishFrames:
         return b"%b%010d%016d%b%010d%b" % (self._head, number, published_us, self._middle, number, self._tail)
 
 
-class Run(NamedTuple):
+class Batch(NamedTuple):
     """Messages that follow each other without a gap, with ascending ids."""
 
     first: int
@@ -90,17 +90,17 @@ class MessageReader:
 
     def __init__(self, plan: Plan, channel: int, *, shared: bool) -> None:
         quoted = re.escape(_quote(plan.channel(channel)))
-        data = rf"{plan.run}([0-9]{{{NUMBER_DIGITS}}})([0-9]{{{TIME_DIGITS}}}){_padding(plan)}"
+        data = rf"{plan.run_id}([0-9]{{{NUMBER_DIGITS}}})([0-9]{{{TIME_DIGITS}}}){_padding(plan)}"
         event = (
             rf'\{{"event":"message","channel":{quoted},"streamId":"([0-9]{{1,20}})-([0-9]{{1,20}})","data":"{data}"\}}'
         )
         self._match_event = re.compile(event.encode()).fullmatch
         self._match_data = re.compile(f'"{data}"').fullmatch
         self._shared = shared
-        self._known: dict[int, tuple[bytes, Run]] = {}
+        self._known: dict[int, tuple[bytes, Batch]] = {}
         self._known_bytes = 0
 
-    def read(self, data: bytes, position: int, expected: int) -> Run | None:
+    def read(self, data: bytes, position: int, expected: int) -> Batch | None:
         """The messages whose frames begin at ``position``; None where there is something else, or no whole frame.
 
         Args:
@@ -109,17 +109,17 @@ class MessageReader:
         known = self._known.get(expected)
         if known is not None and data.startswith(known[0], position):
             return known[1]
-        run = self._parse(data, position)
-        if self._shared and run is not None and (known is None or known[1].length < run.length):
-            self._remember(data[position : position + run.length], run)
-        return run
+        batch = self._parse(data, position)
+        if self._shared and batch is not None and (known is None or known[1].length < batch.length):
+            self._remember(data[position : position + batch.length], batch)
+        return batch
 
     def number(self, json: str) -> int | None:
         """The number of a message of this run, from its data; None where it is none."""
         match = self._match_data(json)
         return None if match is None else int(match[1])
 
-    def _parse(self, data: bytes, begin: int) -> Run | None:
+    def _parse(self, data: bytes, begin: int) -> Batch | None:
         match_event = self._match_event
         position = begin
         first = number = -1
@@ -135,7 +135,7 @@ class MessageReader:
             if first < 0:
                 first = this
                 first_id = last_id = StreamId(ms, seq)
-            elif this != number + 1 or (ms, seq) <= last_id or this % RUN_MESSAGES == 0:
+            elif this != number + 1 or (ms, seq) <= last_id or this % BATCH_MESSAGES == 0:
                 break
             else:
                 last_id = StreamId(ms, seq)
@@ -149,13 +149,13 @@ class MessageReader:
         if first < 0:
             return None
         published_us.append((since, count))
-        return Run(first, number + 1, first_id, last_id, published_us, position - begin)
+        return Batch(first, number + 1, first_id, last_id, published_us, position - begin)
 
-    def _remember(self, frames: bytes, run: Run) -> None:
+    def _remember(self, frames: bytes, batch: Batch) -> None:
         if self._known_bytes > KNOWN_BYTES:
             self._known.clear()
             self._known_bytes = 0
-        self._known[run.first] = (frames, run)
+        self._known[batch.first] = (frames, batch)
         self._known_bytes += len(frames)
 
 

@@ -7,9 +7,9 @@ import re
 import sys
 from collections.abc import Callable
 
+from rsws.bench.client import BenchClient
+from rsws.bench.context import WorkerContext
 from rsws.bench.counters import Count
-from rsws.bench.crew import Crew
-from rsws.bench.member import Member
 from rsws.bench.messages import NUMBER_DIGITS, PublishFrames, find_frame, now_us
 from rsws.bench.sequence import Ranges, as_ranges
 from rsws.errors import Outcome
@@ -26,7 +26,7 @@ REFUSED_S = 0.1
 """How long a publisher waits after a refusal: a gateway that refuses does so faster than it stores."""
 
 
-class Publisher(Member):
+class Publisher(BenchClient):
     """Publishes messages that are numbered from 0.
 
     With ``kill_every_s`` each is named so that rsws stores it at most once, and after a cut gets again what is
@@ -46,7 +46,7 @@ class Publisher(Member):
 
     def __init__(
         self,
-        crew: Crew,
+        context: WorkerContext,
         channel: int,
         *,
         messages: int | None,
@@ -54,11 +54,11 @@ class Publisher(Member):
         delivered: Callable[[], int],
         poll: bool,
     ) -> None:
-        super().__init__(crew)
+        super().__init__(context)
         self.channel = channel
         self.published = 0
-        self._once = crew.plan.kill_every_s is not None
-        self._frames = PublishFrames(crew.plan, channel, f"{crew.plan.run}-{channel}" if self._once else None)
+        self._once = context.plan.kill_every_s is not None
+        self._frames = PublishFrames(context.plan, channel, f"{context.plan.run_id}-{channel}" if self._once else None)
         self._messages = messages
         self._interval_us = 1e6 / rate if rate else 0.0
         self._delivered = delivered
@@ -73,7 +73,7 @@ class Publisher(Member):
         """Numbers that need not come: refused, or of unknown outcome."""
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
-        self._latency = crew.latency("ack")
+        self._latency = context.latency("ack")
 
     @property
     def holes(self) -> Ranges:
@@ -112,7 +112,7 @@ class Publisher(Member):
         if self._ended or self._paused or not self.is_in:
             return
         now = now_us()
-        room = self.crew.plan.window - self._under_way()
+        room = self.context.plan.window - self._under_way()
         numbers = range(self.published, self.published + max(0, min(room, self._left(), self._due(now))))
         if numbers:
             # What a slow server has kept waiting counts from when it was its turn: it is the server's time.
@@ -121,7 +121,7 @@ class Publisher(Member):
             self._socket.write(b"".join(map(self._frames.frame, numbers, when)))
             self._unanswered.update(zip(numbers, when, strict=True))
             self.published = numbers.stop
-            self.crew.row[Count.PUBLISHED] += len(numbers)
+            self.context.row[Count.PUBLISHED] += len(numbers)
         self._held = bool(self._interval_us) and len(numbers) >= room
         self._look_again(now)
 
@@ -130,7 +130,7 @@ class Publisher(Member):
 
     def _under_way(self) -> int:
         delivered = self._delivered()
-        never = sum(number >= delivered for number in self._holes[-self.crew.plan.window :])
+        never = sum(number >= delivered for number in self._holes[-self.context.plan.window :])
         return max(len(self._unanswered), self.published - delivered - never)
 
     def _due_at(self, number: int) -> int:
@@ -151,12 +151,12 @@ class Publisher(Member):
         loop = asyncio.get_running_loop()
         if (wait_us := self._due_at(self.published) - now) > 0 and self._interval_us:
             self._timer = loop.call_later(wait_us / 1e6, self.publish)
-        elif self._poll and len(self._unanswered) < self.crew.plan.window:
+        elif self._poll and len(self._unanswered) < self.context.plan.window:
             self._timer = loop.call_later(POLL_S, self.publish)
 
     # --- what comes over the connection ---
 
-    def take(self, data: bytes, position: int) -> int:
+    def read_frames(self, data: bytes, position: int) -> int:
         now = now_us()
         answered = 0
         while (frame := find_frame(data, position)) is not None and data[position] == TEXT:
@@ -166,8 +166,8 @@ class Publisher(Member):
             answered += self._answered(int(match[1]), now)
             position = frame[1]
         if answered:
-            self.crew.last_us = now
-            self.crew.row[Count.ACKED] += answered
+            self.context.last_us = now
+            self.context.row[Count.ACKED] += answered
             self.publish()
         return position
 
@@ -178,10 +178,10 @@ class Publisher(Member):
         self._latency.add(now - published_us)
         return True
 
-    def _take_reply(self, reply: Reply, text: bytes) -> None:
+    def _handle(self, reply: Reply, text: bytes) -> None:
         match reply:
             case Ack(message_id):
-                self.crew.row[Count.ACKED] += self._answered(_number(message_id), now_us())
+                self.context.row[Count.ACKED] += self._answered(_number(message_id), now_us())
                 self.publish()
             case ErrorAck(message_id) as refusal:
                 self._refused(_number(message_id), refusal)
@@ -190,12 +190,12 @@ class Publisher(Member):
         if self._unanswered.pop(number, None) is None:
             return
         self._holes.append(number)
-        if not self.crew.refusal:
-            self.crew.refusal, self.crew.refusal_code = refusal.error, refusal.code
+        if not self.context.findings.refusal:
+            self.context.findings.refusal, self.context.findings.refusal_code = refusal.error, refusal.code
         if refusal.outcome is Outcome.UNKNOWN:
-            self.crew.unknown += 1
+            self.context.findings.unknown += 1
         else:
-            self.crew.refused += 1
+            self.context.findings.refused += 1
         if not self._paused:
             self._paused = True
             asyncio.get_running_loop().call_later(REFUSED_S, self._go_on)
@@ -205,7 +205,7 @@ class Publisher(Member):
         self.publish()
 
     def _let_in(self) -> None:
-        if self._once and self.crew.is_rsws:
+        if self._once and self.context.is_rsws:
             again = b"".join(self._frames.frame(number, when) for number, when in self._unanswered.items())
             if again:
                 assert self._socket is not None
@@ -216,7 +216,7 @@ class Publisher(Member):
         self.publish()
 
     def _leave_unknown(self) -> None:
-        self.crew.unknown += len(self._unanswered)
+        self.context.findings.unknown += len(self._unanswered)
         self._holes.extend(self._unanswered)
         self._unanswered.clear()
 

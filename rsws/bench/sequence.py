@@ -37,7 +37,7 @@ class Received:
         self._missing: list[tuple[int, int]] = []
         self._forgotten = 0
 
-    def take(self, first: int, stop: int, first_id: StreamId, last_id: StreamId) -> None:
+    def add(self, first: int, stop: int, first_id: StreamId, last_id: StreamId) -> None:
         """Messages with the numbers from ``first`` up to ``stop`` (excluded) have come, one after the other.
 
         Args:
@@ -50,11 +50,11 @@ class Received:
                 self.reordered += 1
             self.next = stop
         else:
-            self._take_unexpected(first, stop)
+            self._add_unexpected(first, stop)
         if last_id > self.last_id:
             self.last_id = last_id
 
-    def _take_unexpected(self, first: int, stop: int) -> None:
+    def _add_unexpected(self, first: int, stop: int) -> None:
         for number in range(first, min(stop, self.next)):
             if self._found(number):
                 self.reordered += 1

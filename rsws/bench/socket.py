@@ -27,15 +27,15 @@ _log.setLevel(logging.INFO)  # at DEBUG websockets logs the request's path, and 
 _CLOSE_HELP = {int(code): help for code, help in CLOSE_HELP.items()}
 
 
-class Reader(Protocol):
+class FrameHandler(Protocol):
     """Who takes what comes over a connection."""
 
-    def take(self, data: bytes, position: int) -> int:
+    def read_frames(self, data: bytes, position: int) -> int:
         """Take those frames from ``position`` on that are of the usual kind; where the first one begins that is not."""
         ...
 
-    def take_text(self, text: bytes) -> None:
-        """Take a text message that :meth:`take` did not."""
+    def handle_text(self, text: bytes) -> None:
+        """Take a text message that :meth:`read_frames` did not."""
 
     def closed(self, reason: str) -> None:
         """Nothing more will come; not called after :meth:`Socket.cut` and :meth:`Socket.close`."""
@@ -47,8 +47,8 @@ class Socket(asyncio.Protocol):
     ``websockets`` makes the handshake, and is given all frames but whole text messages: pings, closes, fragments.
     """
 
-    def __init__(self, uri: WebSocketURI, reader: Reader) -> None:
-        self._reader: Reader | None = reader
+    def __init__(self, uri: WebSocketURI, handler: FrameHandler) -> None:
+        self._handler: FrameHandler | None = handler
         self._protocol = ClientProtocol(uri, logger=_log, max_size=MAX_FRAME_BYTES)
         self._transport: asyncio.Transport | None = None
         self._rest = b""
@@ -61,7 +61,7 @@ class Socket(asyncio.Protocol):
 
     def cut(self) -> None:
         """Break the connection as an outage does, with nothing said (TCP RST)."""
-        self._reader = None
+        self._handler = None
         if self._transport is not None:
             tcp = self._transport.get_extra_info("socket")
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -69,7 +69,7 @@ class Socket(asyncio.Protocol):
 
     def close(self) -> None:
         """Say good-bye, and wait for nothing."""
-        self._reader = None
+        self._handler = None
         if self._protocol.state is OPEN:
             self._protocol.send_close(1000)
             self._send()
@@ -94,19 +94,19 @@ class Socket(asyncio.Protocol):
                 self._keep(data)
                 return
             position = end + len(_HEAD_END)
-            self._give(data[:position])
+            self._feed_websockets(data[:position])
             if self._protocol.state is not OPEN:
                 self._end(f"{data.partition(_LINE_END)[0].decode(errors='replace')[:60]!r} and no WebSocket")
-        while self._reader is not None:
-            position = self._reader.take(data, position)
+        while self._handler is not None:
+            position = self._handler.read_frames(data, position)
             frame = find_frame(data, position)
             if frame is None:
                 break
             start, stop = frame
             if data[position] == TEXT:
-                self._reader.take_text(data[start:stop])
+                self._handler.handle_text(data[start:stop])
             else:
-                self._give(data[position:stop])
+                self._feed_websockets(data[position:stop])
             position = stop
         self._keep(data[position:])
 
@@ -125,22 +125,22 @@ class Socket(asyncio.Protocol):
         for data in filter(None, self._protocol.data_to_send()):
             self.write(data)
 
-    def _give(self, data: bytes) -> None:
+    def _feed_websockets(self, data: bytes) -> None:
         self._protocol.receive_data(data)
         self._send()
         for event in self._protocol.events_received():
-            if self._reader is None:
+            if self._handler is None:
                 return
             if isinstance(event, Frame):
-                self._take_frame(event, self._reader)
+                self._handle_frame(event, self._handler)
         if self._protocol.parser_exc is not None:
             self._end(f"it broke the WebSocket protocol: {self._protocol.parser_exc}")
 
-    def _take_frame(self, frame: Frame, reader: Reader) -> None:
+    def _handle_frame(self, frame: Frame, handler: FrameHandler) -> None:
         if frame.opcode in (Opcode.TEXT, Opcode.CONT):
             self._fragments.append(bytes(frame.data))
             if frame.fin:
-                reader.take_text(b"".join(self._fragments))
+                handler.handle_text(b"".join(self._fragments))
                 self._fragments.clear()
         elif frame.opcode is Opcode.CLOSE:
             close = self._protocol.close_rcvd
@@ -151,8 +151,8 @@ class Socket(asyncio.Protocol):
             self._end("it sent a binary frame; the protocol is text")
 
     def _end(self, reason: str) -> None:
-        reader, self._reader = self._reader, None
+        handler, self._handler = self._handler, None
         if self._transport is not None:
             self._transport.abort()
-        if reader is not None:
-            reader.closed(reason)
+        if handler is not None:
+            handler.closed(reason)

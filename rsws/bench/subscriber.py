@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import msgspec
 
+from rsws.bench.client import BenchClient
+from rsws.bench.context import WorkerContext
 from rsws.bench.counters import Count
-from rsws.bench.crew import Crew
-from rsws.bench.member import Member
 from rsws.bench.messages import MessageReader, now_us
 from rsws.bench.sequence import Received
 from rsws.protocol import ZERO, Message, Reply, Subscribed
 
 
-class Subscriber(Member):
+class Subscriber(BenchClient):
     """Subscribes from the beginning of a channel, and after a cut goes on behind the last message it got.
 
     Args:
@@ -26,45 +26,46 @@ class Subscriber(Member):
     Attributes:
         channel: Its number.
         received: What it has got.
+        reader: As given.
     """
 
     def __init__(
         self,
-        crew: Crew,
+        context: WorkerContext,
         channel: int,
         reader: MessageReader,
         *,
         latency: str | None = "delivery",
         on_progress: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(crew)
+        super().__init__(context)
         self.channel = channel
         self.received = Received()
-        self._reader = reader
-        self._latency = None if latency is None else crew.latency(latency)
+        self.reader = reader
+        self._latency = None if latency is None else context.latency(latency)
         self.on_progress = on_progress
 
-    def take(self, data: bytes, position: int) -> int:
+    def read_frames(self, data: bytes, position: int) -> int:
         now = now_us()
         begin = position
-        received, read, latency = self.received, self._reader.read, self._latency
+        received, read, latency = self.received, self.reader.read, self._latency
         count, passed = received.count, received.next
-        while (run := read(data, position, received.next)) is not None:
-            received.take(run.first, run.stop, run.first_id, run.last_id)
+        while (batch := read(data, position, received.next)) is not None:
+            received.add(batch.first, batch.stop, batch.first_id, batch.last_id)
             if latency is not None:
-                for published_us, messages in run.published_us:
+                for published_us, messages in batch.published_us:
                     latency.add(now - published_us, messages)
-            position += run.length
+            position += batch.length
         if position > begin:
             self._count(now, received.count - count, received.next - passed, position - begin)
         return position
 
     def _count(self, now: int, messages: int, passed: int, size_bytes: int) -> None:
-        row = self.crew.row
+        row = self.context.row
         row[Count.DELIVERED] += messages
         row[Count.PASSED] += passed
         row[Count.BYTES] += size_bytes
-        self.crew.last_us = now
+        self.context.last_us = now
         if self.on_progress is not None:
             self.on_progress()
 
@@ -72,26 +73,26 @@ class Subscriber(Member):
         last_id = self.received.last_id
         request = {
             "action": "subscribe",
-            "channel": self.crew.plan.channel(self.channel),
+            "channel": self.context.plan.channel(self.channel),
             "lastMessageId": "0" if last_id == ZERO else str(last_id),
         }
         self._say(msgspec.json.encode(request))
 
-    def _take_reply(self, reply: Reply, text: bytes) -> None:
+    def _handle(self, reply: Reply, text: bytes) -> None:
         match reply:
             case Subscribed():
-                self.crew.is_rsws = b'"latestId"' in text
-                self._took("subscribed")
+                self.context.is_rsws = b'"latestId"' in text
+                self._measure_step("subscribed")
                 self._ready()
             case Message():
                 self._take_unusual(reply)
 
     def _take_unusual(self, message: Message) -> None:
         """A message that the reader did not find: a fragmented one, one written otherwise, or somebody else's."""
-        number = self._reader.number(message.json)
-        if number is None or message.channel != self.crew.plan.channel(self.channel):
-            self.crew.foreign += 1
+        number = self.reader.number(message.json)
+        if number is None or message.channel != self.context.plan.channel(self.channel):
+            self.context.findings.foreign += 1
             return
         passed = self.received.next
-        self.received.take(number, number + 1, message.id, message.id)
+        self.received.add(number, number + 1, message.id, message.id)
         self._count(now_us(), 1, self.received.next - passed, len(message.json))

@@ -9,8 +9,9 @@ import re
 import secrets
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from rsws.settings import MIB, ClientSettings, Settings, options
 from rsws.urls import is_loopback
 
 if TYPE_CHECKING:
-    from rsws.bench.plan import Plan, Work
+    from rsws.bench.plan import Plan
     from rsws.bench.report import Report
 
 HELP = """Load a gateway with many clients, measure it, and check that every message comes once and in order.
@@ -41,199 +42,190 @@ DURATION_S = 10.0
 PREFIX = "rsws-bench:"
 MAX_IN_FLIGHT_BYTES = 64 * MIB
 
-_PREFIX = re.compile(r"[A-Za-z0-9._:/-]{0,100}")
+_PREFIX_TEXT = re.compile(r"[A-Za-z0-9._:/-]{0,100}")
 
-Clients = Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="How many clients, or pairs of them.")]
-Messages = Annotated[
+
+def _option(metavar: str, help: str, *, min: float | None = None, max: float | None = None) -> Any:
+    return typer.Option(metavar=metavar, help=help, min=min, max=max, callback=finite)
+
+
+_CLIENTS = Annotated[int, _option("N", "How many clients, or pairs of them.", min=1, max=100_000)]
+_MESSAGES = Annotated[
     int | None,
-    typer.Option(
-        metavar="N", min=1, max=1_000_000_000, help="Publish N messages, in place of as many as --duration allows."
-    ),
+    _option("N", "Publish N messages, in place of as many as --duration allows.", min=1, max=1_000_000_000),
 ]
-Duration = Annotated[
+_HISTORY = Annotated[int, _option("N", "How many messages the history has.", min=1, max=10_000_000)]
+_DURATION = Annotated[
     float | None,
-    typer.Option(
-        metavar="SECONDS",
+    _option(
+        "SECONDS",
+        f"Measure that long. Not given: {DURATION_S:g}, or until --messages are published.",
         min=0.1,
         max=86_400,
-        callback=finite,
-        help=f"Measure that long. Not given: {DURATION_S:g}, or until --messages are published.",
     ),
 ]
-Size = Annotated[int, typer.Option(metavar="BYTES", min=36, max=MIB // 2, help="Of a message's data.")]
-Rate = Annotated[
+_READING = Annotated[
     float,
-    typer.Option(
-        metavar="N",
+    _option("SECONDS", "For how long clients begin to read again; each reads to the end.", min=0.1, max=86_400),
+]
+_SIZE = Annotated[int, _option("BYTES", "Of a message's data.", min=36, max=MIB // 2)]
+_RATE = Annotated[
+    float,
+    _option(
+        "N",
+        "Messages published a second, by all publishers together; 0: as many as --window allows.",
         min=0,
         max=10_000_000,
-        callback=finite,
-        help="Messages published a second, by all publishers together; 0: as many as --window allows.",
     ),
 ]
-Window = Annotated[
+_WINDOW = Annotated[
     int,
-    typer.Option(
-        metavar="N", min=1, max=10_000, help="Messages of a publisher under way at once: not acked, or not delivered."
-    ),
+    _option("N", "Messages of a publisher under way at once: not acked, or not delivered.", min=1, max=10_000),
 ]
-KillEvery = Annotated[
+_LOADING = Annotated[int, _option("N", "Messages under way while the history is published.", min=1, max=10_000)]
+_CONCURRENCY = Annotated[int, _option("N", "How many connections are being made at once.", min=1, max=10_000)]
+_KILL_EVERY = Annotated[
     float | None,
-    typer.Option(
-        metavar="SECONDS",
+    _option(
+        "SECONDS",
+        "Cut a tenth of the connections that often, one after the other; they resume. Publishers name themselves "
+        "then, so that rsws stores what they repeat once; of another server the outcome remains unknown.",
         min=0.05,
         max=86_400,
-        callback=finite,
-        help="Cut a tenth of the connections that often, one after the other; they resume. Publishers name themselves "
-        "then, so that rsws stores what they repeat once; of another server the outcome remains unknown.",
     ),
 ]
-Processes = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", min=1, max=256, help="Processes that make the load. Not given: two less than CPUs, 1 to 8."
+_PROCESSES = Annotated[
+    int | None, _option("N", "Processes that make the load. Not given: two less than CPUs, 1 to 8.", min=1, max=256)
+]
+_TIMEOUT = Annotated[
+    float, _option("SECONDS", "How long nothing may come before what is awaited counts as lost.", min=1, max=3600)
+]
+_PREFIX = Annotated[str, _option("TEXT", "What the names of the channels begin with; what follows no other run has.")]
+_JSON = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+_ALL = {
+    "processes": (_PROCESSES, None),
+    "timeout": (_TIMEOUT, 10),
+    "prefix": (_PREFIX, PREFIX),
+    "as_json": (_JSON, False),
+}
+
+
+def _command(workload: str, summary: str, **options: tuple[Any, Any]) -> Callable[..., None]:
+    """The command of one workload.
+
+    Args:
+        workload: Its name.
+        summary: What the help says of it.
+        options: What it takes beside what all take: its type and default, by name, in the order of the help.
+    """
+
+    def command(settings: ClientSettings, **values: Any) -> None:
+        _measure(settings, workload, values)
+
+    takes = {"settings": (ClientSettings, Parameter.empty), **options, **_ALL}
+    command.__name__ = workload
+    command.__doc__ = summary
+    command.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, (annotation, default) in takes.items()
+        ]
+    )
+    return from_settings(ClientSettings, panel="Gateway")(command)
+
+
+COMMANDS = (
+    _command(
+        "fanout",
+        "One publisher, and many clients that all subscribe to its channel.",
+        clients=(_CLIENTS, 100),
+        messages=(_MESSAGES, None),
+        duration=(_DURATION, None),
+        size=(_SIZE, 128),
+        rate=(_RATE, 0),
+        window=(_WINDOW, 32),
+        kill_every=(_KILL_EVERY, None),
     ),
-]
-Timeout = Annotated[
-    float,
-    typer.Option(
-        metavar="SECONDS",
-        min=1,
-        max=3600,
-        callback=finite,
-        help="How long nothing may come before what is awaited counts as lost.",
+    _command(
+        "pairs",
+        "Pairs of a publisher and a subscriber, each with a channel of its own.",
+        clients=(_CLIENTS, 50),
+        messages=(_MESSAGES, None),
+        duration=(_DURATION, None),
+        size=(_SIZE, 128),
+        rate=(_RATE, 0),
+        window=(_WINDOW, 8),
+        kill_every=(_KILL_EVERY, None),
     ),
-]
-Prefix = Annotated[
-    str, typer.Option(metavar="TEXT", help="What the names of the channels begin with; what follows no other run has.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+    _command(
+        "catchup",
+        "Clients that each connect, read the whole history of a channel, leave, and begin again.",
+        clients=(_CLIENTS, 10),
+        messages=(_HISTORY, 20_000),
+        duration=(_READING, DURATION_S),
+        size=(_SIZE, 128),
+        window=(_LOADING, 256),
+        kill_every=(_KILL_EVERY, None),
+    ),
+    _command(
+        "connect",
+        "Clients that connect, subscribe, and stay until the last of them is in.",
+        clients=(_CLIENTS, 1000),
+        concurrency=(_CONCURRENCY, 50),
+    ),
+)
 
 
-@from_settings(ClientSettings, panel="Gateway")
-def fanout(
-    settings: ClientSettings,
-    clients: Clients = 100,
-    messages: Messages = None,
-    duration: Duration = None,
-    size: Size = 128,
-    rate: Rate = 0,
-    window: Window = 32,
-    kill_every: KillEvery = None,
-    processes: Processes = None,
-    timeout: Timeout = 10,
-    prefix: Prefix = PREFIX,
-    as_json: Json = False,
-) -> None:
-    """One publisher, and many clients that all subscribe to its channel."""
-    _measure(settings, "fanout", locals())
-
-
-@from_settings(ClientSettings, panel="Gateway")
-def pairs(
-    settings: ClientSettings,
-    clients: Clients = 50,
-    messages: Messages = None,
-    duration: Duration = None,
-    size: Size = 128,
-    rate: Rate = 0,
-    window: Window = 8,
-    kill_every: KillEvery = None,
-    processes: Processes = None,
-    timeout: Timeout = 10,
-    prefix: Prefix = PREFIX,
-    as_json: Json = False,
-) -> None:
-    """Pairs of a publisher and a subscriber, each with a channel of its own."""
-    _measure(settings, "pairs", locals())
-
-
-@from_settings(ClientSettings, panel="Gateway")
-def catchup(
-    settings: ClientSettings,
-    clients: Clients = 10,
-    messages: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10_000_000, help="How many messages the history has.")
-    ] = 20_000,
-    duration: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            max=86_400,
-            callback=finite,
-            help="For how long clients begin to read again; each reads to the end.",
-        ),
-    ] = DURATION_S,
-    size: Size = 128,
-    window: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10_000, help="Messages under way while the history is published.")
-    ] = 256,
-    kill_every: KillEvery = None,
-    processes: Processes = None,
-    timeout: Timeout = 10,
-    prefix: Prefix = PREFIX,
-    as_json: Json = False,
-) -> None:
-    """Clients that each connect, read the whole history of a channel, leave, and begin again."""
-    _measure(settings, "catchup", locals())
-
-
-@from_settings(ClientSettings, panel="Gateway")
-def connect(
-    settings: ClientSettings,
-    clients: Clients = 1000,
-    concurrency: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10_000, help="How many connections are being made at once.")
-    ] = 50,
-    processes: Processes = None,
-    timeout: Timeout = 10,
-    prefix: Prefix = PREFIX,
-    as_json: Json = False,
-) -> None:
-    """Clients that connect, subscribe, and stay until the last of them is in."""
-    _measure(settings, "connect", locals())
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (fanout, pairs, catchup, connect)
-
-
-def _measure(settings: ClientSettings, work: str, options: dict[str, Any]) -> None:
+def _measure(settings: ClientSettings, workload: str, values: Mapping[str, Any]) -> None:
     """Run it, print what it shows, and end as that says."""
-    from rsws.bench.plan import Work
-
     gateway = find_gateway(settings)
-    plan = _plan(Work(work), gateway.url, options)
+    plan = _plan(workload, gateway.url, **values)
     report = asyncio.run(_run(plan, gateway.token or ""))
-    asyncio.run(_print(report, as_json=options["as_json"]))
+    asyncio.run(_print(report, as_json=values["as_json"]))
     _end(report)
 
 
-def _plan(work: Work, url: str, options: dict[str, Any]) -> Plan:
+def _plan(
+    workload: str,
+    url: str,
+    *,
+    clients: int,
+    processes: int | None,
+    timeout: float,
+    prefix: str,
+    messages: int | None = None,
+    duration: float | None = None,
+    size: int = 0,
+    rate: float = 0.0,
+    window: int = 0,
+    concurrency: int = 0,
+    kill_every: float | None = None,
+    **_: Any,
+) -> Plan:
     """
     Raises:
         UsageError: The options don't go together.
     """
-    from rsws.bench.plan import Plan
+    from rsws.bench.plan import Plan, Workload
 
-    if not _PREFIX.fullmatch(options["prefix"]):
+    if not _PREFIX_TEXT.fullmatch(prefix):
         raise UsageError("--prefix takes up to 100 letters, digits and . _ : / -")
-    clients, size, messages = options["clients"], options.get("size", 0), options.get("messages")
-    window = options.get("window") or options["concurrency"]
+    window = window or concurrency
     plan = Plan(
-        work=work,
+        workload=Workload(workload),
         url=url,
-        run=secrets.token_hex(4),
-        prefix=options["prefix"],
+        run_id=secrets.token_hex(4),
+        prefix=prefix,
         clients=clients,
-        processes=min(clients, options["processes"] or _processes()),
+        processes=min(clients, processes or _default_processes()),
         size_bytes=size,
         messages=messages,
-        duration_s=options.get("duration") or (None if messages else DURATION_S),
-        rate=options.get("rate", 0.0),
+        duration_s=duration or (None if messages else DURATION_S),
+        rate=rate,
         window=window,
-        kill_every_s=options.get("kill_every"),
-        timeout_s=options["timeout"],
+        kill_every_s=kill_every,
+        timeout_s=timeout,
     )
     if plan.publishers * window * size > plan.processes * MAX_IN_FLIGHT_BYTES:
         raise UsageError(
@@ -243,7 +235,7 @@ def _plan(work: Work, url: str, options: dict[str, Any]) -> Plan:
     return plan
 
 
-def _processes() -> int:
+def _default_processes() -> int:
     """One CPU is left to the gateway and one to Redis, in case they are here."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(cpus - 2, 1), 8)
@@ -253,19 +245,23 @@ async def _run(plan: Plan, token: str) -> Report:
     from rsws.bench import coordinator
     from rsws.cli.bench_display import LiveDisplay
 
-    loop = asyncio.get_running_loop()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
     stop = asyncio.Event()
 
     with LiveDisplay(plan) as display:
 
         def on_interrupt() -> None:
-            loop.remove_signal_handler(signal.SIGINT)  # so that a second one raises KeyboardInterrupt
+            if stop.is_set():
+                task.cancel()
             display.stopping()
             stop.set()
 
         loop.add_signal_handler(signal.SIGINT, on_interrupt)
         try:
             return await coordinator.run(plan, token, display.show, stop)
+        except asyncio.CancelledError:
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
         finally:
             loop.remove_signal_handler(signal.SIGINT)
 
@@ -278,7 +274,7 @@ async def _print(report: Report, *, as_json: bool) -> None:
     with suppress(StdoutClosed):  # how it went decides how it ends, whoever reads it
         if as_json:
             await stdio.write(json.dumps(report.as_json()).encode() + b"\n")
-        elif report.seconds:
+        elif report.findings.seconds:
             await stdio.write(format_report(report, on_terminal=os.isatty(stdio.STDOUT)).encode())
     if report.counts[Count.PUBLISHED]:
         streams = "a stream" if plan.channels == 1 else f"{plan.channels:,} streams"
@@ -311,12 +307,10 @@ def _end(report: Report) -> None:
     if report.failure is not None:
         raise report.failure
     if not report.is_right:
-        raise Failure(
-            f"messages lost: {report.lost:,}, duplicated: {report.duplicated:,}, reordered: {report.reordered:,}, "
-            f"foreign: {report.foreign:,}",
-            ExitCode.GAP,
-        )
-    if report.refused:
-        text = f"publishes refused: {report.refused:,}; the first: {wire_error(report.refusal, report.refusal_code)}"
-        down = report.refusal_code == ErrorCode.REDIS_UNAVAILABLE
+        faults = ", ".join(f"{name}: {count:,}" for name, count in report.faults.items())
+        raise Failure(f"messages {faults}", ExitCode.GAP)
+    found = report.findings
+    if found.refused:
+        text = f"publishes refused: {found.refused:,}; the first: {wire_error(found.refusal, found.refusal_code)}"
+        down = found.refusal_code == ErrorCode.REDIS_UNAVAILABLE
         raise Failure(text, ExitCode.NOT_CONNECTED if down else ExitCode.ERROR)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Self
 
 from rich import box
@@ -14,26 +13,25 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
-from rsws.bench import coordinator
 from rsws.bench.counters import Count
 from rsws.bench.histogram import Histogram
-from rsws.bench.plan import Plan, Work
+from rsws.bench.plan import Phase, Plan, Workload
 from rsws.bench.report import QUANTILES, Report
 from rsws.cli import terminal
 from rsws.cli.exits import wire_error
 
 RATE_OVER = 10
-"""The live rate is that of so many looks."""
+"""The live rate is that of so many calls of :meth:`LiveDisplay.show`."""
 PLOT_COLUMNS = 64
 PLOT_ROWS = 5
 LABEL_COLUMNS = 8
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _PLOTTED = {
-    Work.FANOUT: ("delivery", "delivery"),
-    Work.PAIRS: ("delivery", "delivery"),
-    Work.CATCHUP: ("history", "reading the whole history"),
-    Work.CONNECT: ("subscribed", "connecting and subscribing"),
+    Workload.FANOUT: ("delivery", "delivery"),
+    Workload.PAIRS: ("delivery", "delivery"),
+    Workload.CATCHUP: ("history", "reading the whole history"),
+    Workload.CONNECT: ("subscribed", "connecting and subscribing"),
 }
 _MEASURED = {
     "delivery": "publish to delivery",
@@ -50,65 +48,55 @@ class LiveDisplay:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._looks: deque[tuple[float, list[int]]] = deque(maxlen=RATE_OVER)
-        self._progress: Progress | None = None
-        if terminal.stderr().is_terminal:
-            self._progress = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(20),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[rates]}", style="dim"),
-                console=terminal.stderr(),
-                transient=True,
-            )
-            self._task = self._progress.add_task("starting", total=None, rates="")
+        self._seen: deque[tuple[float, list[int]]] = deque(maxlen=RATE_OVER)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rates]}", style="dim"),
+            console=terminal.stderr(),
+            transient=True,
+            disable=not terminal.stderr().is_terminal,
+        )
+        self._task = self._progress.add_task(Phase.STARTING, total=None, rates="")
 
     def __enter__(self) -> Self:
-        if self._progress is not None:
-            self._progress.start()
+        self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
 
-    def show(self, progress: coordinator.Progress) -> None:
-        """How far it is now."""
-        if self._progress is None:
-            return
-        if self._looks and progress.seconds < self._looks[-1][0]:
-            self._looks.clear()  # another phase
-        self._looks.append((progress.seconds, progress.counts))
-        done, total = self._extent(progress)
-        self._progress.update(
-            self._task, description=progress.phase.name, completed=done, total=total, rates=self._rates()
-        )
+    def show(self, phase: Phase, seconds: float, counts: list[int]) -> None:
+        """How far it is now: see :data:`rsws.bench.coordinator.OnProgress`."""
+        if self._seen and seconds < self._seen[-1][0]:
+            self._seen.clear()  # another phase
+        self._seen.append((seconds, counts))
+        done, total = self._extent(phase, seconds, counts)
+        self._progress.update(self._task, description=phase, completed=done, total=total, rates=self._rates())
 
     def stopping(self) -> None:
         """The run is to end early."""
-        if self._progress is not None:
+        if not self._progress.disable:
             self._progress.print(terminal.format_note("stopping; Ctrl-C again ends it at once"))
 
-    def _extent(self, progress: coordinator.Progress) -> tuple[float, float | None]:
-        plan, counts = self._plan, progress.counts
-        match progress.phase.name, plan.work:
-            case "connecting", Work.CATCHUP:
+    def _extent(self, phase: Phase, seconds: float, counts: list[int]) -> tuple[float, float | None]:
+        """How much is done, and of how much; None where nobody knows."""
+        plan = self._plan
+        match phase, plan.workload:
+            case Phase.CONNECTING, Workload.CATCHUP:
                 return 0, None
-            case ("connecting", _) | ("measuring", Work.CONNECT):
+            case (Phase.CONNECTING, _) | (Phase.MEASURING, Workload.CONNECT):
                 return counts[Count.CONNECTED], plan.connections
-            case "publishing the history", _:
-                return counts[Count.PUBLISHED], plan.messages
-            case "measuring", _ if plan.duration_s is not None:
-                return min(progress.seconds, plan.duration_s), plan.duration_s
-            case "measuring", _:
+            case Phase.MEASURING, _ if plan.duration_s is not None:
+                return min(seconds, plan.duration_s), plan.duration_s
+            case ((Phase.LOADING | Phase.MEASURING), _):
                 return counts[Count.PUBLISHED], plan.messages
         return 0, None
 
     def _rates(self) -> str:
-        (since, before), (now, counts) = self._looks[0], self._looks[-1]
+        (since, before), (now, counts) = self._seen[0], self._seen[-1]
         if now <= since:
             return ""
         names = {Count.CONNECTED: "connected", Count.PUBLISHED: "published", Count.DELIVERED: "delivered"}
@@ -118,10 +106,10 @@ class LiveDisplay:
 
 def format_report(report: Report, *, on_terminal: bool) -> str:
     """The result: in a pipe plain lines, however long."""
-    latency, what = _PLOTTED[report.plan.work]
+    latency, what = _PLOTTED[report.plan.workload]
     counts, latencies = _format_counts(report), _format_latencies(report)
     parts: list[RenderableType] = [_headline(report), Text(), counts, Text(), latencies]
-    if (histogram := report.latencies.get(latency)) is not None:
+    if (histogram := report.findings.latencies.get(latency)) is not None:
         parts += [Text(), Text(f"distribution of {what}", "bold"), *map(Text, plot(histogram))]
     parts += [Text(), *_verdict(report)]
     if on_terminal:
@@ -133,29 +121,29 @@ def format_report(report: Report, *, on_terminal: bool) -> str:
 def _headline(report: Report) -> Text:
     plan = report.plan
     facts = {
-        Work.FANOUT: [_count(plan.clients, "subscriber")],
-        Work.PAIRS: [_count(plan.clients, "pair")],
-        Work.CATCHUP: [_count(plan.clients, "client"), _count(plan.messages or 0, "message")],
-        Work.CONNECT: [f"{_count(plan.clients, 'client')}, {plan.window:,} at a time"],
-    }[plan.work]
+        Workload.FANOUT: [_count(plan.clients, "subscriber")],
+        Workload.PAIRS: [_count(plan.clients, "pair")],
+        Workload.CATCHUP: [_count(plan.clients, "client"), _count(plan.messages or 0, "message")],
+        Workload.CONNECT: [f"{_count(plan.clients, 'client')}, {plan.window:,} at a time"],
+    }[plan.workload]
     if plan.size_bytes:
         facts.append(f"{plan.size_bytes:,} bytes each")
-    if plan.work in (Work.FANOUT, Work.PAIRS):
+    if plan.workload in (Workload.FANOUT, Workload.PAIRS):
         facts.append(f"{plan.rate:,g}/s" if plan.rate else f"window {plan.window:,}")
     if plan.kill_every_s is not None:
         facts.append(f"cuts every {plan.kill_every_s:g} s")
-    facts.append(f"{report.seconds:.1f} s, {_count(plan.processes, 'process', 'processes')}")
-    return Text.assemble((f"{plan.work} ", "bold"), (f"{plan.url}\n", "cyan"), (", ".join(facts), "dim"))
+    facts.append(f"{report.findings.seconds:.1f} s, {_count(plan.processes, 'process', 'processes')}")
+    return Text.assemble((f"{plan.workload} ", "bold"), (f"{plan.url}\n", "cyan"), (", ".join(facts), "dim"))
 
 
 def _format_counts(report: Report) -> Table:
     table = _table("", "total", "per second")
     counts = report.counts
     rows: dict[str, int] = {}
-    if report.plan.work is Work.CONNECT:
+    if report.plan.workload is Workload.CONNECT:
         rows["connected"] = counts[Count.CONNECTED]
-    elif report.plan.work is Work.CATCHUP:
-        rows["histories read"] = report.rounds
+    elif report.plan.workload is Workload.CATCHUP:
+        rows["histories read"] = report.findings.rounds
     else:
         rows["published"] = counts[Count.PUBLISHED]
     if counts[Count.DELIVERED]:
@@ -172,8 +160,8 @@ def _format_counts(report: Report) -> Table:
 def _format_latencies(report: Report) -> Table:
     table = _table("", *(name.replace("_", ".") for name in QUANTILES), "max")
     for name, what in _MEASURED.items():
-        histogram = report.latencies.get(name)
-        if histogram is not None and (report.plan.work is not Work.CATCHUP or name != "ack"):
+        histogram = report.findings.latencies.get(name)
+        if histogram is not None and (report.plan.workload is not Workload.CATCHUP or name != "ack"):
             values = [*map(histogram.quantile_us, QUANTILES.values()), histogram.max_us]
             table.add_row(what, *map(_duration, values))
     return table
@@ -188,29 +176,22 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _verdict(report: Report) -> list[Text]:
+    plan, found = report.plan, report.findings
     lines = []
-    faults = {
-        "lost": report.lost,
-        "duplicated": report.duplicated,
-        "reordered": report.reordered,
-        "foreign": report.foreign,
-    }
-    text = ", ".join(f"{count:,} {name}" for name, count in faults.items())
-    if report.plan.publishers:
+    if plan.publishers:
+        text = ", ".join(f"{count:,} {name}" for name, count in report.faults.items())
         lines.append(Text(f"checked: {text}", "green" if report.is_right else "bold red"))
-    if report.outstanding:
-        lines.append(Text(f"{report.outstanding:,} had not come when it was ended", "yellow"))
-    if report.refused:
-        refused = _count(report.refused, "publish", "publishes")
-        lines.append(
-            Text(f"refused: {refused}; {terminal.safe(wire_error(report.refusal, report.refusal_code))}", "red")
-        )
-    if report.unknown:
-        unknown = _count(report.unknown, "publish", "publishes")
+    if found.outstanding:
+        lines.append(Text(f"{found.outstanding:,} had not come when it was ended", "yellow"))
+    if found.refused:
+        refused = _count(found.refused, "publish", "publishes")
+        reason = terminal.safe(wire_error(found.refusal, found.refusal_code))
+        lines.append(Text(f"refused: {refused}; {reason}", "red"))
+    if found.unknown:
+        unknown = _count(found.unknown, "publish", "publishes")
         lines.append(Text(f"outcome unknown: {unknown}, stored or not", "yellow"))
-    if report.gaps:
-        lines.append(Text(f"the gateway has reported {_count(report.gaps, 'gap')}", "yellow"))
-    plan = report.plan
+    if found.gaps:
+        lines.append(Text(f"the gateway has reported {_count(found.gaps, 'gap')}", "yellow"))
     reached = report.per_second(report.counts[Count.PUBLISHED])
     if plan.rate and reached < 0.95 * plan.rate:
         lines.append(Text(f"the rate was not reached: {reached:,.0f} of {plan.rate:,g} messages/s", "yellow"))
@@ -219,7 +200,8 @@ def _verdict(report: Report) -> list[Text]:
 
 
 def _bottleneck(report: Report) -> Text:
-    shares = f"its busiest process has used {report.cpu:.0%} of a CPU"
+    waited = report.findings.waiting
+    shares = f"its busiest process has used {report.findings.cpu:.0%} of a CPU"
     match report.bottleneck:
         case "benchmark":
             return Text(
@@ -229,7 +211,7 @@ def _bottleneck(report: Report) -> Text:
             )
         case "machine":
             return Text(
-                f"this machine is the bottleneck ({shares} and waited for one for {report.waiting:.0%} of the time): "
+                f"this machine is the bottleneck ({shares} and waited for one for {waited:.0%} of the time): "
                 "these figures are a lower bound; run the benchmark on another machine than the gateway",
                 "yellow",
             )

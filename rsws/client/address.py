@@ -30,7 +30,7 @@ from websockets.protocol import Event
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
-from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, Unauthorized, UsageError
+from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, ConnectionLost, Unauthorized, UsageError
 from rsws.protocol import Connected, Error, ErrorAck, Refused, Reply, decode_reply
 from rsws.settings import MIB
 from rsws.text import excerpt, safe
@@ -125,14 +125,14 @@ class Address:
                     raise
         except TimeoutError:
             through = f" through the proxy {redact_url(proxy)}" if proxy else ""
-            raise self._cannot(f"no answer within {timeout_s:g} s{through}; is the address right?") from None
+            raise self.cannot_connect(f"no answer within {timeout_s:g} s{through}; is the address right?") from None
         except ConnectionClosed as closed:
             ending = Ending.of(closed)
             if ending.code == CloseCode.POLICY_VIOLATION:
-                raise self._unauthorized() from None
-            raise self._cannot(ending.reason) from None
+                raise self.unauthorized() from None
+            raise self.cannot_connect(ending.reason) from None
         except (OSError, WebSocketException, ImportError, ValueError) as error:
-            raise self._cannot((proxy and _explain_proxy(error, proxy)) or _explain(error)) from None
+            raise self.cannot_connect((proxy and _explain_proxy(error, proxy)) or _explain(error)) from None
         return connection
 
     async def _be_let_in(self, connection: ClientConnection) -> None:
@@ -141,14 +141,19 @@ class Address:
         except ValueError:
             first = None
         if isinstance(first, Refused):
-            raise self._unauthorized()
+            raise self.unauthorized()
         if not isinstance(first, Connected):
-            raise self._cannot("what answers there is not an rsws gateway; is the address right?")
+            raise self.cannot_connect("what answers there is not an rsws gateway; is the address right?")
 
-    def _cannot(self, reason: str) -> CannotConnect:
+    # --- what goes wrong, in words that don't show the token ---
+
+    def cannot_connect(self, reason: str) -> CannotConnect:
         return CannotConnect(f"can't connect to {self.url}: {safe(reason)}")
 
-    def _unauthorized(self) -> Unauthorized:
+    def connection_lost(self, reason: str) -> ConnectionLost:
+        return ConnectionLost(f"the connection to {self.url} is lost: {safe(reason)}")
+
+    def unauthorized(self) -> Unauthorized:
         given = any(pair.startswith("token=") for pair in urlsplit(self.full_url).query.split("&"))
         fault = "refuses the token" if given else "wants a token, and none was given"
         return Unauthorized(f"the gateway at {self.url} {fault}; give the one it was started with")

@@ -306,7 +306,7 @@ class Link:
         if ending.by_gateway and ending.code == CloseCode.POLICY_VIOLATION:
             raise Unauthorized(f"the gateway at {url} does not let us in any more: {ending.reason}")
         if not (ending.come_back or blamed):
-            raise ConnectionLost(f"the connection to {url} is lost: {ending.reason}")
+            raise self.address.connection_lost(ending.reason)
 
     def _fail_pings(self, reason: str) -> None:
         """No answer will come any more to those that were sent."""

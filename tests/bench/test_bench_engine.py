@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from kit.gateway import first_frame, frame
 from rsws.bench.histogram import Histogram
-from rsws.bench.messages import MIN_SIZE_BYTES, RUN_MESSAGES, MessageReader, PublishFrames, Run, find_frame
-from rsws.bench.plan import Plan, Work
+from rsws.bench.messages import BATCH_MESSAGES, MIN_SIZE_BYTES, Batch, MessageReader, PublishFrames, find_frame
+from rsws.bench.plan import Findings, Plan, Workload
 from rsws.bench.report import Report
 from rsws.bench.sequence import MAX_RANGES, Received, as_ranges
 from rsws.cli.bench_display import format_report, plot
 from rsws.protocol import Message, Publish, StreamId, decode_request, encode_reply
 
 PLAN: dict[str, Any] = {
-    "work": Work.FANOUT,
+    "workload": Workload.FANOUT,
     "url": "ws://127.0.0.1:8080",
-    "run": "0123abcd",
+    "run_id": "0123abcd",
     "prefix": "p:",
     "clients": 10,
     "processes": 3,
@@ -76,8 +76,8 @@ def test_histograms_are_added() -> None:
         whole.add(value)
     merged = Histogram()
     for part in parts:
-        merged.merge(json.loads(json.dumps(part.pack())))
-    assert merged.pack() == whole.pack()
+        merged.merge(msgspec.json.decode(msgspec.json.encode(part), type=Histogram))
+    assert merged == whole
     assert (merged.count, merged.min_us, merged.mean_us) == (whole.count, 0, whole.mean_us)
 
 
@@ -88,7 +88,7 @@ def received(*numbers: int) -> Received:
     """What came, where each message has an id as high as its number."""
     sequence = Received()
     for number in numbers:
-        sequence.take(number, number + 1, StreamId(number + 1, 0), StreamId(number + 1, 0))
+        sequence.add(number, number + 1, StreamId(number + 1, 0), StreamId(number + 1, 0))
     return sequence
 
 
@@ -115,7 +115,7 @@ def test_what_is_wrong_is_found(numbers: tuple[int, ...], lost: int, duplicated:
 def test_an_id_that_does_not_ascend_is_out_of_order() -> None:
     sequence = Received()
     for number, message_id in enumerate((StreamId(9, 0), StreamId(10, 0), StreamId(10, 0), StreamId(2, 0))):
-        sequence.take(number, number + 1, message_id, message_id)
+        sequence.add(number, number + 1, message_id, message_id)
     assert (sequence.reordered, sequence.duplicated, sequence.missing(4)) == (2, 0, 0)
     assert sequence.last_id == StreamId(10, 0), "where to resume"
 
@@ -172,12 +172,12 @@ def test_messages_are_found_in_one_go(shared: bool) -> None:
     reader = MessageReader(plan(), 0, shared=shared)
     data = b"?" + b"".join(event(number, published_us=number // 2) for number in range(5)) + frame(b"{}", masked=False)
     for _ in range(2):  # read, and compared with what was read
-        run = reader.read(data, 1, 0)
-        assert run == Run(
+        batch = reader.read(data, 1, 0)
+        assert batch == Batch(
             0, 5, StreamId(1700000000000, 0), StreamId(1700000000000, 4), [(0, 2), (1, 2), (2, 1)],
             len(data) - 1 - len(frame(b"{}", masked=False)),
         )  # fmt: skip
-        assert reader.read(data, 1 + run.length, 5) is None
+        assert reader.read(data, 1 + batch.length, 5) is None
 
 
 def test_what_is_known_is_compared_and_not_taken_for_granted() -> None:
@@ -185,31 +185,31 @@ def test_what_is_known_is_compared_and_not_taken_for_granted() -> None:
     data = b"".join(map(event, range(3)))
     assert reader.read(data, 0, 0) is not None
     spoiled = data[:-20] + b"?" + data[-19:]
-    run = reader.read(spoiled, 0, 0)
-    assert run is not None
-    assert run.stop == 2
+    batch = reader.read(spoiled, 0, 0)
+    assert batch is not None
+    assert batch.stop == 2
 
 
 @pytest.mark.parametrize("cut", range(1, 500, 7))
 def test_frames_that_come_in_pieces_are_found(cut: int) -> None:
     reader = MessageReader(plan(), 0, shared=True)
-    data = b"".join(map(event, range(2 * RUN_MESSAGES)))
+    data = b"".join(map(event, range(2 * BATCH_MESSAGES)))
     for pieces in ([data[:-cut], data[-cut:]], [data], [data[:cut], data[cut:]]):
         sequence, rest = Received(), b""
         for piece in pieces:
             rest += piece
-            while (run := reader.read(rest, 0, sequence.next)) is not None:
-                sequence.take(run.first, run.stop, run.first_id, run.last_id)
-                rest = rest[run.length :]
+            while (batch := reader.read(rest, 0, sequence.next)) is not None:
+                sequence.add(batch.first, batch.stop, batch.first_id, batch.last_id)
+                rest = rest[batch.length :]
         assert rest == b""
-        assert sequence.next == 2 * RUN_MESSAGES
+        assert sequence.next == 2 * BATCH_MESSAGES
         assert (sequence.missing(sequence.next), sequence.duplicated, sequence.reordered) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        event(0, to=plan(run="ffffffff")),
+        event(0, to=plan(run_id="ffffffff")),
         event(0, to=plan(size_bytes=201)),
         event(0).replace(b"xx", b"xy", 1),
         event(0).replace(b'"event"', b'"Event"'),
@@ -227,9 +227,9 @@ def test_what_is_no_message_of_the_run_is_left_alone(other: bytes) -> None:
 def test_numbers_and_ids_that_do_not_follow_end_a_run() -> None:
     reader = MessageReader(plan(), 0, shared=False)
     for second in (event(2), event(0), event(1, message_id=StreamId(1, 0))):
-        run = reader.read(event(0) + second, 0, 0)
-        assert run is not None
-        assert (run.first, run.stop) == (0, 1)
+        batch = reader.read(event(0) + second, 0, 0)
+        assert batch is not None
+        assert (batch.first, batch.stop) == (0, 1)
 
 
 @pytest.mark.parametrize("length", [0, 125, 126, 65535, 65536])
@@ -257,18 +257,12 @@ def test_each_client_is_up_to_one_process(clients: int, processes: int) -> None:
 # --- what is shown ---
 
 
-def report(**changes: Any) -> Report:
+def report(rate: float = 0, **found: Any) -> Report:
     histogram = Histogram()
     for value in (900, 1000, 1000, 1100, 5000):
         histogram.add(value)
-    nothing = dict.fromkeys(
-        ("lost", "duplicated", "reordered", "foreign", "outstanding", "gaps", "refused", "unknown", "rounds"), 0
-    )
-    facts: dict[str, Any] = {
-        "plan": plan(), "seconds": 2.0, "counts": [11, 5, 5, 50, 50, 12_000_000, 4], "refusal": "",
-        "refusal_code": "", "cpu": 0.5, "waiting": 0.1, "latencies": {"delivery": histogram}, **nothing,
-    }  # fmt: skip
-    return Report(**facts | changes)
+    facts: dict[str, Any] = {"seconds": 2.0, "cpu": 0.5, "waiting": 0.1, "latencies": {"delivery": histogram}}
+    return Report(plan(rate=rate), [11, 5, 5, 50, 50, 12_000_000, 4], Findings(**facts | found))
 
 
 def test_the_report_says_what_there_is_to_say() -> None:
@@ -281,7 +275,7 @@ def test_the_report_says_what_there_is_to_say() -> None:
     assert "checked: 0 lost, 0 duplicated, 0 reordered, 0 foreign\n" in shown
     assert "the benchmark was not the limit: its busiest process has used 50% of a CPU" in shown
     shown = format_report(
-        report(lost=1, outstanding=2, refused=3, refusal="no\x1b", unknown=4, gaps=5, plan=plan(rate=100)),
+        report(lost=1, outstanding=2, refused=3, refusal="no\x1b", unknown=4, gaps=5, rate=100),
         on_terminal=False,
     )
     for line in (

@@ -1,4 +1,4 @@
-"""A client of the gateway: gets in, is cut off, comes back."""
+"""A client of the gateway that gets in, is cut off, and comes back."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 
+from rsws.bench.context import WorkerContext
 from rsws.bench.counters import Count
-from rsws.bench.crew import Crew, together
 from rsws.bench.messages import now_us, text_frame
-from rsws.bench.socket import Socket
+from rsws.bench.socket import FrameHandler, Socket
 from rsws.errors import CannotConnect, RswsError, SubscribeRefused
 from rsws.protocol import Connected, Error, Gap, Refused, Reply, decode_reply
+from rsws.runtime import together
 
 CUT_SHARE = 10
 """One in so many connections is cut at a time."""
@@ -20,15 +21,15 @@ CONNECTING_AT_ONCE = 32
 RETRY_S = 0.05
 
 
-class Member:
+class BenchClient(FrameHandler):
     """A client of the gateway.
 
     Args:
-        crew: All of this process.
+        context: What it shares with the others of this process.
     """
 
-    def __init__(self, crew: Crew) -> None:
-        self.crew = crew
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
         self._socket: Socket | None = None
         self._joined: asyncio.Future[None] | None = None
         self._since_us = 0
@@ -48,13 +49,13 @@ class Member:
         self._joined = asyncio.get_running_loop().create_future()
         self._since_us = now_us()
         try:
-            async with asyncio.timeout(self.crew.plan.timeout_s):
-                self._socket = self.crew.new_socket(self)
-                await self.crew.connect(self._socket)
+            async with asyncio.timeout(self.context.plan.timeout_s):
+                self._socket = Socket(self.context.uri, self)
+                await self.context.connect(self._socket)
                 await self._joined
         except TimeoutError:
             self._drop()
-            raise self.crew.cannot_connect(f"no answer within {self.crew.plan.timeout_s:g} s") from None
+            raise self.context.cannot_connect(f"no answer within {self.context.plan.timeout_s:g} s") from None
         except BaseException:
             self._drop()
             raise
@@ -63,7 +64,7 @@ class Member:
     def cut(self) -> None:
         """Break the connection, if there is one, and come back."""
         if self.is_in:
-            self.crew.row[Count.CUTS] += 1
+            self.context.row[Count.CUTS] += 1
             self._drop()
             self._lost()
 
@@ -82,12 +83,12 @@ class Member:
 
     def _lost(self) -> None:
         """It was in, and is no more."""
-        self.crew.spawn(self._come_back())
+        self.context.spawn(self._come_back())
 
     async def _come_back(self) -> None:
         loop = asyncio.get_running_loop()
         since_us = now_us()
-        deadline = loop.time() + self.crew.plan.timeout_s
+        deadline = loop.time() + self.context.plan.timeout_s
         while True:
             try:
                 await self.join()
@@ -97,17 +98,17 @@ class Member:
                 await asyncio.sleep(RETRY_S)
             else:
                 break
-        self.crew.latency("resumed").add(now_us() - since_us)
+        self.context.latency("resumed").add(now_us() - since_us)
 
     def _ready(self) -> None:
         """What :meth:`join` waits for has come."""
         if self._joined is not None and not self._joined.done():
             self._joined.set_result(None)
 
-    def _took(self, name: str) -> None:
+    def _measure_step(self, name: str) -> None:
         """One step of getting in is done."""
         if not self._was_in:
-            self.crew.latency(name).add(now_us() - self._since_us)
+            self.context.latency(name).add(now_us() - self._since_us)
 
     def _say(self, text: bytes) -> None:
         assert self._socket is not None
@@ -115,40 +116,40 @@ class Member:
 
     # --- what comes over the connection ---
 
-    def take(self, data: bytes, position: int) -> int:
-        """See :class:`rsws.bench.socket.Reader`."""
+    def read_frames(self, data: bytes, position: int) -> int:
+        """See :class:`rsws.bench.socket.FrameHandler`."""
         return position
 
-    def take_text(self, text: bytes) -> None:
-        """See :class:`rsws.bench.socket.Reader`."""
+    def handle_text(self, text: bytes) -> None:
+        """See :class:`rsws.bench.socket.FrameHandler`."""
         try:
             reply = decode_reply(text.decode())
         except ValueError:
-            self._fail(self.crew.cannot_connect("what answers there is no rsws gateway; is the address right?"))
+            self._fail(self.context.cannot_connect("what answers there is no rsws gateway; is the address right?"))
             return
         match reply:
             case Connected():
-                self._took("connected")
+                self._measure_step("connected")
                 self._let_in()
             case Refused():
-                self._fail(self.crew.unauthorized())
+                self._fail(self.context.address.unauthorized())
             case Error(error, code, channel):
                 self._fail(SubscribeRefused(error, code, channel or ""))
             case Gap():
-                self.crew.gaps += 1
+                self.context.findings.gaps += 1
             case None:
                 pass  # a later version may say more
             case _:
-                self._take_reply(reply, text)
+                self._handle(reply, text)
 
     def closed(self, reason: str) -> None:
-        """See :class:`rsws.bench.socket.Reader`."""
+        """See :class:`rsws.bench.socket.FrameHandler`."""
         was_in = self.is_in
         self._socket = None
         if not was_in:
-            self._fail(self.crew.cannot_connect(reason))
-        elif self.crew.plan.kill_every_s is None:
-            self.crew.fail(self.crew.connection_lost(reason))
+            self._fail(self.context.cannot_connect(reason))
+        elif self.context.plan.kill_every_s is None:
+            self.context.fail(self.context.address.connection_lost(f"{reason}; its log may say why"))
         else:
             self._joined = None
             self._lost()
@@ -157,43 +158,43 @@ class Member:
         if self._joined is not None and not self._joined.done():
             self._joined.set_exception(error)
         else:
-            self.crew.fail(error)
+            self.context.fail(error)
 
     def _let_in(self) -> None:
         """The gateway takes requests."""
         self._ready()
 
-    def _take_reply(self, reply: Reply, text: bytes) -> None:
+    def _handle(self, reply: Reply, text: bytes) -> None:
         pass
 
 
-async def join(crew: Crew, members: Iterable[Member], at_once: int = CONNECTING_AT_ONCE) -> None:
+async def join(context: WorkerContext, clients: Iterable[BenchClient], at_once: int = CONNECTING_AT_ONCE) -> None:
     """Have them all connect, some at a time.
 
     Raises:
         ClientError: One of them is not let in.
     """
-    queue = iter(members)
+    queue = iter(clients)
 
     async def some() -> None:
-        for member in queue:
-            await member.join()
-            crew.row[Count.CONNECTED] += 1
+        for client in queue:
+            await client.join()
+            context.row[Count.CONNECTED] += 1
 
     await together(*(some() for _ in range(at_once)))
 
 
-async def cut_in_turn(every_s: float, groups: Sequence[Sequence[Member]]) -> None:
+async def cut_in_turn(every_s: float, groups: Sequence[Sequence[BenchClient]]) -> None:
     """Every so many seconds, for ever, cut a tenth of each group (at least one), so that everyone has a turn."""
     turns = [_in_turn(group) for group in groups]
     while True:
         await asyncio.sleep(every_s)
         for group, turn in zip(groups, turns, strict=True):  # one may be empty, as in a process without publishers
-            for member in islice(turn, -(-len(group) // CUT_SHARE)):
-                member.cut()
+            for client in islice(turn, -(-len(group) // CUT_SHARE)):
+                client.cut()
 
 
-def _in_turn(group: Sequence[Member]) -> Iterator[Member]:
+def _in_turn(group: Sequence[BenchClient]) -> Iterator[BenchClient]:
     """Those that are in it when their turn comes."""
     for number in count():
         yield group[number % len(group)]

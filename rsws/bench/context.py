@@ -1,0 +1,204 @@
+"""What the clients of one process share, and what that process hears from the coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+from websockets.uri import parse_uri
+
+from rsws.bench.counters import Count, Counters
+from rsws.bench.histogram import Histogram
+from rsws.bench.messages import now_us
+from rsws.bench.plan import (
+    MAX_LINE_BYTES,
+    Findings,
+    FromWorker,
+    Go,
+    Phase,
+    Published,
+    Ready,
+    Start,
+    Stop,
+    decode_to_worker,
+    encode,
+)
+from rsws.bench.socket import Socket
+from rsws.client.address import Address
+from rsws.errors import CannotConnect
+
+T = TypeVar("T")
+
+POLL_S = 0.02
+STOPPING_S = 2.0
+"""How long nothing may come at the end of a run that is ended early."""
+
+
+class CoordinatorGone(Exception):
+    """The coordinator wants the report now, or has gone."""
+
+
+class WorkerContext:
+    """What the clients of one process share.
+
+    Attributes:
+        plan: What is to be measured.
+        process: Which process this is, from 0.
+        address: Where the gateway is.
+        uri: The same, parsed.
+        counters: What all processes count.
+        row: Where this process counts.
+        findings: What this process has found so far.
+        last_us: When the last message or ack came.
+        is_rsws: Whether the server does more than the Node.js server: it stores what names its producer at most once.
+        stopping: Set when the run is to end early.
+    """
+
+    def __init__(self, start: Start, lines: asyncio.StreamReader, descriptor: int) -> None:
+        """
+        Args:
+            start: What the coordinator said first.
+            lines: What else it will say.
+            descriptor: Of the counters' memory.
+        """
+        self.plan = start.plan
+        self.process = start.process
+        self.address = Address.of(self.plan.url, start.token)
+        self.counters = Counters(descriptor, self.plan.processes)
+        self.row = self.counters.row(self.process)
+        self.findings = Findings()
+        self.last_us = 0
+        self.is_rsws = False
+        self.stopping = asyncio.Event()
+        self.uri = parse_uri(self.address.full_url)
+        self._tls = ssl.create_default_context() if urlsplit(self.plan.url).scheme == "wss" else None
+        self._lines = lines
+        self._go: asyncio.Queue[Go] = asyncio.Queue(1)
+        self._failure: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def open(cls, descriptor: int) -> WorkerContext:
+        """Have the coordinator say over standard input what there is to do."""
+        lines = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+        start = decode_to_worker(await lines.readline())
+        assert isinstance(start, Start)
+        return cls(start, lines, descriptor)
+
+    def latency(self, name: str) -> Histogram:
+        return self.findings.latencies.setdefault(name, Histogram())
+
+    # --- the coordinator ---
+
+    async def step(self, phase: Phase, published: dict[int, Published] | None = None) -> dict[int, Published]:
+        """Wait until all processes have come as far as ``phase``, and begin it together.
+
+        Args:
+            published: By this process, in the phase before.
+
+        Returns:
+            What all of them have published in the phase before.
+        """
+        self.tell(Ready(phase, published or {}))
+        return (await self._go.get()).published
+
+    def tell(self, what: FromWorker) -> None:
+        """
+        Raises:
+            CoordinatorGone: It has gone.
+        """
+        try:
+            sys.stdout.buffer.write(encode(what) + b"\n")
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise CoordinatorGone from None
+
+    async def _listen(self) -> None:
+        while line := await self._lines.readline():
+            match decode_to_worker(line):
+                case Go() as go:
+                    await self._go.put(go)
+                case Stop():
+                    self.stopping.set()
+        raise CoordinatorGone
+
+    # --- what goes wrong ---
+
+    def fail(self, error: BaseException) -> None:
+        """End the work with ``error``, unless it has ended already."""
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do ``work``, or as much of it as there is time for until something fails or the coordinator says enough.
+
+        Raises:
+            RswsError: A client has failed.
+            CoordinatorGone: The report is wanted now.
+        """
+        self.spawn(self._listen())
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait((task, self._failure), return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                self._failure.result()
+            task.result()
+        finally:
+            self._failure.cancel()
+            for each in (task, *self._tasks):
+                each.cancel()
+            await asyncio.wait((task, *self._tasks))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do ``work`` beside everything else; if it fails, all fails."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self.fail(error)
+
+    # --- waiting ---
+
+    async def until(self, condition: Callable[[], object], waiting: Callable[[], object] = lambda: True) -> bool:
+        """Wait until ``condition()`` is true; false when nothing has come for as long as the plan is ready to wait.
+
+        Args:
+            waiting: Whether something has to come now.
+        """
+        seen: list[int] = []
+        moved_us = now_us()
+        while not condition():
+            patience_s = STOPPING_S if self.stopping.is_set() else self.plan.timeout_s
+            if (counts := list(self.row)) != seen or not waiting():
+                seen, moved_us = counts, now_us()
+            elif now_us() - moved_us > patience_s * 1e6:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
+
+    # --- connections ---
+
+    async def connect(self, connection: Socket) -> None:
+        """
+        Raises:
+            CannotConnect: Nobody answers there.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: connection, self.uri.host, self.uri.port, ssl=self._tls)
+        except OSError as error:
+            raise self.cannot_connect(os.strerror(error.errno) if error.errno else str(error)) from None
+
+    def cannot_connect(self, reason: str) -> CannotConnect:
+        made = self.row[Count.CONNECTED]
+        return self.address.cannot_connect(reason + (f" (after {made} connections)" if made else ""))

@@ -62,7 +62,7 @@ class Socket(asyncio.Protocol):
     def cut(self) -> None:
         """Break the connection as an outage does, with nothing said (TCP RST)."""
         self._handler = None
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             tcp = self._transport.get_extra_info("socket")
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()

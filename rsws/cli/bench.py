@@ -45,62 +45,40 @@ MAX_IN_FLIGHT_BYTES = 64 * MIB
 _PREFIX_TEXT = re.compile(r"[A-Za-z0-9._:/-]{0,100}")
 
 
-def _option(metavar: str, help: str, *, min: float | None = None, max: float | None = None) -> Any:
-    return typer.Option(metavar=metavar, help=help, min=min, max=max, callback=finite)
+def _number(help: str, least: float, most: float, type_: Any = int, metavar: str = "N") -> Any:
+    return Annotated[type_, typer.Option(help=help, min=least, max=most, metavar=metavar, callback=finite)]
 
 
-_CLIENTS = Annotated[int, _option("N", "How many clients, or pairs of them.", min=1, max=100_000)]
-_MESSAGES = Annotated[
-    int | None,
-    _option("N", "Publish N messages, in place of as many as --duration allows.", min=1, max=1_000_000_000),
+def _seconds(help: str, least: float, most: float = 86_400, type_: Any = float) -> Any:
+    return _number(help, least, most, type_, "SECONDS")
+
+
+_CLIENTS = _number("How many clients, or pairs of them.", 1, 100_000)
+_MESSAGES = _number("Publish N messages, in place of as many as --duration allows.", 1, 1_000_000_000, int | None)
+_HISTORY = _number("How many messages the history has.", 1, 10_000_000)
+_DURATION = _seconds(
+    f"Measure that long. Not given: {DURATION_S:g}, or until --messages are published.", 0.1, type_=float | None
+)
+_READING = _seconds("For how long clients begin to read again; each reads to the end.", 0.1)
+_SIZE = _number("Of a message's data.", 36, MIB // 2, metavar="BYTES")
+_RATE = _number(
+    "Messages published a second, by all publishers together; 0: as many as --window allows.", 0, 10_000_000, float
+)
+_WINDOW = _number("Messages of a publisher under way at once: not acked, or not delivered.", 1, 10_000)
+_LOADING = _number("Messages under way while the history is published.", 1, 10_000)
+_CONCURRENCY = _number("How many connections are being made at once.", 1, 10_000)
+_KILL_EVERY = _seconds(
+    "Cut a tenth of the connections that often, one after the other; they resume. Publishers name themselves then, so "
+    "that rsws stores what they repeat once; of another server the outcome remains unknown.",
+    0.05,
+    type_=float | None,
+)
+_PROCESSES = _number("Processes that make the load. Not given: two less than CPUs, 1 to 8.", 1, 256, int | None)
+_TIMEOUT = _seconds("How long nothing may come before what is awaited counts as lost.", 1, 3600)
+_PREFIX = Annotated[
+    str,
+    typer.Option(metavar="TEXT", help="What the names of the channels begin with; what follows no other run has."),
 ]
-_HISTORY = Annotated[int, _option("N", "How many messages the history has.", min=1, max=10_000_000)]
-_DURATION = Annotated[
-    float | None,
-    _option(
-        "SECONDS",
-        f"Measure that long. Not given: {DURATION_S:g}, or until --messages are published.",
-        min=0.1,
-        max=86_400,
-    ),
-]
-_READING = Annotated[
-    float,
-    _option("SECONDS", "For how long clients begin to read again; each reads to the end.", min=0.1, max=86_400),
-]
-_SIZE = Annotated[int, _option("BYTES", "Of a message's data.", min=36, max=MIB // 2)]
-_RATE = Annotated[
-    float,
-    _option(
-        "N",
-        "Messages published a second, by all publishers together; 0: as many as --window allows.",
-        min=0,
-        max=10_000_000,
-    ),
-]
-_WINDOW = Annotated[
-    int,
-    _option("N", "Messages of a publisher under way at once: not acked, or not delivered.", min=1, max=10_000),
-]
-_LOADING = Annotated[int, _option("N", "Messages under way while the history is published.", min=1, max=10_000)]
-_CONCURRENCY = Annotated[int, _option("N", "How many connections are being made at once.", min=1, max=10_000)]
-_KILL_EVERY = Annotated[
-    float | None,
-    _option(
-        "SECONDS",
-        "Cut a tenth of the connections that often, one after the other; they resume. Publishers name themselves "
-        "then, so that rsws stores what they repeat once; of another server the outcome remains unknown.",
-        min=0.05,
-        max=86_400,
-    ),
-]
-_PROCESSES = Annotated[
-    int | None, _option("N", "Processes that make the load. Not given: two less than CPUs, 1 to 8.", min=1, max=256)
-]
-_TIMEOUT = Annotated[
-    float, _option("SECONDS", "How long nothing may come before what is awaited counts as lost.", min=1, max=3600)
-]
-_PREFIX = Annotated[str, _option("TEXT", "What the names of the channels begin with; what follows no other run has.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 _ALL = {
@@ -109,6 +87,7 @@ _ALL = {
     "prefix": (_PREFIX, PREFIX),
     "as_json": (_JSON, False),
 }
+"""What every one of these commands takes: the type and the default, by name."""
 
 
 def _command(workload: str, summary: str, **options: tuple[Any, Any]) -> Callable[..., None]:

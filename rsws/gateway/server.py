@@ -17,6 +17,7 @@ from rsws.gateway.access import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.http import PlainHttp
+from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import PUBLISH_S, SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
@@ -53,6 +54,7 @@ class Server:
         redis: Which Redis.
         rules: Which channels are trimmed.
         board: Where it counts.
+        limits: What it may hold, and how long it waits.
 
     Attributes:
         clients: Who is connected.
@@ -67,15 +69,17 @@ class Server:
         redis: RedisTarget,
         rules: Sequence[Rule] = (),
         board: SharedMetrics | None = None,
+        *,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self.board = board if board is not None else SharedMetrics()
         self._metrics = self.board.metrics
         self._tasks = asyncio.TaskGroup()
         """What has to go on for as long as it serves, and what clients have under way."""
-        self.store = Store(redis, self._redis_changed)
-        self._reader = Reader(redis)
-        self._retention = Retention(rules, self.store.history)
-        self.hub = Hub(self.store, self._reader, self._tasks, self._metrics, MessageFramer)
+        self.store = Store(redis, self._redis_changed, limits=limits.streams)
+        self._reader = Reader(redis, limits=limits.streams)
+        self._retention = Retention(rules, self.store.history, every_s=limits.streams.trim_every_s)
+        self.hub = Hub(self.store, self._reader, self._tasks, self._metrics, MessageFramer, limits=limits)
         self.clients = ClientRegistry(
             settings,
             _connection_limit(),

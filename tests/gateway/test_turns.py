@@ -25,7 +25,7 @@ from rsws.gateway.websocket.turns import (
     Turns,
 )
 from rsws.settings import KIB, MIB
-from rsws.streams.link import CROWDED_BYTES
+from rsws.streams.limits import DEFAULTS
 
 PING_FRAME = frame(b"", 9)
 FLOOD = PING_FRAME * (MIB // len(PING_FRAME))
@@ -186,7 +186,7 @@ async def test_those_who_flood_wait_while_much_is_waiting_and_others_do_not(
             for _ in range(100):
                 most = max(most, commands.held_bytes)
                 await asyncio.sleep(CROWDED_RETRY_S)
-        assert most < CROWDED_BYTES + 2 * MIB
+        assert most < DEFAULTS.crowded_bytes + 2 * MIB
         for number in range(20):
             ack = await honest.next()
             assert (ack["status"], ack["messageId"]) == ("ack", str(number)), ack

@@ -13,10 +13,11 @@ from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
 from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
+from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import MAX_DEPTH, ZERO, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.reader import Reader
-from rsws.streams.store import UNREADABLE_RETRY_S, Store, StreamBounds
+from rsws.streams.store import Store, StreamBounds
 
 log = logging.getLogger("rsws.gateway")
 
@@ -47,10 +48,13 @@ class Hub:
         tasks: asyncio.TaskGroup,
         metrics: Metrics,
         make_framer: Callable[[bytes], Framer],
+        *,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self._store = store
         self._reader = reader
         self._tasks = tasks
+        self._limits = limits
         self.metrics = metrics
         self._channels: dict[str, Channel] = {}
         self._make_channel = partial(
@@ -62,7 +66,7 @@ class Hub:
             metrics=metrics,
         )
         self._portions = asyncio.Semaphore(YIELD_EVERY)
-        self._pages = Pages(store, tasks, self._check)
+        self._pages = Pages(store, tasks, self._check, limits=limits)
         self._poison: dict[str, int] = {}
 
     @property
@@ -160,7 +164,7 @@ class Hub:
                 bounds = await look.bounds
             except ChannelUnreadable as error:
                 channel.unreadable(error)
-                await asyncio.sleep(UNREADABLE_RETRY_S)
+                await asyncio.sleep(self._limits.streams.unreadable_retry_s)
             except StoreError:
                 await asyncio.sleep(RETRY_S)
             else:

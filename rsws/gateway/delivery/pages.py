@@ -10,8 +10,9 @@ from typing import NamedTuple
 from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.subscription import CHUNK_BYTES, Page, PageReader, Subscription
+from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import FEW_ENTRIES, UNREADABLE_RETRY_S, History, Store
+from rsws.streams.store import FEW_ENTRIES, History, Store
 
 PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 2 * 1024 * 1024
@@ -50,10 +51,18 @@ class Pages(PageReader):
             the stream, and has the channel start over.
     """
 
-    def __init__(self, store: Store, tasks: asyncio.TaskGroup, check: Callable[[Channel], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tasks: asyncio.TaskGroup,
+        check: Callable[[Channel], Awaitable[None]],
+        *,
+        limits: Limits = DEFAULTS,
+    ) -> None:
         self._store = store
         self._tasks = tasks
         self._check = check
+        self._limits = limits
         self._reads: dict[_PageKey, _Read] = {}
         self._cache = PageCache()
 
@@ -120,7 +129,7 @@ class Pages(PageReader):
                 history = await self._store.page(channel.name, after, limit, CHUNK_BYTES)
             except ChannelUnreadable as error:
                 channel.unreadable(error)
-                retry_s = UNREADABLE_RETRY_S
+                retry_s = self._limits.streams.unreadable_retry_s
             except StoreError:
                 channel.page_entries = max(1, limit // 2)  # in case it was too much to be read in time
                 retry_s = RETRY_S

@@ -23,8 +23,6 @@ log = logging.getLogger("rsws.gateway")
 
 POISON_CHANNELS = 1000
 """For how many channels skipped entries are counted; the one that was longest without is forgotten."""
-CHECK_S = 5.0
-"""A channel that was quiet for so long is looked after: reading a stream that was reset waits in silence for ever."""
 
 
 class _Look(NamedTuple):
@@ -59,7 +57,7 @@ class Hub:
         self._channels: dict[str, Channel] = {}
         self._make_channel = partial(
             Channel,
-            budget=RingBudget(),
+            budget=RingBudget(limits.rings_bytes, limits.ring_bytes),
             on_poison=self._skipped,
             on_interrupted=self._interrupted,
             make_framer=make_framer,
@@ -181,7 +179,7 @@ class Hub:
     async def check_quiet(self) -> None:
         """Look, every now and then until cancelled, for streams that were reset while nothing came of them."""
         while True:
-            await asyncio.sleep(CHECK_S)
+            await asyncio.sleep(self._limits.check_s)
             quiet = [channel for channel in self._channels.values() if channel.quiet]
             for channel in self._channels.values():
                 channel.quiet = True

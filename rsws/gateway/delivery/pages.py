@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.delivery.channel import Channel
-from rsws.gateway.delivery.subscription import CHUNK_BYTES, Page, PageReader, Subscription
+from rsws.gateway.delivery.subscription import Page, PageReader, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.protocol import Gap, StreamId
 from rsws.streams.store import FEW_ENTRIES, History, Store
@@ -62,7 +62,8 @@ class Pages(PageReader):
         self._store = store
         self._tasks = tasks
         self._check = check
-        self._limits = limits
+        self.chunk_bytes = limits.chunk_bytes
+        self._unreadable_retry_s = limits.streams.unreadable_retry_s
         self._reads: dict[_PageKey, _Read] = {}
         self._cache = PageCache()
 
@@ -126,10 +127,10 @@ class Pages(PageReader):
         while key.generation == channel.generation:
             try:
                 cursor, limit = channel.cursor, channel.page_entries
-                history = await self._store.page(channel.name, after, limit, CHUNK_BYTES)
+                history = await self._store.page(channel.name, after, limit, self.chunk_bytes)
             except ChannelUnreadable as error:
                 channel.unreadable(error)
-                retry_s = self._limits.streams.unreadable_retry_s
+                retry_s = self._unreadable_retry_s
             except StoreError:
                 channel.page_entries = max(1, limit // 2)  # in case it was too much to be read in time
                 retry_s = RETRY_S
@@ -153,7 +154,7 @@ class Pages(PageReader):
         joined = b"".join(frames)
         if entries:
             low, high = PAGE_ENTRIES
-            channel.page_entries = max(low, min(high, CHUNK_BYTES * len(entries) // max(1, len(joined))))
+            channel.page_entries = max(low, min(high, self.chunk_bytes * len(entries) // max(1, len(joined))))
         gap = None
         if history.bounds is not None:
             cursor = max(cursor, history.bounds.last)

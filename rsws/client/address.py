@@ -11,6 +11,8 @@ import socket
 import ssl
 import urllib.request
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from msgspec.structs import replace
@@ -30,17 +32,11 @@ from websockets.protocol import Event
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
+from rsws.client.limits import DEFAULTS, Limits
 from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, ConnectionLost, Unauthorized, UsageError
 from rsws.protocol import Connected, Error, ErrorAck, Refused, Reply, decode_reply
-from rsws.settings import MIB
 from rsws.text import excerpt, safe
 from rsws.urls import is_loopback, redact_url, websocket_url
-
-MAX_MESSAGE_BYTES = 64 * MIB
-"""Well above what a gateway lets through by default: it may be configured larger."""
-MAX_PONG_BYTES = MIB
-"""What may wait to be sent of answers to the pings of a gateway that does not read them."""
-CLOSE_TIMEOUT_S = 2.0
 
 _log = logging.getLogger("rsws.client.websocket")
 _log.setLevel(logging.INFO)  # at DEBUG websockets logs the request's path, and the token is in it
@@ -49,13 +45,16 @@ _log.setLevel(logging.INFO)  # at DEBUG websockets logs the request's path, and 
 class Connection(ClientConnection):
     """A connection that breaks when the other side pings and does not read: ``websockets`` answers without bounds."""
 
-    _pong_bytes = 0
+    def __init__(self, *args: Any, max_pong_bytes: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._max_pong_bytes = max_pong_bytes
+        self._pong_bytes = 0
 
     def process_event(self, event: Event) -> None:
         super().process_event(event)
         if self.paused and isinstance(event, Frame) and event.opcode is Opcode.PING:
             self._pong_bytes += len(event.data) + 6  # a masked frame's head
-            if self._pong_bytes > MAX_PONG_BYTES:
+            if self._pong_bytes > self._max_pong_bytes:
                 self.transport.abort()
 
     def resume_writing(self) -> None:
@@ -97,7 +96,7 @@ class Address:
             raise UsageError(f"not a gateway's URL: {shown!r}: no valid host name") from None
         return cls(shown, full_url)
 
-    async def open(self, timeout_s: float) -> ClientConnection:
+    async def open(self, timeout_s: float, limits: Limits = DEFAULTS) -> ClientConnection:
         """Connect, and wait until the gateway has let us in.
 
         Raises:
@@ -105,6 +104,7 @@ class Address:
             Unauthorized: It refuses the token.
         """
         proxy = _proxy(self.full_url)
+        create = partial(Connection, max_pong_bytes=limits.max_pong_bytes)
         # Errors are raised `from None`: the texts and attributes of the originals hold the URL, token included.
         try:
             async with asyncio.timeout(timeout_s):
@@ -113,9 +113,9 @@ class Address:
                     compression=None,
                     proxy=proxy,
                     open_timeout=None,
-                    close_timeout=CLOSE_TIMEOUT_S,
-                    max_size=MAX_MESSAGE_BYTES,
-                    create_connection=Connection,
+                    close_timeout=limits.close_timeout_s,
+                    max_size=limits.max_message_bytes,
+                    create_connection=create,  # type: ignore[arg-type] # it is only called
                     logger=_log,
                 )
                 try:

@@ -11,15 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rsws.client.subscription import retry_delays
+from rsws.client.limits import Limits
 from rsws.errors import ErrorCode, Outcome, PublishFailed, UsageError
 from rsws.protocol import Ack, ErrorAck
-
-RESEND_S = 100.0
-"""How long after the first time a publish is sent again. A gateway knows a repeat for 120 s, unless told otherwise."""
-
-MAX_GIVEN_UP = 10_000
-"""Publishes that nobody waits for any more and the gateway has not answered; of more the oldest are forgotten."""
 
 _PASSING = (ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_REFUSED)
 """What Redis may say while it restarts, loads or fails over."""
@@ -58,10 +52,11 @@ class Call:
 
 
 class PublishCall(Call):
-    """A publish."""
+    """A publish, which is sent again for up to ``resend_s``."""
 
-    def __init__(self, frame: bytes) -> None:
+    def __init__(self, frame: bytes, resend_s: float) -> None:
         super().__init__(frame)
+        self._resend_s = resend_s
         self._unsure_since: float | None = None
         """When it was sent first, of the times after which it may have been stored."""
 
@@ -73,8 +68,8 @@ class PublishCall(Call):
     def take(self) -> bytes | None:
         """The frame to send now; None as for every call, and when a gateway might not know a repeat any more."""
         since = self._unsure_since
-        if self.sent_at is None and since is not None and time.monotonic() - since > RESEND_S:
-            self.fail(self.timed_out(RESEND_S))
+        if self.sent_at is None and since is not None and time.monotonic() - since > self._resend_s:
+            self.fail(self.timed_out(self._resend_s))
         return super().take()
 
     def receive(self, reply: Ack | ErrorAck) -> None:
@@ -112,9 +107,10 @@ class Publishes:
         post: Has :meth:`Call.take` called, in that order, for all it is given one after the other.
     """
 
-    def __init__(self, post: Callable[[PublishCall], None]) -> None:
+    def __init__(self, post: Callable[[PublishCall], None], limits: Limits) -> None:
         self._post = post
-        self._delays = retry_delays()
+        self._limits = limits
+        self._delays = self._limits.retry.waits_s()
         self._retry: asyncio.TimerHandle | None = None
         self._calls: dict[str, PublishCall] = {}
         self._given_up: dict[str, tuple[int, int]] = {}
@@ -129,7 +125,7 @@ class Publishes:
         """
         if message_id in self._calls:
             raise UsageError(f"a publish with message_id {message_id!r} is under way")
-        call = self._calls[message_id] = PublishCall(frame)
+        call = self._calls[message_id] = PublishCall(frame, self._limits.resend_s)
         return call
 
     def remove(self, message_id: str) -> None:
@@ -138,7 +134,7 @@ class Publishes:
         if call.sent_at is not None and call.answer.cancelled():
             count, biggest = self._given_up.get(message_id, (0, 0))
             self._given_up[message_id] = count + 1, max(biggest, len(call.frame))
-            if len(self._given_up) > MAX_GIVEN_UP:
+            if len(self._given_up) > self._limits.max_given_up:
                 del self._given_up[next(iter(self._given_up))]
 
     def receive(self, reply: Ack | ErrorAck) -> None:
@@ -151,7 +147,7 @@ class Publishes:
         elif (call := self._calls.get(message_id)) and call.is_awaited:
             call.receive(reply)
             if isinstance(reply, Ack):
-                self._delays = retry_delays()
+                self._delays = self._limits.retry.waits_s()
             elif not call.answer.done() and self._retry is None:
                 self._retry = asyncio.get_running_loop().call_later(next(self._delays), self._send_again)
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal, overload
 
 from rsws.client.address import Address
+from rsws.client.limits import DEFAULTS, Limits
 from rsws.client.link import ConnectionEvent, Link
 from rsws.client.subscription import Event, Inbox, Subscription
 from rsws.errors import UsageError
@@ -33,6 +34,7 @@ async def connect(
     give_up_after_s: float | None = None,
     connect_timeout_s: float = 10,
     on_connection: Callable[[ConnectionEvent], None] | None = None,
+    limits: Limits = DEFAULTS,
 ) -> AsyncIterator[Client]:
     """Connect to a gateway::
 
@@ -51,6 +53,7 @@ async def connect(
         connect_timeout_s: Seconds one attempt may take.
         on_connection: Called with each loss and each return, in the event loop: it must not block. What it raises
             ends the client.
+        limits: What it may hold, and how long it waits.
 
     Raises:
         UsageError: The URL is none.
@@ -58,7 +61,7 @@ async def connect(
         Unauthorized: The gateway refuses the token.
     """
     address = Address.of(url, token)
-    async with Link(address, reconnect, give_up_after_s, connect_timeout_s, on_connection) as link:
+    async with Link(address, reconnect, give_up_after_s, connect_timeout_s, on_connection, limits) as link:
         yield Client(link)
 
 
@@ -174,7 +177,7 @@ class Client:
                 raise UsageError(f"{channel!r} is subscribed already; close that subscription first")
         starts = [_start_of(channel, after, last) for channel in channels]
         self._link.check_alive()
-        inbox = Inbox(starts, events, post=self._link.post, forget=self._link.forget)
+        inbox = Inbox(starts, events, post=self._link.post, forget=self._link.forget, limits=self._link.limits)
         self._link.add(inbox.feeds)
         return Subscription(inbox)
 

@@ -15,10 +15,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
-from rsws.client.address import CLOSE_TIMEOUT_S, Address, Ending, read_reply
+from rsws.client.address import Address, Ending, read_reply
 from rsws.client.calls import Call, Publishes
+from rsws.client.limits import Limits
 from rsws.client.log import Warnings, log
-from rsws.client.subscription import MAX_RETRY_S, Feed, retry_delays
+from rsws.client.subscription import Feed
 from rsws.errors import CannotConnect, ClientError, CloseCode, ConnectionLost, Unauthorized
 from rsws.protocol import (
     Ack,
@@ -33,9 +34,6 @@ from rsws.protocol import (
     Subscribed,
     Unsubscribed,
 )
-
-MAX_PINGS = 100
-"""Pings that may be without an answer at once, those included that nobody waits for any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,10 @@ class Link:
         give_up_after_s: float | None,
         connect_timeout_s: float,
         on_connection: Callable[[ConnectionEvent], None] | None,
+        limits: Limits,
     ) -> None:
         self.address = address
+        self.limits = limits
         self._reconnect = reconnect
         self._give_up_after_s = give_up_after_s
         self._connect_timeout_s = connect_timeout_s
@@ -78,16 +78,16 @@ class Link:
         self._connection: ClientConnection
         self._task: asyncio.Task[None]
         self._failure: Exception | None = None
-        self._publishes = Publishes(self._post_last)
+        self._publishes = Publishes(self._post_last, limits)
         self._pings: deque[Call] = deque()
         self._feeds: dict[str, Feed] = {}
-        self._warnings = Warnings()
+        self._warnings = Warnings(limits)
         # What is to be sent, in order. What was not taken when a connection is lost goes to the next one.
         self._outbox: OrderedDict[Call | Feed, None] = OrderedDict()
         self._outbox_filled = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._connection = await self.address.open(self._connect_timeout_s)
+        self._connection = await self.address.open(self._connect_timeout_s, self.limits)
         self._task = asyncio.create_task(self._run(), name="rsws client")
         return self
 
@@ -121,7 +121,7 @@ class Link:
 
     async def ping(self, frame: bytes, timeout_s: float) -> float:
         """See :meth:`Client.ping`."""
-        if len(self._pings) >= MAX_PINGS:
+        if len(self._pings) >= self.limits.max_pings:
             raise TimeoutError
         call = Call(frame)
         self._pings.append(call)
@@ -178,13 +178,14 @@ class Link:
 
     async def _run(self) -> None:
         try:
-            delays = retry_delays()
+            retry = self.limits.retry
+            delays = retry.waits_s()
             while True:
                 since = time.monotonic()
                 ending = await self._serve()
                 self._lost(ending)
-                if time.monotonic() - since > MAX_RETRY_S:  # a gateway that lets us in and drops us gets no storm
-                    delays = retry_delays()
+                if time.monotonic() - since > retry.longest_s:  # a gateway that lets us in and drops us gets no storm
+                    delays = retry.waits_s()
                 await self._come_back(ending.reason, delays)
         except Exception as error:
             self._end(error)
@@ -204,7 +205,7 @@ class Link:
         # At the end of the client reading goes on meanwhile: the gateway's close frame comes after what it sent before.
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                async with asyncio.timeout(self.limits.close_timeout_s):
                     await self._connection.close()
         finally:
             self._connection.transport.abort()
@@ -226,7 +227,7 @@ class Link:
                 while True:
                     await asyncio.sleep(next(delays))
                     try:
-                        self._connection = await self.address.open(self._connect_timeout_s)
+                        self._connection = await self.address.open(self._connect_timeout_s, self.limits)
                         break
                     except CannotConnect as error:
                         reason = str(error)

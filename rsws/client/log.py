@@ -5,28 +5,28 @@ from __future__ import annotations
 import logging
 import time
 
+from rsws.client.limits import Limits
 from rsws.text import safe
-
-MAX_WARNINGS = 20
-PERIOD_S = 10.0
 
 log = logging.getLogger("rsws.client")
 
 
 class Warnings:
-    """Logs up to MAX_WARNINGS in PERIOD_S; the last of them says that more are left out."""
+    """Logs no more than ``limits`` allow; the last line says that more are left out."""
 
-    def __init__(self) -> None:
-        self._began_at = -PERIOD_S
+    def __init__(self, limits: Limits) -> None:
+        self._most = limits.max_warnings
+        self._period_s = limits.warning_period_s
+        self._began_at = -self._period_s
         self._count = 0
 
     def add(self, text: str) -> None:
         """Log it as a warning, if not too many were."""
         now = time.monotonic()
-        if now - self._began_at >= PERIOD_S:
+        if now - self._began_at >= self._period_s:
             self._began_at, self._count = now, 0
         self._count += 1
-        if self._count < MAX_WARNINGS:
+        if self._count < self._most:
             log.warning("%s", safe(text))
-        elif self._count == MAX_WARNINGS:
-            log.warning("%s; of more like this the next %g s show none", safe(text), PERIOD_S)
+        elif self._count == self._most:
+            log.warning("%s; of more like this the next %g s show none", safe(text), self._period_s)

@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from enum import Enum, auto
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar, assert_never, cast
 
 import msgspec
 
-from rsws.backoff import Backoff
+from rsws.client.limits import DEFAULTS, Limits
 from rsws.client.log import Warnings, log
 from rsws.errors import ErrorCode, SubscribeRefused
 from rsws.protocol import (
@@ -35,24 +35,11 @@ from rsws.protocol import (
     Unsubscribed,
     encode_request,
 )
-from rsws.settings import MIB
 from rsws.text import safe
-
-QUEUE_ENTRIES = 1000
-QUEUE_BYTES = 4 * MIB
-"""That the texts of messages take in memory. A longer one alone fills the queue."""
-FIRST_RETRY_S = 0.1
-MAX_RETRY_S = 5.0
-UNSUBSCRIBE_TIMEOUT_S = 2.0
 
 Event: TypeAlias = Message | Subscribed | CaughtUp | Gap | Error
 """What a subscription with ``events=True`` yields."""
 T_co = TypeVar("T_co", covariant=True)
-
-
-def retry_delays() -> Iterator[float]:
-    """Seconds to wait before each attempt, for ever."""
-    return Backoff(FIRST_RETRY_S, MAX_RETRY_S, least=0.0).waits_s()
 
 
 class _Notice:
@@ -75,6 +62,7 @@ class Inbox:
 
     Attributes:
         events: Whether the application wants events beside the messages.
+        limits: What it may hold.
         ended: Whether nothing is taken any more.
         feeds: The channels.
         paused: Those of them that wait for room.
@@ -86,25 +74,29 @@ class Inbox:
         events: bool,
         post: Callable[[Feed], None],
         forget: Callable[[Feed], None],
+        limits: Limits = DEFAULTS,
     ) -> None:
         self.events = events
+        self.limits = limits
         self.ended = False
         self.feeds = [Feed(start, self, post, forget) for start in starts]
         self.paused: set[Feed] = set()
         self._queue: deque[Event | _Notice] = deque()
         self._bytes = 0
+        self._most_entries = limits.queue_entries
+        self._most_bytes = limits.queue_bytes
         self._news = asyncio.Event()
         self._error: Exception | None = None
 
     @property
     def full(self) -> bool:
         """Whether the next message has to wait in the stream."""
-        return len(self._queue) >= QUEUE_ENTRIES or self._bytes >= QUEUE_BYTES
+        return len(self._queue) >= self._most_entries or self._bytes >= self._most_bytes
 
     @property
     def _drained(self) -> bool:
         # Not only when it is empty: the next messages come while the application is busy with the last ones.
-        return 4 * len(self._queue) <= QUEUE_ENTRIES and 4 * self._bytes <= QUEUE_BYTES
+        return 4 * len(self._queue) <= self._most_entries and 4 * self._bytes <= self._most_bytes
 
     def put(self, item: Event | _Notice) -> None:
         """Queue it for the application."""
@@ -205,9 +197,9 @@ class Feed:
         self._caught_up = False
         self._notices: dict[type[Gap | Error], _Notice] = {}
         """Those since the last message or event, of each kind."""
-        self._warnings = Warnings()
+        self._warnings = Warnings(inbox.limits)
         self._in_trouble = False
-        self._delays = retry_delays()
+        self._delays = self.inbox.limits.retry.waits_s()
         self._retry: asyncio.TimerHandle | None = None
 
     def sync(self) -> None:
@@ -306,7 +298,7 @@ class Feed:
         self._state = _State.ON
         self._position = reply.last_message_id
         self._in_trouble = False
-        self._delays = retry_delays()
+        self._delays = self.inbox.limits.retry.waits_s()
         if self.inbox.events and not self._announced:
             self._announced = True
             self._put(reply)
@@ -362,9 +354,10 @@ class Subscription(AsyncIterator[T_co]):
     async def close(self) -> None:
         """End it. The iteration stops, what is queued is dropped, the channels are free for another subscription."""
         self._inbox.end()
+        timeout_s = self._inbox.limits.unsubscribe_timeout_s
         try:
-            async with asyncio.timeout(UNSUBSCRIBE_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 for feed in self._inbox.feeds:
                     await feed.forgotten.wait()
         except TimeoutError:
-            log.info("the gateway has not confirmed an unsubscribe within %g s", UNSUBSCRIBE_TIMEOUT_S)
+            log.info("the gateway has not confirmed an unsubscribe within %g s", timeout_s)

@@ -6,7 +6,7 @@ import hmac
 from ipaddress import IPv6Network
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-from rsws.backoff import Backoff
+from rsws.gateway.limits import DEFAULTS, Limits
 
 
 class TokenCheck:
@@ -36,23 +36,14 @@ def _parameters(path: str) -> list[tuple[str, str, str]]:
     return [parameter.partition("=") for parameter in query.split("&")]
 
 
-FREE_TRIES = 8
-"""So many wrong tokens of an address are refused at once: somebody mistypes, or a page has an old one."""
-FIRST_WAIT_S = 0.1
-LONGEST_WAIT_S = 2.0
-FORGET_S = 60.0
-"""An address that has sent no wrong token for so long starts anew."""
-MAX_ADDRESSES = 10_000
-
-
 class WrongTokens:
     """How long a refusal has to wait: the longer, the more wrong tokens have come from the same address.
 
     A right token never waits: behind one address there may be many clients, or a proxy and so all of them.
     """
 
-    def __init__(self) -> None:
-        self._backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
+    def __init__(self, limits: Limits = DEFAULTS) -> None:
+        self._limits = limits
         self._seen: dict[str | IPv6Network, tuple[int, float]] = {}
         """How many of an address, and when the last one came; the longest ago first."""
 
@@ -62,13 +53,13 @@ class WrongTokens:
         Args:
             now: A monotonic time in seconds.
         """
-        source = _source(address)
+        limits, source = self._limits, _source(address)
         count, before = self._seen.pop(source, (0, now))
-        count = count + 1 if now - before < FORGET_S else 1
-        if len(self._seen) >= MAX_ADDRESSES:
+        count = count + 1 if now - before < limits.forget_tries_s else 1
+        if len(self._seen) >= limits.max_addresses:
             del self._seen[next(iter(self._seen))]
         self._seen[source] = count, now
-        return self._backoff.wait_s(count - FREE_TRIES)
+        return limits.refusal.wait_s(count - limits.free_tries)
 
 
 def _source(address: str) -> str | IPv6Network:

@@ -11,11 +11,12 @@ from typing import Any
 from rsws.errors import CloseCode
 from rsws.gateway.access import TokenCheck, WrongTokens
 from rsws.gateway.http import PlainHttp, Request, response
+from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.compression import COMPRESSION
-from rsws.gateway.websocket.connection import OPEN_TIMEOUT_S, ClientConnection, ConnectionOwner
+from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import Connected, Refused, encode_reply
@@ -23,10 +24,6 @@ from rsws.settings import Settings
 
 log = logging.getLogger("rsws.gateway")
 
-AT_THE_DOOR = (16, 8192)
-"""Connections that are not let in have room for at least so many, and never for more."""
-AT_THE_DOOR_SHARE = 8
-"""One of so many connections is for them, however many clients there are."""
 _WELCOME = encode_reply(Connected())
 
 
@@ -54,16 +51,20 @@ class ClientRegistry(ConnectionOwner):
         make_session: Callable[[ClientConnection], Session],
         board: SharedMetrics,
         turns: Turns,
+        *,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self.max_message_bytes = settings.max_message_bytes
         self.high_water_bytes = settings.high_water_bytes
+        self.open_timeout_s = limits.open_timeout_s
         self.close_timeout_s = settings.shutdown_timeout_s / 2
         self.turns = turns
         self.sessions: dict[ClientConnection, Session] = {}
         """Those that were let in."""
         self._settings = settings
         self._limit = limit
-        self._door = min(max(AT_THE_DOOR[0], limit // AT_THE_DOOR_SHARE), AT_THE_DOOR[1])
+        self._door_most = limits.door_most
+        self._door = min(max(limits.door_least, limit // limits.door_share), limits.door_most)
         self._room = max(1, limit - self._door)
         self._extensions = COMPRESSION if settings.compress else ()
         self._access = access
@@ -78,7 +79,7 @@ class ClientRegistry(ConnectionOwner):
         """Those that are not let in, in the order in which that was found; one may still wait to be told."""
         self._ending: set[ClientConnection] = set()
         """Those that were clients and are not gone yet."""
-        self._wrong_tokens = WrongTokens()
+        self._wrong_tokens = WrongTokens(limits)
         self._unwritten: list[ClientConnection] = []
         self._turn = 0
         self._turn_is_over = True
@@ -159,7 +160,7 @@ class ClientRegistry(ConnectionOwner):
     def _make_room(self) -> None:
         """Cut off the oldest, where those at the door have taken their share and what the clients leave."""
         left = self._limit - len(self.sessions) - len(self._ending)
-        room = max(self._door, min(AT_THE_DOOR[1], left))
+        room = max(self._door, min(self._door_most, left))
         while len(self._silent) + len(self._dismissed) >= room:
             self._turn_away()
             crowd: dict[ClientConnection, Any] = max(self._silent, self._dismissed, key=len)
@@ -223,7 +224,7 @@ class ClientRegistry(ConnectionOwner):
         settings = self._settings
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(min(settings.ping_interval_s, 2 * OPEN_TIMEOUT_S) / 4)
+            await asyncio.sleep(min(settings.ping_interval_s, 2 * self.open_timeout_s) / 4)
             now = loop.time()
             for connection in list(self._connections):
                 connection.check_alive(now, settings.ping_interval_s, settings.idle_timeout_s)

@@ -18,8 +18,6 @@ from rsws.shared import SharedRows, shared_memory
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""
-PUBLISH_S = 1.0
-"""How often a worker writes its row; that it does is the sign that it lives."""
 NANO = 1e-9
 
 

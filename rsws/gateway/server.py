@@ -17,7 +17,8 @@ from rsws.gateway.access import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.http import PlainHttp
-from rsws.gateway.metrics import PUBLISH_S, SharedMetrics
+from rsws.gateway.limits import DEFAULTS, Limits
+from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
@@ -39,8 +40,6 @@ ACCEPT_AT_ONCE = 4
 GIVE_BACK_S = 2.0
 OWN_FILES = 48
 """Of the open files the system allows, those that are not for connections of clients."""
-COUNTED_AT_ONCE = 200
-"""Channels whose subscriptions are counted whenever somebody asks; those of more at most every PUBLISH_S."""
 
 
 class Server:
@@ -53,6 +52,7 @@ class Server:
         redis: Which Redis.
         rules: Which channels are trimmed.
         board: Where it counts.
+        limits: What it may hold, and how long it waits.
 
     Attributes:
         clients: Who is connected.
@@ -67,15 +67,18 @@ class Server:
         redis: RedisTarget,
         rules: Sequence[Rule] = (),
         board: SharedMetrics | None = None,
+        *,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self.board = board if board is not None else SharedMetrics()
         self._metrics = self.board.metrics
+        self._limits = limits
         self._tasks = asyncio.TaskGroup()
         """What has to go on for as long as it serves, and what clients have under way."""
-        self.store = Store(redis, self._redis_changed)
-        self._reader = Reader(redis)
-        self._retention = Retention(rules, self.store.history)
-        self.hub = Hub(self.store, self._reader, self._tasks, self._metrics, MessageFramer)
+        self.store = Store(redis, self._redis_changed, limits=limits.streams)
+        self._reader = Reader(redis, limits=limits.streams)
+        self._retention = Retention(rules, self.store.history, every_s=limits.streams.trim_every_s)
+        self.hub = Hub(self.store, self._reader, self._tasks, self._metrics, MessageFramer, limits=limits)
         self.clients = ClientRegistry(
             settings,
             _connection_limit(),
@@ -84,9 +87,10 @@ class Server:
             partial(Session, hub=self.hub, store=self.store, tasks=self._tasks, settings=settings),
             self.board,
             Turns(self._is_crowded),
+            limits=limits,
         )
         self._listeners: list[asyncio.Server] = []
-        self._counted_at = -PUBLISH_S
+        self._counted_at = -limits.publish_s
         self._core: asyncio.Task[None] | None = None
         """Runs from entry to exit."""
 
@@ -184,11 +188,11 @@ class Server:
 
     def publish_metrics(self) -> None:
         """Have the other processes of the gateway see what this one has counted."""
-        metrics, channels = self._metrics, self.hub.channels
+        metrics, channels, limits = self._metrics, self.hub.channels, self._limits
         metrics.channels = len(channels)
         metrics.redis_up = int(self.store.ready)
         now = time.monotonic()
-        if len(channels) <= COUNTED_AT_ONCE or now - self._counted_at >= PUBLISH_S:
+        if len(channels) <= limits.counted_at_once or now - self._counted_at >= limits.publish_s:
             self._counted_at = now
             metrics.subscriptions = sum([len(channel.listeners) for channel in channels])
             current = sum([len(channel.live) + len(channel.beyond_cursor) for channel in channels])
@@ -201,7 +205,7 @@ class Server:
 
     async def _keep_publishing_metrics(self) -> None:
         while True:
-            await asyncio.sleep(PUBLISH_S)
+            await asyncio.sleep(self._limits.publish_s)
             self.publish_metrics()
 
 

@@ -26,16 +26,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Self
 
-from rsws.backoff import Backoff
 from rsws.datadir import DataDir
 from rsws.errors import LoginRefused, SetupError
 from rsws.ownership import PrivateDir, strangers
-from rsws.settings import SECONDS
+from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
 from rsws.streams.valkey import (
     HOST,
     LOG,
-    POLL_S,
     Server,
+    Where,
     choose_server,
     disconnected,
     is_redis,
@@ -45,13 +44,6 @@ from rsws.streams.valkey import (
 )
 
 logger = logging.getLogger("rsws.embedded")
-
-TAKEOVER_TIMEOUT_S = 10 * SECONDS
-"""How long the server of a gateway that has gone may take to end, or that of another gateway to answer."""
-RESTART_DELAY_S = 0.1 * SECONDS
-MAX_RESTART_DELAY_S = 30 * SECONDS
-STEADY_S = 60 * SECONDS
-"""A server that ran this long is restarted without the back-off of earlier failures."""
 
 
 class _Role(Enum):
@@ -86,7 +78,14 @@ class LocalRedis:
         SetupError: On entry, when there is no Redis to use and none can be started; the text says what to do.
     """
 
-    def __init__(self, data_dir: DataDir, port: int, max_memory_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: DataDir,
+        port: int,
+        max_memory_bytes: int | None = None,
+        *,
+        limits: LocalLimits = LOCAL_DEFAULTS,
+    ) -> None:
         """
         Args:
             data_dir: Below it lies the embedded server's directory, made when it is needed.
@@ -100,6 +99,7 @@ class LocalRedis:
         self._port = port
         self._where = private_address(self._directory, port)
         self._max_memory_bytes = max_memory_bytes
+        self._limits = limits
         self._role: _Role | None = None
         self._owner_lock: int | None = None
         self._server: Server | None = None
@@ -130,11 +130,11 @@ class LocalRedis:
     async def watch(self) -> None:
         """Keep an embedded server running until cancelled: restart ours, take over when another gateway's goes away."""
         clock = asyncio.get_running_loop().time
-        restart, failures = Backoff(RESTART_DELAY_S, MAX_RESTART_DELAY_S), 0
+        restart, failures = self._limits.restart, 0
         while True:
             since = clock()
             await self._ended()
-            if clock() - since > STEADY_S:
+            if clock() - since > self._limits.steady_s:
                 failures = 0
             while True:
                 failures += 1
@@ -165,19 +165,19 @@ class LocalRedis:
             SetupError: There is none, and none can be started.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + TAKEOVER_TIMEOUT_S
+        deadline = clock() + self._limits.takeover_timeout_s
         while not await self._settle():
             if clock() > deadline:
                 raise SetupError(
                     f"{self._holder()} runs the embedded server in {self._directory}, and that does not answer on "
                     f"{HOST}:{self._port}; end that gateway, or choose another directory with --data-dir"
                 )
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(self._limits.poll_s)
 
     async def _settle(self) -> bool:
         """Decide whose Redis it is; False when another gateway is just starting or ending, so ask again."""
         if not self._is_known():
-            reply = await ping(self._port)
+            reply = await self._ping(self._port)
             if reply is None:
                 self._make_directory()
             if reply is None or self._is_known():  # made by another gateway: its server may be what answered
@@ -190,7 +190,7 @@ class LocalRedis:
             # Nobody else can start a server on this directory now; once the last one has ended, and be it that of
             # a gateway that was killed just now, what answers is the user's own.
             os.close(await self._server_lock())
-            reply = await ping(self._port)
+            reply = await self._ping(self._port)
             if reply is None:
                 await self._launch()
                 return True
@@ -207,12 +207,12 @@ class LocalRedis:
         if owner is None:
             return False
         if owner.port == self._port:
-            reply = await ping(self._where)
+            reply = await self._ping(self._where)
             if reply is None or not is_redis(reply):
                 return False
             self._role = _Role.SHARED
             self.description = f"the embedded server of the gateway with pid {owner.pid}, data in {self._directory}"
-        elif (reply := await ping(self._port)) is not None:
+        elif (reply := await self._ping(self._port)) is not None:
             self._use_users_own(reply)
         else:
             raise SetupError(
@@ -220,6 +220,9 @@ class LocalRedis:
                 f"set RSWS_LOCAL_REDIS_PORT={owner.port} to use it, or choose another directory with --data-dir"
             )
         return True
+
+    async def _ping(self, where: Where) -> bytes | None:
+        return await ping(where, self._limits.probe_timeout_s)
 
     def _use_users_own(self, reply: bytes) -> None:
         address = f"{HOST}:{self._port}"
@@ -306,7 +309,7 @@ class LocalRedis:
             engine, binary = await asyncio.to_thread(choose_server, self._private)
             os.pwrite(self._owner_lock, json.dumps(asdict(_Owner(os.getpid(), self._port))).encode(), 0)
             self._server = server = await Server.start(
-                engine, binary, self._private, self._port, lock, self._max_memory_bytes
+                engine, binary, self._private, self._port, lock, self._max_memory_bytes, self._limits
             )
         except PermissionError as error:
             raise self._private.unwritable(error) from None
@@ -330,7 +333,7 @@ class LocalRedis:
             SetupError: A server of a gateway that has gone does not end.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + TAKEOVER_TIMEOUT_S
+        deadline = clock() + self._limits.takeover_timeout_s
         waiting = False
         while (descriptor := self._try_lock("server.lock")) is None:
             if not waiting:
@@ -342,5 +345,5 @@ class LocalRedis:
                     f"the server that an earlier gateway ran in {self._directory} does not end; "
                     f"end it (kill {pid}), or choose another directory with --data-dir"
                 )
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(self._limits.poll_s)
         return descriptor

@@ -8,20 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from rsws.backoff import Backoff
 from rsws.errors import LoginRefused, Outcome, RedisUnavailable
 from rsws.streams.command_queue import CommandQueue
+from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.redis_connection import OnReply, RedisConnection, pack
 from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.redis")
-
-PENDING_BYTES = 64 * 1024 * 1024
-"""What callers may have waiting in one link; more is refused as unavailable."""
-CROWDED_BYTES = 512 * 1024
-"""With more waiting, callers that can wait should."""
-RECONNECT = Backoff(0.1, 2.0, least=0.5)
-IDLE_PING_S = 5.0
 
 
 class Link:
@@ -48,6 +41,7 @@ class Link:
         on_greeting: OnReply | None = None,
         on_change: Callable[[str | None], None] | None = None,
         on_push: OnReply | None = None,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self._target = target
         self._name = name
@@ -55,6 +49,10 @@ class Link:
         self._on_greeting = on_greeting or _ignore
         self._on_change = on_change
         self._on_push = on_push
+        self._pending_bytes = limits.pending_bytes
+        self._crowded_bytes = limits.crowded_bytes
+        self._reconnect = limits.reconnect
+        self._idle_ping_s = limits.idle_ping_s
         self._queue = CommandQueue()
         self._sent_at = 0.0
         self._connection: RedisConnection | None = None
@@ -70,7 +68,7 @@ class Link:
     @property
     def is_crowded(self) -> bool:
         """Whether what waits will take a while, some tens of milliseconds, to be carried out."""
-        return self._queue.held_bytes > CROWDED_BYTES
+        return self._queue.held_bytes > self._crowded_bytes
 
     @property
     def held_bytes(self) -> int:
@@ -100,7 +98,7 @@ class Link:
             on_reply(RedisUnavailable(self._cause))
             return
         queue = self._queue
-        if queue.held_bytes > PENDING_BYTES:
+        if queue.held_bytes > self._pending_bytes:
             on_reply(RedisUnavailable("too much is waiting to be written"))
             return
         if queue.is_empty:
@@ -127,7 +125,7 @@ class Link:
             except (RedisUnavailable, LoginRefused) as error:
                 self._down(error.cause if isinstance(error, RedisUnavailable) else str(error))
                 failures += 1
-                await RECONNECT.wait(failures)
+                await self._reconnect.wait(failures)
                 continue
             failures = 0
             self._set_up(True)
@@ -175,7 +173,7 @@ class Link:
                 quiet_since = now
                 if now - self._sent_at > limit_s:
                     return TimeoutError(f"no answer within {limit_s:g} s")
-            elif now - quiet_since > IDLE_PING_S:
+            elif now - quiet_since > self._idle_ping_s:
                 quiet_since = now
                 self.submit(pack(b"PING"), self._note_health)
         return connection.ended.result()

@@ -12,13 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from rsws.protocol import ZERO, StreamId
+from rsws.streams.limits import DEFAULTS
 
 STEP_ENTRIES = 64
 """How many are counted in one step, about a third of a millisecond of Redis' time."""
-STEP_S = 0.0015
-"""One step in so much time: Redis has a quarter of its time for them, whoever waits. Not as long as a step was seen to
-take: that may be the gateway's own event loop, and counts would slow down with it.
-"""
 STEPS_AT_ONCE = 8
 """Steps of different counts under way at once."""
 
@@ -49,10 +46,12 @@ class LookBack:
 
     Args:
         step: What asks Redis.
+        step_s: One step in so much time.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, *, step_s: float = DEFAULTS.step_s) -> None:
         self._step = step
+        self._step_s = step_s
         self._counts: dict[tuple[str, int, StreamId], _Count] = {}
         self._turns = asyncio.Semaphore(STEPS_AT_ONCE)  # which are given to those who wait for one in their order
         self._next_at = 0.0
@@ -86,7 +85,7 @@ class LookBack:
         async with self._turns:
             now = time.monotonic()
             start_at = max(now, self._next_at)
-            self._next_at = start_at + STEP_S
+            self._next_at = start_at + self._step_s
             await asyncio.sleep(start_at - now)
             await self._count(channel, counted)
 

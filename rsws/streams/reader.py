@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
+from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import Link
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.scripts import READ
 from rsws.streams.store import (
-    UNREADABLE_RETRY_S,
     Entry,
     parse_entries,
     parse_read,
@@ -35,14 +35,10 @@ from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.reader")
 
-GATHER_S = 0.001
-"""A stream is read again no sooner: each message alone would cost a read, and each of its clients a write."""
 READ_ENTRIES = 200
-READ_BYTES = 256 * 1024
-"""What one read of one stream brings at most, a last entry that goes over it included."""
+"""What one read of one stream brings at most."""
 FEW_ENTRIES = 20
 """So many are read without a look at their size: a script that looks costs Redis several times as much per entry."""
-REFUSED_S = 0.5
 
 _BEGINNING = b"0-0"
 
@@ -110,7 +106,11 @@ class Reader:
         target: Which Redis.
     """
 
-    def __init__(self, target: RedisTarget) -> None:
+    def __init__(self, target: RedisTarget, *, limits: Limits = DEFAULTS) -> None:
+        self._gather_s = limits.gather_s
+        self._read_bytes = limits.read_bytes
+        self._refused_retry_s = limits.refused_retry_s
+        self._unreadable_retry_s = limits.unreadable_retry_s
         self._link = Link(
             target,
             "rsws-reader",
@@ -118,8 +118,9 @@ class Reader:
             on_greeting=self._greeted,
             on_change=self._connected,
             on_push=self._invalidated,
+            limits=limits,
         )
-        self._tail_waiter = TailWaiter(target, self._link)
+        self._tail_waiter = TailWaiter(target, self._link, limits=limits)
         self._followed: dict[bytes, _Followed] = {}
         self._is_told = True
         """Whether Redis tells what has changed; an old one does not, or a user may not ask for it."""
@@ -189,11 +190,11 @@ class Reader:
 
     def _read_soon(self, followed: _Followed) -> None:
         """Read at once what was quiet, and a moment later what is busy."""
-        if time.monotonic() - followed.delivered_at >= GATHER_S:
+        if time.monotonic() - followed.delivered_at >= self._gather_s:
             self._read(followed)
         else:
             followed.at_tail = False
-            asyncio.get_running_loop().call_later(GATHER_S, self._read, followed)
+            asyncio.get_running_loop().call_later(self._gather_s, self._read, followed)
 
     def _read(self, followed: _Followed) -> None:
         """Ask for what comes after the position, and for the entry there, without which some of that may be trimmed."""
@@ -209,7 +210,7 @@ class Reader:
 
     def _read_bounded(self, followed: _Followed) -> None:
         """The same with a bound in bytes, and where the stream ends if the entry at the position is gone."""
-        arguments = read_arguments(followed.position, followed.limit, READ_BYTES)
+        arguments = read_arguments(followed.position, followed.limit, self._read_bytes)
         run_script(self._link, READ, (followed.key,), arguments, partial(self._take, followed))
 
     def _take_few(self, followed: _Followed, count: int, reply: Any) -> None:
@@ -255,7 +256,7 @@ class Reader:
         if entries:
             followed.position = entries[-1].raw_id
             size = sum([len(entry.data or b"") for entry in entries])
-            followed.limit = max(1, min(READ_ENTRIES, READ_BYTES * len(entries) // (size or 1)))
+            followed.limit = max(1, min(READ_ENTRIES, self._read_bytes * len(entries) // (size or 1)))
         followed.is_busy = len(entries) >= FEW_ENTRIES
         if has_more:
             self._read(followed)
@@ -282,9 +283,9 @@ class Reader:
             followed.at_tail = True  # until there is a connection again
             return
         reason = store_error(followed.name, error)
-        retry_s = REFUSED_S
+        retry_s = self._refused_retry_s
         if isinstance(reason, ChannelUnreadable):
-            retry_s = UNREADABLE_RETRY_S
+            retry_s = self._unreadable_retry_s
             followed.is_unreadable = True
             log.warning("channel unreadable channel=%r: %s", followed.name, reason)
             followed.follower.unreadable(reason)

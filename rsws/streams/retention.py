@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from rsws.errors import RedisUnavailable, UsageError
 from rsws.settings import UNIT_S
+from rsws.streams.limits import DEFAULTS
 from rsws.streams.link import Link
 from rsws.streams.redis_connection import ReplyError
 
 log = logging.getLogger("rsws.retention")
 
-EVERY_S = 10.0
 _RULE = re.compile(r"(?P<pattern>.+)=(?P<count>[0-9]{1,15})(?:,(?P<age>[0-9]{1,9})(?P<unit>[smhd]))?")
 _SCAN_KEYS = b"1000"
 
@@ -51,16 +51,18 @@ class Rule:
 
 
 class Retention:
-    """Applies rules, every ten seconds.
+    """Applies rules, again and again.
 
     Args:
         rules: What to keep.
         link: The connection it asks over.
+        every_s: How long it waits when it has applied them all.
     """
 
-    def __init__(self, rules: Sequence[Rule], link: Link) -> None:
+    def __init__(self, rules: Sequence[Rule], link: Link, *, every_s: float = DEFAULTS.trim_every_s) -> None:
         self._rules = rules
         self._link = link
+        self._every_s = every_s
         self._only_streams: tuple[bytes, ...] = (b"TYPE", b"stream")
         self._said: dict[Rule, str | None] = {}
 
@@ -72,7 +74,7 @@ class Retention:
                     await self._apply(rule)
             except RedisUnavailable:
                 pass  # next time; the store says what is the matter
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(self._every_s)
 
     async def _apply(self, rule: Rule) -> None:
         trouble = None

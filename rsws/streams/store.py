@@ -15,6 +15,7 @@ import msgspec
 from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
 from rsws.streams.command_queue import BATCH_BYTES
+from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import Link, future_reply
 from rsws.streams.lookback import LookBack
 from rsws.streams.redis_connection import OnReply, ReplyError
@@ -32,8 +33,6 @@ before it has done a whole batch.
 """
 LOOK_WEIGHT = BATCH_BYTES // 64
 """Of a look at a stream with small entries. A megabyte at both ends takes a hundred times as long."""
-UNREADABLE_RETRY_S = 30.0
-"""How long a stream that Redis refuses to read is left alone before it is tried again."""
 STEP_BYTES = 256 * 1024
 """When so many were looked at, a step back ends."""
 
@@ -98,11 +97,13 @@ class Store:
         on_change: Called with None when Redis can be reached, and with the cause when it can't any more.
     """
 
-    def __init__(self, target: RedisTarget, on_change: Callable[[str | None], None]) -> None:
-        self.commands = Link(target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change)
-        self.history = Link(target, "rsws-history", [READ.load, STEP_BACK.load])
+    def __init__(
+        self, target: RedisTarget, on_change: Callable[[str | None], None], *, limits: Limits = DEFAULTS
+    ) -> None:
+        self.commands = Link(target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, limits=limits)
+        self.history = Link(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
         self._reads = asyncio.Semaphore(HISTORY_READS)
-        self._look_back = LookBack(self._step_back)
+        self._look_back = LookBack(self._step_back, step_s=limits.step_s)
         self._look_weight = LOOK_WEIGHT
         """What a look costs, as far as the last ones tell; see :meth:`rsws.streams.link.Link.submit`."""
         self._looks: dict[str, tuple[int, asyncio.Future[Any]]] = {}

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from rsws.errors import LoginRefused, RedisUnavailable
-from rsws.streams.link import RECONNECT, Link
+from rsws.streams.limits import DEFAULTS, Limits
+from rsws.streams.link import Link
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
 from rsws.streams.target import RedisTarget
 
@@ -20,8 +21,6 @@ log = logging.getLogger("rsws.reader")
 
 SHARD_STREAMS = 64
 """Streams of one connection: one XREAD over N keys costs Redis 0.2 ms at N = 50, but 1.2 ms at 1,000."""
-BLOCK_S = 5.0
-REFUSED_BLOCK_S = 0.5
 REPLY_ENTRIES = b"1"
 """Of each stream: what follows the first is read with a bound in bytes, and is there for all that."""
 PAUSE_S = 0.001
@@ -40,9 +39,10 @@ class TailWaiter:
         commands: The connection over which a blocked read is woken when its set of streams changes.
     """
 
-    def __init__(self, target: RedisTarget, commands: Link) -> None:
+    def __init__(self, target: RedisTarget, commands: Link, *, limits: Limits = DEFAULTS) -> None:
         self._target = target
         self._commands = commands
+        self._limits = limits
         self._shards: list[_Shard] = []
         self._shard_of: dict[bytes, _Shard] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -55,7 +55,7 @@ class TailWaiter:
 
     def _add_shard(self) -> _Shard:
         assert self._tasks is not None, "the ends are not running"
-        shard = _Shard(self._target, self._commands, self._tasks)
+        shard = _Shard(self._target, self._commands, self._tasks, self._limits)
         self._shards.append(shard)
         return shard
 
@@ -84,16 +84,17 @@ class TailWaiter:
 class _Shard:
     """The streams of one connection."""
 
-    def __init__(self, target: RedisTarget, commands: Link, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, target: RedisTarget, commands: Link, tasks: asyncio.TaskGroup, limits: Limits) -> None:
         self.waiting: dict[bytes, _Waiting] = {}
         self._target = target
         self._commands = commands
         self._tasks = tasks
+        self._limits = limits
         self._changed = asyncio.Event()
         self._client_id = b""
         self._blocked = False
         self._waking = False
-        self._block_s = BLOCK_S
+        self._block_s = limits.block_s
         tasks.create_task(self._run())
 
     def add(self, key: bytes, waiting: _Waiting) -> None:
@@ -121,7 +122,7 @@ class _Shard:
         except RedisUnavailable:
             pass  # the read ends with the same outage, or after the block time
         except ReplyError as error:
-            self._block_s = min(self._block_s, REFUSED_BLOCK_S)
+            self._block_s = min(self._block_s, self._limits.refused_block_s)
             log.warning("CLIENT UNBLOCK refused, some messages may wait %g s: %s", self._block_s, error)
         finally:
             self._waking = False
@@ -133,7 +134,7 @@ class _Shard:
                 connection = await self._target.connect("rsws-ends")
             except (RedisUnavailable, LoginRefused):  # the store, which has the same trouble, says so
                 failures += 1
-                await RECONNECT.wait(failures)
+                await self._limits.reconnect.wait(failures)
                 continue
             try:
                 (client_id,) = await self._ask(connection, pack(b"CLIENT", b"ID"))
@@ -148,7 +149,7 @@ class _Shard:
                 log.info("waiting interrupted: %s", error)
                 self._give_back(self.waiting.copy())
                 failures += 1
-                await RECONNECT.wait(failures)
+                await self._limits.reconnect.wait(failures)
             finally:
                 self._blocked = False
                 await connection.close()

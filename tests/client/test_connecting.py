@@ -22,8 +22,6 @@ from rsws.errors import (
     UsageError,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_retries")
-
 
 @pytest.mark.parametrize(
     ("url", "path"),

@@ -6,18 +6,21 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from websockets.frames import Frame, Opcode
 from websockets.sync.server import ServerConnection, serve
 
-from kit.client import connected, in_a_loop, message, take
+from kit.client import QUICK, connected, in_a_loop, message, take
 from kit.gateway import WELCOME, until
 from kit.support import run_python
-from rsws.client import Disconnected, address, calls, link, subscription
-from rsws.client import log as client_log
+from rsws.client import Disconnected
+from rsws.client.limits import DEFAULTS
+from rsws.client.log import Warnings
 from rsws.errors import Outcome, PublishFailed
 from rsws.protocol import CaughtUp, Error, Gap, Message, Reply, StreamId, Subscribed, encode_reply
 from rsws.settings import KIB, MIB
@@ -106,11 +109,11 @@ def test_what_nobody_takes_needs_no_memory(replies: list[Reply | str], size_byte
 
 
 @in_a_loop
-async def test_pings_of_a_gateway_that_does_not_read_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address, "MAX_PONG_BYTES", 64 * KIB)
+async def test_pings_of_a_gateway_that_does_not_read_the_answers() -> None:
+    limits = replace(QUICK, max_pong_bytes=64 * KIB)
     changes: list[object] = []
     pings = Frame(Opcode.PING, b"x" * 125).serialize(mask=False) * 1000
-    async with connected(on_connection=changes.append) as (_, peer, _client):
+    async with connected(limits, on_connection=changes.append) as (_, peer, _client):
         gateway = peer.websocket.transport
         gateway.pause_reading()
         for _ in range(200):  # more than the buffers of any kernel
@@ -121,9 +124,9 @@ async def test_pings_of_a_gateway_that_does_not_read_the_answers(monkeypatch: py
 
 
 @in_a_loop
-async def test_pings_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address, "MAX_PONG_BYTES", 0)
-    async with connected() as (_, peer, _client):
+async def test_pings_are_answered() -> None:
+    limits = replace(QUICK, max_pong_bytes=0)
+    async with connected(limits) as (_, peer, _client):
         await (await peer.websocket.ping())
 
 
@@ -158,9 +161,9 @@ async def test_of_errors_with_nothing_between_them_the_last_is_kept() -> None:
 
 
 @in_a_loop
-async def test_a_gap_is_told_though_the_queue_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 3)
-    async with connected() as (_, peer, client):
+async def test_a_gap_is_told_though_the_queue_is_full() -> None:
+    limits = replace(QUICK, queue_entries=3)
+    async with connected(limits) as (_, peer, client):
         events = client.subscribe("c", after="0", events=True)
         await peer.hear()
         await peer.say(GRANTED, message("c", 2), message("c", 3), GAP, message("c", 4), GAP, message("c", 5))
@@ -184,10 +187,10 @@ async def test_only_what_was_asked_for_is_an_event() -> None:
 
 
 @in_a_loop
-async def test_characters_count_with_the_bytes_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "QUEUE_BYTES", 4000)
+async def test_characters_count_with_the_bytes_they_take() -> None:
+    limits = replace(QUICK, queue_bytes=4000)
     wide = [Message("c", StreamId(n, 0), json.dumps("\U0001f600" * 250, ensure_ascii=False)) for n in range(2, 9)]
-    async with connected() as (_, peer, client):
+    async with connected(limits) as (_, peer, client):
         messages = client.subscribe("c", after="0")
         await peer.hear()
         await peer.say(GRANTED, *wide)
@@ -213,9 +216,7 @@ async def test_an_error_is_short_and_safe() -> None:
 
 
 @in_a_loop
-async def test_a_flood_of_errors_is_no_flood_of_log_lines(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_flood_of_errors_is_no_flood_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
     async with connected() as (_, peer, client):
         messages = client.subscribe("c", "d", after="0")
         await peer.hear()
@@ -223,16 +224,21 @@ async def test_a_flood_of_errors_is_no_flood_of_log_lines(
         flood: list[Reply | str] = [ERROR, GAP, Error("no", "bad_request")]
         await peer.say(GRANTED, *flood * 1000, message("c", 2))
         await take(messages, 1)
-        assert len(caplog.messages) == 2 * client_log.MAX_WARNINGS
+        assert len(caplog.messages) == 2 * DEFAULTS.max_warnings
         assert sum("show none" in text for text in caplog.messages) == 2
         await peer.say(Subscribed("d", StreamId(1, 0), StreamId(1, 0)))
         await peer.say(Gap("d", StreamId(1, 0), StreamId(2, 0), "trimmed"), message("d", 2))
         await take(messages, 1)
         assert caplog.messages[-1] == "d: gap after 1-0 (trimmed)", "another channel has warnings of its own"
-        monkeypatch.setattr(client_log, "PERIOD_S", 0)
-        await peer.say(GAP, message("c", 3))
-        await take(messages, 1)
-        assert caplog.messages[-1] == "c: gap after 1-0 (trimmed)"
+
+
+def test_after_a_flood_warnings_are_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    warnings = Warnings(replace(DEFAULTS, max_warnings=2, warning_period_s=0.1))
+    for text in ("first", "second", "third"):
+        warnings.add(text)
+    time.sleep(0.1)
+    warnings.add("later")
+    assert caplog.messages == ["first", "second; of more like this the next 0.1 s show none", "later"]
 
 
 @in_a_loop
@@ -251,9 +257,9 @@ async def test_a_close_reason_is_safe(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @in_a_loop
-async def test_pings_without_an_answer_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "MAX_PINGS", 3)
-    async with connected() as (_, peer, client):
+async def test_pings_without_an_answer_are_bounded() -> None:
+    limits = replace(QUICK, max_pings=3)
+    async with connected(limits) as (_, peer, client):
         for _ in range(5):
             with pytest.raises(TimeoutError):
                 await client.ping(timeout_s=0.01)
@@ -269,9 +275,9 @@ async def test_pings_without_an_answer_are_bounded(monkeypatch: pytest.MonkeyPat
 
 
 @in_a_loop
-async def test_publishes_without_an_answer_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "MAX_GIVEN_UP", 3)
-    async with connected() as (_, peer, client):
+async def test_publishes_without_an_answer_are_bounded() -> None:
+    limits = replace(QUICK, max_given_up=3)
+    async with connected(limits) as (_, peer, client):
         for number in range(10):
             for name in (str(number), "the same again"):
                 with pytest.raises(PublishFailed) as caught:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import pytest
 
-from kit.client import SECRET, assert_no_token, connected, ids, in_a_loop, message, scripted, take
+from kit.client import QUICK, SECRET, assert_no_token, connected, ids, in_a_loop, message, scripted, take
 from kit.gateway import UNAUTHORIZED
+from rsws.backoff import Backoff
 from rsws.client import (
     Disconnected,
     Reconnected,
-    address,
     connect,
-    link,
-    subscription,
 )
+from rsws.client.limits import DEFAULTS
 from rsws.errors import (
     ConnectionLost,
     Outcome,
@@ -34,13 +34,9 @@ from rsws.protocol import (
     Unsubscribed,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_retries")
 
-
-def test_delays_grow_are_random_and_have_a_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "FIRST_RETRY_S", 0.1)
-    monkeypatch.setattr(subscription, "MAX_RETRY_S", 5.0)
-    runs = [[*islice(subscription.retry_delays(), 20)] for _ in range(200)]
+def test_delays_grow_are_random_and_have_a_ceiling() -> None:
+    runs = [[*islice(DEFAULTS.retry.waits_s(), 20)] for _ in range(200)]
     for position, ceiling in enumerate([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 14]):
         delays = [each[position] for each in runs]
         assert 0 <= min(delays) < ceiling / 4
@@ -79,7 +75,7 @@ async def test_an_error_of_on_connection_ends_the_client() -> None:
 @in_a_loop
 async def test_giving_up() -> None:
     async with scripted() as script:
-        client = await (context := connect(script.url, token=SECRET, give_up_after_s=0.3)).__aenter__()
+        client = await (context := connect(script.url, token=SECRET, give_up_after_s=0.3, limits=QUICK)).__aenter__()
         messages = client.subscribe("c", after="0")
         peer = await script.peer()
         await peer.hear()
@@ -107,7 +103,7 @@ async def test_giving_up() -> None:
 async def test_giving_up_leaves_what_was_sent_unknown_and_says_what_was_not() -> None:
     async with scripted() as script:
         lost = asyncio.Event()
-        context = connect(script.url, give_up_after_s=0.3, on_connection=lambda _: lost.set())
+        context = connect(script.url, give_up_after_s=0.3, limits=QUICK, on_connection=lambda _: lost.set())
         client = await context.__aenter__()
         peer = await script.peer()
         sent = asyncio.create_task(client.publish("c", 1))
@@ -167,9 +163,9 @@ async def test_close_codes_that_would_come_again_are_final(code: int) -> None:
 
 
 @in_a_loop
-async def test_a_message_too_big_to_receive_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address, "MAX_MESSAGE_BYTES", 1000)
-    async with connected() as (_, peer, client):
+async def test_a_message_too_big_to_receive_is_final() -> None:
+    limits = replace(QUICK, max_message_bytes=1000)
+    async with connected(limits) as (_, peer, client):
         messages = client.subscribe("c")
         await peer.hear()
         publishing = asyncio.create_task(client.publish("c", 1))
@@ -225,22 +221,22 @@ async def test_replies_of_unknown_kinds_and_for_nobody_are_ignored(caplog: pytes
 
 
 @in_a_loop
-async def test_a_gateway_that_lets_in_and_drops_gets_no_storm(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gateway_that_lets_in_and_drops_gets_no_storm() -> None:
     asked: list[int] = []
 
-    def delays() -> Any:
-        asked.append(0)
-        while True:
-            asked[-1] += 1
-            yield 0.01
+    class Counted(Backoff):
+        def waits_s(self) -> Iterator[float]:
+            asked.append(0)
+            while True:
+                asked[-1] += 1
+                yield 0.01
 
-    monkeypatch.setattr(link, "retry_delays", delays)
-    async with connected() as (script, peer, _client):
+    async with connected(replace(QUICK, retry=Counted(0.01, 5.0))) as (script, peer, _client):
         for _ in range(4):
             await peer.drop()
             peer = await script.peer()
         assert asked == [4]
-        monkeypatch.setattr(link, "MAX_RETRY_S", 0)
+    async with connected(replace(QUICK, retry=Counted(0.01, 0.0))) as (script, peer, _client):
         for _ in range(2):
             await peer.drop()
             peer = await script.peer()

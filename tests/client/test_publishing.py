@@ -8,7 +8,7 @@ import re
 import pytest
 from websockets.protocol import State
 
-from kit.client import connected, in_a_loop, refused, scripted, sending_stops
+from kit.client import QUICK, connected, in_a_loop, refused, scripted, sending_stops
 from kit.support import free_port
 from rsws.client import (
     connect,
@@ -25,9 +25,6 @@ from rsws.protocol import (
     Pong,
     StreamId,
 )
-
-pytestmark = pytest.mark.usefixtures("quick_retries")
-
 
 # --- publishing -------------------------------------------------------------------------------------------
 
@@ -130,7 +127,7 @@ async def test_a_publish_during_an_outage_waits_for_the_connection() -> None:
     lost = asyncio.Event()
     port = free_port()
     async with scripted(port) as script:
-        client = await (context := connect(script.url, on_connection=lambda _: lost.set())).__aenter__()
+        client = await (context := connect(script.url, on_connection=lambda _: lost.set(), limits=QUICK)).__aenter__()
     await lost.wait()
     waiting = [asyncio.create_task(client.publish("c", number, message_id=str(number))) for number in range(3)]
     with pytest.raises(PublishFailed, match="no connection") as caught:

@@ -6,17 +6,16 @@ import asyncio
 import json
 import random
 import time
+from dataclasses import replace
 
 import msgspec
 import pytest
 
-from kit.client import UNKNOWN, connected, in_a_loop, refused, scripted
+from kit.client import QUICK, UNKNOWN, connected, in_a_loop, refused, scripted
 from kit.support import free_port
 from rsws.backoff import Backoff
-from rsws.client import (
-    calls,
-    connect,
-)
+from rsws.client import connect
+from rsws.client.limits import DEFAULTS
 from rsws.errors import (
     Outcome,
     PublishFailed,
@@ -28,8 +27,6 @@ from rsws.protocol import (
     StreamId,
 )
 from rsws.settings import Settings
-
-pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @in_a_loop
@@ -88,10 +85,9 @@ async def test_an_unknown_outcome_is_asked_for_until_it_is_known() -> None:
 
 
 @in_a_loop
-async def test_what_is_asked_for_again_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    delays = iter([0.01] * 3)
-    monkeypatch.setattr(calls, "retry_delays", lambda: delays)
+async def test_what_is_asked_for_again_keeps_its_order() -> None:
     async with connected() as (_, peer, client):
+        client._link._publishes._delays = iter([0.01] * 3)
         publishing = [asyncio.create_task(client.publish("c", 0, message_id=str(name))) for name in range(20)]
         asked = [await peer.hear_publish() for _ in publishing]
         for _ in range(3):
@@ -132,11 +128,9 @@ async def test_asking_again_is_put_off_more_and_more(monkeypatch: pytest.MonkeyP
 
 
 @in_a_loop
-async def test_one_that_waits_to_be_asked_again_is_sent_once_over_the_next_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(calls, "retry_delays", lambda: iter([0.2]))
+async def test_one_that_waits_to_be_asked_again_is_sent_once_over_the_next_connection() -> None:
     async with connected() as (script, peer, client):
+        client._link._publishes._delays = iter([0.2])
         publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
         await peer.hear_publish()
         await peer.say(UNKNOWN)
@@ -184,17 +178,16 @@ async def test_a_name_that_was_taken_is_a_conflict_and_nothing_is_stored(answers
 
 
 @in_a_loop
-async def test_a_gateway_that_might_not_know_a_repeat_any_more_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with connected() as (script, peer, client):
+async def test_a_gateway_that_might_not_know_a_repeat_any_more_is_not_asked() -> None:
+    async with connected(replace(QUICK, resend_s=0.0)) as (script, peer, client):
         publishing = asyncio.create_task(client.publish("c", 1, timeout_s=1000))
         await peer.hear_publish()
-        monkeypatch.setattr(calls, "RESEND_S", 0.0)
         await peer.drop()
         peer = await script.peer()
         with pytest.raises(PublishFailed, match="no ack within 0 s") as caught:
             await publishing
         assert (caught.value.code, caught.value.outcome) == ("timeout", Outcome.UNKNOWN)
-        monkeypatch.setattr(calls, "RESEND_S", 0.1)
+    async with connected(replace(QUICK, resend_s=0.1)) as (_, peer, client):
         publishing = asyncio.create_task(client.publish("c", 1, message_id="m", timeout_s=1000))
         while not publishing.done():
             hearing = asyncio.create_task(peer.hear_publish())
@@ -207,31 +200,31 @@ async def test_a_gateway_that_might_not_know_a_repeat_any_more_is_not_asked(monk
 
 
 @in_a_loop
-async def test_a_repeat_that_was_sent_in_time_may_be_answered_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with connected() as (_, peer, client):
+async def test_a_repeat_that_was_sent_in_time_may_be_answered_later() -> None:
+    async with connected(replace(QUICK, resend_s=0.5)) as (_, peer, client):
         in_time = asyncio.create_task(client.publish("c", 1, message_id="a"))
         await peer.hear_publish()
         await peer.say(msgspec.structs.replace(UNKNOWN, message_id="a"))
         await peer.hear_publish()
-        monkeypatch.setattr(calls, "RESEND_S", 0.0)
         too_late = asyncio.create_task(client.publish("c", 1, message_id="m"))
         await peer.hear_publish()
+        await asyncio.sleep(0.5)
         await peer.say(UNKNOWN)
-        with pytest.raises(PublishFailed, match="no ack within 0 s"):
+        with pytest.raises(PublishFailed, match=r"no ack within 0\.5 s"):
             await too_late
         await peer.say(Ack("a", StreamId(1, 0)))
         assert await in_time == StreamId(1, 0)
 
 
 def test_a_publish_is_sent_again_for_less_time_than_a_gateway_knows_a_repeat() -> None:
-    assert Settings().producer_window_s > calls.RESEND_S
+    assert Settings().producer_window_s > DEFAULTS.resend_s
 
 
 @pytest.mark.parametrize("loses", [False, True])
 @in_a_loop
 async def test_no_answer_that_says_what_became_of_it_in_time(loses: bool) -> None:
     async with scripted(port := free_port()) as script:
-        client = await (context := connect(script.url)).__aenter__()
+        client = await (context := connect(script.url, limits=QUICK)).__aenter__()
         peer = await script.peer()
         publishing = asyncio.create_task(client.publish("c", 1, message_id="m", timeout_s=0.1))
         await peer.hear_publish()
@@ -245,9 +238,9 @@ async def test_no_answer_that_says_what_became_of_it_in_time(loses: bool) -> Non
 
 
 @in_a_loop
-async def test_a_publish_cancelled_while_it_waits_to_be_sent_again_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "retry_delays", lambda: iter([0.1]))
+async def test_a_publish_cancelled_while_it_waits_to_be_sent_again_is_not() -> None:
     async with connected() as (_, peer, client):
+        client._link._publishes._delays = iter([0.1])
         publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
         await peer.hear_publish()
         pinging = asyncio.create_task(client.ping())

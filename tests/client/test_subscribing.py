@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kit.client import connected, ids, in_a_loop, message, scripted, sending_stops, take
+from kit.client import QUICK, connected, ids, in_a_loop, message, scripted, sending_stops, take
 from rsws.client import (
     Event,
     connect,
-    link,
-    subscription,
 )
 from rsws.errors import (
     ConnectionLost,
@@ -34,9 +33,6 @@ from rsws.protocol import (
     Subscribed,
     Unsubscribed,
 )
-
-pytestmark = pytest.mark.usefixtures("quick_retries")
-
 
 # --- subscribing ------------------------------------------------------------------------------------------
 
@@ -309,7 +305,7 @@ async def test_a_subscription_closed_before_it_was_granted_is_ended_when_it_is()
 async def test_closing_a_subscription_does_not_wait_for_a_connection() -> None:
     lost = asyncio.Event()
     async with scripted() as script:
-        client = await (context := connect(script.url, on_connection=lambda _: lost.set())).__aenter__()
+        client = await (context := connect(script.url, on_connection=lambda _: lost.set(), limits=QUICK)).__aenter__()
         messages = client.subscribe("c")
         await (await script.peer()).hear()
     await lost.wait()
@@ -346,9 +342,9 @@ async def test_leaving_the_client_ends_its_iterators_and_calls() -> None:
 
 
 @in_a_loop
-async def test_leaving_does_not_wait_for_a_gateway_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "CLOSE_TIMEOUT_S", 0.2)
-    async with connected() as (_, peer, client):
+async def test_leaving_does_not_wait_for_a_gateway_that_does_not_answer() -> None:
+    limits = replace(QUICK, close_timeout_s=0.2)
+    async with connected(limits) as (_, peer, client):
         peer.websocket.transport.pause_reading()
         publishing = asyncio.gather(*(client.publish("c", "x" * 100_000) for _ in range(200)), return_exceptions=True)
         await sending_stops(client)
@@ -362,9 +358,9 @@ async def test_leaving_does_not_wait_for_a_gateway_that_does_not_answer(monkeypa
 
 @pytest.mark.parametrize("events", [False, True])
 @in_a_loop
-async def test_a_full_queue_lets_the_stream_be_the_buffer(events: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 8)
-    async with connected() as (_, peer, client):
+async def test_a_full_queue_lets_the_stream_be_the_buffer(events: Any) -> None:
+    limits = replace(QUICK, queue_entries=8)
+    async with connected(limits) as (_, peer, client):
         received = client.subscribe("c", after="0", events=events)
         await peer.hear()
         await peer.grant("c", 0)
@@ -382,9 +378,9 @@ async def test_a_full_queue_lets_the_stream_be_the_buffer(events: Any, monkeypat
 
 
 @in_a_loop
-async def test_a_queue_is_bounded_in_size_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "QUEUE_BYTES", 1000)
-    async with connected() as (_, peer, client):
+async def test_a_queue_is_bounded_in_size_too() -> None:
+    limits = replace(QUICK, queue_bytes=1000)
+    async with connected(limits) as (_, peer, client):
         messages = client.subscribe("c", after="0")
         await peer.hear()
         await peer.grant("c", 0)
@@ -396,9 +392,9 @@ async def test_a_queue_is_bounded_in_size_too(monkeypatch: pytest.MonkeyPatch) -
 
 
 @in_a_loop
-async def test_a_full_queue_holds_up_neither_acks_nor_other_subscriptions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 4)
-    async with connected() as (script, peer, client):
+async def test_a_full_queue_holds_up_neither_acks_nor_other_subscriptions() -> None:
+    limits = replace(QUICK, queue_entries=4)
+    async with connected(limits) as (script, peer, client):
         client.subscribe("full", after="0")
         messages = client.subscribe("other", after="0")
         for channel in ("full", "other"):

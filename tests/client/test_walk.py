@@ -6,14 +6,13 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from kit.client import in_a_loop, message
-from rsws.client import (
-    subscription,
-)
+from rsws.backoff import Backoff
+from rsws.client import subscription
+from rsws.client.limits import DEFAULTS
 from rsws.protocol import (
     Error,
     Message,
@@ -23,7 +22,7 @@ from rsws.protocol import (
     Unsubscribed,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_retries")
+LIMITS = replace(DEFAULTS, queue_entries=4, retry=Backoff(0.0, 0.0))
 
 
 class Walk:
@@ -38,7 +37,9 @@ class Walk:
         self.replies: list[Any] = []
         self.seen: dict[str, list[int]] = {"a": [], "b": []}
         starts = [Subscribe(channel) for channel in self.streams]
-        self.inbox = subscription.Inbox(starts, False, post=self.outbox.append, forget=self.outbox.remove)
+        self.inbox = subscription.Inbox(
+            starts, False, post=self.outbox.append, forget=self.outbox.remove, limits=LIMITS
+        )
         for feed in self.inbox.feeds:
             feed.sync()
 
@@ -86,7 +87,7 @@ class Walk:
         await asyncio.sleep(0)  # retries
 
     async def consume(self) -> None:
-        assert len(self.inbox._queue) <= subscription.QUEUE_ENTRIES
+        assert len(self.inbox._queue) <= LIMITS.queue_entries
         if self.inbox._queue:
             item = await self.inbox.get()
             assert isinstance(item, Message)
@@ -100,9 +101,7 @@ class Walk:
 
 
 @in_a_loop
-async def test_each_message_once_and_in_order_on_every_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 4)
-    monkeypatch.setattr(subscription, "FIRST_RETRY_S", 0)
+async def test_each_message_once_and_in_order_on_every_walk() -> None:
     for seed in random.sample(range(10**9), 150):
         walk = Walk(seed)
         steps = [walk.send, walk.answer, walk.deliver, walk.receive, walk.consume, walk.publish, walk.disconnect]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
-from kit.client import SECRET, in_a_loop, take
+from kit.client import QUICK, SECRET, in_a_loop, take
 from kit.faults import Proxy, command_calls, paused
 from kit.support import RedisServer, free_port
+from rsws.backoff import Backoff
 from rsws.client import (
     Disconnected,
     Reconnected,
     connect,
-    subscription,
 )
+from rsws.client.limits import DEFAULTS
 from rsws.errors import (
     Outcome,
     PublishFailed,
@@ -27,8 +29,6 @@ from rsws.protocol import (
     StreamId,
 )
 from rsws.settings import Settings
-
-pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 def gateway(redis_server: RedisServer, port: int = 0, redis_timeout_s: float = 5) -> SingleProcess:
@@ -77,11 +77,9 @@ async def test_the_gateway_refuses(redis_server: RedisServer, channel: str) -> N
 
 
 @in_a_loop
-async def test_a_slow_loop_that_publishes_gets_everything(
-    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(subscription, "QUEUE_ENTRIES", 100)
-    async with gateway(redis_server) as server, connect(server.url, token=SECRET) as client:
+async def test_a_slow_loop_that_publishes_gets_everything(redis_server: RedisServer, channel: str) -> None:
+    limits = replace(DEFAULTS, queue_entries=100)
+    async with gateway(redis_server) as server, connect(server.url, token=SECRET, limits=limits) as client:
         pipeline = redis_server.client.pipeline()
         for number in range(5000):
             pipeline.xadd(channel, {"messageData": number})
@@ -106,7 +104,7 @@ async def test_subscribers_go_on_when_the_gateway_comes_back(redis_server: Redis
         redis_server.call("XADD", channel, "*", "messageData", str(number))
 
     async with gateway(redis_server, port) as server:
-        context = connect(server.url, token=SECRET, on_connection=note)
+        context = connect(server.url, token=SECRET, on_connection=note, limits=QUICK)
         client = await context.__aenter__()
         messages = client.subscribe(channel, after="0")
         for number in range(10):
@@ -132,9 +130,9 @@ async def cut_again_and_again(proxy: Proxy, chance: random.Random) -> None:
 
 @in_a_loop
 async def test_over_a_link_that_is_cut_again_and_again_each_message_is_stored_once_and_in_order(
-    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, channel: str
 ) -> None:
-    monkeypatch.setattr(subscription, "MAX_RETRY_S", 0.01)
+    limits = replace(DEFAULTS, retry=Backoff(0.01, 0.01, least=0.0))
     seed = random.randrange(10**9)
     ids: list[StreamId] = []
     calls_before = command_calls(redis_server, "evalsha")
@@ -142,7 +140,7 @@ async def test_over_a_link_that_is_cut_again_and_again_each_message_is_stored_on
     async with (
         gateway(redis_server, port),
         Proxy(port) as proxy,
-        connect(f"ws://127.0.0.1:{proxy.port}", token=SECRET) as client,
+        connect(f"ws://127.0.0.1:{proxy.port}", token=SECRET, limits=limits) as client,
     ):
         cutting = asyncio.create_task(cut_again_and_again(proxy, random.Random(seed)))
         with proxy.delayed(0.002):  # so that there is an ack to lose when a publish is stored
@@ -157,7 +155,10 @@ async def test_over_a_link_that_is_cut_again_and_again_each_message_is_stored_on
 
 @in_a_loop
 async def test_a_message_is_stored_once_by_a_redis_that_answers_too_late(own_redis: RedisServer, channel: str) -> None:
-    async with gateway(own_redis, redis_timeout_s=0.3) as server, connect(server.url, token=SECRET) as client:
+    async with (
+        gateway(own_redis, redis_timeout_s=0.3) as server,
+        connect(server.url, token=SECRET, limits=QUICK) as client,
+    ):
         first = await client.publish(channel, 1)
         with paused(own_redis):
             publishing = [asyncio.create_task(client.publish(channel, number)) for number in (2, 3)]

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 from kit.interleavings import make_channel
-from rsws.gateway.delivery import channel as channel_module
 from rsws.gateway.delivery.channel import Channel, RingBudget
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.store import Entry
 
 RING_BYTES = 10_000
 DATA = b'"' + b"x" * 400 + b'"'
-
-
-@pytest.fixture(autouse=True)
-def _small_rings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "RING_BYTES", RING_BYTES)
 
 
 def channel_of(budget: RingBudget, name: str) -> Channel:
@@ -38,7 +30,7 @@ def in_ring(channel: Channel) -> int:
 
 
 def test_quiet_channels_make_room_for_a_busy_one() -> None:
-    budget = RingBudget(30 * RING_BYTES)
+    budget = RingBudget(30 * RING_BYTES, RING_BYTES)
     quiet = [channel_of(budget, f"quiet-{number}") for number in range(40)]
     for channel in quiet:
         deliver(channel, 1, 40)
@@ -55,7 +47,7 @@ def test_quiet_channels_make_room_for_a_busy_one() -> None:
 
 
 def test_busy_channels_share_the_budget() -> None:
-    budget = RingBudget(10 * RING_BYTES)
+    budget = RingBudget(10 * RING_BYTES, RING_BYTES)
     channels = [channel_of(budget, f"busy-{number}") for number in range(40)]
     for turn in range(100):
         for channel in channels:
@@ -66,7 +58,7 @@ def test_busy_channels_share_the_budget() -> None:
 
 
 def test_a_budget_that_is_too_small_for_anything_keeps_nothing() -> None:
-    budget = RingBudget(100)
+    budget = RingBudget(100, RING_BYTES)
     channel = channel_of(budget, "one")
     deliver(channel, 1, 5)
     assert (channel.floor, channel.cursor, budget.used_bytes) == (StreamId(5, 0), StreamId(5, 0), 0)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,9 +15,10 @@ import pytest
 from kit import gateway as gateway_kit
 from kit.gateway import FEW_FILES, PATIENCE_S, UNAUTHORIZED, WELCOME, Wire, async_test, connect, gateway, http, until
 from kit.support import RedisServer, run_python
+from rsws.backoff import Backoff
 from rsws.errors import CloseCode
-from rsws.gateway import access, clients
-from rsws.gateway.access import FORGET_S, FREE_TRIES, LONGEST_WAIT_S, MAX_ADDRESSES, WrongTokens
+from rsws.gateway.access import WrongTokens
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.logs import NowAndThen
 
 pytestmark = pytest.mark.usefixtures("event_loop_kind")
@@ -65,15 +67,12 @@ async def test_silent_connections_keep_nobody_out(redis_server: RedisServer, eve
     assert "Too many open files" not in log
 
 
-@pytest.fixture
-def narrow_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "AT_THE_DOOR", (1, 4))
+NARROW_DOOR = replace(DEFAULTS, door_least=1, door_most=4)
 
 
-@pytest.mark.usefixtures("narrow_door")
 @async_test
 async def test_the_oldest_silent_one_makes_room(redis_server: RedisServer) -> None:
-    async with gateway(redis_server.url) as server, connect(server) as client, AsyncExitStack() as stack:
+    async with gateway(redis_server.url, NARROW_DOOR) as server, connect(server) as client, AsyncExitStack() as stack:
         silent = []
         for number in range(6):
             silent.append(await stack.enter_async_context(Wire(server)))
@@ -87,10 +86,9 @@ async def test_the_oldest_silent_one_makes_room(redis_server: RedisServer) -> No
         assert server.server.board.metrics.clients_turned_away == 2
 
 
-@pytest.mark.usefixtures("narrow_door")
 @async_test
 async def test_those_who_got_something_else_than_a_welcome_make_room_too(redis_server: RedisServer) -> None:
-    async with gateway(redis_server.url) as server, connect(server) as client, AsyncExitStack() as stack:
+    async with gateway(redis_server.url, NARROW_DOOR) as server, connect(server) as client, AsyncExitStack() as stack:
         for _ in range(10):
             wire = await stack.enter_async_context(Wire(server))
             await wire.send(b"GET /healthz HTTP/1.1\r\n\r\n")
@@ -102,10 +100,9 @@ async def test_those_who_got_something_else_than_a_welcome_make_room_too(redis_s
         await client.nothing_more()
 
 
-@pytest.mark.usefixtures("narrow_door")
 @async_test
 async def test_clients_that_close_are_not_cut_off(redis_server: RedisServer) -> None:
-    async with gateway(redis_server.url) as server, AsyncExitStack() as stack:
+    async with gateway(redis_server.url, NARROW_DOOR) as server, AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(Wire(server)) for _ in range(4)]
         for wire in wires:
             await wire.handshake()
@@ -122,12 +119,8 @@ async def test_clients_that_close_are_not_cut_off(redis_server: RedisServer) -> 
 # --- wrong tokens ---
 
 
-@pytest.fixture
-def wrong_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One wrong token is refused at once, the next waits for longer than any test."""
-    monkeypatch.setattr(access, "FREE_TRIES", 1)
-    monkeypatch.setattr(access, "FIRST_WAIT_S", 600.0)
-    monkeypatch.setattr(access, "LONGEST_WAIT_S", 600.0)
+WRONG_FOR_LONG = replace(DEFAULTS, free_tries=1, refusal=Backoff(600.0, 600.0))
+"""One wrong token is refused at once, the next waits for longer than any test."""
 
 
 async def refused(server: gateway_kit.Reachable) -> None:
@@ -136,10 +129,9 @@ async def refused(server: gateway_kit.Reachable) -> None:
         assert await client.closed() == (1008, "Unauthorized")
 
 
-@pytest.mark.usefixtures("wrong_for_long")
 @async_test
 async def test_who_has_the_token_does_not_wait(redis_server: RedisServer) -> None:
-    async with gateway(redis_server.url) as server, Wire(server) as wire:
+    async with gateway(redis_server.url, WRONG_FOR_LONG) as server, Wire(server) as wire:
         await refused(server)
         await wire.handshake("/?token=wrong", and_send=b"x" * 100_000)
         async with connect(server) as client:
@@ -150,10 +142,10 @@ async def test_who_has_the_token_does_not_wait(redis_server: RedisServer) -> Non
     assert not server.server.clients._dismissed
 
 
-@pytest.mark.usefixtures("wrong_for_long", "narrow_door")
 @async_test
 async def test_no_more_than_the_door_holds_wait_for_their_refusal(redis_server: RedisServer) -> None:
-    async with gateway(redis_server.url) as server, AsyncExitStack() as stack:
+    limits = replace(WRONG_FOR_LONG, door_least=1, door_most=4)
+    async with gateway(redis_server.url, limits) as server, AsyncExitStack() as stack:
         await refused(server)
         for _ in range(12):
             wire = await stack.enter_async_context(Wire(server))
@@ -165,16 +157,12 @@ async def test_no_more_than_the_door_holds_wait_for_their_refusal(redis_server: 
 
 
 @async_test
-async def test_a_refusal_that_waited_is_the_same(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(access, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(access, "LONGEST_WAIT_S", 0.01)
+async def test_a_refusal_that_waited_is_the_same(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    async with gateway(redis_server.url) as server:
-        for _ in range(FREE_TRIES + 12):
+    async with gateway(redis_server.url, replace(DEFAULTS, refusal=Backoff(0.001, 0.01))) as server:
+        for _ in range(DEFAULTS.free_tries + 12):
             await refused(server)
-        assert server.server.board.metrics.tokens_refused == FREE_TRIES + 12
+        assert server.server.board.metrics.tokens_refused == DEFAULTS.free_tries + 12
     said = [record.getMessage() for record in caplog.records if "token refused" in record.getMessage()]
     assert len(said) == 1
     assert said[0].startswith("token refused client=127.0.0.1:")
@@ -184,17 +172,17 @@ async def test_a_refusal_that_waited_is_the_same(
 def test_each_further_one_waits_longer() -> None:
     wrong = WrongTokens()
     waits = [wrong.wait_s("192.0.2.1", now=float(second)) for second in range(40)]
-    assert waits[:FREE_TRIES] == [0.0] * FREE_TRIES
-    assert waits[FREE_TRIES] > 0
+    assert waits[: DEFAULTS.free_tries] == [0.0] * DEFAULTS.free_tries
+    assert waits[DEFAULTS.free_tries] > 0
     assert waits == sorted(waits)
-    assert waits[-1] == LONGEST_WAIT_S
+    assert waits[-1] == DEFAULTS.refusal.longest_s
     assert wrong.wait_s("192.0.2.2", 40.0) == 0
-    assert wrong.wait_s("192.0.2.1", 41.0 + FORGET_S) == 0
+    assert wrong.wait_s("192.0.2.1", 41.0 + DEFAULTS.forget_tries_s) == 0
 
 
 def test_an_address_of_ipv6_is_one_of_a_network() -> None:
     wrong = WrongTokens()
-    waits = [wrong.wait_s(f"2001:db8::{number:x}", 0.0) for number in range(FREE_TRIES + 2)]
+    waits = [wrong.wait_s(f"2001:db8::{number:x}", 0.0) for number in range(DEFAULTS.free_tries + 2)]
     assert waits[-1] > 0
     assert wrong.wait_s("2001:db8:0:1::1", 0.0) == 0
     assert wrong.wait_s("fe80::1%eth0", 0.0) == 0
@@ -203,14 +191,14 @@ def test_an_address_of_ipv6_is_one_of_a_network() -> None:
 
 def test_no_more_addresses_are_kept_than_there_is_room_for() -> None:
     wrong = WrongTokens()
-    for _ in range(FREE_TRIES + 1):
+    for _ in range(DEFAULTS.free_tries + 1):
         wrong.wait_s("192.0.2.1", 0.0)
-    for number in range(MAX_ADDRESSES - 1):
+    for number in range(DEFAULTS.max_addresses - 1):
         wrong.wait_s(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1.0)
     assert wrong.wait_s("192.0.2.1", 1.0) > 0
-    for number in range(MAX_ADDRESSES):
+    for number in range(DEFAULTS.max_addresses):
         wrong.wait_s(f"11.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1.0)
-    assert len(wrong._seen) == MAX_ADDRESSES
+    assert len(wrong._seen) == DEFAULTS.max_addresses
     assert wrong.wait_s("192.0.2.1", 1.0) == 0
 
 

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -31,9 +32,8 @@ from kit.gateway import (
     until,
 )
 from kit.support import RedisServer
-from rsws.gateway import clients
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
-from rsws.gateway.websocket import connection
 from rsws.gateway.websocket.connection import REPLIES_ROOM, ClientConnection
 from rsws.gateway.websocket.frames import text_frame
 
@@ -262,20 +262,14 @@ async def test_no_timer_keeps_what_has_gone(redis_server: RedisServer) -> None:
 # --- deadlines ---
 
 
-@pytest.fixture
-def short_open_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (clients, connection):
-        monkeypatch.setattr(module, "OPEN_TIMEOUT_S", 0.1)
-
-
-@pytest.mark.usefixtures("short_open_timeout")
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nX: ", b"", GET], ids=["header", "nothing", "answered"])
 @pytest.mark.parametrize("more", [b"x", b""], ids=["drips", "silent"])
 @async_test
 async def test_who_does_not_come_to_a_handshake_is_cut_off(
     redis_server: RedisServer, start: bytes, more: bytes
 ) -> None:
-    async with gateway(redis_server.url) as server, connect(server) as client, Wire(server) as wire:
+    limits = replace(DEFAULTS, open_timeout_s=0.1)
+    async with gateway(redis_server.url, limits) as server, connect(server) as client, Wire(server) as wire:
         await wire.send(start)
         await until(lambda: len(server.server.clients._connections) == 2)
         async with asyncio.timeout(PATIENCE_S):

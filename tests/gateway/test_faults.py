@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,8 +48,8 @@ from kit.gateway import (
     until_status,
 )
 from kit.support import RedisServer, RswsProcess
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
-from rsws.streams import retention
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "once"])
@@ -395,12 +396,11 @@ def deaf_clients(url: str, count: int) -> Iterator[None]:
 
 # --- retention ---
 
+TRIMS_OFTEN = replace(DEFAULTS, streams=replace(DEFAULTS.streams, trim_every_s=0.05))
+
 
 @async_test
-async def test_retention_trims_what_it_names_and_nothing_else(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retention, "EVERY_S", 0.05)
+async def test_retention_trims_what_it_names_and_nothing_else(own_redis: RedisServer) -> None:
     node = 100  # entries of one node, which approximate trimming drops as a whole
     own_redis.call("CONFIG", "SET", "stream-node-max-entries", node)
     now_ms = int(time.time() * 1000)
@@ -412,7 +412,7 @@ async def test_retention_trims_what_it_names_and_nothing_else(
         pipeline.execute()
     own_redis.call("SET", "news.string", "x")
     rules = ("news.*=300", "aged.*=100000,30m")
-    async with gateway(own_redis.url, retain=rules):
+    async with gateway(own_redis.url, TRIMS_OFTEN, retain=rules):
         await until(lambda: own_redis.call("XLEN", "aged.a") < 1000 and own_redis.call("XLEN", "news.b") < 1000)
         lengths = {key: own_redis.call("XLEN", key) for key in ("news.a", "news.b", "newspaper", "other", "aged.a")}
         assert lengths == {"news.a": 300, "news.b": 300, "newspaper": 1000, "other": 1000, "aged.a": 500}
@@ -427,15 +427,14 @@ async def test_retention_trims_what_it_names_and_nothing_else(
 
 @async_test
 async def test_retention_goes_on_behind_a_key_that_redis_forbids(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(retention, "EVERY_S", 0.05)
     own_redis.call("CONFIG", "SET", "stream-node-max-entries", 1)
     names = [f"news.{number}" for number in range(20)]
     for name in names:
         add(own_redis, name, "1", "2")
     with forbidden(own_redis, "resetkeys", "~news.1*", "~rsws:*"):
-        async with gateway(own_redis.url, retain=("news.*=1",)):
+        async with gateway(own_redis.url, TRIMS_OFTEN, retain=("news.*=1",)):
             # It may not look at what it may not trim: ask for the allowed ones only.
             allowed = [name for name in names if name.startswith("news.1")]
             await until(lambda: all(own_redis.call("XLEN", name) == 1 for name in allowed))

@@ -63,6 +63,7 @@ class Everyone:
 
     max_message_bytes = MAX_BYTES
     high_water_bytes = 65_536
+    open_timeout_s = 10.0
     close_timeout_s = 0.0
 
     def __init__(self) -> None:

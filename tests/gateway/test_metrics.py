@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -14,6 +15,7 @@ from kit.faults import Proxy
 from kit.gateway import WELCOME, Reachable, Wire, add, async_test, connect, gateway, http, request, until, until_status
 from kit.metrics import parse, scrape
 from kit.support import RedisServer
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.metrics import METRICS, SharedMetrics
 
 
@@ -83,19 +85,17 @@ async def test_it_counts_messages(redis_server: RedisServer, channel: str) -> No
     assert found["rsws_gaps_total"] == 0
 
 
+@pytest.mark.parametrize(("publish_s", "counts"), [(600.0, (1, 2, 2)), (0.0, (1, 2, 3))])
 @async_test
 async def test_what_it_costs_does_not_grow_with_the_channels(
-    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, channel: str, publish_s: float, counts: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr("rsws.gateway.server.COUNTED_AT_ONCE", 2)
-    monkeypatch.setattr("rsws.gateway.server.PUBLISH_S", 600.0)
-    async with gateway(redis_server.url) as server, connect(server) as client:
-        for number, counted in enumerate((1, 2, 2), 1):
+    limits = replace(DEFAULTS, counted_at_once=2, publish_s=publish_s)
+    async with gateway(redis_server.url, limits) as server, connect(server) as client:
+        for number, counted in enumerate(counts, 1):
             await client.subscribe(f"{channel}-{number}", lastMessageId="$")
             found = await values(server)
             assert (found["rsws_channels"], found["rsws_subscriptions"]) == (number, counted)
-        monkeypatch.setattr("rsws.gateway.server.PUBLISH_S", 0.0)
-        assert (await values(server))["rsws_subscriptions"] == 3
 
 
 @async_test

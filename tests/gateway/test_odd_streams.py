@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ from kit.gateway import (
 from kit.odd_data import ODD_DATA
 from kit.support import RedisServer
 from rsws.gateway.delivery.channel import Channel
-from rsws.streams import reader
+from rsws.gateway.limits import DEFAULTS
 
 pytestmark = pytest.mark.usefixtures("event_loop_kind")
 
@@ -52,18 +53,19 @@ async def test_a_key_that_redis_forbids(own_redis: RedisServer) -> None:
         assert (await client.message("open"))[1] == 1
 
 
-@pytest.fixture
-def short_quarantine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "UNREADABLE_RETRY_S", 0.3)
+SHORT_QUARANTINE = replace(DEFAULTS, streams=replace(DEFAULTS.streams, unreadable_retry_s=0.3))
 
 
-@pytest.mark.usefixtures("short_quarantine")
 @async_test
 async def test_a_key_that_turns_bad_disturbs_no_other_channel_and_resumes(
     redis_server: RedisServer, channel: str
 ) -> None:
     good = f"{channel}-good"
-    async with gateway(redis_server.url) as server, connect(server) as client, connect(server) as another:
+    async with (
+        gateway(redis_server.url, SHORT_QUARANTINE) as server,
+        connect(server) as client,
+        connect(server) as another,
+    ):
         for each in (client, another):
             await each.subscribe(channel)
         await client.subscribe(good)
@@ -88,10 +90,9 @@ async def test_a_key_that_turns_bad_disturbs_no_other_channel_and_resumes(
         assert await client.message(channel) == (ids[0], 3)
 
 
-@pytest.mark.usefixtures("short_quarantine")
 @async_test
 async def test_a_key_that_turns_bad_twice_is_said_twice(redis_server: RedisServer, channel: str) -> None:
-    async with gateway(redis_server.url) as server, connect(server) as client:
+    async with gateway(redis_server.url, SHORT_QUARANTINE) as server, connect(server) as client:
         await client.subscribe(channel)
         for index in range(2):
             redis_server.call("SET", channel, "x")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
@@ -23,7 +24,7 @@ from kit.gateway import (
     until_status,
 )
 from kit.support import RedisServer
-from rsws.gateway.delivery import hub
+from rsws.gateway.limits import DEFAULTS
 
 Change: TypeAlias = Callable[[RedisServer, str], object]
 
@@ -102,13 +103,10 @@ async def test_resuming_in_a_stream_that_was_changed(own_redis: RedisServer, cha
 
 @pytest.mark.parametrize("change", CHANGES)
 @async_test
-async def test_a_live_subscriber_of_a_stream_that_is_changed(
-    own_redis: RedisServer, channel: str, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub, "CHECK_S", 0.1)
+async def test_a_live_subscriber_of_a_stream_that_is_changed(own_redis: RedisServer, channel: str, change: str) -> None:
     make, reason = CHANGES[change]
     put(own_redis, channel, *range(1, 7))
-    async with gateway(own_redis.url) as server, connect(server) as client:
+    async with gateway(own_redis.url, replace(DEFAULTS, check_s=0.1)) as server, connect(server) as client:
         await client.subscribe(channel, marker=True)
         await client.messages(channel, 6)
         assert (await client.next())["event"] == "caught_up"

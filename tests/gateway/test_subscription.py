@@ -4,37 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.interleavings import RING_MESSAGES, Violation, World, entry, search
-from rsws.gateway.delivery import channel as channel_module
-from rsws.gateway.delivery import subscription as subscription_module
+from kit.interleavings import Violation, World, entry, search
 from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.subscription import Page, State, Subscription
 from rsws.protocol import StreamId
 from rsws.streams.store import Entry
 
-
-@pytest.fixture(autouse=True)
-def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = len(World().channel.encode(entry(1)) or b"")
-    monkeypatch.setattr(channel_module, "RING_BYTES", RING_MESSAGES * frame)
-    monkeypatch.setattr(subscription_module, "CHUNK_BYTES", 1)
+FRAME_BYTES = len(World().channel.encode(entry(1)) or b"")
+small_world = partial(World, ring_bytes=2 * FRAME_BYTES, chunk_bytes=1)
 
 
 @pytest.mark.parametrize(
     ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5), ("shrink", 7)]
 )
 def test_every_interleaving_of_a_small_world(faults: str, depth: int) -> None:
-    assert search(depth, lambda: World(faults=faults)) > 3_000
+    assert search(depth, lambda: small_world(faults=faults)) > 3_000
 
 
 @pytest.mark.parametrize(("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 6)])
 def test_every_interleaving_of_one_client_with_two_subscriptions(faults: str, depth: int) -> None:
-    assert search(depth, lambda: World(faults=faults, together=True)) > 2_000
+    assert search(depth, lambda: small_world(faults=faults, together=True)) > 2_000
 
 
 @settings(max_examples=200, deadline=None)
@@ -42,7 +37,7 @@ def test_every_interleaving_of_one_client_with_two_subscriptions(faults: str, de
     st.sampled_from(["", "trim interrupt", "trim interrupt reset shrink"]), st.lists(st.integers(0, 1000), max_size=80)
 )
 def test_longer_lives(faults: str, choices: list[int]) -> None:
-    world = World(max_entries=40, faults=faults)
+    world = small_world(max_entries=40, faults=faults)
     for choice in choices:
         events = list(world.events())
         if not events:
@@ -163,18 +158,18 @@ class DeliversTwice(Channel):
 @pytest.mark.parametrize("bug", [KeepsTheTurn, WaitsForNoTurn])
 def test_two_subscriptions_of_a_client_that_do_not_take_turns_are_caught(bug: type[Subscription]) -> None:
     with pytest.raises(Violation, match=r"at rest|two pages"):
-        search(6, lambda: World(subscription=bug, together=True))
+        search(6, lambda: small_world(subscription=bug, together=True))
 
 
 def test_a_reader_that_trusts_what_it_finds_is_caught() -> None:
     with pytest.raises(Violation, match=r"leaves something out|not at the cursor"):
-        search(6, lambda: World(faults="trim", trusting=True))
+        search(6, lambda: small_world(faults="trim", trusting=True))
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda bug=bug: World(**bug)
+        lambda bug=bug: small_world(**bug)
         for bug in (
             *({"subscription": bug} for bug in (CursorOfNow, EveryPageIsComplete, NeverComplete, PageAfterClose,
                                                 DeafToRoom, TakesWithoutRoom, JoinsBehind)),

@@ -13,7 +13,7 @@ import pytest
 from kit.faults import paused
 from kit.gateway import WELCOME, Wire, add, async_test, connect, frame, gateway, request, until
 from kit.support import RedisServer
-from rsws.gateway.delivery.subscription import CHUNK_BYTES
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.websocket.connection import IGNORED_BYTES, ClientConnection
 from rsws.gateway.websocket.receiving import FrameReader
 from rsws.gateway.websocket.turns import (
@@ -25,7 +25,6 @@ from rsws.gateway.websocket.turns import (
     Turns,
 )
 from rsws.settings import KIB, MIB
-from rsws.streams.link import CROWDED_BYTES
 
 PING_FRAME = frame(b"", 9)
 FLOOD = PING_FRAME * (MIB // len(PING_FRAME))
@@ -186,7 +185,7 @@ async def test_those_who_flood_wait_while_much_is_waiting_and_others_do_not(
             for _ in range(100):
                 most = max(most, commands.held_bytes)
                 await asyncio.sleep(CROWDED_RETRY_S)
-        assert most < CROWDED_BYTES + 2 * MIB
+        assert most < DEFAULTS.streams.crowded_bytes + 2 * MIB
         for number in range(20):
             ack = await honest.next()
             assert (ack["status"], ack["messageId"]) == ("ack", str(number)), ack
@@ -232,7 +231,7 @@ async def test_however_many_subscriptions_a_client_has_it_is_written_one_page_at
             most = max(most, connection.buffered_bytes)
             await asyncio.sleep(0.001)
         assert not connection.is_reading_page
-        assert most < server.settings.high_water_bytes + CHUNK_BYTES + size + 100 * len(channels)
+        assert most < server.settings.high_water_bytes + DEFAULTS.chunk_bytes + size + 100 * len(channels)
         seen: list[str] = []
         while len(seen) < len(channels):
             event = json.loads((await wire.frame())[1])

@@ -196,12 +196,15 @@ async def test_who_waits_for_a_worker_that_dies_is_served_by_the_next(redis_serv
 
 HASTY_SUPERVISOR = """
 import os, sys
+from dataclasses import replace
 os.dup2(1, 2)
-from rsws.gateway.process import supervisor
-supervisor.PUBLISH_S, supervisor.SILENT_CHECKS = 0.1, 20
-from rsws.cli.app import main
-sys.argv = ["rsws", "serve", "--workers", "2", "--port", "0", "--redis-url", sys.argv[1]]
-main()
+from rsws.gateway.limits import DEFAULTS
+from rsws.gateway.process.lifecycle import run
+from rsws.gateway.process.supervisor import Supervisor
+from rsws.settings import Settings
+settings = Settings(port=0, redis_url=sys.argv[1], secret_key="k", workers=2)
+limits = replace(DEFAULTS, publish_s=0.1, silent_checks=20)
+sys.exit(run(Supervisor(settings, limits=limits), lambda it: None))
 """
 
 

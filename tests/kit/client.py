@@ -13,17 +13,22 @@ import json
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 
 from kit.gateway import WELCOME
+from rsws.backoff import Backoff
 from rsws.client import Client, Subscription, connect
+from rsws.client.limits import DEFAULTS, Limits
 from rsws.errors import Outcome
 from rsws.protocol import ErrorAck, Message, Reply, StreamId, Subscribed, encode_reply
 
 SECRET = "s3cret/+&="
+QUICK = replace(DEFAULTS, retry=Backoff(0.01, 0.05, least=0.0))
+"""What failed, a connection or a request, is tried again soon."""
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -134,8 +139,8 @@ async def scripted(port: int = 0) -> AsyncIterator[Script]:
 
 
 @asynccontextmanager
-async def connected(**options: Any) -> AsyncIterator[tuple[Script, Peer, Client]]:
-    async with scripted() as script, connect(script.url, token=SECRET, **options) as client:
+async def connected(limits: Limits = QUICK, **options: Any) -> AsyncIterator[tuple[Script, Peer, Client]]:
+    async with scripted() as script, connect(script.url, token=SECRET, limits=limits, **options) as client:
         yield script, await script.peer(), client
 
 

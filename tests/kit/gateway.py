@@ -30,6 +30,7 @@ from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import ConnectionClosed
 
 from kit.support import RedisServer
+from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.process.single import SingleProcess
 from rsws.settings import Settings
 
@@ -86,15 +87,15 @@ def async_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None
 
 
 @asynccontextmanager
-async def gateway(redis_url: str, **settings: Any) -> AsyncIterator[SingleProcess]:
+async def gateway(redis_url: str, limits: Limits = DEFAULTS, **settings: Any) -> AsyncIterator[SingleProcess]:
     """A gateway on a free port."""
-    async with new_server(redis_url, **settings) as server:
+    async with new_server(redis_url, limits, **settings) as server:
         yield server
 
 
-def new_server(redis_url: str, **settings: Any) -> SingleProcess:
+def new_server(redis_url: str, limits: Limits = DEFAULTS, **settings: Any) -> SingleProcess:
     defaults: dict[str, Any] = {"port": 0, "redis_url": redis_url, "secret_key": KEY}
-    return SingleProcess(Settings(**defaults | settings))
+    return SingleProcess(Settings(**defaults | settings), limits=limits)
 
 
 async def until(

@@ -17,13 +17,13 @@ import msgspec
 from kit.gateway import first_frame
 from rsws.gateway.delivery.channel import Channel, RingBudget
 from rsws.gateway.delivery.subscription import Outlet, Page, PageReader, State, Subscription
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.metrics import Metrics
 from rsws.gateway.websocket.frames import MessageFramer, text_frame
 from rsws.protocol import Gap, StreamId
 from rsws.streams.store import Entry, StreamBounds, broken_continuity
 
 PAGE_ENTRIES = 2
-RING_MESSAGES = 2
 ROOM = 2
 
 Event = tuple[str, int]
@@ -140,6 +140,8 @@ class World(PageReader):
         faults: Which of "trim", "interrupt", "reset" and "shrink" (of the ring, for want of room) may happen.
         trusting: Whether the reader takes all that it finds for all that came: a bug.
         together: Whether all subscriptions are those of one connection, as of one client to several channels.
+        ring_bytes: What the channel's ring holds at most.
+        chunk_bytes: What is handed over in one piece while catching up.
     """
 
     def __init__(
@@ -150,10 +152,13 @@ class World(PageReader):
         faults: str = "",
         trusting: bool = False,
         together: bool = False,
+        ring_bytes: int = DEFAULTS.ring_bytes,
+        chunk_bytes: int = DEFAULTS.chunk_bytes,
     ) -> None:
         self.stream: list[int] = [1, 2]
         self.last = 2
-        self.channel = make_channel("c", StreamId(2, 0), kind=channel)
+        self.channel = make_channel("c", StreamId(2, 0), RingBudget(ring_bytes=ring_bytes), kind=channel)
+        self.chunk_bytes = chunk_bytes
         self.clients: list[Client] = []
         self.reads: list[Read] = []
         self.interrupted = False

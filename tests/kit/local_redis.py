@@ -18,6 +18,7 @@ from kit.support import (
 )
 from rsws.datadir import DataDir
 from rsws.streams.embedded import LocalRedis
+from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 GATEWAY = """
@@ -79,11 +80,11 @@ def history(port: int) -> list[str]:
     return [fields[b"messageData"].decode() for _, fields in call(port, "XRANGE", "history", "-", "+")]
 
 
-def enter(data_dir: DataDir, port: int) -> None:
+def enter(data_dir: DataDir, port: int, limits: LocalLimits = LOCAL_DEFAULTS) -> None:
     """Start and stop."""
 
     async def main() -> None:
-        async with LocalRedis(data_dir, port):
+        async with LocalRedis(data_dir, port, limits=limits):
             pass
 
     asyncio.run(main())

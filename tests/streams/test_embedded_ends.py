@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,8 +18,9 @@ from kit.support import (
 )
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
-from rsws.streams import embedded, valkey
+from rsws.streams import valkey
 from rsws.streams.embedded import LocalRedis
+from rsws.streams.limits import LOCAL_DEFAULTS
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(gateway: Gateway) -> None:
@@ -66,15 +68,13 @@ def test_a_dying_server_is_not_taken_for_the_users(
     asyncio.run(main())
 
 
-def test_a_server_that_does_not_end_is_named(
-    gateway: Gateway, data_dir: DataDir, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedded, "TAKEOVER_TIMEOUT_S", 0.1)
+def test_a_server_that_does_not_end_is_named(gateway: Gateway, data_dir: DataDir, port: int) -> None:
+    limits = replace(LOCAL_DEFAULTS, takeover_timeout_s=0.1)
     os.kill(gateway.watchdog, signal.SIGSTOP)
     gateway.kill_9()
     try:
         with pytest.raises(SetupError, match=rf"{data_dir.redis} does not end; end it \(kill {gateway.server}\)"):
-            enter(data_dir, port)
+            enter(data_dir, port, limits)
     finally:
         os.kill(gateway.server, signal.SIGKILL)
         os.kill(gateway.watchdog, signal.SIGCONT)
@@ -132,13 +132,9 @@ def test_the_death_of_the_watchdog_brings_another(data_dir: DataDir, port: int) 
     asyncio.run(main())
 
 
-def test_a_hung_server_is_killed(
-    data_dir: DataDir, port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(valkey, "STOP_TIMEOUT_S", 0.1)
-
+def test_a_hung_server_is_killed(data_dir: DataDir, port: int, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with LocalRedis(data_dir, port):
+        async with LocalRedis(data_dir, port, limits=replace(LOCAL_DEFAULTS, stop_timeout_s=0.1)):
             add(port, "1")
             os.kill(server_pid(port), signal.SIGSTOP)
         assert not answers(port)

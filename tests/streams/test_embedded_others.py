@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -17,10 +18,13 @@ from kit.support import (
     eventually,
     free_port,
 )
+from rsws.backoff import Backoff
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
 from rsws.streams import embedded, valkey
 from rsws.streams.embedded import LocalRedis
+from rsws.streams.limits import LOCAL_DEFAULTS
+from rsws.streams.valkey import Where
 
 
 def test_a_second_gateway_shares_the_server(gateway: Gateway, data_dir: DataDir, port: int) -> None:
@@ -80,13 +84,12 @@ def test_a_shared_server_is_not_exchanged_for_another_redis(
     gateway: Gateway,
     data_dir: DataDir,
     port: int,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(embedded, "RESTART_DELAY_S", 0.5)
+    limits = replace(LOCAL_DEFAULTS, restart=Backoff(0.5, 30.0))
 
     async def main() -> None:
-        async with watched(LocalRedis(data_dir, port)) as local:
+        async with watched(LocalRedis(data_dir, port, limits=limits)) as local:
             add(port, "1")
             gateway.process.kill()
             await until_seen(lambda: not answers(port), "end of the shared server")
@@ -104,10 +107,10 @@ def test_a_gateway_that_was_first_by_a_moment_is_found(
 ) -> None:
     first, second = LocalRedis(data_dir, port), LocalRedis(data_dir, port)
 
-    async def ping_after_the_first(port: int) -> bytes | None:
+    async def ping_after_the_first(where: Where, timeout_s: float) -> bytes | None:
         monkeypatch.setattr(embedded, "ping", valkey.ping)
         await first.__aenter__()
-        return await valkey.ping(port)
+        return await valkey.ping(where, timeout_s)
 
     async def main() -> None:
         monkeypatch.setattr(embedded, "ping", ping_after_the_first)
@@ -124,16 +127,13 @@ def test_two_servers_on_one_directory_are_refused(gateway: Gateway, data_dir: Da
     assert "--data-dir" in str(refused.value)
 
 
-def test_a_gateway_whose_server_does_not_answer_is_named(
-    gateway: Gateway, data_dir: DataDir, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedded, "TAKEOVER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(valkey, "PROBE_TIMEOUT_S", 0.1)
+def test_a_gateway_whose_server_does_not_answer_is_named(gateway: Gateway, data_dir: DataDir, port: int) -> None:
+    limits = replace(LOCAL_DEFAULTS, takeover_timeout_s=0.1, probe_timeout_s=0.1)
     os.kill(gateway.server, signal.SIGSTOP)
     with pytest.raises(
         SetupError, match=rf"pid {gateway.process.pid} .*{data_dir.redis}.* does not answer on 127.0.0.1:{port}"
     ):
-        enter(data_dir, port)
+        enter(data_dir, port, limits)
     os.kill(gateway.server, signal.SIGCONT)
 
 
@@ -146,7 +146,7 @@ def test_the_users_own_redis_is_used_and_nothing_started_in_its_place(
             assert not local.embedded
             assert local.directory is None
             own_redis.stop()
-            await asyncio.sleep(5 * embedded.RESTART_DELAY_S)
+            await asyncio.sleep(5 * LOCAL_DEFAULTS.restart.first_s)
             assert not answers(own_redis.port)
         assert not data_dir.path.exists()
 
@@ -226,10 +226,9 @@ def test_what_is_no_redis_is_named(data_dir: DataDir, port: int, known: bool) ->
     assert "REDIS_URL" in str(refused.value)
 
 
-def test_what_never_answers_is_no_redis(data_dir: DataDir, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(valkey, "PROBE_TIMEOUT_S", 0.1)
+def test_what_never_answers_is_no_redis(data_dir: DataDir, port: int) -> None:
     with (
         socket.create_server(("127.0.0.1", port)),
         pytest.raises(SetupError, match=rf"127.0.0.1:{port} is no Redis \(it did not answer"),
     ):
-        enter(data_dir, port)
+        enter(data_dir, port, replace(LOCAL_DEFAULTS, probe_timeout_s=0.1))

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from rsws.errors import (
     SetupError,
     UsageError,
 )
-from rsws.streams import link as link_module
+from rsws.streams.limits import DEFAULTS
 from rsws.streams.link import Link
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.target import RedisTarget, probe
@@ -193,9 +194,8 @@ async def test_what_was_sent_when_the_link_broke_is_unknown_and_what_was_not_is_
 
 
 @async_test
-async def test_a_link_bounds_what_waits(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "PENDING_BYTES", 1_000_000)
-    link = Link(target_of(own_redis), "test")
+async def test_a_link_bounds_what_waits(own_redis: RedisServer) -> None:
+    link = Link(target_of(own_redis), "test", limits=replace(DEFAULTS, pending_bytes=1_000_000))
     answers: list[Any] = []
     async with running(link):
         await link.call(b"PING")
@@ -214,12 +214,10 @@ async def test_a_link_bounds_what_waits(own_redis: RedisServer, monkeypatch: pyt
 
 
 @async_test
-async def test_what_broken_links_have_held_counts_no_more(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link_module, "PENDING_BYTES", 1_000_000)
+async def test_what_broken_links_have_held_counts_no_more(own_redis: RedisServer) -> None:
     async with Proxy(own_redis.port) as proxy:
-        link = Link(RedisTarget(proxy.redis_url, 5.0), "test")
+        limits = replace(DEFAULTS, pending_bytes=1_000_000)
+        link = Link(RedisTarget(proxy.redis_url, 5.0), "test", limits=limits)
         async with running(link):
             for _ in range(5):
                 with proxy.cut_reply(b"ECHO"), pytest.raises(RedisUnavailable) as caught:
@@ -250,11 +248,8 @@ async def test_repeats_go_in_order_and_before_what_came_later(redis_server: Redi
 
 
 @async_test
-async def test_an_idle_link_notices_a_redis_that_went_silent(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link_module, "IDLE_PING_S", 0.05)
-    link = Link(target_of(own_redis, 0.3), "test")
+async def test_an_idle_link_notices_a_redis_that_went_silent(own_redis: RedisServer) -> None:
+    link = Link(target_of(own_redis, 0.3), "test", limits=replace(DEFAULTS, idle_ping_s=0.05))
     async with running(link):
         await until(lambda: link.ready)
         own_redis.pause()

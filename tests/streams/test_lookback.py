@@ -5,17 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-import pytest
-
 from kit.gateway import async_test, until
 from rsws.protocol import ZERO, StreamId
-from rsws.streams import lookback as lookback_module
-from rsws.streams.lookback import STEP_ENTRIES, LookBack
-
-
-@pytest.fixture(autouse=True)
-def _without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookback_module, "STEP_S", 0.0)
+from rsws.streams.lookback import STEP_ENTRIES, STEPS_AT_ONCE, LookBack
 
 
 class Streams:
@@ -47,7 +39,7 @@ class Streams:
 @async_test
 async def test_all_who_ask_the_same_share_a_count() -> None:
     streams = Streams()
-    back = LookBack(streams.step)
+    back = LookBack(streams.step, step_s=0.0)
     found = await asyncio.gather(*[back.position("c", 10 * STEP_ENTRIES, StreamId(5000, 0)) for _ in range(50)])
     assert set(found) == {StreamId(5000 - 10 * STEP_ENTRIES, 0)}
     assert len(streams.steps) == 11
@@ -57,7 +49,7 @@ async def test_all_who_ask_the_same_share_a_count() -> None:
 @async_test
 async def test_counts_have_their_turns_and_a_short_one_does_not_wait_for_long_ones() -> None:
     streams = Streams()
-    back = LookBack(streams.step)
+    back = LookBack(streams.step, step_s=0.0)
     long = [asyncio.create_task(back.position(f"long-{n}", 100 * STEP_ENTRIES, StreamId(10**6, 0))) for n in range(5)]
     await until(lambda: len(streams.steps) > 20)
     done = len(streams.steps)
@@ -71,7 +63,7 @@ async def test_counts_have_their_turns_and_a_short_one_does_not_wait_for_long_on
 @async_test
 async def test_a_count_that_nobody_waits_for_stops() -> None:
     streams = Streams()
-    back = LookBack(streams.step)
+    back = LookBack(streams.step, step_s=0.0)
     asked = [asyncio.create_task(back.position("c", 10**6, StreamId(10**9, 0))) for _ in range(3)]
     await until(lambda: len(streams.steps) > 5)
     asked[0].cancel()  # who may be the one whose step is under way
@@ -90,7 +82,7 @@ async def test_a_count_that_nobody_waits_for_stops() -> None:
 async def test_a_step_that_counted_less_than_it_was_asked_to_is_no_end() -> None:
     streams = Streams()
     streams.most_at_once = 3
-    back = LookBack(streams.step)
+    back = LookBack(streams.step, step_s=0.0)
     assert await back.position("c", 10, StreamId(100, 0)) == StreamId(90, 0)
     streams.most_at_once = 1000
     assert await back.position("c", 99, StreamId(100, 0)) == StreamId(1, 0)
@@ -98,10 +90,9 @@ async def test_a_step_that_counted_less_than_it_was_asked_to_is_no_end() -> None
 
 
 @async_test
-async def test_however_many_count_redis_has_its_time_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookback_module, "STEP_S", 0.002)
+async def test_however_many_count_redis_has_its_time_for_others() -> None:
     streams = Streams()
-    back = LookBack(streams.step)
+    back = LookBack(streams.step, step_s=0.002)
     started = time.monotonic()
     await asyncio.gather(*[back.position(f"c-{n}", 3 * STEP_ENTRIES, StreamId(10**6, 0)) for n in range(20)])
     assert len(streams.steps) == 20 * 4
@@ -112,6 +103,6 @@ async def test_however_many_count_redis_has_its_time_for_others(monkeypatch: pyt
 async def test_counts_do_not_wait_for_each_other_in_a_busy_event_loop() -> None:
     streams = Streams()
     streams.turns = 20  # of the loop, for each step
-    back = LookBack(streams.step)
+    back = LookBack(streams.step, step_s=0.0)
     await asyncio.gather(*[back.position(f"c-{n}", 3 * STEP_ENTRIES, StreamId(10**6, 0)) for n in range(20)])
-    assert streams.most_under_way >= lookback_module.STEPS_AT_ONCE
+    assert streams.most_under_way >= STEPS_AT_ONCE

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -18,8 +18,7 @@ from rsws.errors import (
     StoreError,
 )
 from rsws.protocol import ZERO, StreamId
-from rsws.streams import link as link_module
-from rsws.streams import reader as reader_module
+from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.reader import Reader
 from rsws.streams.store import Entry
 from rsws.streams.target import RedisTarget
@@ -51,8 +50,8 @@ class _Follower:
 class Following:
     """A reader and what it has delivered, by channel."""
 
-    def __init__(self, redis: RedisServer, timeout_s: float = 5.0) -> None:
-        self.reader = Reader(target_of(redis, timeout_s))
+    def __init__(self, redis: RedisServer, timeout_s: float = 5.0, limits: Limits = DEFAULTS) -> None:
+        self.reader = Reader(target_of(redis, timeout_s), limits=limits)
         self.on_delivery: Callable[[list[Entry]], object] = lambda entries: None
         self.delivered: dict[str, list[StreamId]] = {}
         self.unreadable: list[str] = []
@@ -78,8 +77,8 @@ class Following:
 
 
 @asynccontextmanager
-async def following(redis: RedisServer, timeout_s: float = 5.0) -> AsyncIterator[Following]:
-    room = Following(redis, timeout_s)
+async def following(redis: RedisServer, timeout_s: float = 5.0, limits: Limits = DEFAULTS) -> AsyncIterator[Following]:
+    room = Following(redis, timeout_s, limits)
     async with running(room.reader):
         yield room
 
@@ -164,15 +163,12 @@ async def test_nothing_is_delivered_after_unfollow_at_an_end(redis_server: Redis
 
 
 @async_test
-async def test_what_follows_at_once_is_read_together(
-    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_follows_at_once_is_read_together(redis_server: RedisServer, channel: str) -> None:
     batches: list[int] = []
-    async with following(redis_server) as room:
+    async with following(redis_server, limits=replace(DEFAULTS, gather_s=0.3)) as room:
         room.follow(channel)
         ids = parsed(add(redis_server, channel, *["1"] * 3))
         await room.until(channel, ids)
-        monkeypatch.setattr("rsws.streams.reader.GATHER_S", 0.3)
         room.on_delivery = lambda entries: batches.append(len(entries))
         for _ in range(5):
             ids += parsed(add(redis_server, channel, "1"))
@@ -200,11 +196,10 @@ async def test_a_message_costs_the_same_however_many_channels_are_followed(
 
 @async_test
 async def test_a_read_that_is_behind_is_bounded_in_bytes_whatever_came_before(
-    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, channel: str
 ) -> None:
-    monkeypatch.setattr(reader_module, "READ_BYTES", 100_000)
     sizes: list[int] = []
-    async with following(redis_server) as room:
+    async with following(redis_server, limits=replace(DEFAULTS, read_bytes=100_000)) as room:
         room.on_delivery = lambda entries: sizes.append(sum(len(entry.data or b"") for entry in entries))
         ids = parsed(add(redis_server, channel, *["1"] * 500, *["x" * 10_000] * 300, *["1"] * 500))
         room.follow(channel)
@@ -355,11 +350,8 @@ async def test_what_was_trimmed_while_the_connection_was_down(own_redis: RedisSe
 
 
 @async_test
-async def test_the_reader_notices_a_redis_that_went_silent(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link_module, "IDLE_PING_S", 0.2)
-    async with following(own_redis, timeout_s=0.2) as room:
+async def test_the_reader_notices_a_redis_that_went_silent(own_redis: RedisServer) -> None:
+    async with following(own_redis, timeout_s=0.2, limits=replace(DEFAULTS, idle_ping_s=0.2)) as room:
         room.follow("a")
         ids = parsed(add(own_redis, "a", "1"))
         await room.until("a", ids)
@@ -371,13 +363,10 @@ async def test_the_reader_notices_a_redis_that_went_silent(
 
 
 @async_test
-async def test_one_bad_key_is_set_aside_and_tried_again(
-    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader_module, "UNREADABLE_RETRY_S", 0.1)
+async def test_one_bad_key_is_set_aside_and_tried_again(redis_server: RedisServer, channel: str) -> None:
     good = f"{channel}-good"
     redis_server.call("SET", channel, "x")
-    async with following(redis_server) as room:
+    async with following(redis_server, limits=replace(DEFAULTS, unreadable_retry_s=0.1)) as room:
         room.follow(channel)
         room.follow(good)
         ids: list[StreamId] = []
@@ -399,14 +388,11 @@ async def test_one_bad_key_is_set_aside_and_tried_again(
 
 
 @async_test
-async def test_a_good_channel_among_many_bad_ones(
-    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader_module, "REFUSED_S", 0.001)
+async def test_a_good_channel_among_many_bad_ones(redis_server: RedisServer, channel: str) -> None:
     bad = [f"{channel}-{index}" for index in range(100)]
     for name in bad:
         redis_server.call("SET", name, "x")
-    async with following(redis_server) as room:
+    async with following(redis_server, limits=replace(DEFAULTS, refused_retry_s=0.001)) as room:
         for name in bad:
             room.follow(name)
         room.follow(channel)

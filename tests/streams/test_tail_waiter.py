@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from kit.faults import command_calls
 from kit.gateway import add, async_test, until
 from kit.support import RedisServer
-from rsws.streams import tail_waiter as ends_module
+from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import Link
 from rsws.streams.tail_waiter import TailWaiter
 from rsws.streams.target import RedisTarget
@@ -24,9 +25,9 @@ from rsws.streams.target import RedisTarget
 class Waiting:
     """TailWaiter, and what came at each: entries' ids, or none where nothing is proven."""
 
-    def __init__(self, target: RedisTarget) -> None:
-        self.link = Link(target, "test-commands")
-        self.ends = TailWaiter(target, self.link)
+    def __init__(self, target: RedisTarget, limits: Limits) -> None:
+        self.link = Link(target, "test-commands", limits=limits)
+        self.ends = TailWaiter(target, self.link, limits=limits)
         self.news: dict[str, list[str]] = {}
 
     def wait(self, name: str, after: str = "0-0") -> None:
@@ -43,8 +44,10 @@ class Waiting:
 
 
 @asynccontextmanager
-async def waiting(redis: RedisServer, url: str | None = None, timeout_s: float = 5.0) -> AsyncIterator[Waiting]:
-    room = Waiting(RedisTarget(url or redis.url, timeout_s))
+async def waiting(
+    redis: RedisServer, url: str | None = None, timeout_s: float = 5.0, limits: Limits = DEFAULTS
+) -> AsyncIterator[Waiting]:
+    room = Waiting(RedisTarget(url or redis.url, timeout_s), limits)
     tasks = [asyncio.create_task(room.link.run()), asyncio.create_task(room.ends.run())]
     await asyncio.sleep(0)
     try:
@@ -100,7 +103,7 @@ async def test_changes_in_quick_succession_never_wait_for_the_end_of_a_read(
                 if chance.random() < 0.7:  # while the last change is still being made
                     await asyncio.sleep(chance.choice([0, 0, 0.0003, 0.0006]))
             add(redis_server, names[-1], "1")
-            async with asyncio.timeout(ends_module.BLOCK_S / 2):
+            async with asyncio.timeout(DEFAULTS.block_s / 2):
                 await until(lambda: names[-1] in room.news)  # noqa: B023
             room.forget(*names)
         room.wait(channel)
@@ -149,11 +152,8 @@ async def test_what_is_forgotten_is_told_nothing(redis_server: RedisServer, chan
 
 @pytest.mark.parametrize("trouble", ["killed", "no stream", "silent"])
 @async_test
-async def test_a_read_that_fails_proves_nothing(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, trouble: str
-) -> None:
-    monkeypatch.setattr(ends_module, "BLOCK_S", 0.3)
-    async with waiting(own_redis, timeout_s=0.3) as room:
+async def test_a_read_that_fails_proves_nothing(own_redis: RedisServer, trouble: str) -> None:
+    async with waiting(own_redis, timeout_s=0.3, limits=replace(DEFAULTS, block_s=0.3)) as room:
         room.wait("a")
         room.wait("b")
         await until(lambda: connections(own_redis) == [True])
@@ -191,6 +191,6 @@ async def test_a_server_without_client_unblock_waits_a_little_later(
         await until(lambda: connections(own_redis) == [True])
         room.wait("fourth")
         add(own_redis, "fourth", "1")
-        async with asyncio.timeout(ends_module.BLOCK_S / 2):
+        async with asyncio.timeout(DEFAULTS.block_s / 2):
             await until(lambda: "fourth" in room.news)
     assert "UNBLOCK" in caplog.text

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from rsws.datadir import DataDir
 from rsws.errors import SetupError
 from rsws.streams import valkey
 from rsws.streams.embedded import LocalRedis
+from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
 from rsws.streams.valkey import Engine, Server
 
 
@@ -40,12 +42,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return servers
 
 
-def enter(data_dir: DataDir, write: bool = False) -> str:
+def enter(data_dir: DataDir, write: bool = False, limits: LocalLimits = LOCAL_DEFAULTS) -> str:
     """Start and stop it; its description."""
     port = free_port()
 
     async def main() -> str:
-        async with LocalRedis(data_dir, port) as local:
+        async with LocalRedis(data_dir, port, limits=limits) as local:
             if write:
                 with redis.Redis(port=port) as client:
                     client.mset({f"key-{number}": "x" * 100 for number in range(300)})
@@ -180,13 +182,10 @@ def test_a_history_that_cannot_be_read_is_quoted(data_dir: DataDir, installed: l
         enter(data_dir)
 
 
-def test_a_server_that_hangs_at_the_start_is_given_up(
-    data_dir: DataDir, installed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(valkey, "START_TIMEOUT_S", 0.1)
+def test_a_server_that_hangs_at_the_start_is_given_up(data_dir: DataDir, installed: list[str], tmp_path: Path) -> None:
     installed[:] = [server(tmp_path / "hangs", "Valkey server v=9.1.2", then="echo $$; exec sleep 60")]
     with pytest.raises(SetupError, match="did not get ready") as refused:
-        enter(data_dir)
+        enter(data_dir, limits=replace(LOCAL_DEFAULTS, start_timeout_s=0.1))
     pid = int(str(refused.value).split()[-1])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -196,14 +195,11 @@ def test_a_long_load_is_waited_for_and_reported(
     data_dir: DataDir,
     installed: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     enter(data_dir, write=True)
-    monkeypatch.setattr(valkey, "START_TIMEOUT_S", 1)
-    monkeypatch.setattr(valkey, "PROGRESS_INTERVAL_S", 0.1)
     slowly = 'exec "$REAL" "$@" --key-load-delay 5000 --loading-process-events-interval-bytes 1024'
     installed[:] = [server(tmp_path / "slow", "Valkey server v=99", then=slowly)]
-    enter(data_dir)
+    enter(data_dir, limits=replace(LOCAL_DEFAULTS, start_timeout_s=1.0, progress_interval_s=0.1))
     assert caplog.text.count("loading the history: ") >= 2

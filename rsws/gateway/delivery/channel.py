@@ -14,12 +14,12 @@ from itertools import islice
 from typing import Protocol, TypeAlias
 
 from rsws.errors import StoreError
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import StreamId, is_json, message_template
 from rsws.streams.reader import Follower
 from rsws.streams.store import Entry, StreamBounds
 
-RING_BYTES = 256 * 1024
 BATCH_BYTES = 256 * 1024
 """What is handed to a live listener in one piece, a last message that goes over it included."""
 
@@ -73,14 +73,16 @@ class Listener(Protocol):
 
 
 class RingBudget:
-    """What the rings of all channels may hold together.
+    """What the rings of all channels may hold together, and each of them alone.
 
-    Once that is reached it takes the older half of a ring at a time, in turns: of those that were delivered nothing
-    since their last turn first, so that what is quiet makes room for what is busy, and the largest rings give most.
+    Once they hold more together it takes the older half of a ring at a time, in turns: of those that were delivered
+    nothing since their last turn first, so that what is quiet makes room for what is busy, and the largest rings give
+    most.
     """
 
-    def __init__(self, limit_bytes: int = 3 * 1024 * 1024) -> None:
+    def __init__(self, limit_bytes: int = DEFAULTS.rings_bytes, ring_bytes: int = DEFAULTS.ring_bytes) -> None:
         self.limit_bytes = limit_bytes
+        self.ring_bytes = ring_bytes
         self.used_bytes = 0
         self._rings: OrderedDict[Channel, None] = OrderedDict()
         """Those that hold something, in the order of their turns."""
@@ -308,8 +310,8 @@ class Channel(Follower):
         self.ring_bytes += size
         self.ring_in_use = True
         budget.used_bytes += size
-        if self.ring_bytes > RING_BYTES:
-            self.shrink_ring(RING_BYTES)
+        if self.ring_bytes > budget.ring_bytes:
+            self.shrink_ring(budget.ring_bytes)
         if budget.used_bytes > budget.limit_bytes:
             budget.make_room()
 

@@ -13,17 +13,16 @@ from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
 from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
+from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import MAX_DEPTH, ZERO, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.reader import Reader
-from rsws.streams.store import UNREADABLE_RETRY_S, Store, StreamBounds
+from rsws.streams.store import Store, StreamBounds
 
 log = logging.getLogger("rsws.gateway")
 
 POISON_CHANNELS = 1000
 """For how many channels skipped entries are counted; the one that was longest without is forgotten."""
-CHECK_S = 5.0
-"""A channel that was quiet for so long is looked after: reading a stream that was reset waits in silence for ever."""
 
 
 class _Look(NamedTuple):
@@ -47,22 +46,25 @@ class Hub:
         tasks: asyncio.TaskGroup,
         metrics: Metrics,
         make_framer: Callable[[bytes], Framer],
+        *,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self._store = store
         self._reader = reader
         self._tasks = tasks
+        self._limits = limits
         self.metrics = metrics
         self._channels: dict[str, Channel] = {}
         self._make_channel = partial(
             Channel,
-            budget=RingBudget(),
+            budget=RingBudget(limits.rings_bytes, limits.ring_bytes),
             on_poison=self._skipped,
             on_interrupted=self._interrupted,
             make_framer=make_framer,
             metrics=metrics,
         )
         self._portions = asyncio.Semaphore(YIELD_EVERY)
-        self._pages = Pages(store, tasks, self._check)
+        self._pages = Pages(store, tasks, self._check, limits=limits)
         self._poison: dict[str, int] = {}
 
     @property
@@ -160,7 +162,7 @@ class Hub:
                 bounds = await look.bounds
             except ChannelUnreadable as error:
                 channel.unreadable(error)
-                await asyncio.sleep(UNREADABLE_RETRY_S)
+                await asyncio.sleep(self._limits.streams.unreadable_retry_s)
             except StoreError:
                 await asyncio.sleep(RETRY_S)
             else:
@@ -177,7 +179,7 @@ class Hub:
     async def check_quiet(self) -> None:
         """Look, every now and then until cancelled, for streams that were reset while nothing came of them."""
         while True:
-            await asyncio.sleep(CHECK_S)
+            await asyncio.sleep(self._limits.check_s)
             quiet = [channel for channel in self._channels.values() if channel.quiet]
             for channel in self._channels.values():
                 channel.quiet = True

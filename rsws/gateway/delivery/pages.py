@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from rsws.errors import ChannelUnreadable, StoreError
 from rsws.gateway.delivery.channel import Channel
-from rsws.gateway.delivery.subscription import CHUNK_BYTES, Page, PageReader, Subscription
+from rsws.gateway.delivery.subscription import Page, PageReader, Subscription
+from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import FEW_ENTRIES, UNREADABLE_RETRY_S, History, Store
+from rsws.streams.store import FEW_ENTRIES, History, Store
 
 PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 2 * 1024 * 1024
@@ -50,10 +51,19 @@ class Pages(PageReader):
             the stream, and has the channel start over.
     """
 
-    def __init__(self, store: Store, tasks: asyncio.TaskGroup, check: Callable[[Channel], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tasks: asyncio.TaskGroup,
+        check: Callable[[Channel], Awaitable[None]],
+        *,
+        limits: Limits = DEFAULTS,
+    ) -> None:
         self._store = store
         self._tasks = tasks
         self._check = check
+        self.chunk_bytes = limits.chunk_bytes
+        self._unreadable_retry_s = limits.streams.unreadable_retry_s
         self._reads: dict[_PageKey, _Read] = {}
         self._cache = PageCache()
 
@@ -117,10 +127,10 @@ class Pages(PageReader):
         while key.generation == channel.generation:
             try:
                 cursor, limit = channel.cursor, channel.page_entries
-                history = await self._store.page(channel.name, after, limit, CHUNK_BYTES)
+                history = await self._store.page(channel.name, after, limit, self.chunk_bytes)
             except ChannelUnreadable as error:
                 channel.unreadable(error)
-                retry_s = UNREADABLE_RETRY_S
+                retry_s = self._unreadable_retry_s
             except StoreError:
                 channel.page_entries = max(1, limit // 2)  # in case it was too much to be read in time
                 retry_s = RETRY_S
@@ -144,7 +154,7 @@ class Pages(PageReader):
         joined = b"".join(frames)
         if entries:
             low, high = PAGE_ENTRIES
-            channel.page_entries = max(low, min(high, CHUNK_BYTES * len(entries) // max(1, len(joined))))
+            channel.page_entries = max(low, min(high, self.chunk_bytes * len(entries) // max(1, len(joined))))
         gap = None
         if history.bounds is not None:
             cursor = max(cursor, history.bounds.last)

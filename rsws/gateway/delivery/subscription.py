@@ -14,9 +14,6 @@ from rsws.errors import StoreError
 from rsws.gateway.delivery.channel import Channel, Listener
 from rsws.protocol import ZERO, CaughtUp, Error, Gap, StreamId, encode_reply
 
-CHUNK_BYTES = 64 * 1024
-"""What is handed over in one piece while catching up."""
-
 
 class State(Enum):
     """How a subscription gets what comes next."""
@@ -96,6 +93,9 @@ class Outlet(Protocol):
 class PageReader(Protocol):
     """Reads the stream for subscriptions that are behind."""
 
+    chunk_bytes: int
+    """What is handed over in one piece while catching up."""
+
     def read_page(self, subscription: Subscription) -> None:
         """Read on from ``subscription.position``; the page goes to ``subscription.page_read``."""
         raise NotImplementedError
@@ -174,7 +174,7 @@ class Subscription(Listener):
                 outlet.when_room(self)
                 return
             if self._position >= channel.floor:
-                frames, count, self._position = channel.recent(self._position, CHUNK_BYTES)
+                frames, count, self._position = channel.recent(self._position, self._pages.chunk_bytes)
                 if frames:
                     self._write(frames, count)
             elif outlet.is_reading_page:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from rsws.datadir import DataDir
+from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
 from rsws.gateway.process.setup import BACKLOG, announce, cannot_listen, choose_key, find_redis, reserve_port, url_of
@@ -23,6 +24,7 @@ class SingleProcess(Gateway):
         settings: See :class:`rsws.settings.Settings`. Not looked at: ``workers``, of which this is one.
         listening: Bound sockets to serve on in place of the settings' host and port.
         board: Where it counts, with the other processes of the gateway; None is for one that is alone.
+        limits: What it may hold, and how long it waits.
 
     Attributes:
         server: What serves, once it has started.
@@ -35,9 +37,15 @@ class SingleProcess(Gateway):
     server: Server
 
     def __init__(
-        self, settings: Settings, listening: Sequence[socket.socket] = (), board: SharedMetrics | None = None
+        self,
+        settings: Settings,
+        listening: Sequence[socket.socket] = (),
+        board: SharedMetrics | None = None,
+        *,
+        limits: Limits = DEFAULTS,
     ) -> None:
         super().__init__(settings)
+        self._limits = limits
         self._listening = listening
         self._board = board if board is not None else SharedMetrics()
 
@@ -55,7 +63,7 @@ class SingleProcess(Gateway):
         sockets = self._listening or await reserve_port(settings, stack)
         redis = await find_redis(settings, data, stack)
         self.redis_shown, self.redis_description = redis.target.shown, redis.description
-        self.server = Server(settings, key.secret, redis.target, rules, self._board)
+        self.server = Server(settings, key.secret, redis.target, rules, self._board, limits=self._limits)
         stack.push_async_callback(self._stop_core)
         await stack.enter_async_context(self.server)
         self._core = asyncio.create_task(self._run_core(redis.local), name="rsws core")

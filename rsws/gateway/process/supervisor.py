@@ -24,7 +24,8 @@ from typing import NamedTuple
 from rsws.backoff import Backoff
 from rsws.datadir import DataDir
 from rsws.errors import SetupError
-from rsws.gateway.metrics import PUBLISH_S, SharedMetrics
+from rsws.gateway.limits import DEFAULTS, Limits
+from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
 from rsws.gateway.process.setup import announce, choose_key, find_redis, reserve_port, share_port, url_of
 from rsws.runtime import start_module
@@ -40,8 +41,6 @@ START_TIMEOUT_S = 30 * SECONDS
 """How long a worker may take to start, beside what Redis may take to answer."""
 STOP_TIMEOUT_S = 2 * SECONDS
 """How long a worker may take to end, beside the time that it and its clients have for it."""
-SILENT_CHECKS = 10
-"""A worker that has not written its metrics in so many turns of writing hangs, and is killed."""
 RESTART = Backoff(0.1 * SECONDS, 5 * SECONDS)
 """How long to wait before a worker is started in place of one that did not live long."""
 STEADY_S = 10 * SECONDS
@@ -58,6 +57,8 @@ class WorkerConfig(NamedTuple):
     """Descriptor of the memory for metrics."""
     processes: int
     """How many share it."""
+    limits: Limits = DEFAULTS
+    """What it may hold, and how often it writes its metrics."""
 
 
 class Supervisor(Gateway):
@@ -65,14 +66,16 @@ class Supervisor(Gateway):
 
     Args:
         settings: See :class:`rsws.settings.Settings`.
+        limits: What each worker may hold, and how long is waited for it.
 
     Raises:
         SetupError: On entry: it can't start; the text says what to do.
         UsageError: On entry: a setting can't be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, limits: Limits = DEFAULTS) -> None:
         super().__init__(settings)
+        self._limits = limits
         self._workers: list[_Worker] = []
         self._keepers: list[asyncio.Task[None]] = []
 
@@ -101,7 +104,7 @@ class Supervisor(Gateway):
         settings = replace(settings, secret_key=key.secret, redis_url=redis.url)
         for number, sockets in enumerate(listening, 1):
             own = settings if number == 1 else replace(settings, retain=())  # one trims for all
-            orders = WorkerConfig(own, tuple([each.fileno() for each in sockets]), memory, processes)
+            orders = WorkerConfig(own, tuple([each.fileno() for each in sockets]), memory, processes, self._limits)
             self._workers.append(_Worker(number, orders, self._board))
         stack.push_async_callback(self._stop_core)
         stack.push_async_callback(self._stop_workers)
@@ -193,14 +196,14 @@ class _Worker:
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
         """Return its exit code when it has ended; one that hangs is killed."""
-        ended = asyncio.ensure_future(process.wait())
+        limits, ended = self._orders.limits, asyncio.ensure_future(process.wait())
         try:
             written, silent_checks = -1, 0
             # Turns are counted, and not the time: that passes too while the whole machine stands still.
-            while not (await asyncio.wait([ended], timeout=PUBLISH_S))[0]:
+            while not (await asyncio.wait([ended], timeout=limits.publish_s))[0]:
                 before, written = written, self._board.times_written(self._number)
                 silent_checks = silent_checks + 1 if written == before else 0
-                if silent_checks == SILENT_CHECKS:
+                if silent_checks == limits.silent_checks:
                     log.error("worker hangs, killing it worker=%d pid=%d", self._number, process.pid)
                     with suppress(ProcessLookupError):
                         process.kill()

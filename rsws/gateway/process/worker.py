@@ -55,7 +55,7 @@ def _report(line: str) -> None:
 async def _serve(number: int, orders: WorkerConfig) -> None:
     listening = [socket.socket(fileno=descriptor) for descriptor in orders.listening]
     board = SharedMetrics(orders.processes, number, orders.board)
-    async with SingleProcess(orders.settings, listening, board) as server:
+    async with SingleProcess(orders.settings, listening, board, limits=orders.limits) as server:
         _report(LISTENING)
         await server.failed()
 

@@ -27,7 +27,6 @@ from rsws.settings import KIB
 
 log = logging.getLogger("rsws.gateway")
 
-OPEN_TIMEOUT_S = 10.0
 REPLIES_ROOM = 4
 """A client may let this many times the high-water mark of replies pile up before its requests have to wait."""
 IGNORED_BYTES = 64 * KIB
@@ -57,6 +56,7 @@ class ConnectionOwner(Interface):
 
     max_message_bytes: int
     high_water_bytes: int
+    open_timeout_s: float
     close_timeout_s: float
     turns: Turns
 
@@ -402,7 +402,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if self.transport.is_closing():
             return
         if not self.is_open:
-            if self._frames is None and now - self._connected_at > OPEN_TIMEOUT_S:
+            if self._frames is None and now - self._connected_at > self._owner.open_timeout_s:
                 self.transport.abort()
             return
         drained = self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)

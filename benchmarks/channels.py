@@ -36,7 +36,7 @@ import uvloop
 from rsws.errors import StoreError
 from rsws.ownership import PrivateDir
 from rsws.protocol import ZERO
-from rsws.streams.link import Link
+from rsws.streams.link import RedisLink
 from rsws.streams.reader import Reader
 from rsws.streams.redis_connection import pack
 from rsws.streams.store import Entry
@@ -123,7 +123,7 @@ async def writing(port: int, channels: list[str], rate: float) -> AsyncIterator[
         writer.join()
 
 
-async def redis_cpu_s(link: Link) -> float:
+async def redis_cpu_s(link: RedisLink) -> float:
     """What Redis has used since its start."""
     info = (await link.call(b"INFO", b"cpu")).decode()
     return sum(float(seconds) for seconds in re.findall(r"^used_cpu_(?:user|sys):([\d.]+)", info, flags=re.MULTILINE))
@@ -133,7 +133,7 @@ async def measure(port: int, count: int, rate: float, seconds: float) -> Result:
     """One run with ``count`` channels, ``rate`` messages per second in each."""
     channels = [f"channel-{number}" for number in range(count)]
     target = RedisTarget(f"redis://127.0.0.1:{port}", TIMEOUT_S)
-    link = Link(target, "benchmark")
+    link = RedisLink(target, "benchmark")
     reader = Reader(target)
     follower = Latencies()
     latencies_ns = follower.latencies_ns

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from channels import redis_server
 
-from rsws.streams.link import Link
+from rsws.streams.link import RedisLink
 from rsws.streams.target import RedisTarget
 
 PAUSE_S = 0.005
@@ -87,7 +87,9 @@ async def settled(clients: list[Client]) -> int:
     return total
 
 
-async def measure(pid: int, port: int, link: Link, arguments: argparse.Namespace, headers: str) -> tuple[float, float]:
+async def measure(
+    pid: int, port: int, link: RedisLink, arguments: argparse.Namespace, headers: str
+) -> tuple[float, float]:
     """CPU microseconds and bytes for one delivery."""
     channel = f"benchmark:{'compressed' if headers else 'plain'}"
     loop = asyncio.get_running_loop()
@@ -111,7 +113,7 @@ async def run(arguments: argparse.Namespace, redis_port: int) -> None:
     environment = os.environ | {"REDIS_URL": f"redis://127.0.0.1:{redis_port}", "WEBSOCKET_SECRET_KEY": KEY}
     command = [sys.executable, "-m", "rsws", "serve", "--port", "0", "--compress"]
     gateway = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
-    link = Link(RedisTarget(f"redis://127.0.0.1:{redis_port}", 5), "benchmark")
+    link = RedisLink(RedisTarget(f"redis://127.0.0.1:{redis_port}", 5), "benchmark")
     running = asyncio.create_task(link.run())
     try:
         assert gateway.stderr is not None

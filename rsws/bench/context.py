@@ -17,13 +17,13 @@ from rsws.bench.histogram import Histogram
 from rsws.bench.messages import now_us
 from rsws.bench.plan import (
     MAX_LINE_BYTES,
+    Assignment,
     Findings,
     FromWorker,
     Go,
     Phase,
     Published,
     Ready,
-    Start,
     Stop,
     decode_to_worker,
     encode,
@@ -59,16 +59,16 @@ class WorkerContext:
         stopping: Set when the run is to end early.
     """
 
-    def __init__(self, start: Start, lines: asyncio.StreamReader, descriptor: int) -> None:
+    def __init__(self, assignment: Assignment, lines: asyncio.StreamReader, descriptor: int) -> None:
         """
         Args:
-            start: What the coordinator said first.
+            assignment: What the coordinator said first.
             lines: What else it will say.
             descriptor: Of the counters' memory.
         """
-        self.plan = start.plan
-        self.process = start.process
-        self.address = Address.of(self.plan.url, start.token)
+        self.plan = assignment.plan
+        self.process = assignment.process
+        self.address = Address.of(self.plan.url, assignment.token)
         self.counters = Counters(descriptor, self.plan.processes)
         self.row = self.counters.row(self.process)
         self.findings = Findings()
@@ -87,9 +87,9 @@ class WorkerContext:
         """Have the coordinator say over standard input what there is to do."""
         lines = asyncio.StreamReader(limit=MAX_LINE_BYTES)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-        start = decode_to_worker(await lines.readline())
-        assert isinstance(start, Start)
-        return cls(start, lines, descriptor)
+        assignment = decode_to_worker(await lines.readline())
+        assert isinstance(assignment, Assignment)
+        return cls(assignment, lines, descriptor)
 
     def latency(self, name: str) -> Histogram:
         return self.findings.latencies.setdefault(name, Histogram())

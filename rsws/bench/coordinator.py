@@ -14,13 +14,13 @@ from typing import NoReturn, TypeAlias
 from rsws.bench.counters import Counters
 from rsws.bench.plan import (
     MAX_LINE_BYTES,
+    Assignment,
     Findings,
     Go,
     Phase,
     Plan,
     Published,
     Ready,
-    Start,
     Stop,
     ToWorker,
     decode_from_worker,
@@ -90,7 +90,7 @@ async def _workers(plan: Plan, token: str, memory: int) -> AsyncIterator[list[Pr
             workers.append(
                 await start_module("rsws.bench.worker", str(memory), descriptors=(memory,), line_bytes=MAX_LINE_BYTES)
             )
-            _tell(workers[-1], Start(plan, token, number))
+            _tell(workers[-1], Assignment(plan, token, number))
         yield workers
         with suppress(TimeoutError):
             async with asyncio.timeout(END_S):

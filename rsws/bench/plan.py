@@ -190,7 +190,7 @@ class Findings(msgspec.Struct, tag=True):
         return total
 
 
-class Start(msgspec.Struct, tag=True):
+class Assignment(msgspec.Struct, tag=True):
     """To a process, first of all."""
 
     plan: Plan
@@ -217,7 +217,7 @@ class Ready(msgspec.Struct, tag=True):
     """By this process, in the phase before."""
 
 
-ToWorker: TypeAlias = Start | Go | Stop
+ToWorker: TypeAlias = Assignment | Go | Stop
 FromWorker: TypeAlias = Ready | Findings
 
 encode = msgspec.json.Encoder().encode

@@ -26,7 +26,7 @@ REFUSED_S = 0.1
 """How long a publisher waits after a refusal: a gateway that refuses does so faster than it stores."""
 
 
-class Publisher(BenchClient):
+class BenchPublisher(BenchClient):
     """Publishes messages that are numbered from 0.
 
     With ``kill_every_s`` each is named so that rsws stores it at most once, and after a cut gets again what is

@@ -14,7 +14,7 @@ from rsws.bench.sequence import Received
 from rsws.protocol import ZERO, Message, Reply, Subscribed
 
 
-class Subscriber(BenchClient):
+class BenchSubscriber(BenchClient):
     """Subscribes from the beginning of a channel, and after a cut goes on behind the last message it got.
 
     Args:

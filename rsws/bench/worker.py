@@ -20,8 +20,8 @@ from rsws.bench.context import CoordinatorGone, WorkerContext
 from rsws.bench.counters import Count
 from rsws.bench.messages import MessageReader, now_us
 from rsws.bench.plan import Fault, Findings, Phase, Published, Workload
-from rsws.bench.publisher import Publisher
-from rsws.bench.subscriber import Subscriber
+from rsws.bench.publisher import BenchPublisher
+from rsws.bench.subscriber import BenchSubscriber
 from rsws.errors import RswsError
 from rsws.runtime import allow_many_files, loop_factory, together
 from rsws.text import log_safely
@@ -38,8 +38,8 @@ class Worker:
         self.context = context
         self.plan = context.plan
         self.findings = context.findings
-        self._subscribers: list[Subscriber] = []
-        self._publishers: list[Publisher] = []
+        self._subscribers: list[BenchSubscriber] = []
+        self._publishers: list[BenchPublisher] = []
         self._published: dict[int, Published] = {}
         self._begun: tuple[int, float, float] | None = None
 
@@ -89,21 +89,21 @@ class Worker:
     def _add_subscribers(self, latency: str | None = "delivery") -> None:
         reader = MessageReader(self.plan, 0, shared=True)
         share = self.plan.share(self.context.process)
-        self._subscribers = [Subscriber(self.context, 0, reader, latency=latency) for _ in share]
+        self._subscribers = [BenchSubscriber(self.context, 0, reader, latency=latency) for _ in share]
 
     def _add_pair(self, channel: int) -> None:
-        subscriber = Subscriber(self.context, channel, MessageReader(self.plan, channel, shared=False))
+        subscriber = BenchSubscriber(self.context, channel, MessageReader(self.plan, channel, shared=False))
         publisher = self._add_publisher(channel, lambda: subscriber.received.next)
         subscriber.on_progress = publisher.publish
         self._subscribers.append(subscriber)
 
-    def _add_publisher(self, channel: int, delivered: Callable[[], int]) -> Publisher:
+    def _add_publisher(self, channel: int, delivered: Callable[[], int]) -> BenchPublisher:
         plan = self.plan
         messages = plan.messages
         if messages is not None:
             messages = messages * (channel + 1) // plan.publishers - messages * channel // plan.publishers
         poll = plan.workload is Workload.FANOUT
-        publisher = Publisher(
+        publisher = BenchPublisher(
             self.context, channel, messages=messages, rate=plan.rate / plan.publishers, delivered=delivered, poll=poll
         )
         self._publishers.append(publisher)
@@ -154,9 +154,9 @@ class Worker:
         while await self._read_all(subscriber) and now_us() < ends_us:
             self._judge(subscriber)
             subscriber.leave()
-            subscriber = self._subscribers[place] = Subscriber(self.context, 0, subscriber.reader, latency=None)
+            subscriber = self._subscribers[place] = BenchSubscriber(self.context, 0, subscriber.reader, latency=None)
 
-    async def _read_all(self, subscriber: Subscriber) -> bool:
+    async def _read_all(self, subscriber: BenchSubscriber) -> bool:
         """Whether all of it has come."""
         complete = asyncio.Event()
 
@@ -229,11 +229,11 @@ class Worker:
         self.findings.cpu = (time.process_time() - cpu_s) / self.findings.seconds
         self.findings.waiting = (_waited_s() - waited_s) / self.findings.seconds
 
-    def _missing(self, subscriber: Subscriber) -> int:
+    def _missing(self, subscriber: BenchSubscriber) -> int:
         published = self._published.get(subscriber.channel)
         return 0 if published is None else subscriber.received.missing(published.count, published.holes)
 
-    def _judge(self, subscriber: Subscriber) -> None:
+    def _judge(self, subscriber: BenchSubscriber) -> None:
         received, findings = subscriber.received, self.findings
         findings.duplicated += received.duplicated
         findings.reordered += received.reordered

@@ -150,7 +150,7 @@ def _without_overruled(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
+class Endpoint:
     """Where a client command connects, and what lets it in."""
 
     url: str
@@ -177,7 +177,7 @@ class _Token(NamedTuple):
         return f"the token came from {said}" + (" in .env" if not self.is_flag and _in_env_file(self.name) else "")
 
 
-def find_gateway(settings: ClientSettings) -> Gateway:
+def find_gateway(settings: ClientSettings) -> Endpoint:
     """The gateway that flags, environment and data directory say.
 
     Raises:
@@ -196,7 +196,7 @@ def find_gateway(settings: ClientSettings) -> Gateway:
                 f".env in the working directory leads to {redact_url(url)}, and {each.source}, which is not for what "
                 ".env names: take the address out of .env, or give the token with --token-file"
             )
-        return Gateway(url, token, each.source)
+        return Endpoint(url, token, each.source)
     key_file = DataDir(settings.data_dir).key_file
     key = DataDir(settings.data_dir).read_key() if _is_local(url) else None
     if key is None:
@@ -206,8 +206,8 @@ def find_gateway(settings: ClientSettings) -> Gateway:
             ExitCode.REFUSED,
         )
     if _is_own(settings, url):
-        return Gateway(url, key, f"the token came from {key_file}")
-    return Gateway(
+        return Endpoint(url, key, f"the token came from {key_file}")
+    return Endpoint(
         url,
         None,
         f"the key in {key_file} was not sent, as no gateway that was started with it is known to listen there; "

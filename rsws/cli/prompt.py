@@ -24,7 +24,7 @@ from rsws.cli import terminal
 from rsws.cli.data import SHOWN_CHARACTERS, as_message
 from rsws.cli.exits import describe, wire_error
 from rsws.cli.lines import Sending, publish_all
-from rsws.cli.options import Gateway
+from rsws.cli.options import Endpoint
 from rsws.cli.start import Following, Start, parse_start
 from rsws.cli.stdio import Line
 from rsws.client import Client, ConnectionEvent, Disconnected, connect
@@ -33,7 +33,7 @@ from rsws.errors import ConnectionLost, PublishFailed, SetupError, SubscribeRefu
 from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, is_json
 
 
-async def talk(gateway: Gateway, channel: str, data_dir: DataDir, timeout_s: float) -> bool:
+async def talk(gateway: Endpoint, channel: str, data_dir: DataDir, timeout_s: float) -> bool:
     """Publish what is typed, line by line, until the user has had enough.
 
     Args:

@@ -13,7 +13,7 @@ from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel, read_message
 from rsws.cli.exits import ExitCode, epilog
 from rsws.cli.lines import Sending, check_no_data, publish_all
-from rsws.cli.options import Gateway, find_gateway, finite, from_settings
+from rsws.cli.options import Endpoint, find_gateway, finite, from_settings
 from rsws.errors import UsageError
 from rsws.settings import ClientSettings
 
@@ -66,7 +66,7 @@ def pub(
 
 
 async def _publish(
-    gateway: Gateway, channel: str, argument: str | None, *, lines: bool, text: bool, timeout_s: float
+    gateway: Endpoint, channel: str, argument: str | None, *, lines: bool, text: bool, timeout_s: float
 ) -> None:
     from rsws.client import connect
 

@@ -13,7 +13,7 @@ import typer
 from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel
 from rsws.cli.exits import ExitCode, Failure, epilog, wire_error
-from rsws.cli.options import Gateway, find_gateway, finite, from_settings
+from rsws.cli.options import Endpoint, find_gateway, finite, from_settings
 from rsws.cli.start import Following, Start, parse_start
 from rsws.errors import ErrorCode
 from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed
@@ -88,42 +88,44 @@ def sub(
         check_channel(channel)
     position = parse_start(start)
     gateway = find_gateway(settings)
-    run = _Run(channels, output, count=count, follow=not no_follow, on_gap=on_gap)
-    asyncio.run(_follow(gateway, position, run, timeout))
+    printer = _Printer(channels, output, count=count, follow=not no_follow, on_gap=on_gap)
+    asyncio.run(_follow(gateway, position, printer, timeout))
 
 
-async def _follow(gateway: Gateway, start: Start, run: _Run, timeout_s: float | None) -> None:
+async def _follow(gateway: Endpoint, start: Start, printer: _Printer, timeout_s: float | None) -> None:
     try:
         async with asyncio.timeout(timeout_s) as deadline:
-            await stdio.while_read(_print_all(gateway, start, run))
+            await stdio.while_read(_print_all(gateway, start, printer))
     except TimeoutError:
         if not deadline.expired():
             raise
         raise Failure(f"timeout: stopped after {timeout_s:g} s", ExitCode.TIMEOUT) from None
 
 
-async def _print_all(gateway: Gateway, start: Start, run: _Run) -> None:
+async def _print_all(gateway: Endpoint, start: Start, printer: _Printer) -> None:
     from rsws.client import connect
 
-    async with connect(gateway.url, token=gateway.token, on_connection=run.connection_changed) as client:
+    async with connect(gateway.url, token=gateway.token, on_connection=printer.connection_changed) as client:
         try:
             async with asyncio.TaskGroup() as tasks:
-                printing = [tasks.create_task(_print_channel(client, channel, start, run)) for channel in run.channels]
-                await run.done.wait()
+                printing = [
+                    tasks.create_task(_print_channel(client, channel, start, printer)) for channel in printer.channels
+                ]
+                await printer.done.wait()
                 for each in printing:
                     each.cancel()
         except ExceptionGroup as group:  # what ended one channel, and with it all; the first says it
             raise group.exceptions[0] from None
 
 
-async def _print_channel(client: Client, channel: str, start: Start, run: _Run) -> None:
+async def _print_channel(client: Client, channel: str, start: Start, printer: _Printer) -> None:
     # Left to the client to end: to have the gateway confirm that is time that Ctrl-C would take.
     async for event in Following(client, channel, start):
-        await run.take(event)
+        await printer.handle(event)
 
 
-class _Run:
-    """One run of the command: what it prints, and when that is enough.
+class _Printer:
+    """What one run of the command prints, and when that is enough.
 
     Args:
         channels: What it subscribes to.
@@ -179,18 +181,18 @@ class _Run:
             self._resuming = dict.fromkeys(self._open, False)
             self._caught_up = 0
 
-    async def take(self, event: Event) -> None:
+    async def handle(self, event: Event) -> None:
         """Print one event."""
         async with self._printing:
             if self.done.is_set():
                 return
             match event:
                 case Message():
-                    await self._take_message(event)
+                    await self._handle_message(event)
                 case Subscribed():
-                    self._take_subscribed(event)
+                    self._handle_subscribed(event)
                 case CaughtUp(channel=channel):
-                    self._take_caught_up(channel)
+                    self._handle_caught_up(channel)
                 case Gap():
                     if self._on_gap is OnGap.EXIT:
                         raise Failure(terminal.gap_text(event), ExitCode.GAP)
@@ -206,7 +208,7 @@ class _Run:
             was_good and code in (ErrorCode.REDIS_REFUSED, ErrorCode.CHANNEL_UNREADABLE)
         )
 
-    async def _take_message(self, message: Message) -> None:
+    async def _handle_message(self, message: Message) -> None:
         channel = message.channel
         if channel not in self._open:
             return
@@ -221,7 +223,7 @@ class _Run:
         if message.id >= self._ends[channel]:
             self._end(channel)
 
-    def _take_subscribed(self, event: Subscribed) -> None:
+    def _handle_subscribed(self, event: Subscribed) -> None:
         channel = event.channel
         if channel in self._resuming:
             self._resuming[channel] = True
@@ -229,7 +231,7 @@ class _Run:
         if event.last_message_id == self._ends[channel]:
             self._end(channel)
 
-    def _take_caught_up(self, channel: str) -> None:
+    def _handle_caught_up(self, channel: str) -> None:
         self._end(channel)
         if channel in self._in_history:
             self._in_history.discard(channel)

@@ -32,7 +32,7 @@ class Call:
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.sent_at: float | None = None
 
-    def take(self) -> bytes | None:
+    def next_frame(self) -> bytes | None:
         """The frame to send now; None when it was sent, or nobody waits for an answer any more."""
         if self.sent_at is not None or self.answer.done():
             return None
@@ -65,12 +65,12 @@ class PublishCall(Call):
         """Whether a gateway may have got it."""
         return self.sent_at is not None or self._unsure_since is not None
 
-    def take(self) -> bytes | None:
+    def next_frame(self) -> bytes | None:
         """The frame to send now; None as for every call, and when a gateway might not know a repeat any more."""
         since = self._unsure_since
         if self.sent_at is None and since is not None and time.monotonic() - since > self._resend_s:
             self.fail(self.timed_out(self._resend_s))
-        return super().take()
+        return super().next_frame()
 
     def receive(self, reply: Ack | ErrorAck) -> None:
         """Take the gateway's answer; if that leaves it unanswered, it is to be sent again."""
@@ -104,7 +104,7 @@ class Publishes:
     """The publishes under way, in the order in which they were asked for.
 
     Args:
-        post: Has :meth:`Call.take` called, in that order, for all it is given one after the other.
+        post: Has :meth:`Call.next_frame` called, in that order, for all it is given one after the other.
     """
 
     def __init__(self, post: Callable[[PublishCall], None], limits: Limits) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 from rsws.client.address import Address
 from rsws.client.limits import DEFAULTS, Limits
-from rsws.client.link import ConnectionEvent, Link
+from rsws.client.link import ConnectionEvent, GatewayLink
 from rsws.client.subscription import Event, Inbox, Subscription
 from rsws.errors import UsageError
 from rsws.protocol import (
@@ -61,7 +61,7 @@ async def connect(
         Unauthorized: The gateway refuses the token.
     """
     address = Address.of(url, token)
-    async with Link(address, reconnect, give_up_after_s, connect_timeout_s, on_connection, limits) as link:
+    async with GatewayLink(address, reconnect, give_up_after_s, connect_timeout_s, on_connection, limits) as link:
         yield Client(link)
 
 
@@ -75,7 +75,7 @@ class Client:
         url: Where it is connected to, without query and token.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: GatewayLink) -> None:
         self._link = link
         self.url = link.address.url
         self._producer = uuid.uuid4().hex

@@ -54,7 +54,7 @@ class Reconnected:
 ConnectionEvent: TypeAlias = Disconnected | Reconnected
 
 
-class Link:
+class GatewayLink:
     """Sends requests, hands out the answers, and comes back when the connection is lost.
 
     Entering it connects, and raises what :meth:`Address.open` does.
@@ -166,7 +166,7 @@ class Link:
         self._outbox.pop(feed, None)
 
     def post(self, item: Call | Feed) -> None:
-        """Have ``item.take()`` called, and what it returns sent, when its turn comes."""
+        """Have ``item.next_frame()`` called, and what it returns sent, when its turn comes."""
         self._outbox[item] = None
         self._outbox_filled.set()
 
@@ -246,7 +246,7 @@ class Link:
         while True:
             while self._outbox and self._connection.state is State.OPEN:
                 item, _ = self._outbox.popitem(last=False)
-                frame = item.take()
+                frame = item.next_frame()
                 if frame is not None:
                     try:
                         await self._connection.send(frame, text=True)

@@ -178,7 +178,7 @@ class Feed:
     Args:
         start: The subscribe to send for as long as no position is known.
         inbox: Where messages and events go.
-        post: Has :meth:`take` called when something can be sent.
+        post: Has :meth:`next_frame` called when something can be sent.
         forget: Called when the gateway knows nothing of this feed and will not hear of it again.
     """
 
@@ -213,7 +213,7 @@ class Feed:
         else:
             self._post(self)
 
-    def take(self) -> bytes | None:
+    def next_frame(self) -> bytes | None:
         """The request to send now; None when all is as it should be, or an answer is awaited first."""
         wanted = not self.inbox.ended and self not in self.inbox.paused
         request: Subscribe | Unsubscribe

@@ -33,7 +33,7 @@ from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
 from rsws.streams.valkey import (
     HOST,
     LOG,
-    Server,
+    ServerProcess,
     Where,
     choose_server,
     disconnected,
@@ -102,7 +102,7 @@ class LocalRedis:
         self._limits = limits
         self._role: _Role | None = None
         self._owner_lock: int | None = None
-        self._server: Server | None = None
+        self._server: ServerProcess | None = None
 
     @property
     def url(self) -> str:
@@ -308,7 +308,7 @@ class LocalRedis:
             self._private.make_private()
             engine, binary = await asyncio.to_thread(choose_server, self._private)
             os.pwrite(self._owner_lock, json.dumps(asdict(_Owner(os.getpid(), self._port))).encode(), 0)
-            self._server = server = await Server.start(
+            self._server = server = await ServerProcess.start(
                 engine, binary, self._private, self._port, lock, self._max_memory_bytes, self._limits
             )
         except PermissionError as error:

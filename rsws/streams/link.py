@@ -17,7 +17,7 @@ from rsws.streams.target import RedisTarget
 log = logging.getLogger("rsws.redis")
 
 
-class Link:
+class RedisLink:
     """One connection that many callers share.
 
     All commands submitted in one turn of the event loop go out in one write, and are answered in the order in

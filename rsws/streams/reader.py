@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import Link
+from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.scripts import READ
 from rsws.streams.store import (
@@ -111,7 +111,7 @@ class Reader:
         self._read_bytes = limits.read_bytes
         self._refused_retry_s = limits.refused_retry_s
         self._unreadable_retry_s = limits.unreadable_retry_s
-        self._link = Link(
+        self._link = RedisLink(
             target,
             "rsws-reader",
             [pack(b"HELLO", b"3"), pack(b"CLIENT", b"TRACKING", b"ON")],

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from rsws.errors import RedisUnavailable, UsageError
 from rsws.settings import UNIT_S
 from rsws.streams.limits import DEFAULTS
-from rsws.streams.link import Link
+from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import ReplyError
 
 log = logging.getLogger("rsws.retention")
@@ -59,7 +59,7 @@ class Retention:
         every_s: How long it waits when it has applied them all.
     """
 
-    def __init__(self, rules: Sequence[Rule], link: Link, *, every_s: float = DEFAULTS.trim_every_s) -> None:
+    def __init__(self, rules: Sequence[Rule], link: RedisLink, *, every_s: float = DEFAULTS.trim_every_s) -> None:
         self._rules = rules
         self._link = link
         self._every_s = every_s

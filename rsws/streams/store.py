@@ -16,7 +16,7 @@ from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavaila
 from rsws.protocol import FIELD, ZERO, StreamId
 from rsws.streams.command_queue import BATCH_BYTES
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import Link, future_reply
+from rsws.streams.link import RedisLink, future_reply
 from rsws.streams.lookback import LookBack
 from rsws.streams.redis_connection import OnReply, ReplyError
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE, Script
@@ -100,12 +100,14 @@ class Store:
     def __init__(
         self, target: RedisTarget, on_change: Callable[[str | None], None], *, limits: Limits = DEFAULTS
     ) -> None:
-        self.commands = Link(target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, limits=limits)
-        self.history = Link(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
+        self.commands = RedisLink(
+            target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, limits=limits
+        )
+        self.history = RedisLink(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._look_back = LookBack(self._step_back, step_s=limits.step_s)
         self._look_weight = LOOK_WEIGHT
-        """What a look costs, as far as the last ones tell; see :meth:`rsws.streams.link.Link.submit`."""
+        """What a look costs, as far as the last ones tell; see :meth:`rsws.streams.link.RedisLink.submit`."""
         self._looks: dict[str, tuple[int, asyncio.Future[Any]]] = {}
         """The last look at each channel that is under way, and the turn of the link in which it was asked for."""
 
@@ -266,8 +268,10 @@ def _appended(channel: str, on_result: Callable[[Stored | StoreError], None], re
     on_result(Stored(reply) if isinstance(reply, bytes) else store_error(channel, reply))
 
 
-def run_script(link: Link, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply, weight: int = 0) -> None:
-    """Run a script, which Redis may have forgotten; ``weight`` as in :meth:`rsws.streams.link.Link.submit`."""
+def run_script(
+    link: RedisLink, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply, weight: int = 0
+) -> None:
+    """Run a script, which Redis may have forgotten; ``weight`` as in :meth:`rsws.streams.link.RedisLink.submit`."""
 
     def on_first_reply(reply: Any) -> None:
         if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
@@ -279,7 +283,7 @@ def run_script(link: Link, script: Script, keys: Keys, arguments: Keys, on_reply
 
 
 def _ask(
-    link: Link, script: Script, keys: Keys, arguments: Keys = (), weight: int = READ_WEIGHT
+    link: RedisLink, script: Script, keys: Keys, arguments: Keys = (), weight: int = READ_WEIGHT
 ) -> asyncio.Future[Any]:
     future, on_reply = future_reply()
     run_script(link, script, keys, arguments, on_reply, weight)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rsws.errors import LoginRefused, RedisUnavailable
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import Link
+from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
 from rsws.streams.target import RedisTarget
 
@@ -39,7 +39,7 @@ class TailWaiter:
         commands: The connection over which a blocked read is woken when its set of streams changes.
     """
 
-    def __init__(self, target: RedisTarget, commands: Link, *, limits: Limits = DEFAULTS) -> None:
+    def __init__(self, target: RedisTarget, commands: RedisLink, *, limits: Limits = DEFAULTS) -> None:
         self._target = target
         self._commands = commands
         self._limits = limits
@@ -84,7 +84,7 @@ class TailWaiter:
 class _Shard:
     """The streams of one connection."""
 
-    def __init__(self, target: RedisTarget, commands: Link, tasks: asyncio.TaskGroup, limits: Limits) -> None:
+    def __init__(self, target: RedisTarget, commands: RedisLink, tasks: asyncio.TaskGroup, limits: Limits) -> None:
         self.waiting: dict[bytes, _Waiting] = {}
         self._target = target
         self._commands = commands

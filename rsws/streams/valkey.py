@@ -77,7 +77,7 @@ class Engine:
         return f"{self.engine} {self.version}"
 
 
-class Server:
+class ServerProcess:
     """A running server, with the watchdog that ends it when the gateway's process is gone."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Server:
         lock: int,
         max_memory_bytes: int | None,
         limits: LocalLimits,
-    ) -> Server:
+    ) -> ServerProcess:
         """Run it, the descriptor of its lock inherited.
 
         Args:

@@ -47,7 +47,7 @@ class Walk:
         self.streams[self.random.choice("ab")] += self.random.randint(1, 3)
 
     def send(self) -> None:
-        if self.outbox and (frame := self.outbox.pop(0).take()):
+        if self.outbox and (frame := self.outbox.pop(0).next_frame()):
             self.requests.append(json.loads(frame))
 
     def answer(self) -> None:

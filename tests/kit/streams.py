@@ -11,7 +11,7 @@ from rsws.errors import (
     StoreError,
 )
 from rsws.protocol import StreamId
-from rsws.streams.link import Link
+from rsws.streams.link import RedisLink
 from rsws.streams.reader import Reader
 from rsws.streams.store import IdempotencyKey, Store, Stored
 from rsws.streams.target import RedisTarget
@@ -25,7 +25,7 @@ def target_of(redis: RedisServer, timeout_s: float = 5.0) -> RedisTarget:
 
 
 @asynccontextmanager
-async def running(*rooms: Link | Store | Reader) -> AsyncIterator[None]:
+async def running(*rooms: RedisLink | Store | Reader) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(room.run()) for room in rooms]
     try:
         await asyncio.sleep(0)  # each has run up to its first wait

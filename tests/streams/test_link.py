@@ -23,7 +23,7 @@ from rsws.errors import (
     UsageError,
 )
 from rsws.streams.limits import DEFAULTS
-from rsws.streams.link import Link
+from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.target import RedisTarget, probe
 
@@ -35,7 +35,7 @@ from rsws.streams.target import RedisTarget, probe
 )
 @async_test
 async def test_what_a_url_says_does_not_change_how_answers_are_read(redis_server: RedisServer, options: str) -> None:
-    link = Link(RedisTarget(f"{redis_server.url}?{options}", 5.0), "test")
+    link = RedisLink(RedisTarget(f"{redis_server.url}?{options}", 5.0), "test")
     async with running(link):
         assert await link.call(b"ECHO", b"\xff") == b"\xff"
         redis_server.call("CLIENT", "PAUSE", 50)
@@ -118,7 +118,7 @@ def test_pack() -> None:
 
 @async_test
 async def test_commands_are_answered_in_order_each_with_its_own_reply(redis_server: RedisServer, channel: str) -> None:
-    link = Link(target_of(redis_server), "test")
+    link = RedisLink(target_of(redis_server), "test")
     answers: list[Any] = []
     async with running(link):
         for index in range(3000):
@@ -133,7 +133,7 @@ async def test_commands_are_answered_in_order_each_with_its_own_reply(redis_serv
 
 @async_test
 async def test_big_commands_and_big_replies(redis_server: RedisServer, channel: str) -> None:
-    link = Link(target_of(redis_server), "test")
+    link = RedisLink(target_of(redis_server), "test")
     value = b"x" * 3_000_000
     async with running(link):
         assert await link.call(b"SET", channel.encode(), value) == b"OK"
@@ -145,7 +145,7 @@ async def test_big_commands_and_big_replies(redis_server: RedisServer, channel: 
 @async_test
 async def test_a_link_waits_for_its_first_connection(own_redis: RedisServer) -> None:
     changes: list[str | None] = []
-    link = Link(target_of(own_redis), "test", on_change=changes.append)
+    link = RedisLink(target_of(own_redis), "test", on_change=changes.append)
     async with running(link):
         assert not link.ready
         assert await link.call(b"PING") == b"PONG"
@@ -157,7 +157,7 @@ async def test_a_link_waits_for_its_first_connection(own_redis: RedisServer) -> 
 async def test_a_link_out_of_reach_refuses_at_once_and_comes_back_by_itself() -> None:
     port = free_port()
     changes: list[str | None] = []
-    link = Link(RedisTarget(f"redis://127.0.0.1:{port}", 5.0), "test", on_change=changes.append)
+    link = RedisLink(RedisTarget(f"redis://127.0.0.1:{port}", 5.0), "test", on_change=changes.append)
     async with running(link):
         with pytest.raises(RedisUnavailable):
             await link.call(b"PING")
@@ -175,7 +175,7 @@ async def test_a_link_out_of_reach_refuses_at_once_and_comes_back_by_itself() ->
 async def test_what_was_sent_when_the_link_broke_is_unknown_and_what_was_not_is_not_stored(
     own_redis: RedisServer,
 ) -> None:
-    link = Link(target_of(own_redis, 0.3), "test")
+    link = RedisLink(target_of(own_redis, 0.3), "test")
     answers: list[Any] = []
     async with running(link):
         await link.call(b"PING")
@@ -195,7 +195,7 @@ async def test_what_was_sent_when_the_link_broke_is_unknown_and_what_was_not_is_
 
 @async_test
 async def test_a_link_bounds_what_waits(own_redis: RedisServer) -> None:
-    link = Link(target_of(own_redis), "test", limits=replace(DEFAULTS, pending_bytes=1_000_000))
+    link = RedisLink(target_of(own_redis), "test", limits=replace(DEFAULTS, pending_bytes=1_000_000))
     answers: list[Any] = []
     async with running(link):
         await link.call(b"PING")
@@ -217,7 +217,7 @@ async def test_a_link_bounds_what_waits(own_redis: RedisServer) -> None:
 async def test_what_broken_links_have_held_counts_no_more(own_redis: RedisServer) -> None:
     async with Proxy(own_redis.port) as proxy:
         limits = replace(DEFAULTS, pending_bytes=1_000_000)
-        link = Link(RedisTarget(proxy.redis_url, 5.0), "test", limits=limits)
+        link = RedisLink(RedisTarget(proxy.redis_url, 5.0), "test", limits=limits)
         async with running(link):
             for _ in range(5):
                 with proxy.cut_reply(b"ECHO"), pytest.raises(RedisUnavailable) as caught:
@@ -228,7 +228,7 @@ async def test_what_broken_links_have_held_counts_no_more(own_redis: RedisServer
 
 @async_test
 async def test_repeats_go_in_order_and_before_what_came_later(redis_server: RedisServer, channel: str) -> None:
-    link = Link(target_of(redis_server), "test")
+    link = RedisLink(target_of(redis_server), "test")
 
     def push(word: bytes, *, again: bool) -> None:
         link.submit(pack(b"RPUSH", channel.encode(), word), lambda reply: None, again=again)
@@ -249,7 +249,7 @@ async def test_repeats_go_in_order_and_before_what_came_later(redis_server: Redi
 
 @async_test
 async def test_an_idle_link_notices_a_redis_that_went_silent(own_redis: RedisServer) -> None:
-    link = Link(target_of(own_redis, 0.3), "test", limits=replace(DEFAULTS, idle_ping_s=0.05))
+    link = RedisLink(target_of(own_redis, 0.3), "test", limits=replace(DEFAULTS, idle_ping_s=0.05))
     async with running(link):
         await until(lambda: link.ready)
         own_redis.pause()
@@ -262,7 +262,7 @@ async def test_an_idle_link_notices_a_redis_that_went_silent(own_redis: RedisSer
 
 @async_test
 async def test_a_link_that_is_stopped_answers_what_is_under_way(own_redis: RedisServer) -> None:
-    link = Link(target_of(own_redis), "test")
+    link = RedisLink(target_of(own_redis), "test")
     answers: list[Any] = []
     async with running(link):
         await link.call(b"PING")
@@ -275,7 +275,7 @@ async def test_a_link_that_is_stopped_answers_what_is_under_way(own_redis: Redis
 
 @async_test
 async def test_a_caller_that_gives_up_disturbs_no_other(redis_server: RedisServer) -> None:
-    link = Link(target_of(redis_server), "test")
+    link = RedisLink(target_of(redis_server), "test")
     async with running(link):
         calls = [link.call(b"ECHO", b"%d" % index) for index in range(100)]
         await asyncio.sleep(0)

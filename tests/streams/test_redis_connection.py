@@ -14,7 +14,7 @@ import pytest
 from kit.gateway import async_test, until
 from kit.support import free_port
 from rsws.errors import Outcome
-from rsws.streams.link import Link
+from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
 from rsws.streams.target import RedisTarget
 
@@ -198,7 +198,7 @@ async def test_an_end_that_is_known_takes_no_command_with_it(end: Serve) -> None
             writer.write(b"+1-1\r\n")
 
     async with peer(serve) as target, asyncio.timeout(5):
-        link = Link(target, "test")
+        link = RedisLink(target, "test")
         run = asyncio.create_task(link.run())
         try:
             await until(lambda: link.ready)
@@ -220,7 +220,7 @@ async def test_a_bug_in_what_gets_a_reply_is_not_hidden() -> None:
 
     heard: list[Any] = []
     async with peer(answering(b"+PONG\r\n", b"+1\r\n+2\r\n")) as target:
-        link = Link(target, "test")
+        link = RedisLink(target, "test")
         run = asyncio.create_task(link.run())
         link.submit(pack(b"PING"), fail)
         link.submit(pack(b"PING"), heard.append)

@@ -17,7 +17,7 @@ from kit.faults import command_calls
 from kit.gateway import add, async_test, until
 from kit.support import RedisServer
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import Link
+from rsws.streams.link import RedisLink
 from rsws.streams.tail_waiter import TailWaiter
 from rsws.streams.target import RedisTarget
 
@@ -26,7 +26,7 @@ class Waiting:
     """TailWaiter, and what came at each: entries' ids, or none where nothing is proven."""
 
     def __init__(self, target: RedisTarget, limits: Limits) -> None:
-        self.link = Link(target, "test-commands", limits=limits)
+        self.link = RedisLink(target, "test-commands", limits=limits)
         self.ends = TailWaiter(target, self.link, limits=limits)
         self.news: dict[str, list[str]] = {}
 

@@ -20,7 +20,7 @@ from rsws.errors import SetupError
 from rsws.streams import valkey
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
-from rsws.streams.valkey import Engine, Server
+from rsws.streams.valkey import Engine, ServerProcess
 
 
 def script(path: Path, text: str) -> str:
@@ -159,14 +159,14 @@ def test_a_server_that_does_not_start_is_quoted(data_dir: DataDir, installed: li
 def test_no_server_runs_without_its_watchdog(
     data_dir: DataDir, installed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[Server] = []
+    started: list[ServerProcess] = []
 
-    async def fail(server: Server) -> None:
+    async def fail(server: ServerProcess) -> None:
         started.append(server)
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Server, "_start_watchdog", fail)
+        patch.setattr(ServerProcess, "_start_watchdog", fail)
         with pytest.raises(SetupError, match=r"can't be started: .*Resource temporarily unavailable"):
             enter(data_dir)
     assert not is_running(started[0].pid)

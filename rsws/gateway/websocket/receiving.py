@@ -18,7 +18,7 @@ from rsws.errors import CloseCode
 from rsws.frames import bounds, read_messages
 from rsws.gateway.websocket import protocols
 from rsws.gateway.websocket.frames import breaks_rules, is_close, is_compressed, is_plain
-from rsws.gateway.websocket.turns import BYTES_A_TURN, FRAMES_A_TURN, HEAVY_BYTES, PARSED_FRAME_COST, Reader
+from rsws.gateway.websocket.turns import BYTES_A_TURN, FRAMES_A_TURN, HEAVY_BYTES, PARSED_FRAME_COST, TurnTaker
 
 AT_ONCE = 8
 """Messages that are handed on before it is looked whether there may be more."""
@@ -53,7 +53,7 @@ class Receiver(Interface):
         raise NotImplementedError
 
 
-class FrameReader(Reader):
+class FrameReader(TurnTaker):
     """Reads the frames of one client.
 
     Args:
@@ -122,7 +122,7 @@ class FrameReader(Reader):
                 self._read(data, 0)
 
     def read_on(self) -> None:
-        """See :class:`rsws.gateway.websocket.turns.Reader`."""
+        """See :class:`rsws.gateway.websocket.turns.TurnTaker`."""
         self.is_in_line = False
         unread, self._unread = self._unread, None
         if unread is not None:

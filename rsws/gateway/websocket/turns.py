@@ -28,7 +28,7 @@ REST_AFTER_S, REST = 0.001, 2
 """When turns have taken so long the others have so many times as much: they wait little, whoever sends how much."""
 
 
-class Reader(Protocol):
+class TurnTaker(Protocol):
     """What waits for its turn."""
 
     __slots__ = ()
@@ -51,11 +51,11 @@ class Turns:
         self.busy_clients = 0
         """Clients with requests under way, among whom what may be under way is divided."""
         self._is_crowded = is_crowded
-        self._waiting: deque[Reader] = deque()
+        self._waiting: deque[TurnTaker] = deque()
         self._taken_s = 0.0
         """What the turns since the last rest have taken."""
 
-    def wait(self, reader: Reader) -> None:
+    def wait(self, reader: TurnTaker) -> None:
         """Have ``reader.read_on()`` called when its turn has come, never within this call."""
         self._waiting.append(reader)
         if len(self._waiting) == 1:

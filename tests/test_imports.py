@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway.access": {*LOWER, "gateway.limits"},
     "gateway.delivery": {*LOWER, "streams", *gateway("limits", "metrics")},
     "gateway.http": {"gateway.metrics"},
-    "gateway.websocket": {*LOWER, "gateway.delivery", "gateway.http"},
+    "gateway.websocket": {*LOWER, "gateway.delivery", "gateway.http", "gateway.limits"},
     "gateway.session": {*LOWER, "streams", "gateway.delivery", "gateway.websocket"},
     "gateway.clients": {*LOWER, *gateway("limits", "metrics", "logs", "access", "http", "websocket", "session")},
     "gateway.server": {

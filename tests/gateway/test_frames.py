@@ -15,6 +15,7 @@ from websockets.protocol import Protocol, Side, State
 from kit.gateway import frame, handshake
 from rsws.frames import bounds, read_messages
 from rsws.gateway.http import Request
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer, text_frame, text_payloads
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
@@ -63,7 +64,7 @@ class Everyone:
 
     max_message_bytes = MAX_BYTES
     high_water_bytes = 65_536
-    open_timeout_s = 10.0
+    limits = DEFAULTS
     close_timeout_s = 0.0
 
     def __init__(self) -> None:

@@ -17,6 +17,7 @@ from websockets.protocol import Protocol, State
 from rsws.errors import CloseCode
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.http import Request, RequestReader
+from rsws.gateway.limits import Limits
 from rsws.gateway.websocket.compression import Compressor, agreed_compressor
 from rsws.gateway.websocket.frames import PING, text_frame
 from rsws.gateway.websocket.handshake import Opening
@@ -56,8 +57,8 @@ class ConnectionOwner(Interface):
 
     max_message_bytes: int
     high_water_bytes: int
-    open_timeout_s: float
     close_timeout_s: float
+    limits: Limits
     turns: Turns
 
     def connected(self, connection: ClientConnection) -> None:
@@ -402,7 +403,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if self.transport.is_closing():
             return
         if not self.is_open:
-            if self._frames is None and now - self._connected_at > self._owner.open_timeout_s:
+            if self._frames is None and now - self._connected_at > self._owner.limits.open_timeout_s:
                 self.transport.abort()
             return
         drained = self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)

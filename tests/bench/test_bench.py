@@ -203,9 +203,12 @@ class OldServer:
                 request = json.loads(text)
                 self.requests.append(request)
                 for answer in self.answer(connection, request):
-                    await connection.send(answer)
+                    await self.send(connection, answer)
         for subscribers in self._subscribers.values():
             subscribers.discard(connection)
+
+    async def send(self, connection: ServerConnection, text: str) -> None:
+        await connection.send(text)
 
     def answer(self, connection: ServerConnection, request: Mapping[str, Any]) -> list[str]:
         channel = request["channel"]
@@ -310,6 +313,38 @@ def test_any_server_of_the_protocol_can_be_measured(work: str, spoil: Callable[[
     assert result["published"] == (40 if messages else 0)
     keys = {"subscribe": {"lastMessageId"}, "publish": {"data", "messageId"}}
     assert all(request.keys() == {"action", "channel"} | keys[request["action"]] for request in server.requests)
+
+
+class Fragmenting(OldServer):
+    """A server that sends its answers in pieces, and pings between them."""
+
+    async def send(self, connection: ServerConnection, text: str) -> None:
+        await connection.ping()
+        await connection.send([text[:5], text[5:20], text[20:]])
+
+
+class Binary(OldServer):
+    """A server that sends its answers as bytes."""
+
+    async def send(self, connection: ServerConnection, text: str) -> None:
+        await connection.send(text.encode())
+
+
+def test_messages_may_come_in_pieces() -> None:
+    options = ("--clients", "2", "--messages", "40", "--duration", "0.2")
+    with Fragmenting(right).running() as env:
+        result = measure("catchup", *options, env=env)
+    assert faults(result) == {}
+    assert result["acked"] == 40
+    assert result["delivered"] == 40 * result["rounds"] > 0
+
+
+@pytest.mark.parametrize("workload", ["fanout", "connect"])
+def test_a_server_that_sends_bytes_is_of_another_protocol(workload: str) -> None:
+    with Binary(right).running() as env:
+        done = run_rsws("bench", workload, "--clients", "2", env=env)
+    assert done.returncode == ExitCode.NOT_CONNECTED
+    assert "it sent a binary frame; the protocol is text" in done.stderr
 
 
 def test_what_an_old_server_does_not_answer_before_a_cut_is_unknown() -> None:

@@ -325,7 +325,7 @@ def _as_string(raw: Raw | None) -> str | None:
 
 
 def _whole_number(raw: Raw) -> int:
-    """Read a whole number of any length; one of more than 18 digits becomes 10**18, which no stream reaches either."""
+    """Read a whole number of any length; more than 18 digits become 10**18: no stream has as many entries anyway."""
     digits = bytes(raw)
     if not digits.isdigit():
         raise ValueError("no whole number")

@@ -1,6 +1,6 @@
-"""A WebSocket gateway over Redis Streams, its client, and the command-line kit around it.
+"""A WebSocket gateway over Redis Streams, its client, and the command-line tools for it.
 
-The rooms, each of which imports only from those below it::
+The subpackages and modules, each of which imports only from those below it::
 
     cli/         the commands: parse, call, print, exit
     bench/       the load of `rsws bench`: many clients, each message checked
@@ -9,18 +9,18 @@ The rooms, each of which imports only from those below it::
     streams/     the Redis side: append, page, follow, trim; the embedded server
     shared.py    numbers in memory that several processes share
     runtime.py   the event loop and the file limit of a process with many connections
-    backoff.py   how long to wait before what has failed is tried again
-    datadir.py   the user's data directory: key, gateways that run, embedded data, history of the prompt
-    ownership.py what is this user's alone: directories and files; whose a listening socket is
-    settings.py  every option once
+    backoff.py   how long to wait before a retry
+    datadir.py   the user's data directory: key, running gateways, the embedded server's data, history of the prompt
+    ownership.py private directories and files, and which user owns a listening socket
+    settings.py  the definition of every option
     urls.py      addresses of gateways and Redis servers
     frames.py    the header of a WebSocket frame
     protocol.py  the wire: requests, replies and events as JSON text
     errors.py    exception tree, error codes, close codes
-    text.py      text from others, made fit for a terminal or a log
+    text.py      text from others, made safe for a terminal or a log
 
-``gateway`` knows neither ``client`` nor ``bench``, and they don't know it. What is exported here is imported when it
-is first used.
+``gateway`` imports neither ``client`` nor ``bench``, and they don't import it. The names exported here are imported
+when they are first used.
 """
 
 from __future__ import annotations

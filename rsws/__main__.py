@@ -1,4 +1,4 @@
-"""``python -m rsws`` is ``rsws``."""
+"""The entry point of ``python -m rsws``, which is the same as the command ``rsws``."""
 
 from rsws.cli.app import main
 

@@ -1,4 +1,4 @@
-"""How long to wait before what has failed is tried again."""
+"""Exponential backoff: how long to wait before something that has failed is tried again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-_MOST_DOUBLINGS = 100  # which no longest wait needs, and a float can hold
+_MOST_DOUBLINGS = 100  # more than any longest wait needs, and no overflow of a float
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +18,20 @@ class Backoff:
     first_s: float
     longest_s: float
     least: float = 1.0
-    """The part of each wait that is not left to chance: with less than all of it, a herd does not return at once."""
+    """The smallest factor, of at most 1.0, that chance multiplies a wait by: below 1.0, clients that failed together
+    don't retry together."""
 
     def wait_s(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row; none, as long as nothing has failed."""
+        """Return the seconds to wait after this many failures in a row; 0.0 when nothing has failed."""
         if failures < 1:
             return 0.0
         wait_s = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
         return wait_s * random.uniform(self.least, 1.0)
 
     def waits_s(self) -> Iterator[float]:
-        """The seconds after the first failure, the second, and so on for ever."""
+        """Yield the seconds to wait after the first failure, after the second, and so on without end."""
         return map(self.wait_s, count(1))
 
     async def wait(self, failures: int) -> None:
-        """Wait after so many failures in a row."""
+        """Sleep for as long as :meth:`wait_s` says after this many failures in a row."""
         await asyncio.sleep(self.wait_s(failures))

@@ -1,5 +1,5 @@
-"""The user's data directory: the key of this machine's gateway, which gateways run with it, the embedded server's data,
-the prompt's history."""
+"""The user's data directory: the key of the user's gateways, which of them run, the embedded server's data, and the
+prompt's history."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ log = logging.getLogger("rsws.datadir")
 
 
 _ANNOUNCEMENT = re.compile(r"(?:new-)?[0-9]+-(?P<pid>[0-9]+)-[0-9]+")
-"""A file that announces a gateway; what else lies there is not touched."""
+"""The name of a file that announces a gateway; other files in that directory are not touched."""
 
 
 class DataDir:
-    """Paths below one directory, made when they are first needed, readable by their owner alone."""
+    """A data directory and the files in it, which are made when first needed and are readable by their owner alone."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path if path is not None else default_data_dir()
@@ -37,7 +37,7 @@ class DataDir:
 
     @property
     def redis(self) -> Path:
-        """The embedded server's own directory."""
+        """The directory of the embedded server's data."""
         return self.path / "redis"
 
     @property
@@ -45,16 +45,16 @@ class DataDir:
         return self.path / "pub_history"
 
     def create(self) -> Path:
-        """Make the directory, or make it private.
+        """Make the directory if it doesn't exist, make it private, and return its path.
 
         Raises:
-            SetupError: It is somebody else's, or can't be made or written.
+            SetupError: The directory is somebody else's, or can't be made or written.
         """
         self._private.create()
         return self.path
 
     def read_key(self) -> str | None:
-        """The key made by :meth:`make_key` earlier; None when there is none or it can't be read.
+        """Return the key that :meth:`make_key` made earlier; None when there is none or it can't be read.
 
         Raises:
             SetupError: The directory or the key is somebody else's.
@@ -65,7 +65,7 @@ class DataDir:
             return None
 
     def make_key(self) -> str:
-        """The key of this user's gateways on loopback, made at the first call and kept (mode 0600).
+        """Return the key of this user's gateways on loopback, which the first call makes and stores (mode 0600).
 
         Raises:
             SetupError: The data directory is somebody else's or can't be written, or the key there can't be read.
@@ -86,7 +86,7 @@ class DataDir:
         return key
 
     def _write_key(self) -> None:
-        """Written whole under another name first: gateways that start at once agree on one key."""
+        """Write a new key under another name first, then link it: gateways that start together agree on one key."""
         draft = f"key.{secrets.token_hex(8)}"
         with open(self._private.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
             file.write(secrets.token_urlsafe(24) + "\n")
@@ -97,7 +97,7 @@ class DataDir:
             self._private.remove(draft)
 
     def create_history(self) -> Path:
-        """The file of the prompt's history (mode 0600), made if there is none.
+        """Return the path of the prompt's history, and make the file (mode 0600) if there is none.
 
         Raises:
             SetupError: The data directory is somebody else's or can't be written.
@@ -109,13 +109,17 @@ class DataDir:
             raise self._private.unwritable(error) from None
         return self.prompt_history
 
-    # --- which gateways run ---
+    # --- the gateways that run ---
 
     @contextmanager
     def announce(self, addresses: Iterable[tuple[str, int]]) -> Iterator[None]:
-        """Let this user's commands know that a gateway of this directory listens there, for as long as the block lasts.
+        """Announce a gateway of this directory to this user's commands, for as long as the block lasts.
 
-        A file says so for each address, and a lock on it, which ends with this process however that ends.
+        There is one file for each address, and the process holds a lock on it, which ends with the process however it
+        ends.
+
+        Args:
+            addresses: Where the gateway listens: IP address and port.
 
         Raises:
             SetupError: The directory is somebody else's or can't be written.
@@ -124,7 +128,7 @@ class DataDir:
             try:
                 self._private.create()
                 self._gateways.create()
-                self._forget_the_dead()
+                self._remove_dead()
                 for number, (host, port) in enumerate(addresses):
                     self._announce(f"{port}-{os.getpid()}-{number}", host, stack)
             except OSError as error:
@@ -132,7 +136,7 @@ class DataDir:
             yield
 
     def _announce(self, name: str, host: str, stack: ExitStack) -> None:
-        draft = f"new-{name}"  # locked when it gets its name: whoever finds it unlocked may take it for left behind
+        draft = f"new-{name}"  # locked before it gets its name: a file of that name without a lock is a dead gateway's
         descriptor = self._gateways.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         stack.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,15 +144,15 @@ class DataDir:
         self._gateways.rename(draft, name)
         stack.callback(self._gateways.discard, name)
 
-    def _forget_the_dead(self) -> None:
+    def _remove_dead(self) -> None:
         for name in self._gateways.names():
             ours = _ANNOUNCEMENT.fullmatch(name)
             if ours is not None and not _is_alive(int(ours["pid"])):
                 self._gateways.discard(name)
 
     def runs_gateway(self, host: str, port: int) -> bool:
-        """Whether what listens at that address of this machine is proven to be a gateway of this directory: it has
-        announced itself and lives, and nobody but this user listens there, as far as the system tells.
+        """Whether a gateway of this directory provably listens at that address of this machine: it has announced itself
+        and is alive, and only this user listens there, as far as the system tells.
 
         Args:
             host: An IP address or ``localhost``.
@@ -166,7 +170,7 @@ class DataDir:
         return listeners(host, port) in (None, {os.geteuid()})
 
     def _announced(self, name: str) -> str | None:
-        """The host that a file says a gateway listens on; None when that gateway is gone."""
+        """Return the host that a gateway listens on, as its file says; None when that gateway has ended."""
         try:
             with open(self._gateways.open(name, os.O_RDONLY)) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,21 +1,21 @@
-"""Everything that can go wrong, in one place.
+"""The exceptions, error codes and close codes of rsws.
 
 The exception tree::
 
     RswsError
     ├── UsageError               an argument or a setting that can't be used
     ├── SetupError               the gateway can't start: port, data directory, no server
-    │   └── LoginRefused         Redis refused the password, or a right that is needed
+    │   └── LoginRefused         Redis refused the password, or a needed permission is missing
     ├── RequestError             a request the gateway refuses before Redis is asked
-    ├── StoreError               Redis did not do what it was asked to
-    │   ├── RedisUnavailable     it can't be reached, or the link broke
-    │   ├── RedisRefused         it answered with an error
+    ├── StoreError               Redis did not do what it was asked to do
+    │   ├── RedisUnavailable     Redis can't be reached, or the connection broke
+    │   ├── RedisRefused         Redis answered with an error
     │   ├── Conflict             the same producer stored other data under the same messageId
     │   └── ChannelUnreadable    the key is not a stream, or Redis forbids it
-    ├── BenchFailed              a benchmark can't go on, for a reason of its own
-    └── ClientError              what a client of a gateway meets
+    ├── BenchFailed              a benchmark can't go on, and no other error here says why
+    └── ClientError              an error of a gateway's client
         ├── CannotConnect        no gateway answers at that URL
-        ├── ConnectionLost       it did, and then no more, for good
+        ├── ConnectionLost       the connection is lost for good
         ├── Unauthorized         the token was refused
         ├── SubscribeRefused     the gateway refused a subscription
         └── PublishFailed        a publish was not acknowledged
@@ -69,7 +69,7 @@ ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
     ErrorCode.REDIS_UNAVAILABLE: ("Redis can't be reached", "try again later"),
     ErrorCode.REDIS_REFUSED: ("Redis answered with an error, which the text names", "ask the operator"),
 }
-"""code -> (when it is sent, what a client should do about it)."""
+"""A map from each error code to when it is sent and what a client should do about it."""
 
 
 class Outcome(StrEnum):
@@ -78,11 +78,11 @@ class Outcome(StrEnum):
     NOT_STORED = "not_stored"
     """Refused or never sent: safe to send again."""
     UNKNOWN = "unknown"
-    """The link to Redis broke after the command was sent: it may be stored."""
+    """The connection to Redis broke after the command was sent: the message may be stored."""
 
 
 class CloseCode(IntEnum):
-    """WebSocket close codes the gateway uses. ``CLOSE_HELP`` says why, and whether to come back."""
+    """The WebSocket close codes the gateway uses. ``CLOSE_HELP`` says why, and whether to reconnect."""
 
     NORMAL = 1000
     GOING_AWAY = 1001
@@ -108,11 +108,11 @@ CLOSE_HELP: dict[CloseCode, tuple[str, bool]] = {
     CloseCode.SERVICE_RESTART: ("the gateway is restarting", True),
     CloseCode.TRY_AGAIN_LATER: ("the gateway is overloaded", True),
 }
-"""close code -> (why, whether coming back with the same request makes sense)."""
+"""A map from each close code to why it is sent and whether it makes sense to reconnect with the same request."""
 
 
 class RswsError(Exception):
-    """The root: every error rsws raises on purpose."""
+    """The base class of every error that rsws raises on purpose."""
 
 
 class UsageError(RswsError):
@@ -124,14 +124,14 @@ class SetupError(RswsError):
 
 
 class LoginRefused(SetupError):
-    """Redis refused the password, or a right that is needed."""
+    """Redis refused the password, or does not permit a command or key that the gateway needs."""
 
 
 class RequestError(RswsError):
     """A request the gateway refuses before Redis is asked.
 
     Attributes:
-        code: Which error it is on the wire.
+        code: The error's ``code`` on the wire.
         channel: The channel the request named, None where it named none.
         message_id: The ``messageId`` of a refused publish, None for every other request.
     """
@@ -146,11 +146,11 @@ class RequestError(RswsError):
 
 
 class StoreError(RswsError):
-    """Redis did not do what it was asked to.
+    """Redis did not do what it was asked to do.
 
     Attributes:
-        code: Which error it is on the wire.
-        outcome: For a write, whether it may have been stored all the same.
+        code: The error's ``code`` on the wire.
+        outcome: For a write, whether the message may have been stored nevertheless.
     """
 
     code: ErrorCode
@@ -161,7 +161,7 @@ class StoreError(RswsError):
 
 
 class RedisUnavailable(StoreError):
-    """Redis can't be reached, or the link to it broke. ``cause`` has the details for a log."""
+    """Redis can't be reached, or the connection to it broke. ``cause`` has the details for a log."""
 
     code = ErrorCode.REDIS_UNAVAILABLE
     TEXT = "Server Redis tidak siap"
@@ -191,11 +191,11 @@ class Conflict(StoreError):
 
 
 class BenchFailed(RswsError):
-    """A benchmark can't go on, for a reason of its own."""
+    """A benchmark can't go on, and no other error here says why."""
 
 
 class ClientError(RswsError):
-    """What a client of a gateway meets."""
+    """The base class of the errors of a gateway's client."""
 
 
 class CannotConnect(ClientError):
@@ -203,7 +203,7 @@ class CannotConnect(ClientError):
 
 
 class ConnectionLost(ClientError):
-    """The connection is lost and was not to be had again."""
+    """The connection is lost for good: the client doesn't reconnect, or couldn't."""
 
 
 class Unauthorized(ClientError):
@@ -215,7 +215,7 @@ class SubscribeRefused(ClientError):
 
     Attributes:
         code: The ``code`` of the gateway's error; an unknown one stays a plain string.
-        channel: The channel it concerns.
+        channel: The channel of the subscription.
     """
 
     def __init__(self, text: str, code: str, channel: str) -> None:
@@ -229,7 +229,7 @@ class PublishFailed(ClientError):
 
     Attributes:
         code: The ``code`` of the gateway's error; an unknown one stays a plain string.
-        outcome: Whether the message may be stored all the same.
+        outcome: Whether the message may be stored nevertheless.
     """
 
     def __init__(self, text: str, code: str, outcome: Outcome) -> None:

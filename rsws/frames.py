@@ -1,9 +1,9 @@
-"""The header of a WebSocket frame (RFC 6455, section 5.2), written and read here and nowhere else.
+"""Writing and reading the header of a WebSocket frame (RFC 6455, section 5.2), for all of rsws.
 
-The sections in comments are those of RFC 6455.
+The sections named in comments are those of RFC 6455.
 
-A client's message is read here because websockets' parser, a chain of generators made for any frame in pieces of any
-size, takes six times as long for one that is there in one piece.
+A client's messages are parsed here because the parser of ``websockets``, a chain of generators for any frame in pieces
+of any size, needs six times as long for a message that has arrived whole.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from struct import Struct
 from websockets.frames import apply_mask  # type: ignore[attr-defined]
 
 TEXT = 0x81
-"""The first byte of a whole text message: FIN and opcode 1."""
+"""The first byte of a text message in one frame: FIN and opcode 1."""
 MASKED = 0x80
-"""The bit of the second byte that says that a mask follows the length, as it does in what a client sends."""
+"""The bit of the second byte that says that a mask follows the length, as in every frame of a client."""
 _short_header = Struct("!BB").pack
 _medium_header = Struct("!BBH").pack
 _long_header = Struct("!BBQ").pack
 
 
 def header(size: int, first_byte: int = TEXT, mask_bit: int = 0) -> bytes:
-    """The two to ten bytes in front of a payload of that size; with :data:`MASKED`, its mask has to follow them."""
-    if size < 126:  # section 5.2: a length takes as few bytes as it can
+    """Return the two to ten bytes before a payload of that size; with :data:`MASKED`, the mask has to follow them."""
+    if size < 126:  # section 5.2: a length is written in as few bytes as possible
         return _short_header(first_byte, mask_bit | size)
     if size < 65536:
         return _medium_header(first_byte, mask_bit | 126, size)
@@ -31,9 +31,9 @@ def header(size: int, first_byte: int = TEXT, mask_bit: int = 0) -> bytes:
 
 
 def bounds(data: bytes, start: int) -> tuple[int, int] | None:
-    """Where the payload of the frame at ``start`` begins and ends, be it there or not.
+    """Return where the payload of the frame at ``start`` begins and ends, whether or not it has arrived.
 
-    None while the length of the frame is not there.
+    None until the frame's length has arrived.
     """
     body = start + 2
     if body > len(data):
@@ -51,15 +51,15 @@ def bounds(data: bytes, start: int) -> tuple[int, int] | None:
 
 
 def read_messages(data: bytes, start: int, max_bytes: int, max_messages: int, stop: int) -> tuple[list[bytes], int]:
-    """The payloads of the plain text messages of a client in ``data`` from ``start`` on, and where they end.
+    """Return the payloads of a client's unfragmented text messages in ``data`` from ``start`` on, and where they end.
 
-    It reads at most ``max_messages``, and none that begins behind ``stop``. It stops before anything else: a frame that
-    is not all there, control frames, fragments, a message of more than ``max_bytes``, what breaks the rules.
+    It reads at most ``max_messages``, and none that begins at or after ``stop``. It stops before anything else: an
+    incomplete frame, control frames, fragments, a message of more than ``max_bytes``, what breaks the rules.
     """
     payloads: list[bytes] = []
     end = len(data)
     while start < stop and end - start >= 6 and data[start] == TEXT:
-        size = data[start + 1] - MASKED  # bounds() is written out here: the call would cost a fifth of all this
+        size = data[start + 1] - MASKED  # bounds() is inlined: the call would cost a fifth of this function's time
         body = start + 6
         if size == 126 and end - start >= 8:
             size = data[start + 2] << 8 | data[start + 3]

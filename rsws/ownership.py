@@ -1,4 +1,4 @@
-"""What belongs to whom: directories and files that are this user's alone, and who listens on a port of this machine."""
+"""Ownership: directories and files that are this user's alone, and which users listen on a port of this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rsws.errors import SetupError
 
-_NOT_FOLLOWED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # nor waited for: it might be a FIFO
+_NOT_FOLLOWED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # nonblocking: opening a FIFO could wait for ever
 
 
 def user_name(uid: int) -> str:
-    """How a person knows a user."""
+    """Return a user's login name, or ``uid N`` when there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -27,12 +27,12 @@ def user_name(uid: int) -> str:
 class PrivateDir:
     """A directory that nobody but its owner, this user, can look into.
 
-    It is opened anew for each thing that is done in it, and that is done by its descriptor: whoever can put something
-    else in its place meanwhile has won nothing. No symbolic link in it is followed, and neither is one in its place.
+    Each operation opens the directory anew and works through its descriptor, so whoever replaces the path meanwhile
+    gains nothing. Symbolic links are never followed, neither in the directory nor in its place.
 
     Args:
-        own: What may be in it. Where there is more, it serves something else, too, and its mode is left as it is; None
-            is for one in which everything is ours.
+        own: The names of what rsws keeps in it. Where there is anything else, the directory has another purpose, too,
+            and its mode is left as it is; None when everything in it belongs to rsws.
     """
 
     def __init__(self, path: Path, own: frozenset[str] | None = None) -> None:
@@ -40,23 +40,23 @@ class PrivateDir:
         self._own = own
 
     def create(self) -> None:
-        """Make it if it is not there, and make it private.
+        """Make the directory if it doesn't exist, and make it private.
 
         Raises:
-            SetupError: It is not this user's, or can't be made or written.
+            SetupError: The directory is not this user's, or can't be made or written.
         """
-        with self._said(), self._opened(make=True):
+        with self._as_setup_error(), self._opened(make=True):
             if not os.access(self.path, os.W_OK | os.X_OK):
                 raise PermissionError(0, "permission denied")
 
     def make_private(self) -> None:
-        """Make everything of ours in it private, however deep.
+        """Make everything private that rsws keeps in the directory, at any depth.
 
         Raises:
-            SetupError: Something in it is somebody else's, or can't be made private.
+            SetupError: A file or directory in it is somebody else's, or can't be made private.
         """
-        with self._said(), self._opened(make=True) as top:
-            # A link is not entered; what it is will be seen when it is opened.
+        with self._as_setup_error(), self._opened(make=True) as top:
+            # A symbolic link is not entered here; _close_to_others refuses it.
             for where, directories, files, descriptor in os.fwalk(".", dir_fd=top, follow_symlinks=False):
                 if where == "." and self._own is not None:
                     directories[:] = self._own.intersection(directories)
@@ -76,7 +76,7 @@ class PrivateDir:
             ):  # which can't be opened; the directory is shut
                 return
             opened = os.open(name, os.O_RDONLY | _NOT_FOLLOWED, dir_fd=descriptor)
-        except FileNotFoundError:  # a draft, or what the server has done with
+        except FileNotFoundError:  # a draft, or a file that the embedded server has removed meanwhile
             return
         try:
             os.fchmod(opened, 0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
@@ -84,11 +84,11 @@ class PrivateDir:
             os.close(opened)
 
     def open(self, name: str, flags: int) -> int:
-        """The descriptor of a file in it, which is made private; with O_CREAT the file is made, mode 0600.
+        """Open a file in the directory, make it private, and return its descriptor; O_CREAT makes it with mode 0600.
 
         Raises:
-            SetupError: The directory or the file is not this user's, or no plain file.
-            OSError: It can't be opened.
+            SetupError: The directory or the file is not this user's, or the file is not a plain file.
+            OSError: The file can't be opened.
         """
         with self._opened() as directory:
             try:
@@ -110,12 +110,12 @@ class PrivateDir:
             return descriptor
 
     def read(self, name: str) -> bytes:
-        """What is in a file. Raises as :meth:`open` does."""
+        """Return the content of a file in the directory. Raises what :meth:`open` raises."""
         with open(self.open(name, os.O_RDONLY), "rb") as file:
             return file.read()
 
     def write_durably(self, name: str, content: bytes) -> None:
-        """Replace a file such that after a crash it is the old one or the new one. Raises as :meth:`open` does."""
+        """Replace a file so that a crash leaves either the old or the new one. Raises what :meth:`open` raises."""
         draft = f"{name}.new"
         with open(self.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
             file.write(content)
@@ -126,27 +126,27 @@ class PrivateDir:
             os.fsync(directory)
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file in it another name. Raises as :meth:`open` does."""
+        """Rename a file in the directory. Raises what :meth:`open` raises."""
         with self._opened() as directory:
             os.replace(old, new, src_dir_fd=directory, dst_dir_fd=directory)
 
     def link(self, old: str, new: str) -> None:
-        """Give a file in it a second name. Raises as :meth:`open` does, FileExistsError too."""
+        """Give a file in the directory a second name. Raises what :meth:`open` raises, and FileExistsError."""
         with self._opened() as directory:
             os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory)
 
     def remove(self, name: str) -> None:
-        """Remove a file in it. Raises as :meth:`open` does."""
+        """Remove a file in the directory. Raises what :meth:`open` raises."""
         with self._opened() as directory:
             os.unlink(name, dir_fd=directory)
 
     def discard(self, name: str) -> None:
-        """Remove a file in it, if it is there and can be removed."""
+        """Remove a file in the directory, if it exists and can be removed."""
         with suppress(OSError, SetupError):
             self.remove(name)
 
     def names(self) -> list[str]:
-        """What is in it. Raises as :meth:`open` does."""
+        """Return the names of what is in the directory. Raises what :meth:`open` raises."""
         with self._opened() as directory:
             return os.listdir(directory)
 
@@ -164,26 +164,26 @@ class PrivateDir:
             found = os.fstat(descriptor)
             _check_owner(self.path, found)
             if found.st_mode & 0o077:
-                self._shut(descriptor, found.st_mode)
+                self._restrict_mode(descriptor, found.st_mode)
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def _shut(self, descriptor: int, mode: int) -> None:
+    def _restrict_mode(self, descriptor: int, mode: int) -> None:
         if self._own is None or self._own.issuperset(os.listdir(descriptor)):
             os.fchmod(descriptor, 0o700)
         elif mode & 0o022:
             raise _foreign(self.path, "can be written by others, and there is more in it")
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _as_setup_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise self.unwritable(error) from None
 
     def unwritable(self, error: OSError) -> SetupError:
-        """What to do about an error that came while something was written."""
+        """Return the error that says what to do when the directory can't be written."""
         return SetupError(
             f"the data directory {self.path} can't be written ({error.strerror or error}); "
             f"choose another with --data-dir or RSWS_DATA_DIR"
@@ -206,19 +206,19 @@ def _foreign(path: Path, fault: str) -> SetupError:
 
 
 def strangers(host: str, port: int) -> str:
-    """The names of other users who listen there, as a sentence has them; empty where there is none, or nobody tells."""
+    """Return the names of other users who listen there, joined with "and"; empty if there are none or it is unknown."""
     others = (listeners(host, port) or set()) - {os.geteuid()}
     return " and ".join(sorted(map(user_name, others)))
 
 
 def listeners(host: str, port: int) -> set[int] | None:
-    """The users who listen where a connection to that address of this machine may end.
+    """Return the users whose listening sockets a connection to that address of this machine may reach.
 
     Args:
-        host: An IP address, or ``localhost``, which stands for all that are.
+        host: An IP address, or ``localhost``, which stands for every address of this machine.
 
     Returns:
-        Their uids, none when nobody listens; None where the system does not tell (there is no /proc/net).
+        Their uids, an empty set when nobody listens; None where the system does not tell (there is no /proc/net).
     """
     found: set[int] = set()
     wanted = None if host == "localhost" else ipaddress.ip_address(host)
@@ -242,7 +242,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def _address(text: str) -> _Address:
-    """An address of /proc/net/tcp: words of 32 bits, each in the order of this machine's bytes."""
+    """Parse an address of /proc/net/tcp: words of 32 bits, each in this machine's byte order."""
     words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
     packed = b"".join([word.to_bytes(4, sys.byteorder) for word in words])
     address = ipaddress.ip_address(packed)

@@ -24,19 +24,19 @@ FIELD = "messageData"
 """The field of a stream entry that holds a message's JSON text."""
 
 OWN_KEYS = "rsws:"
-"""What the gateway's own keys in Redis begin with, and no channel."""
+"""The prefix of the gateway's own keys in Redis, which no channel's name may have."""
 MAX_CHANNEL_BYTES = 512
 MAX_ECHO = 4096
-"""Characters of a bad name that are said again: with a megabyte of them a client is not helped."""
+"""The longest invalid channel name, in characters, that an error reply repeats: a megabyte would not help a client."""
 MAX_DEPTH = 256
-"""How deep published data may be nested: what one parser accepts, all others on its way must be able to read."""
+"""How deep published data may be nested: every parser that reads it later must be able to."""
 MAX_EVENT_OVERHEAD = len('{"event":"message","channel":,"streamId":"","data":}') + 2 * 20 + 1
-"""Bytes of a message event beside the channel's name, quoted, and the data; its id counted as long as any can be."""
+"""The bytes of a message event without the quoted channel name and the data, with the longest possible id."""
 PUBLISH_FORMAT_TEXT = "Format publish salah. Wajib ada: channel, data, messageId"
 
 _MAX_HALF = 2**64 - 1
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
-_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: +1 opens a level, -1 closes one
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -48,16 +48,16 @@ class StreamId(NamedTuple):
     """
 
     ms: int
-    """Milliseconds since 1970 where Redis made the id; any number where somebody else did."""
+    """Milliseconds since 1970 where Redis made the id; any number where a client of Redis chose it."""
     seq: int
-    """Counts the entries of one millisecond."""
+    """The number of the entry within its millisecond."""
 
     @classmethod
     def parse(cls, text: str) -> StreamId:
         """Read ``ms`` or ``ms-seq``, strictly: ASCII digits, each half below 2^64; ``5`` means ``5-0``.
 
         Raises:
-            ValueError: The text is no id (``$``, ``+``, ``-``, ``*`` and ``>`` are none either).
+            ValueError: The text is not an id (``$``, ``+``, ``-``, ``*`` and ``>`` are not ids either).
         """
         match = _ID.fullmatch(text)
         if match is None:
@@ -77,31 +77,31 @@ class StreamId(NamedTuple):
         return f"{self.ms}-{self.seq}"
 
     def before(self) -> StreamId:
-        """The greatest id below this one, so that "after ``id.before()``" includes ``id``; ``0-0`` stays."""
+        """Return the greatest id below this one, so that "after ``id.before()``" includes ``id``; ``0-0`` stays."""
         if self.seq:
             return StreamId(self.ms, self.seq - 1)
         return StreamId(self.ms - 1, _MAX_HALF) if self.ms else self
 
 
 ZERO = StreamId(0, 0)
-"""Before the first entry: no entry can have this id."""
+"""The position before the first entry: no entry can have this id."""
 
 
-# --- requests: what a client asks for ---------------------------------------------------------------------
+# --- requests: from a client to the gateway ---------------------------------------------------------------
 
 
 class Subscribe(msgspec.Struct, frozen=True, gc=False):
-    """Everything of ``channel`` after a position, then live.
+    """The request for all entries of ``channel`` after a position, then each new one.
 
-    Exactly one of the two says where to start: ``last`` (that many entries before the end) where it is not
-    None, else ``after`` (an id; None stands for ``$``, the end as it is now).
+    The position is given by ``last`` (that many entries before the end) where it is not None, else by ``after`` (an
+    id; None stands for ``$``, the current end).
     """
 
     channel: str
     after: StreamId | None = ZERO
     last: int | None = None
     marker: bool = False
-    """Whether the client wants a ``caught_up`` event when history ends and live begins."""
+    """Whether the client wants a ``caught_up`` event when history ends and live delivery begins."""
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, gc=False):
@@ -114,7 +114,7 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     """JSON text, byte for byte as the client wrote it."""
     message_id: str
     producer: str | None = None
-    """With it, (producer, channel, messageId) is stored at most once within the gateway's window."""
+    """The producer's name; with one, (producer, channel, messageId) is stored at most once in the gateway's window."""
 
 
 class Ping(msgspec.Struct, frozen=True, gc=False):
@@ -125,7 +125,7 @@ Request: TypeAlias = Subscribe | Unsubscribe | Publish | Ping
 
 
 class _Fields(msgspec.Struct, gc=False):
-    """The keys of every request, each of its own type: one pass of a compiled decoder reads and checks them."""
+    """The keys of all requests with their types: one pass of a compiled decoder reads and checks them."""
 
     action: str
     channel: str | UnsetType = UNSET
@@ -160,7 +160,7 @@ def decode_request(frame: str) -> Request:
         frame: The text of a WebSocket message, valid UTF-8 as WebSocket guarantees.
 
     Raises:
-        RequestError: It is none; code, text, channel and messageId are those of the reply it deserves.
+        RequestError: It is not a valid request; code, text, channel and messageId are those of the reply to send.
     """
     try:
         fields = _fields.decode(frame)
@@ -228,7 +228,7 @@ def _channel(name: str | UnsetType, message_id: str | None = None) -> str:
 
 
 def channel_fault(name: str) -> str | None:
-    """Why ``name`` can't be a channel, as a sentence; None when it can."""
+    """Return why ``name`` can't be a channel, as a sentence; None when it can."""
     try:
         _check_channel(name)
     except ValueError as fault:
@@ -236,11 +236,12 @@ def channel_fault(name: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=512)  # of good names, which are short: nothing is kept of an error
+@lru_cache(maxsize=512)  # caches valid names only, which are short: an exception is not cached
 def _check_channel(name: str) -> None:
-    """
+    """Check a channel's name.
+
     Raises:
-        ValueError: It can't be a channel, with the reason as a sentence.
+        ValueError: The name can't be a channel; the text is the reason, as a sentence.
     """
     if not name:
         raise ValueError("the channel name is empty")
@@ -270,14 +271,14 @@ def _or_none(value: str | UnsetType) -> str | None:
 
 
 def _read_slowly(frame: str) -> _Fields:
-    """Read a request key by key, to say exactly what is wrong with it; keys its action has no use for are ignored."""
+    """Read a request key by key, to say exactly what is wrong with it; keys that its action doesn't use are ignored."""
     try:
         _raw.decode(frame)
     except RecursionError:
         raise RequestError(ErrorCode.BAD_JSON, "the JSON is nested too deep to read") from None
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise RequestError(
-            ErrorCode.BAD_JSON, f"the frame is not valid JSON: {error}", message_id=_waited_for(frame)
+            ErrorCode.BAD_JSON, f"the frame is not valid JSON: {error}", message_id=_message_id_if_lenient(frame)
         ) from None
     try:
         keys = _object.decode(frame)
@@ -301,8 +302,11 @@ def _read_slowly(frame: str) -> _Fields:
     return fields
 
 
-def _waited_for(frame: str) -> str | None:
-    """The messageId of a publish that only a lenient parser reads (a lone surrogate, NaN); its client waits for it."""
+def _message_id_if_lenient(frame: str) -> str | None:
+    """Return the messageId of a publish that only a lenient parser reads (a lone surrogate, NaN), if it has one.
+
+    Its client waits for a reply with that messageId.
+    """
     try:
         match json.loads(frame):
             case {"action": "publish", "messageId": str(message_id)}:
@@ -321,7 +325,7 @@ def _as_string(raw: Raw | None) -> str | None:
 
 
 def _whole_number(raw: Raw) -> int:
-    """A whole number of any length; more than 18 digits are all the same to a stream."""
+    """Read a whole number of any length; more than 18 digits become 10**18: no stream has as many entries anyway."""
     digits = bytes(raw)
     if not digits.isdigit():
         raise ValueError("no whole number")
@@ -332,7 +336,7 @@ _READ: dict[str, Any] = {"marker": _boolean.decode, "last": _whole_number, "data
 
 
 def encode_request(request: Request) -> str:
-    """The JSON text of a request, for a client to send."""
+    """Return the JSON text of a request, for a client to send."""
     match request:
         case Publish(channel, data, message_id, producer):
             once = "" if producer is None else f',"producer":{_quote(producer)}'
@@ -355,7 +359,7 @@ def encode_request(request: Request) -> str:
             return _text({"action": "ping"})
 
 
-# --- replies and events: what the gateway says ------------------------------------------------------------
+# --- replies and events: from the gateway to a client -----------------------------------------------------
 
 
 class Connected(msgspec.Struct, frozen=True, gc=False):
@@ -365,9 +369,9 @@ class Connected(msgspec.Struct, frozen=True, gc=False):
 class Subscribed(msgspec.Struct, frozen=True, gc=False):
     channel: str
     last_message_id: StreamId
-    """The concrete id this subscription starts after."""
+    """The id that this subscription starts after, whatever form the request gave it in."""
     latest_id: StreamId
-    """The stream's last-generated id at that moment."""
+    """The stream's last-generated id when the subscription started."""
 
 
 class Unsubscribed(msgspec.Struct, frozen=True, gc=False):
@@ -389,19 +393,19 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class CaughtUp(msgspec.Struct, frozen=True, gc=False):
-    """History has ended and live begins; sent once, where the subscription asked for it (``marker``)."""
+    """The event that history has ended and live delivery begins; sent once, if the subscription asked (``marker``)."""
 
     channel: str
     last_message_id: StreamId
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
-    """Continuity after ``last_message_id`` can't be proven; delivery goes on after it."""
+    """The event that entries after ``last_message_id`` may be missing; delivery continues after the gap."""
 
     channel: str
     last_message_id: StreamId
     resumes_at: StreamId | None
-    """The first id there is; None when nothing is there yet."""
+    """The first id that the stream still has after the gap; None when it has none yet."""
     reason: Literal["trimmed", "reset"]
 
 
@@ -409,7 +413,7 @@ class Ack(msgspec.Struct, frozen=True, gc=False):
     message_id: str
     stream_id: StreamId
     duplicate: bool = False
-    """Stored before, by the same producer under the same messageId: the id is that of then."""
+    """Whether the same producer stored it before under the same messageId; ``stream_id`` is then the first one's."""
 
 
 class ErrorAck(msgspec.Struct, frozen=True, gc=False):
@@ -430,7 +434,7 @@ class Pong(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """The token is missing or wrong; the connection closes."""
+    """The reply that the token is missing or wrong; the connection is closed after it."""
 
 
 Reply: TypeAlias = (
@@ -439,7 +443,7 @@ Reply: TypeAlias = (
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """The JSON text of a reply or an event, keys in the order of the specification."""
+    """Return the JSON text of a reply or an event, with the keys in the specification's order."""
     match reply:
         case Message(channel, stream_id, text):
             return message_template(channel) % (str(stream_id).encode(), text.encode())
@@ -476,42 +480,42 @@ def encode_reply(reply: Reply) -> bytes:
 
 
 def encode_ack(message_id: str, stream_id: bytes, duplicate: bool) -> bytes:
-    """The JSON text of an :class:`Ack`, of an id as Redis wrote it."""
+    """Return the JSON text of an :class:`Ack` for an id as Redis wrote it."""
     again = b',"duplicate":true' if duplicate else b""
     return b'{"status":"ack","messageId":%b,"streamId":"%b"%b}' % (msgspec.json.encode(message_id), stream_id, again)
 
 
 def refusal(error: RequestError) -> ErrorAck | Error:
-    """The reply to a request that can't be honoured."""
+    """Return the reply to a request that is refused."""
     if error.message_id is not None:
         return ErrorAck(error.message_id, str(error), error.code, Outcome.NOT_STORED)
     return Error(str(error), error.code, error.channel)
 
 
 def publish_failure(message_id: str, error: StoreError) -> ErrorAck:
-    """The reply to a publish that Redis did not confirm."""
+    """Return the reply to a publish that Redis did not confirm."""
     return ErrorAck(message_id, str(error), error.code, error.outcome)
 
 
 def message_template(channel: str) -> bytes:
-    """A channel's message event as a template, to be filled (``%``) with an id and with data that is JSON.
+    """Return a channel's message event as a template, to be filled (``%``) with an id and with data that is JSON.
 
-    All that stays the same from one message to the next is made once.
+    So what is the same in all messages of a channel is encoded once.
     """
     prefix = f'{{"event":"message","channel":{_quote(channel)},"streamId":"'.encode()
     return prefix.replace(b"%", b"%%") + b'%b","data":%b}'
 
 
 def max_event_bytes(channel: str, data: bytes) -> int:
-    """How long the event that hands on a message can be: what every subscriber has to take in one frame."""
+    """Return the longest that a message's event can be, in bytes: every subscriber must accept that in one frame."""
     return MAX_EVENT_OVERHEAD + len(_quote(channel).encode()) + len(data)
 
 
 def is_json(text: bytes) -> bool:
     """Whether ``text`` may be the data of a message.
 
-    It may be what a strict parser takes (valid UTF-8, no NaN, no lone surrogates) that is not nested deeper than any
-    parser on its way can read.
+    That is JSON that a strict parser accepts (valid UTF-8, no NaN, no lone surrogates) and that is nested no deeper
+    than MAX_DEPTH.
     """
     try:
         text.decode()
@@ -522,10 +526,10 @@ def is_json(text: bytes) -> bool:
 
 
 def _has_many(data: bytes, byte: bytes) -> bool:
-    """Whether ``byte`` is in ``data`` often enough to matter."""
+    """Whether ``byte`` occurs in ``data`` more than MAX_DEPTH / 2 times."""
     if len(data) < 4096:
         return data.count(byte) > MAX_DEPTH // 2
-    end = -1  # to count them all takes a millisecond for a megabyte
+    end = -1  # counting all occurrences would take a millisecond for a megabyte
     for _ in range(MAX_DEPTH // 2 + 1):
         end = data.find(byte, end + 1)
         if end < 0:
@@ -537,7 +541,7 @@ def is_too_deep(data: bytes) -> bool:
     """Whether a JSON text is nested deeper than MAX_DEPTH."""
     if not _has_many(data, b"[") and not _has_many(data, b"{"):
         return False
-    # Backslashes stand in strings alone; without them and what they escape every quote left begins or ends one.
+    # Backslashes occur only in strings; without escaped backslashes and quotes, each quote begins or ends a string.
     outside_strings = b"".join(data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
     steps = outside_strings.translate(_STEPS, _NO_BRACKETS)
     return max(accumulate(memoryview(steps).cast("b")), default=0) > MAX_DEPTH
@@ -567,7 +571,7 @@ def decode_reply(frame: str) -> Reply | None:
     """Read one reply or event; None for one of a kind this version does not know.
 
     Raises:
-        ValueError: The frame is no reply at all: the other side does not speak this protocol.
+        ValueError: The frame is not a reply at all: the other side does not speak this protocol.
     """
     try:
         fields = _reply_fields.decode(frame)
@@ -603,10 +607,10 @@ def decode_reply(frame: str) -> Reply | None:
 
 
 def json_text(value: Any) -> bytes:
-    """``value`` as JSON text, ready to be published.
+    """Return ``value`` as JSON text, ready to be published.
 
     Raises:
-        UsageError: It can't be written as JSON.
+        UsageError: ``value`` can't be written as JSON.
     """
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

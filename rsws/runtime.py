@@ -1,4 +1,4 @@
-"""What a process with many connections needs: an event loop, open files, few collections of garbage, and others."""
+"""What a process with many connections needs: an event loop, open files, rare garbage collections, child processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop where it is installed, else asyncio."""
+    """Return the function that makes event loops: uvloop's where it is installed, else asyncio's."""
     try:
         import uvloop
     except ImportError:
@@ -23,22 +23,22 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 LINE_BYTES = 64 * 1024
-"""The longest line that a process is asked for, where nothing else is said: asyncio's own limit."""
+"""The default for the longest line that is read from a child process: asyncio's own limit."""
 
 
 async def start_module(
     module: str, *arguments: str, descriptors: Sequence[int], line_bytes: int = LINE_BYTES
 ) -> asyncio.subprocess.Process:
-    """Run a module of this package in a process of its own, with pipes to and from it.
+    """Run a module of this package in a child process, with pipes to its standard input and from its standard output.
 
-    It is in a session of its own, too: Ctrl-C in the terminal is for this process, which tells the other.
+    The child is in a session of its own: Ctrl-C in the terminal reaches this process alone, which tells the child.
 
     Args:
-        descriptors: Files that it inherits, under the same numbers.
-        line_bytes: The longest line that is read from it.
+        descriptors: File descriptors that the child inherits, under the same numbers.
+        line_bytes: The longest line that is read from the child.
 
     Raises:
-        OSError: There is no process to be had.
+        OSError: No process can be started.
     """
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", module, *arguments),
@@ -46,27 +46,27 @@ async def start_module(
         stdout=asyncio.subprocess.PIPE,
         limit=line_bytes,
         pass_fds=descriptors,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # it imports what this process does
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # the child imports from where this process does
         start_new_session=True,
     )
 
 
 def allow_many_files() -> None:
-    """Each connection is an open file, and the usual limit of 1,024 is meant for programs that use select()."""
+    """Raise the limit of open files to the hard limit: each connection is one, and the usual 1,024 suit select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with suppress(ValueError, OSError):  # a hard limit that the system itself does not allow, as on macOS
+        with suppress(ValueError, OSError):  # the system does not allow its own hard limit, as on macOS
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def collect_rarely() -> None:
-    """A reply of Redis alone makes more lists than Python's 700, at which it would look for cycles in vain."""
+    """Have Python look for cycles less often: one reply of Redis makes more lists than its threshold of 700."""
     gc.set_threshold(20_000, 20, 20)
-    gc.freeze()  # the modules, which stay
+    gc.freeze()  # the modules are never freed, so they need no further collection
 
 
 FREE_BYTES = 4 * 1024 * 1024
-"""What the allocator may keep for later."""
+"""The freed bytes that the C library may keep for later use."""
 
 
 class _MallocInfo(ctypes.Structure):
@@ -80,9 +80,9 @@ class _MallocInfo(ctypes.Structure):
 
 
 def give_back_memory() -> None:
-    """Have the C library give back to the system what was freed, where that is much: by itself it keeps a crowd's peak.
+    """Have the C library return freed memory to the system, if there is much: else it keeps the peak of many clients.
 
-    Does nothing where the library has no such call: it is glibc's, from 2.33 on.
+    Does nothing where the library lacks the calls: glibc has them from 2.33 on.
     """
     library = ctypes.CDLL(None)
     with suppress(AttributeError):
@@ -92,7 +92,7 @@ def give_back_memory() -> None:
 
 
 async def together(*works: Coroutine[Any, Any, None]) -> None:
-    """Do them all at once; when one fails, end the others and raise that."""
+    """Run all coroutines concurrently; when one fails, cancel the others and raise its error."""
     try:
         async with asyncio.TaskGroup() as tasks:
             for work in works:

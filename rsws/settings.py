@@ -1,7 +1,7 @@
-"""Every option, said once: type, default, unit, environment name and help.
+"""The one definition of every option: type, default, unit, environment name and help.
 
-Flags beat the environment, which beats ``.env`` in the working directory, which beats the defaults. The commands
-make their flags from these fields, and a test holds the README's table against them.
+Flags override the environment, which overrides ``.env`` in the working directory, which overrides the defaults. The
+commands make their flags from these fields, and a test compares the README's table with them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ KIB = 1024
 MIB = 1024 * KIB
 SECONDS = 1.0
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-"""Seconds that the letter after a number means: ``10m``."""
+"""The seconds of each unit that may follow a number, as in ``10m``."""
 MAX_NUMBER = 2**31 - 1
-"""Of every number; what takes them, from timers to Redis, has bounds of its own far above."""
+"""The greatest value of any number without a maximum; what uses them, from timers to Redis, allows far more."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What is said of a setting beside its type and default."""
+    """The properties of a setting beside its type and default."""
 
     env: str
     help: str
@@ -38,12 +38,12 @@ class Option:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     secret: bool = False
-    """Whether it holds a secret: part of no text, ``repr`` included."""
+    """Whether the value is a secret, which is never part of a text, ``repr`` included."""
     text_fault: Callable[[str], str | None] | None = None
-    """What to ask, of a text that can be encoded, why it can't be used."""
+    """A function that returns why a text (valid UTF-8) can't be used, or None when it can."""
 
     def fault(self, value: object) -> str | None:
-        """Why ``value`` can't be used, beside its type, range and choices; None when it can."""
+        """Return why ``value`` can't be used, beside its type, range and choices; None when it can."""
         match value:
             case float() if not math.isfinite(value):
                 return "it must be a finite number"
@@ -72,7 +72,7 @@ def option(
     secret: bool = False,
     text_fault: Callable[[str], str | None] | None = None,
 ) -> Any:
-    """A field of a settings class."""
+    """Return a field of a settings class."""
     said = Option(env, help, minimum, maximum, choices, secret, text_fault)
     return field(default=default, repr=not secret, metadata={"option": said})
 
@@ -193,7 +193,7 @@ class Settings:
 
     @property
     def given_key(self) -> str | None:
-        """The key that was given, by itself or in a file; None when none was.
+        """The key that was given, directly or in a file; None when none was.
 
         Raises:
             UsageError: The file can't be read or is empty.
@@ -204,7 +204,7 @@ class Settings:
 
     @property
     def given_redis_url(self) -> str | None:
-        """The URL of Redis that was given, by itself or in a file; None when none was.
+        """The URL of Redis that was given, directly or in a file; None when none was.
 
         Raises:
             UsageError: The file can't be read or is empty.
@@ -221,7 +221,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """How a command finds its gateway and is let in."""
+    """The settings by which a command finds its gateway and authenticates."""
 
     url: str | None = option(
         None,
@@ -243,12 +243,12 @@ class ClientSettings:
 
 
 def options(settings: type[Any]) -> dict[str, Option]:
-    """Field name -> what is said of it."""
+    """Return a map from each field's name to its option."""
     return {item.name: item.metadata["option"] for item in fields(settings)}
 
 
 def read_secret(path: Path, what: str) -> str:
-    """The secret that a file holds, without the space around it.
+    """Return the secret that a file holds, without the white space around it.
 
     Raises:
         UsageError: The file can't be read or is empty.
@@ -265,21 +265,21 @@ def read_secret(path: Path, what: str) -> str:
 
 
 def _names() -> set[str]:
-    """The environment's names of all settings."""
+    """Return the names of all settings' environment variables."""
     return {each.env for settings in (Settings, ClientSettings) for each in options(settings).values()}
 
 
 _of_env_file: dict[str, str] = {}
-"""What was taken over from ``.env``."""
+"""The variables that were set from ``.env``, with their values."""
 
 
 def load_env_file(path: Path = Path(".env")) -> list[int]:
-    """Take over what ``.env`` says, to the letter (a ``$`` is one), of settings that are unset or empty otherwise.
+    """Set the environment variables of settings that are unset or empty from ``.env``, literally (a ``$`` is a ``$``).
 
-    Of other names nothing is taken: whoever wrote that file may not say which code is loaded or what is trusted.
+    Other names are ignored: whoever wrote that file may not decide which code is loaded or what is trusted.
 
     Returns:
-        The numbers of the lines that say nothing.
+        The numbers of the lines that are not NAME=VALUE.
     """
     if not path.is_file():
         return []
@@ -291,7 +291,7 @@ def load_env_file(path: Path = Path(".env")) -> list[int]:
 
 
 def parse_env_file(path: Path) -> tuple[dict[str, str | None], list[int]]:
-    """What each name has in a ``.env`` file, and the numbers of the lines that are no NAME=VALUE."""
+    """Return the value of each name in a ``.env`` file, and the numbers of the lines that are not NAME=VALUE."""
     from dotenv.parser import parse_stream
 
     with path.open(encoding="utf-8") as file:
@@ -301,22 +301,22 @@ def parse_env_file(path: Path) -> tuple[dict[str, str | None], list[int]]:
 
 
 def _first_line(text: str, line: int) -> int:
-    """The number of the first line of ``text`` that is not blank, which begins with line ``line``."""
+    """Return the number of the first line of ``text`` that is not blank; ``line`` is that of its first line."""
     return line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def is_from_env_file(name: str) -> bool:
-    """Whether a variable of the environment has its value from ``.env``."""
+    """Whether an environment variable has its value from ``.env``."""
     return name in _of_env_file and os.environ.get(name) == _of_env_file[name]
 
 
 def environment_of_others() -> dict[str, str]:
-    """The environment for programs that are not rsws: without its settings, of which some are secret."""
+    """Return the environment for other programs: without the settings of rsws, some of which are secret."""
     return {name: value for name, value in os.environ.items() if name not in _names()}
 
 
 def default_data_dir() -> Path:
-    """The user's data directory for rsws, as the platform has it."""
+    """Return the user's data directory for rsws, where the platform's convention puts it."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "rsws"
     base = os.environ.get("XDG_DATA_HOME", "")

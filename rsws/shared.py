@@ -1,4 +1,4 @@
-"""Numbers in memory that several processes share: a row for each of them, which it alone writes and all may read."""
+"""A table of numbers in shared memory: each process has a row, which it alone writes and all may read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import sys
 import tempfile
 
-_BYTES_EACH = 8  # a store of so many is never half seen
+_BYTES_EACH = 8  # a write of 8 aligned bytes is atomic: no reader sees half of it
 
 
 def shared_memory(rows: int, columns: int) -> int:
-    """A descriptor of zeroed memory for such a table; the memory lives as long as a descriptor or a table of it."""
+    """Return a descriptor of zeroed memory for a table; the memory lives as long as a descriptor or a table of it."""
     if sys.platform == "linux":
         descriptor = os.memfd_create("rsws")
     else:
@@ -22,12 +22,12 @@ def shared_memory(rows: int, columns: int) -> int:
 
 
 class SharedRows:
-    """A table as each of the processes has it.
+    """A view of a table of numbers that several processes share.
 
     Args:
-        rows: How many processes there are.
-        columns: How many numbers each of them has.
-        descriptor: Of :func:`shared_memory` for that table; -1 for a process that shares it with nobody.
+        rows: The number of processes.
+        columns: The number of numbers that each process has.
+        descriptor: The table's descriptor from :func:`shared_memory`; -1 for a table that only this process has.
     """
 
     def __init__(self, rows: int, columns: int, descriptor: int = -1) -> None:
@@ -35,13 +35,13 @@ class SharedRows:
         self._columns = columns
 
     def row(self, number: int) -> memoryview[int]:
-        """The numbers of one process."""
+        """Return the numbers of one process."""
         return self._cells[number * self._columns : (number + 1) * self._columns]
 
     def total(self, column: int) -> int:
-        """The sum over all processes."""
+        """Return the sum of one column over all processes."""
         return sum(self._cells[column :: self._columns])
 
     def totals(self) -> list[int]:
-        """The sum of each column."""
+        """Return the sum of each column over all processes."""
         return [self.total(column) for column in range(self._columns)]

@@ -1,4 +1,4 @@
-"""Addresses of gateways and Redis servers: checked, completed, and fit to be shown."""
+"""URLs of gateways and Redis servers: checked, completed, and redacted for display."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rsws.errors import UsageError
 from rsws.text import safe
 
 _SCHEME = re.compile(r"(?:redis|rediss|unix|ws|wss|http|https|socks4a?|socks5h?)://", re.IGNORECASE)
-# All before the last @ is secret, whatever a parser would make of it. The address has nothing that could be a password.
+# Everything before the last @ is secret, however a parser would read it. The address can't contain a password.
 _SHOWN = re.compile(
     rf"(?P<scheme>{_SCHEME.pattern})(?P<secret>[^?#]*@)?"
     r"(?P<address>(?:(?:\[[0-9a-f:.]+(?:%\w+)?\]|[^\s@:/?#\[\]]+)(?::[0-9]{1,5})?)?(?:/[^@?#]*)?)"
@@ -21,7 +21,7 @@ _PORT = re.compile(r":?([0-9]+)")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` names this machine and nothing else can reach it there."""
+    """Whether ``host`` is a name or an address at which only this machine itself can reach it."""
     if host == "localhost":
         return True
     try:
@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_fault(host: str) -> str | None:
-    """Why ``host`` can't be looked up, whoever answers for it; None when it can."""
+    """Return why ``host`` is not a valid host name; None when it is."""
     try:
         host.encode("idna")
     except UnicodeError:
@@ -40,9 +40,9 @@ def host_fault(host: str) -> str | None:
 
 
 def redact_url(url: str) -> str:
-    """``url`` without user, password and query, fit for a log line.
+    """Return ``url`` without user, password and query, safe for a log line.
 
-    Of a URL that is not plainly one, as with a password that was not percent-encoded, no more is left than its scheme.
+    Only the scheme is left of a text that is not clearly a URL, such as one whose password was not percent-encoded.
     """
     match = _SHOWN.fullmatch(safe(url))
     if match is None:
@@ -51,12 +51,12 @@ def redact_url(url: str) -> str:
 
 
 def websocket_url(url: str) -> str:
-    """``url`` checked and completed for a WebSocket client: ``localhost:8080`` becomes ``ws://localhost:8080``.
+    """Check and complete ``url`` for a WebSocket client: ``localhost:8080`` becomes ``ws://localhost:8080``.
 
-    A port alone, ``8080`` or ``:8080``, is one of this machine.
+    A port alone, ``8080`` or ``:8080``, is a port of this machine.
 
     Raises:
-        UsageError: It is no ws:// or wss:// URL; the text says what to write.
+        UsageError: It is not a ws:// or wss:// URL; the text says what to write.
     """
     text = url.strip()
     if port := _PORT.fullmatch(text):

@@ -1,4 +1,4 @@
-"""A client of the gateway that gets in, is cut off, and comes back."""
+"""A client of the gateway that connects, may be cut off, and reconnects."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rsws.protocol import Connected, Error, Gap, Refused, Reply, decode_reply
 from rsws.runtime import together
 
 CUT_SHARE = 10
-"""One in so many connections is cut at a time."""
+"""One in this many connections is cut at a time."""
 CONNECTING_AT_ONCE = 32
-"""Connections that a process is making; more would not fit into the queue of those a server has not accepted yet."""
+"""The connections that a process makes concurrently; more would overflow a server's queue of unaccepted ones."""
 RETRY_S = 0.05
 
 
@@ -25,7 +25,7 @@ class BenchClient(FrameHandler):
     """A client of the gateway.
 
     Args:
-        context: What it shares with the others of this process.
+        context: The state that it shares with the other clients of this process.
     """
 
     def __init__(self, context: WorkerContext) -> None:
@@ -37,14 +37,14 @@ class BenchClient(FrameHandler):
 
     @property
     def is_in(self) -> bool:
-        """Whether it is connected, and ready."""
+        """Whether it is connected and ready."""
         return self._joined is not None and self._joined.done()
 
     async def join(self) -> None:
-        """Connect, and wait until it is ready.
+        """Connect, and wait until the client is ready.
 
         Raises:
-            CannotConnect: It does not get that far.
+            CannotConnect: The client can't connect or does not become ready in time.
         """
         self._joined = asyncio.get_running_loop().create_future()
         self._since_us = now_us()
@@ -62,7 +62,7 @@ class BenchClient(FrameHandler):
         self._was_in = True
 
     def cut(self) -> None:
-        """Break the connection, if there is one, and come back."""
+        """Break the connection, if the client is ready, and reconnect."""
         if self.is_in:
             self.context.row[Count.CUTS] += 1
             self._drop()
@@ -82,10 +82,10 @@ class BenchClient(FrameHandler):
         self._joined = None
 
     def _lost(self) -> None:
-        """It was in, and is no more."""
-        self.context.spawn(self._come_back())
+        """Reconnect, after the connection of a ready client was lost."""
+        self.context.spawn(self._reconnect_until_ready())
 
-    async def _come_back(self) -> None:
+    async def _reconnect_until_ready(self) -> None:
         loop = asyncio.get_running_loop()
         since_us = now_us()
         deadline = loop.time() + self.context.plan.timeout_s
@@ -101,16 +101,16 @@ class BenchClient(FrameHandler):
         self.context.latency("resumed").add(now_us() - since_us)
 
     def _ready(self) -> None:
-        """What :meth:`join` waits for has come."""
+        """Mark the client as ready, which :meth:`join` waits for."""
         if self._joined is not None and not self._joined.done():
             self._joined.set_result(None)
 
     def _measure_step(self, name: str) -> None:
-        """One step of getting in is done."""
+        """Record how long a step of the first connection took, since its beginning."""
         if not self._was_in:
             self.context.latency(name).add(now_us() - self._since_us)
 
-    def _say(self, text: bytes) -> None:
+    def _send_text(self, text: bytes) -> None:
         assert self._socket is not None
         self._socket.write(text_frame(len(text)) + text)
 
@@ -130,7 +130,7 @@ class BenchClient(FrameHandler):
         match reply:
             case Connected():
                 self._measure_step("connected")
-                self._let_in()
+                self._on_connected()
             case Refused():
                 self._fail(self.context.address.unauthorized())
             case Error(error, code, channel):
@@ -138,7 +138,7 @@ class BenchClient(FrameHandler):
             case Gap():
                 self.context.findings.gaps += 1
             case None:
-                pass  # a later version may say more
+                pass  # an event of a later version of the protocol
             case _:
                 self._handle(reply, text)
 
@@ -160,8 +160,8 @@ class BenchClient(FrameHandler):
         else:
             self.context.fail(error)
 
-    def _let_in(self) -> None:
-        """The gateway takes requests."""
+    def _on_connected(self) -> None:
+        """Begin, now that the gateway accepts requests."""
         self._ready()
 
     def _handle(self, reply: Reply, text: bytes) -> None:
@@ -169,10 +169,10 @@ class BenchClient(FrameHandler):
 
 
 async def join(context: WorkerContext, clients: Iterable[BenchClient], at_once: int = CONNECTING_AT_ONCE) -> None:
-    """Have them all connect, some at a time.
+    """Have all clients connect, at most ``at_once`` of them concurrently.
 
     Raises:
-        ClientError: One of them is not let in.
+        ClientError: A client can't connect, or is refused.
     """
     queue = iter(clients)
 
@@ -185,7 +185,7 @@ async def join(context: WorkerContext, clients: Iterable[BenchClient], at_once: 
 
 
 async def cut_in_turn(every_s: float, groups: Sequence[Sequence[BenchClient]]) -> None:
-    """Every so many seconds, for ever, cut a tenth of each group (at least one), so that everyone has a turn."""
+    """Every ``every_s`` seconds, without end, cut the next tenth of each group (at least one client), in turn."""
     turns = [_in_turn(group) for group in groups]
     while True:
         await asyncio.sleep(every_s)
@@ -195,6 +195,6 @@ async def cut_in_turn(every_s: float, groups: Sequence[Sequence[BenchClient]]) -
 
 
 def _in_turn(group: Sequence[BenchClient]) -> Iterator[BenchClient]:
-    """Those that are in it when their turn comes."""
+    """Yield the group's clients in turn without end; the group may change meanwhile."""
     for number in count():
         yield group[number % len(group)]

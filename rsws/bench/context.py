@@ -1,4 +1,4 @@
-"""What the clients of one process share, and what that process hears from the coordinator."""
+"""The state that the clients of one worker process share, and its talk with the coordinator."""
 
 from __future__ import annotations
 
@@ -36,35 +36,37 @@ T = TypeVar("T")
 
 POLL_S = 0.02
 STOPPING_S = 2.0
-"""How long nothing may come at the end of a run that is ended early."""
+"""How long nothing may arrive at the end of a run that is ended early."""
 
 
 class CoordinatorGone(Exception):
-    """The coordinator wants the report now, or has gone."""
+    """The coordinator wants the report immediately, or has exited."""
 
 
 class WorkerContext:
-    """What the clients of one process share.
+    """The state that the clients of one worker process share.
 
     Attributes:
-        plan: What is to be measured.
-        process: Which process this is, from 0.
-        address: Where the gateway is.
-        uri: The same, parsed.
-        counters: What all processes count.
-        row: Where this process counts.
+        plan: What the run measures.
+        process: The number of this process, from 0.
+        address: The gateway's address.
+        uri: The gateway's URL, parsed.
+        counters: The counters of all processes.
+        row: The counters of this process.
         findings: What this process has found so far.
-        last_us: When the last message or ack came.
-        is_rsws: Whether the server does more than the Node.js server: it stores what names its producer at most once.
+        last_us: When the last message or ack arrived.
+        is_rsws: Whether the server is rsws, which unlike the Node.js server stores a message that names its producer at
+            most once.
         stopping: Set when the run is to end early.
     """
 
     def __init__(self, assignment: Assignment, lines: asyncio.StreamReader, descriptor: int) -> None:
-        """
+        """Make the context.
+
         Args:
-            assignment: What the coordinator said first.
-            lines: What else it will say.
-            descriptor: Of the counters' memory.
+            assignment: The coordinator's first message.
+            lines: The coordinator's further messages.
+            descriptor: The descriptor of the counters' memory.
         """
         self.plan = assignment.plan
         self.process = assignment.process
@@ -84,7 +86,7 @@ class WorkerContext:
 
     @classmethod
     async def open(cls, descriptor: int) -> WorkerContext:
-        """Have the coordinator say over standard input what there is to do."""
+        """Read the assignment of the coordinator from standard input, and make the context for it."""
         lines = asyncio.StreamReader(limit=MAX_LINE_BYTES)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
         assignment = decode_to_worker(await lines.readline())
@@ -97,21 +99,22 @@ class WorkerContext:
     # --- the coordinator ---
 
     async def step(self, phase: Phase, published: dict[int, Published] | None = None) -> dict[int, Published]:
-        """Wait until all processes have come as far as ``phase``, and begin it together.
+        """Wait until all processes are ready for ``phase``, which they begin together.
 
         Args:
-            published: By this process, in the phase before.
+            published: What this process published in the phase before.
 
         Returns:
-            What all of them have published in the phase before.
+            What all processes published in the phase before.
         """
         self.tell(Ready(phase, published or {}))
         return (await self._go.get()).published
 
     def tell(self, what: FromWorker) -> None:
-        """
+        """Send a message to the coordinator.
+
         Raises:
-            CoordinatorGone: It has gone.
+            CoordinatorGone: The coordinator has exited.
         """
         try:
             sys.stdout.buffer.write(encode(what) + b"\n")
@@ -128,7 +131,7 @@ class WorkerContext:
                     self.stopping.set()
         raise CoordinatorGone
 
-    # --- what goes wrong ---
+    # --- tasks and their errors ---
 
     def fail(self, error: BaseException) -> None:
         """End the work with ``error``, unless it has ended already."""
@@ -136,11 +139,11 @@ class WorkerContext:
             self._failure.set_exception(error)
 
     async def guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do ``work``, or as much of it as there is time for until something fails or the coordinator says enough.
+        """Run ``work`` to its end, or cancel it when a client fails or the coordinator wants the report.
 
         Raises:
             RswsError: A client has failed.
-            CoordinatorGone: The report is wanted now.
+            CoordinatorGone: The coordinator wants the report immediately, or has exited.
         """
         self.spawn(self._listen())
         task = asyncio.create_task(work)
@@ -156,7 +159,7 @@ class WorkerContext:
             await asyncio.wait((task, *self._tasks))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Do ``work`` beside everything else; if it fails, all fails."""
+        """Run ``work`` in a task of its own; if it fails, :meth:`guard` raises its error."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -170,10 +173,10 @@ class WorkerContext:
     # --- waiting ---
 
     async def until(self, condition: Callable[[], object], waiting: Callable[[], object] = lambda: True) -> bool:
-        """Wait until ``condition()`` is true; false when nothing has come for as long as the plan is ready to wait.
+        """Wait until ``condition()`` is true; return False when the counters stood still for the plan's timeout before.
 
         Args:
-            waiting: Whether something has to come now.
+            waiting: Returns whether something has to arrive now; else the timeout does not run.
         """
         seen: list[int] = []
         moved_us = now_us()
@@ -189,9 +192,10 @@ class WorkerContext:
     # --- connections ---
 
     async def connect(self, connection: Socket) -> None:
-        """
+        """Make the TCP or TLS connection to the gateway.
+
         Raises:
-            CannotConnect: Nobody answers there.
+            CannotConnect: No server answers there.
         """
         loop = asyncio.get_running_loop()
         try:

@@ -1,4 +1,4 @@
-"""Starts the workers of a run, leads them from phase to phase, and adds up what they find."""
+"""The coordinator of a run: starts the workers, leads them from phase to phase, and adds up what they find."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from rsws.runtime import start_module, together
 
 PROGRESS_S = 0.1
 END_S = 5.0
-"""How long a process may take to report when it is told to, and then to end."""
+"""How long a process may take to report when it is told to, and then to exit."""
 SPARE_FILES = 32
-"""Open files of a process beside its connections."""
+"""The open files of a process beside its connections."""
 
 OnProgress: TypeAlias = Callable[[Phase, float, list[int]], None]
-"""Gets the phase, the seconds since it began, and the counts since the run began, by :class:`Count`."""
+"""A callback for the phase, the seconds since it began, and the counts since the run began, by :class:`Count`."""
 
 
 async def run(plan: Plan, token: str, on_progress: OnProgress, stop: asyncio.Event) -> Report:
-    """Measure.
+    """Carry out a run, and return its result.
 
     Args:
-        plan: What.
-        token: Of the gateway.
+        plan: What the run measures.
+        token: The gateway's token.
         on_progress: Called ten times a second.
         stop: Ends the run early when it is set.
 
     Raises:
         UsageError: The system does not allow so many connections.
-        CannotConnect: No gateway answers, at the beginning.
-        Unauthorized: It refuses the token, at the beginning.
-        BenchFailed: A process has died.
+        CannotConnect: No gateway answers at the beginning.
+        Unauthorized: The gateway refuses the token at the beginning.
+        BenchFailed: A process has died, or has not reported in time.
     """
     check_files(plan)
     probe = await Address.of(plan.url, token).open(plan.timeout_s)
@@ -68,9 +68,10 @@ async def run(plan: Plan, token: str, on_progress: OnProgress, stop: asyncio.Eve
 
 
 def check_files(plan: Plan) -> None:
-    """
+    """Check the limit of open files.
+
     Raises:
-        UsageError: The system does not allow so many open files.
+        UsageError: The system does not allow as many open files as the plan needs.
     """
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = -(-plan.connections // plan.processes) + SPARE_FILES
@@ -83,7 +84,7 @@ def check_files(plan: Plan) -> None:
 
 @asynccontextmanager
 async def _workers(plan: Plan, token: str, memory: int) -> AsyncIterator[list[Process]]:
-    """Meanwhile they run; those that have reported have the time to end by themselves."""
+    """Start the workers, and kill them after the block; if it succeeds, they have END_S seconds to exit first."""
     workers: list[Process] = []
     try:
         for number in range(plan.processes):
@@ -109,7 +110,7 @@ def _tell(worker: Process, what: ToWorker) -> None:
 
 
 class Coordinator:
-    """See :func:`run`."""
+    """The state of a run: see :func:`run`."""
 
     def __init__(self, plan: Plan, workers: list[Process], counters: Counters, on_progress: OnProgress) -> None:
         self._plan = plan
@@ -124,8 +125,8 @@ class Coordinator:
         self._ended_at: float | None = None
 
     async def lead(self, stop: asyncio.Event) -> Report:
-        """From phase to phase, to the end."""
-        hearing = asyncio.create_task(together(*map(self._hear, self._workers)))
+        """Lead the workers through all phases, and return the result."""
+        hearing = asyncio.create_task(together(*map(self._follow_worker, self._workers)))
         watching = asyncio.create_task(self._watch(stop))
         try:
             await asyncio.wait((hearing, watching), return_when=asyncio.FIRST_COMPLETED)
@@ -151,8 +152,8 @@ class Coordinator:
                 raise BenchFailed(f"a process of the benchmark has not reported within {END_S:g} s")
             self._on_progress(self._phase, now - self._phase_since, self._counters.totals())
 
-    async def _hear(self, worker: Process) -> None:
-        """Do as a worker says, until it has reported."""
+    async def _follow_worker(self, worker: Process) -> None:
+        """Read a worker's lines until its findings: begin a phase when all are ready, end the run on a fault."""
         assert worker.stdout is not None
         while line := await worker.stdout.readline():
             match decode_from_worker(line):
@@ -182,7 +183,7 @@ class Coordinator:
                 _tell(worker, what)
 
     def _end(self) -> None:
-        """Have all that have not yet reported do so now."""
+        """Have all workers report immediately, by closing their standard input."""
         if self._ended_at is None:
             self._ended_at = time.monotonic()
             for worker in self._workers:

@@ -1,4 +1,4 @@
-"""Numbers that all processes of a run see as they change: for publishers to keep step, and for display."""
+"""Counters in shared memory of all processes of a run: for publishers to keep step, and for display."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from rsws.shared import SharedRows, shared_memory
 
 
 class Count(IntEnum):
-    """What is counted, by each process on its own."""
+    """The counts that each process keeps."""
 
     CONNECTED = 0
     """Connections made for the first time."""
     PUBLISHED = 1
-    """Messages sent, repetitions left out."""
+    """Messages sent, without repetitions."""
     ACKED = 2
+    """Messages acknowledged."""
     DELIVERED = 3
     """Messages received."""
     PASSED = 4
-    """Messages received or passed over: how far the subscribers have come, all of them together."""
+    """Messages received or skipped: the progress of all subscribers together."""
     BYTES = 5
-    """Received, as they come over the wire."""
+    """Bytes received, as they come over the wire."""
     CUTS = 6
     """Connections cut on purpose."""
 
@@ -29,8 +30,8 @@ class Counters(SharedRows):
     """The table of a run: each row is a process, each column a :class:`Count`.
 
     Args:
-        descriptor: Of :meth:`memory`.
-        processes: How many rows there are.
+        descriptor: The descriptor that :meth:`memory` returned.
+        processes: The number of rows.
     """
 
     def __init__(self, descriptor: int, processes: int) -> None:

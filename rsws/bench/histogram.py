@@ -1,4 +1,4 @@
-"""Durations counted in buckets: as many as are measured, in memory that does not grow."""
+"""A histogram of durations: it counts any number of them in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import msgspec
 
 _BITS = 6
 _HALF = 1 << (_BITS - 1)
-"""Buckets of each power of two: one is at most 1/32 of its value wide, so that is how exact quantiles are."""
+"""The number of buckets for each power of two: a bucket's width, and so a quantile's error, is at most 1/32."""
 _MAX_US = (1 << 36) - 1
 
 
 class Histogram(msgspec.Struct):
-    """Counts durations, in whole microseconds below 19 hours; longer ones count as that long."""
+    """Counts of durations, in whole microseconds below about 19 hours; longer ones count as that long."""
 
     count: int = 0
     total_us: int = 0
     min_us: int = 0
-    """The shortest; 0 where there is none."""
+    """The shortest duration; 0 where there is none."""
     max_us: int = 0
     counts: dict[int, int] = {}
-    """By the number of the bucket."""
+    """The number of durations in each bucket, by the bucket's number."""
 
     def add(self, value_us: int, count: int = 1) -> None:
-        """Count ``value_us`` as often as ``count`` says; below 0 it counts as 0."""
+        """Count the duration ``value_us`` ``count`` times; below 0 it counts as 0."""
         value_us = min(max(value_us, 0), _MAX_US)
         if value_us < self.min_us or not self.count:
             self.min_us = value_us
@@ -37,7 +37,7 @@ class Histogram(msgspec.Struct):
         self.total_us += value_us * count
 
     def merge(self, other: Histogram) -> None:
-        """Count what ``other`` has counted, too."""
+        """Add the durations of ``other``."""
         if other.count:
             self.min_us = min(other.min_us, self.min_us) if self.count else other.min_us
             self.max_us = max(other.max_us, self.max_us)
@@ -48,11 +48,11 @@ class Histogram(msgspec.Struct):
 
     @property
     def mean_us(self) -> float:
-        """0 where there is none."""
+        """The mean duration; 0 where there is none."""
         return self.total_us / self.count if self.count else 0.0
 
     def quantile_us(self, share: float) -> float:
-        """The duration that ``share`` (0 to 1) of all don't exceed, as exact as the buckets; 0 where there is none."""
+        """Return the duration that ``share`` (0 to 1) of all don't exceed, as exact as a bucket; 0 if there is none."""
         wanted = share * self.count
         seen = 0
         for low, high, count in self.buckets():
@@ -62,7 +62,7 @@ class Histogram(msgspec.Struct):
         return 0.0
 
     def buckets(self) -> Iterator[tuple[int, int, int]]:
-        """Those that aren't empty, in order: from (included), to (excluded), how many."""
+        """Yield the buckets that aren't empty, in order: lower bound (included), upper bound (excluded), count."""
         for bucket, count in sorted(self.counts.items()):
             shift = max(0, bucket // _HALF - 1)
             low = (bucket - shift * _HALF) << shift

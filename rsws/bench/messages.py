@@ -1,8 +1,8 @@
-"""What the messages of a run look like, how they are written and how they are found in what a gateway sends.
+"""The messages of a run: their format, how they are written, and how they are found in what a gateway sends.
 
-The data is a JSON string that begins with the run, the message's number and the time it was published, each of a fixed
-width. A gateway of this protocol sends it as it was written, in an event whose keys have one order, so one regular
-expression reads and checks it whole.
+The data is a JSON string that begins with the run's id, the message's number and the time it was published, each of a
+fixed width. A gateway of this protocol sends it unchanged, in an event whose keys have one order, so one regular
+expression reads and checks the whole event.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ TIME_DIGITS = 16
 MIN_SIZE_BYTES = len('""') + 8 + NUMBER_DIGITS + TIME_DIGITS
 
 BATCH_MESSAGES = 32
-"""How many messages are compared in one go, beginning with a multiple of it. Frames come cut off anywhere: who got a
-part of these has to read that, and is in step with the others from the next multiple on."""
+"""The most messages of a batch, which is compared as a whole; a batch ends before the next multiple of this number.
+Data may be cut off anywhere: a subscriber that received a part of a batch parses that part, and can compare again from
+the next multiple on."""
 KNOWN_BYTES = 8 * 1024 * 1024
-"""How much of what was read is kept to be compared with."""
+"""The bytes of parsed batches that are kept for comparison; above that all are dropped."""
 
 
 def now_us() -> int:
-    """The time on a clock that all processes of a machine share, in microseconds."""
+    """Return the time of a clock that all processes of a machine share, in microseconds."""
     return time.monotonic_ns() // 1000
 
 
 def text_frame(length: int) -> bytes:
-    """The head of a text frame from a client, with a mask of zeros, which leaves the payload as it is."""
+    """Return the header of a client's text frame of that length; its mask of zeros leaves the payload unchanged."""
     return header(length, TEXT, MASKED) + bytes(4)
 
 
 def find_frame(data: bytes, position: int) -> tuple[int, int] | None:
-    """Where the payload of the frame at ``position`` begins and ends; None where it is not all there yet."""
+    """Return where the payload of the frame at ``position`` begins and ends; None while the frame is incomplete."""
     found = bounds(data, position)
     return found if found is not None and found[1] <= len(data) else None
 
 
 class PublishFrames:
-    """Writes the publishes of one channel.
+    """A writer of the publish requests of one channel.
 
     Args:
-        producer: With it, the gateway is asked to store each of them at most once.
+        producer: The producer's name, with which a gateway stores each message at most once; None for no such name.
     """
 
     def __init__(self, plan: Plan, channel: int, producer: str | None) -> None:
@@ -61,31 +62,31 @@ class PublishFrames:
         self._tail = tail.encode()
 
     def frame(self, number: int, published_us: int) -> bytes:
-        """The publish of one message, whose ``messageId`` is its number."""
+        """Return the frame that publishes one message, whose ``messageId`` is its number."""
         return b"%b%010d%016d%b%010d%b" % (self._head, number, published_us, self._middle, number, self._tail)
 
 
 class Batch(NamedTuple):
-    """Messages that follow each other without a gap, with ascending ids."""
+    """Messages with consecutive numbers and ascending ids."""
 
     first: int
-    """The number of the first."""
+    """The number of the first message."""
     stop: int
-    """One above the number of the last."""
+    """One above the number of the last message."""
     first_id: StreamId
     last_id: StreamId
     published_us: list[tuple[int, int]]
-    """When, and how many of them at once."""
+    """The times at which the messages were published, each with the number of consecutive messages that have it."""
     length: int
-    """How many bytes their frames have."""
+    """The bytes of their frames, headers included."""
 
 
 class MessageReader:
-    """Finds the messages of one channel.
+    """A parser that finds the messages of one channel.
 
     Args:
-        shared: Whether several subscribers read with it. They get the same frames, so what the first of them has read
-            and found to be in order the others need only compare, which takes a tenth of the time.
+        shared: Whether several subscribers use it. They receive the same frames, so a batch that was parsed and checked
+            for one of them is only compared for the others, which takes a tenth of the time.
     """
 
     def __init__(self, plan: Plan, channel: int, *, shared: bool) -> None:
@@ -101,10 +102,10 @@ class MessageReader:
         self._known_bytes = 0
 
     def read(self, data: bytes, position: int, expected: int) -> Batch | None:
-        """The messages whose frames begin at ``position``; None where there is something else, or no whole frame.
+        """Return the messages whose frames begin at ``position``; None where something else or no whole frame does.
 
         Args:
-            expected: The number that comes next if all is well.
+            expected: The number that comes next if nothing is missing.
         """
         known = self._known.get(expected)
         if known is not None and data.startswith(known[0], position):
@@ -115,7 +116,7 @@ class MessageReader:
         return batch
 
     def number(self, json: str) -> int | None:
-        """The number of a message of this run, from its data; None where it is none."""
+        """Return the number of a message, read from its data; None if it is not a message of this run."""
         match = self._match_data(json)
         return None if match is None else int(match[1])
 

@@ -1,6 +1,6 @@
-"""What a run is to measure and what it finds, as the coordinator and its workers say it to each other.
+"""The plan and the findings of a run, and the messages between the coordinator and its workers.
 
-They talk over pipes, one JSON object a line. The end of the coordinator's lines means: report what there is, now.
+They talk over pipes, one JSON object a line. The end of the coordinator's lines tells a worker to report immediately.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rsws.bench.sequence import Ranges
 from rsws.errors import BenchFailed, CannotConnect, ConnectionLost, RswsError, SubscribeRefused, Unauthorized
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-"""Of what is said; the longest says what became of each of many channels."""
+"""The longest line between coordinator and worker; the longest ones list what was published on many channels."""
 
 
 class Workload(StrEnum):
     """The kinds of load."""
 
     FANOUT = "fanout"
-    """One publisher, all clients subscribe to its channel."""
+    """One publisher publishes; all clients subscribe to its channel."""
     PAIRS = "pairs"
     """Each client is a publisher with a channel and a subscriber of its own."""
     CATCHUP = "catchup"
@@ -33,31 +33,31 @@ class Workload(StrEnum):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run measures."""
+    """The parameters of one run."""
 
     workload: Workload
     url: str
-    """Of the gateway, without the token."""
+    """The gateway's URL, without the token."""
     run_id: str
     """Eight characters that no other run has: in the names of the channels, and in each message."""
     prefix: str
-    """What the names of the channels begin with."""
+    """The beginning of the channels' names."""
     clients: int
     processes: int
     size_bytes: int = 0
-    """Of a message's data, as JSON text."""
+    """The size of a message's data, as JSON text."""
     messages: int | None = None
-    """How many are published, by all publishers together; None for as many as the time allows."""
+    """How many messages all publishers together publish; None for as many as the time allows."""
     duration_s: float | None = None
-    """For how long; None until ``messages`` are published."""
+    """How long the run measures; None until ``messages`` are published."""
     rate: float = 0.0
-    """Messages a second that are published, by all publishers together; 0 for as many as the window allows."""
+    """How many messages a second all publishers together publish; 0 for as many as the window allows."""
     window: int = 1
-    """How many messages of a publisher are under way at once; for CONNECT, how many connections are being made."""
+    """The most messages of a publisher that are not acked or not delivered; for CONNECT, connections being made."""
     kill_every_s: float | None = None
     """How often some of the connections are cut; None for never."""
     timeout_s: float
-    """How long nothing may come before what is awaited counts as lost."""
+    """How long nothing may arrive before what is awaited counts as lost."""
 
     @property
     def publishers(self) -> int:
@@ -74,20 +74,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def connections(self) -> int:
-        """How many are open at once, in all processes."""
+        """The number of connections that are open simultaneously, in all processes."""
         return self.clients + self.publishers
 
     def channel(self, number: int) -> str:
-        """The name of the channel with that number."""
+        """Return the name of the channel with that number."""
         return f"{self.prefix}{self.run_id}:{number}"
 
     @property
     def pattern(self) -> str:
-        """What all its channels match, as Redis writes a pattern."""
+        """The pattern, in Redis' syntax, that matches all channels of the run."""
         return self.channel(0) if self.channels == 1 else f"{self.prefix}{self.run_id}:*"
 
     def share(self, process: int) -> range:
-        """The clients that are up to that process."""
+        """Return the numbers of the clients that the process has to run."""
         return range(process * self.clients // self.processes, (process + 1) * self.clients // self.processes)
 
 
@@ -98,20 +98,20 @@ class Phase(StrEnum):
     CONNECTING = "connecting"
     LOADING = "publishing the history"
     MEASURING = "measuring"
-    """The one that counts."""
+    """The phase whose duration and CPU use are measured."""
     FINISHING = "waiting for the last messages"
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What was published on a channel."""
+    """The account of what was published on a channel."""
 
     count: int
     holes: Ranges
-    """Numbers that need not come."""
+    """The numbers of messages that need not arrive."""
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """Why a process could not go on."""
+    """The error for which a process could not go on."""
 
     kind: str
     """The name of the exception's class."""
@@ -125,7 +125,7 @@ class Fault(msgspec.Struct, frozen=True):
         return cls(type(error).__name__, str(error), code, channel)
 
     def error(self) -> RswsError:
-        """The exception, in another process than the one that raised it."""
+        """Return the exception anew, in another process than the one that raised it."""
         if self.kind == SubscribeRefused.__name__:
             return SubscribeRefused(self.text, self.code, self.channel)
         kinds = {each.__name__: each for each in (CannotConnect, ConnectionLost, Unauthorized)}
@@ -133,40 +133,40 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct, tag=True):
-    """What has been measured and found: what a process says last, or the sum of what all say."""
+    """What was measured and found: a worker's last message, or the sum over all workers."""
 
     lost: int = 0
     outstanding: int = 0
-    """What had not come when the run was ended early."""
+    """Messages that had not arrived when the run was ended early."""
     duplicated: int = 0
     reordered: int = 0
     foreign: int = 0
-    """Messages that nobody of this run has published."""
+    """Messages that were not published by this run."""
     gaps: int = 0
-    """How often the gateway said that it can't prove continuity."""
+    """How often the gateway reported a gap."""
     refused: int = 0
-    """Publishes that the gateway said it has not stored."""
+    """Publishes that the gateway answered as not stored."""
     refusal: str = ""
-    """What it said of the first of them; empty where there is none."""
+    """The gateway's text for the first of them; empty where there is none."""
     refusal_code: str = ""
-    """The ``code`` of that."""
+    """The ``code`` of the first of them; empty where there is none."""
     unknown: int = 0
-    """Publishes that may be stored or not."""
+    """Publishes whose outcome is unknown: stored or not."""
     rounds: int = 0
-    """Of CATCHUP: how often a client has read the whole history."""
+    """How often clients have read the whole history (CATCHUP)."""
     seconds: float = 0.0
-    """How long it was measured; 0 where it ended before."""
+    """The measured time; 0 where the run ended before."""
     cpu: float = 0.0
-    """Share of that time in which the process, or the busiest one, has computed."""
+    """The share of that time in which the process, or the busiest of all, used a CPU."""
     waiting: float = 0.0
-    """Share of that time in which it could have, but the machine had no CPU for it; 0 where the system does not say."""
+    """The share of that time in which it was ready to run and had no CPU; 0 where the system does not say."""
     latencies: dict[str, Histogram] = {}
-    """By what they measure."""
+    """The measured durations, by the name of what they measure."""
     fault: Fault | None = None
 
     @classmethod
     def sum(cls, parts: Iterable[Findings]) -> Findings:
-        """What all processes have found together."""
+        """Return the findings of all processes together."""
         total = cls()
         for part in parts:
             total.lost += part.lost
@@ -191,7 +191,7 @@ class Findings(msgspec.Struct, tag=True):
 
 
 class Assignment(msgspec.Struct, tag=True):
-    """To a process, first of all."""
+    """The message that a worker gets first: the plan, the token, and the number of its process."""
 
     plan: Plan
     token: str
@@ -199,22 +199,22 @@ class Assignment(msgspec.Struct, tag=True):
 
 
 class Go(msgspec.Struct, tag=True):
-    """To a process that is ready: so are all the others."""
+    """The message to a worker that all are ready and the phase begins."""
 
     published: dict[int, Published]
-    """By all of them, by the number of the channel."""
+    """What all processes published in the phase before, by the number of the channel."""
 
 
 class Stop(msgspec.Struct, tag=True):
-    """To a process: publish no more, and come to an end."""
+    """The message to a worker to publish no more and finish early."""
 
 
 class Ready(msgspec.Struct, tag=True):
-    """From a process: it has come as far as this phase."""
+    """The message from a worker that it is ready for a phase."""
 
     phase: Phase
     published: dict[int, Published]
-    """By this process, in the phase before."""
+    """What this process published in the phase before, by the number of the channel."""
 
 
 ToWorker: TypeAlias = Assignment | Go | Stop

@@ -1,4 +1,4 @@
-"""A client that publishes on a channel, as fast as it is allowed to, and keeps account of the answers."""
+"""A client that publishes on a channel, as fast as its window and rate allow, and counts the answers."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _match_ack = re.compile(
 ).fullmatch
 
 POLL_S = 0.001
-"""How often a publisher that waits for subscribers of other processes looks how far they are."""
+"""How often a publisher that waits for subscribers of other processes checks their progress."""
 REFUSED_S = 0.1
-"""How long a publisher waits after a refusal: a gateway that refuses does so faster than it stores."""
+"""How long a publisher pauses after a refusal: a gateway refuses faster than it stores."""
 
 
 class BenchPublisher(BenchClient):
-    """Publishes messages that are numbered from 0.
+    """A client that publishes messages, which it numbers from 0.
 
-    With ``kill_every_s`` each is named so that rsws stores it at most once, and after a cut gets again what is
-    unanswered. With any other server the outcome of these remains unknown.
+    With ``kill_every_s`` each message names its producer, so that rsws stores it at most once, and the publisher sends
+    unanswered ones again after a cut. With any other server the outcome of these remains unknown.
 
     Args:
-        channel: Its number.
+        channel: The number of its channel.
         messages: How many to publish; None for any number.
         rate: How many a second; 0 for as many as the window allows.
-        delivered: How many have reached the subscribers.
-        poll: Whether it has to look itself for ``delivered`` to grow; else :meth:`publish` is called when it has.
+        delivered: Returns how many have reached the subscribers.
+        poll: Whether it has to poll ``delivered``; else :meth:`publish` is called when that has grown.
 
     Attributes:
-        channel: Its number.
+        channel: The number of its channel.
         published: How many messages it has published.
     """
 
@@ -66,32 +66,32 @@ class BenchPublisher(BenchClient):
         self._begun_us = 0
         self._ended = True
         self._held = False
-        """Whether it was the window that let no more be published, when it was their turn."""
+        """Whether, of messages that were due at a given rate, the window held some back."""
         self._unanswered: dict[int, int] = {}
-        """Number -> when it was published."""
+        """The time at which each unanswered message was published, by its number."""
         self._holes: list[int] = []
-        """Numbers that need not come: refused, or of unknown outcome."""
+        """The numbers of messages that need not arrive: refused, or of unknown outcome."""
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._latency = context.latency("ack")
 
     @property
     def holes(self) -> Ranges:
-        """Numbers of messages that are not stored, or perhaps not."""
+        """The numbers of messages that are not stored, or of which that is unknown."""
         return as_ranges(sorted(self._holes))
 
     @property
     def is_done(self) -> bool:
-        """Whether it will not publish any more, and all is answered."""
+        """Whether it will publish no more, and every publish is answered."""
         return (self._ended or self._left() == 0) and not self._unanswered
 
     @property
     def is_waiting(self) -> bool:
-        """Whether an ack or a subscriber has to come before it goes on."""
+        """Whether there are messages that are not acked or not delivered yet."""
         return self._under_way() > 0
 
     def begin(self, delay_us: float = 0) -> None:
-        """Publish from now on, or after that long."""
+        """Begin to publish, now or after ``delay_us``."""
         self._begun_us = now_us() + int(delay_us)
         self._ended = False
         self.publish()
@@ -103,19 +103,19 @@ class BenchPublisher(BenchClient):
             self._timer.cancel()
 
     def give_up(self) -> None:
-        """No answer will come any more: what is unanswered may be stored or not."""
+        """Publish no more and wait for no more answers: the outcome of unanswered messages is unknown."""
         self.end()
-        self._leave_unknown()
+        self._count_as_unknown()
 
     def publish(self) -> None:
-        """Publish all that may be published now."""
+        """Publish as many messages as window, rate and total allow now."""
         if self._ended or self._paused or not self.is_in:
             return
         now = now_us()
         room = self.context.plan.window - self._under_way()
         numbers = range(self.published, self.published + max(0, min(room, self._left(), self._due(now))))
         if numbers:
-            # What a slow server has kept waiting counts from when it was its turn: it is the server's time.
+            # The latency of a message that a slow server held back counts from when it was due: the server caused it.
             when = [self._due_at(number) if self._held else now for number in numbers]
             assert self._socket is not None
             self._socket.write(b"".join(map(self._frames.frame, numbers, when)))
@@ -123,7 +123,7 @@ class BenchPublisher(BenchClient):
             self.published = numbers.stop
             self.context.row[Count.PUBLISHED] += len(numbers)
         self._held = bool(self._interval_us) and len(numbers) >= room
-        self._look_again(now)
+        self._schedule_publish(now)
 
     def _left(self) -> int:
         return sys.maxsize if self._messages is None else self._messages - self.published
@@ -141,8 +141,8 @@ class BenchPublisher(BenchClient):
             return sys.maxsize
         return int((now - self._begun_us) // self._interval_us) + 1 - self.published
 
-    def _look_again(self, now: int) -> None:
-        """When the next one is due, or by when the subscribers may have got further."""
+    def _schedule_publish(self, now: int) -> None:
+        """Call :meth:`publish` again when the next message is due, or to poll the progress of the subscribers."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -173,7 +173,7 @@ class BenchPublisher(BenchClient):
 
     def _answered(self, number: int, now: int) -> bool:
         published_us = self._unanswered.pop(number, None)
-        if published_us is None:  # an answer to what was given up
+        if published_us is None:  # the answer to a message that was given up
             return False
         self._latency.add(now - published_us)
         return True
@@ -198,24 +198,24 @@ class BenchPublisher(BenchClient):
             self.context.findings.refused += 1
         if not self._paused:
             self._paused = True
-            asyncio.get_running_loop().call_later(REFUSED_S, self._go_on)
+            asyncio.get_running_loop().call_later(REFUSED_S, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._paused = False
         self.publish()
 
-    def _let_in(self) -> None:
+    def _on_connected(self) -> None:
         if self._once and self.context.is_rsws:
             again = b"".join(self._frames.frame(number, when) for number, when in self._unanswered.items())
             if again:
                 assert self._socket is not None
                 self._socket.write(again)
         else:
-            self._leave_unknown()
+            self._count_as_unknown()
         self._ready()
         self.publish()
 
-    def _leave_unknown(self) -> None:
+    def _count_as_unknown(self) -> None:
         self.context.findings.unknown += len(self._unanswered)
         self._holes.extend(self._unanswered)
         self._unanswered.clear()

@@ -1,4 +1,4 @@
-"""What a run has shown."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from rsws.bench.plan import Findings, Plan, Workload
 from rsws.errors import RswsError
 
 BUSY = 0.9
-"""Share of the time from which on a process could do no more."""
+"""The share of the time from which on a process counts as fully busy."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run has shown."""
+    """The result of a run."""
 
     plan: Plan
     counts: list[int]
-    """By :class:`Count`."""
+    """The counts of all processes together, indexed by :class:`Count`."""
     findings: Findings
-    """Of all processes together."""
+    """The findings of all processes together."""
     interrupted: bool = False
 
     @property
     def failure(self) -> RswsError | None:
-        """What has ended it early."""
+        """The error that has ended the run early; None when there was none."""
         return None if self.findings.fault is None else self.findings.fault.error()
 
     @property
     def is_right(self) -> bool:
-        """Whether every message came once and in order."""
+        """Whether every message arrived once and in order."""
         return not any(self.faults.values())
 
     @property
     def faults(self) -> dict[str, int]:
-        """How many messages did not come as they should, by what was wrong with them."""
+        """The number of messages for each kind of fault in their delivery."""
         found = self.findings
         return {
             "lost": found.lost,
@@ -49,7 +49,7 @@ class Report:
 
     @property
     def bottleneck(self) -> str | None:
-        """What else than the server may have been the limit: the ``benchmark`` itself, or its ``machine``."""
+        """What may have been the limit in place of the server: the ``benchmark``, its ``machine``, or None."""
         if self.findings.cpu >= BUSY:
             return "benchmark"
         return "machine" if self.findings.cpu + self.findings.waiting >= BUSY else None
@@ -59,7 +59,7 @@ class Report:
         return count / seconds if seconds else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
+        """Return the object that ``--json`` prints."""
         plan, found, counts = self.plan, self.findings, self.counts
         connected, published, delivered = counts[Count.CONNECTED], counts[Count.PUBLISHED], counts[Count.DELIVERED]
         return {

@@ -1,4 +1,4 @@
-"""What one subscriber of one channel has got, held against what was published. No I/O."""
+"""The check of what one subscriber of one channel has received against what was published. No I/O."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TypeAlias
 from rsws.protocol import ZERO, StreamId
 
 Ranges: TypeAlias = Sequence[tuple[int, int]]
-"""Numbers as ascending ranges: from (included), to (excluded)."""
+"""Numbers as ascending ranges: first (included), end (excluded)."""
 
 MAX_RANGES = 10_000
-"""Of missing numbers that are remembered: a bound for what a gateway that loses every other message can cost."""
+"""The most ranges of missing numbers that are remembered: it bounds the memory when every other message is lost."""
 
 
 class Received:
-    """The messages of a channel are numbered from 0; each is to come once, in order, with ascending ids.
+    """The account of one channel's messages: numbered from 0, each is to arrive once, in order, with ascending ids.
 
     Attributes:
-        next: One above the highest number that came.
-        last_id: The highest id that came: where to resume.
-        count: How many came, each repetition included.
-        duplicated: How many came again.
-        reordered: How many came after one that was published, or has an id, behind theirs.
+        next: One above the highest number received.
+        last_id: The highest id received: where to resume.
+        count: How many were received, repetitions included.
+        duplicated: How many were received again.
+        reordered: How many arrived after a message that was published later, or that has a higher id.
     """
 
     __slots__ = ("_forgotten", "_missing", "count", "duplicated", "last_id", "next", "reordered")
@@ -38,11 +38,11 @@ class Received:
         self._forgotten = 0
 
     def add(self, first: int, stop: int, first_id: StreamId, last_id: StreamId) -> None:
-        """Messages with the numbers from ``first`` up to ``stop`` (excluded) have come, one after the other.
+        """Count the consecutive messages with the numbers from ``first`` up to ``stop`` (excluded) as received.
 
         Args:
-            first_id: The id of the first of them; those that follow ascend.
-            last_id: The id of the last.
+            first_id: The id of the first of them; the ids that follow ascend.
+            last_id: The id of the last of them.
         """
         self.count += stop - first
         if first == self.next:
@@ -68,7 +68,7 @@ class Received:
         self.next = max(stop, self.next)
 
     def _found(self, number: int) -> bool:
-        """Whether ``number`` was missing, which it is no more."""
+        """Remove ``number`` from the missing ones, and return whether it was one of them."""
         index = bisect_right(self._missing, number, key=lambda missing: missing[0]) - 1
         if index < 0 or number >= self._missing[index][1]:
             return False
@@ -77,25 +77,25 @@ class Received:
         return True
 
     def missing(self, published: int, holes: Ranges = ()) -> int:
-        """How many have not come.
+        """Return how many messages have not been received.
 
         Args:
             published: One above the highest number published.
-            holes: Numbers that need not come.
+            holes: The numbers of messages that need not arrive.
         """
         gaps = [*self._missing, *([(self.next, published)] if published > self.next else [])]
         return self._forgotten + sum(high - low for low, high in gaps) - _overlap(gaps, holes)
 
 
 def _overlap(some: Ranges, others: Ranges) -> int:
-    """How many numbers are in both."""
+    """Return how many numbers are in both."""
     return sum(
         max(0, min(high, other_high) - max(low, other_low)) for low, high in some for other_low, other_high in others
     )
 
 
 def as_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Ascending numbers as ranges."""
+    """Join ascending numbers into ranges."""
     ranges: list[tuple[int, int]] = []
     for number in numbers:
         if ranges and ranges[-1][1] == number:

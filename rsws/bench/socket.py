@@ -1,4 +1,4 @@
-"""One WebSocket connection, with as little as possible between the kernel and whoever reads the messages."""
+"""A WebSocket connection with as little code as possible between the kernel and the reader of the messages."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _CLOSE_HELP = {int(code): help for code, help in CLOSE_HELP.items()}
 
 
 class FrameHandler(Protocol):
-    """Who takes what comes over a connection."""
+    """The receiver of what arrives over a connection."""
 
     def read_frames(self, data: bytes, position: int) -> int:
-        """Take those frames from ``position`` on that are of the usual kind; where the first one begins that is not."""
+        """Handle the frames of the expected kind from ``position`` on, and return where the first other one begins."""
         ...
 
     def handle_text(self, text: bytes) -> None:
-        """Take a text message that :meth:`read_frames` did not."""
+        """Handle a text message that :meth:`read_frames` did not handle."""
 
     def closed(self, reason: str) -> None:
-        """Nothing more will come; not called after :meth:`Socket.cut` and :meth:`Socket.close`."""
+        """Handle the end of the connection; not called after :meth:`Socket.cut` and :meth:`Socket.close`."""
 
 
 class Socket(asyncio.Protocol):
     """A connection to a gateway.
 
-    ``websockets`` makes the handshake, and is given all frames but whole text messages: pings, closes, fragments.
+    ``websockets`` makes the handshake and handles all frames but whole text messages: pings, closes, fragments.
     """
 
     def __init__(self, uri: WebSocketURI, handler: FrameHandler) -> None:
@@ -55,12 +55,12 @@ class Socket(asyncio.Protocol):
         self._fragments: list[bytes] = []
 
     def write(self, frames: bytes) -> None:
-        """Send frames, as :func:`rsws.bench.messages.text_frame` begins them."""
+        """Send whole frames, headers included: see :func:`rsws.bench.messages.text_frame`."""
         assert self._transport is not None
         self._transport.write(frames)
 
     def cut(self) -> None:
-        """Break the connection as an outage does, with nothing said (TCP RST)."""
+        """Break the connection as an outage does, without a close frame (TCP RST)."""
         self._handler = None
         if self._transport is not None and not self._transport.is_closing():
             tcp = self._transport.get_extra_info("socket")
@@ -68,7 +68,7 @@ class Socket(asyncio.Protocol):
             self._transport.abort()
 
     def close(self) -> None:
-        """Say good-bye, and wait for nothing."""
+        """Send a close frame and close the connection, without waiting for an answer."""
         self._handler = None
         if self._protocol.state is OPEN:
             self._protocol.send_close(1000)
@@ -114,12 +114,12 @@ class Socket(asyncio.Protocol):
         self._end("the connection broke")
 
     def _keep(self, rest: bytes) -> None:
-        """A part of a frame, of which more is to come."""
+        """Keep the beginning of an incomplete frame, unless it is too long."""
         self._rest = rest
         if len(rest) > MAX_FRAME_BYTES:
             self._end(f"it sent a frame of more than {MAX_FRAME_BYTES:,} bytes")
 
-    # --- what websockets makes of it ---
+    # --- websockets ---
 
     def _send(self) -> None:
         for data in filter(None, self._protocol.data_to_send()):

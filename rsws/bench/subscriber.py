@@ -1,4 +1,4 @@
-"""A client that reads a channel and checks what it gets."""
+"""A client that reads a channel and checks what it receives."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from rsws.protocol import ZERO, Message, Reply, Subscribed
 
 
 class BenchSubscriber(BenchClient):
-    """Subscribes from the beginning of a channel, and after a cut goes on behind the last message it got.
+    """A client that subscribes to a channel from its beginning, and after a cut goes on after the last message.
 
     Args:
-        channel: Its number.
-        reader: Finds the messages of that channel.
-        latency: The name under which it is measured how long messages take; None where they were published long ago.
-        on_progress: Called when messages have come.
+        channel: The number of the channel.
+        reader: The parser for the messages of that channel.
+        latency: The name of the histogram of delivery times; None to measure none, where messages are old.
+        on_progress: Called when messages have arrived.
 
     Attributes:
-        channel: Its number.
-        received: What it has got.
-        reader: As given.
+        channel: The number of the channel.
+        received: The account of the messages received.
+        reader: The parser that was given.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class BenchSubscriber(BenchClient):
         if self.on_progress is not None:
             self.on_progress()
 
-    def _let_in(self) -> None:
+    def _on_connected(self) -> None:
         last_id = self.received.last_id
         request = {
             "action": "subscribe",
             "channel": self.context.plan.channel(self.channel),
             "lastMessageId": "0" if last_id == ZERO else str(last_id),
         }
-        self._say(msgspec.json.encode(request))
+        self._send_text(msgspec.json.encode(request))
 
     def _handle(self, reply: Reply, text: bytes) -> None:
         match reply:
@@ -85,10 +85,10 @@ class BenchSubscriber(BenchClient):
                 self._measure_step("subscribed")
                 self._ready()
             case Message():
-                self._take_unusual(reply)
+                self._handle_unusual(reply)
 
-    def _take_unusual(self, message: Message) -> None:
-        """A message that the reader did not find: a fragmented one, one written otherwise, or somebody else's."""
+    def _handle_unusual(self, message: Message) -> None:
+        """Handle a message that the reader did not find: fragmented, formatted differently, or not of this run."""
         number = self.reader.number(message.json)
         if number is None or message.channel != self.context.plan.channel(self.channel):
             self.context.findings.foreign += 1

@@ -1,4 +1,4 @@
-"""A worker: the process that makes a share of the load, in step with the others from phase to phase.
+"""A worker: a process that makes a share of the load, and begins each phase together with the other workers.
 
 The coordinator starts it as ``python -P -m rsws.bench.worker DESCRIPTOR``.
 """
@@ -28,10 +28,10 @@ from rsws.text import log_safely
 
 
 class Worker:
-    """One process' part of a run.
+    """The part of a run that one process does.
 
     Args:
-        context: What its clients share.
+        context: The state that the process' clients share.
     """
 
     def __init__(self, context: WorkerContext) -> None:
@@ -44,7 +44,7 @@ class Worker:
         self._begun: tuple[int, float, float] | None = None
 
     async def work(self) -> None:
-        """Do it all."""
+        """Run the plan's workload."""
         match self.plan.workload:
             case Workload.FANOUT | Workload.PAIRS:
                 await self._deliver()
@@ -54,12 +54,12 @@ class Worker:
                 await self._connect()
 
     def finish(self) -> Findings:
-        """What was found, however it ended."""
+        """Close the clients and return the findings, however the work has ended."""
         self._end_measuring()
         if self._begun is not None:
             self.findings.seconds = max(self.findings.seconds, (self.context.last_us - self._begun[0]) / 1e6)
         for subscriber in self._subscribers:
-            self._judge(subscriber)
+            self._add_findings(subscriber)
             subscriber.leave()
         for publisher in self._publishers:
             publisher.leave()
@@ -82,7 +82,7 @@ class Worker:
         self._begin_measuring()
         with self._cutting(self._subscribers, self._publishers):
             await self._publish(plan.duration_s)
-            self._published = await context.step(Phase.FINISHING, self._account())
+            self._published = await context.step(Phase.FINISHING, self._own_published())
         self._end_measuring()
         await context.until(lambda: not any(map(self._missing, self._subscribers)))
 
@@ -110,7 +110,7 @@ class Worker:
         return publisher
 
     async def _publish(self, duration_s: float | None) -> None:
-        """Until all is published or the time is over, and the last publish is answered."""
+        """Publish until all is published or the time is over, and every publish is answered."""
         plan, context = self.plan, self.context
         ends_us = None if duration_s is None else now_us() + duration_s * 1e6
         for publisher in self._publishers:
@@ -126,7 +126,7 @@ class Worker:
             for publisher in self._publishers:
                 publisher.give_up()
 
-    def _account(self) -> dict[int, Published]:
+    def _own_published(self) -> dict[int, Published]:
         return {each.channel: Published(each.published, each.holes) for each in self._publishers}
 
     # --- catchup ---
@@ -139,25 +139,25 @@ class Worker:
         await join(context, self._publishers)
         await context.step(Phase.LOADING)
         await self._publish(None)
-        self._published = await context.step(Phase.MEASURING, self._account())
+        self._published = await context.step(Phase.MEASURING, self._own_published())
         self._begin_measuring()
         ends_us = now_us() + (plan.duration_s or 0) * 1e6
         self._add_subscribers(latency=None)
         with self._cutting(self._subscribers):
-            await self._unless_stopped(*(self._read_again(place, ends_us) for place in range(len(self._subscribers))))
+            await self._unless_stopped(*(self._read_rounds(place, ends_us) for place in range(len(self._subscribers))))
         self._end_measuring()
         await context.step(Phase.FINISHING)
 
-    async def _read_again(self, place: int, ends_us: float) -> None:
-        """Read the whole history, and again until the time is over."""
+    async def _read_rounds(self, place: int, ends_us: float) -> None:
+        """Read the whole history again and again, until the time is over or a part of it is missing."""
         subscriber = self._subscribers[place]
         while await self._read_all(subscriber) and now_us() < ends_us:
-            self._judge(subscriber)
+            self._add_findings(subscriber)
             subscriber.leave()
             subscriber = self._subscribers[place] = BenchSubscriber(self.context, 0, subscriber.reader, latency=None)
 
     async def _read_all(self, subscriber: BenchSubscriber) -> bool:
-        """Whether all of it has come."""
+        """Connect, read the whole history, and return whether all of it arrived."""
         complete = asyncio.Event()
 
         def check() -> None:
@@ -189,10 +189,10 @@ class Worker:
         self._end_measuring()
         await context.step(Phase.FINISHING)
 
-    # --- all of them ---
+    # --- all workloads ---
 
     async def _unless_stopped(self, *works: Coroutine[Any, Any, None]) -> None:
-        """Do it all, or what there is time for until the run is ended early."""
+        """Run all coroutines concurrently until they are done; cancel them when the run is ended early."""
         stopped = asyncio.create_task(self.context.stopping.wait())
         working = asyncio.create_task(together(*works))
         try:
@@ -206,7 +206,7 @@ class Worker:
 
     @contextmanager
     def _cutting(self, *groups: Sequence[BenchClient]) -> Iterator[None]:
-        """Meanwhile connections are cut, if that is wanted."""
+        """Cut connections in turn while the block runs, if the plan says so."""
         if self.plan.kill_every_s is None:
             yield
             return
@@ -217,11 +217,11 @@ class Worker:
             cutting.cancel()
 
     def _begin_measuring(self) -> None:
-        gc.freeze()  # what is there now stays, and need not be looked through again and again
+        gc.freeze()  # what exists now stays, so the garbage collector need not look through it
         self._begun = (now_us(), time.process_time(), _waited_s())
 
     def _end_measuring(self) -> None:
-        """What is measured is over, but for messages that are still to come."""
+        """End the measured time, unless it has ended; messages may still arrive after it."""
         if self._begun is None or self.findings.seconds:
             return
         begun_us, cpu_s, waited_s = self._begun
@@ -233,7 +233,7 @@ class Worker:
         published = self._published.get(subscriber.channel)
         return 0 if published is None else subscriber.received.missing(published.count, published.holes)
 
-    def _judge(self, subscriber: BenchSubscriber) -> None:
+    def _add_findings(self, subscriber: BenchSubscriber) -> None:
         received, findings = subscriber.received, self.findings
         findings.duplicated += received.duplicated
         findings.reordered += received.reordered
@@ -244,7 +244,7 @@ class Worker:
 
 
 def _waited_s() -> float:
-    """How long this process has been ready to run and did not; 0 where the system does not say."""
+    """Return the seconds that this process was ready to run and had no CPU; 0 where the system does not say."""
     try:
         return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
@@ -252,22 +252,22 @@ def _waited_s() -> float:
 
 
 async def _run(descriptor: int) -> None:
-    """Do what the coordinator says, and report."""
+    """Do the work that the coordinator assigns, and report the findings."""
     context = await WorkerContext.open(descriptor)
     worker = Worker(context)
     try:
         await context.guard(worker.work())
     except (RswsError, CoordinatorGone) as error:
-        context.stopping.set()  # what has not come yet is not lost
+        context.stopping.set()  # messages that have not arrived yet count as outstanding, not as lost
         if isinstance(error, RswsError):
             context.findings.fault = Fault.of(error)
     findings = worker.finish()
-    with suppress(CoordinatorGone):  # nobody wants to know
+    with suppress(CoordinatorGone):  # then nobody reads the findings
         context.tell(findings)
 
 
 def main() -> None:
-    """Run one process; the argument is the descriptor of :class:`Counters`' memory."""
+    """Run a worker process; its argument is the descriptor of :class:`Counters`' memory."""
     log_safely(logging.StreamHandler())
     allow_many_files()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how each of them ends."""
+"""The command line: its commands, and how each of them exits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 
 def _help(text: str | None) -> str:
-    """A docstring, each paragraph in one line: how long the lines are is for the terminal to say."""
+    """Return a docstring with each paragraph in one line, so that the terminal's width decides where lines break."""
     paragraphs = inspect.cleandoc(text or "").split("\n\n")
     return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
@@ -69,43 +69,43 @@ def _options(
 
 
 def main() -> None:
-    """The console script: do what the command line says, and exit with a code of :class:`ExitCode`."""
+    """Run the command line and exit with a code of :class:`ExitCode`: the entry point of the console script."""
     _open_standard_streams()
     terminal.show_logs()
     sys.exit(_flushed(_run()))
 
 
 def _open_standard_streams() -> None:
-    """A stream that was closed before we started: its number must not go to a socket, and data be written to that."""
+    """Open standard streams that were closed at the start: a socket must not get their number, and then their data."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
-    if sys.stderr is sys.__stderr__:  # and not what somebody else has put there
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+    if sys.stderr is sys.__stderr__:  # unless somebody else, such as a test, has replaced it
         raw = io.BufferedWriter(_StandardError(2, "w", closefd=False))
         sys.stderr = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 class _StandardError(io.FileIO):
-    """Standard error, where what can't be written is dropped: it says how a command does, and decides nothing."""
+    """Standard error that drops what can't be written: an error in writing there must not change how a command ends."""
 
     def write(self, data: Any) -> int:
         written: int | None = None
         with suppress(OSError):
             written = super().write(data)
-        return len(data) if written is None else written  # None, too, where it would have to wait
+        return len(data) if written is None else written  # None, too, where a write would block
 
 
 def _run() -> int:
-    """The one place where what went wrong becomes a line on standard error and an exit code."""
+    """Run the command, and turn any error into a line on standard error and an exit code, here and nowhere else."""
     try:
         _load_env_file()
         code = app(prog_name="rsws", standalone_mode=False)
-    except SystemExit as end:  # where typer takes standard output to be gone
+    except SystemExit as end:  # typer exits by itself when standard output seems closed
         return end.code if isinstance(end.code, int) else ExitCode.DONE
     except usage.CommandLineError as error:
-        if error.__class__.__name__ != "NoArgsIsHelpError":  # which has printed the help
+        if error.__class__.__name__ != "NoArgsIsHelpError":  # that one has printed the help already
             terminal.print_line(terminal.format_error(usage.describe_usage(error)))
         return ExitCode.USAGE
     except StdoutClosed:
@@ -120,18 +120,18 @@ def _load_env_file() -> None:
     try:
         for line in load_env_file(ENV_FILE):
             terminal.print_line(terminal.format_warning(f"{ENV_FILE} line {line} is no NAME=VALUE, and is left out"))
-    except (OSError, ValueError) as error:  # no UTF-8, or a NUL
+    except (OSError, ValueError) as error:  # a ValueError: not UTF-8, or a NUL
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{ENV_FILE} in the working directory can't be read: {reason}") from None
 
 
 def _flushed(code: int) -> int:
-    """Have what is left of standard output written here, where a reader that has gone can be overlooked."""
+    """Flush standard output here, where a closed pipe can be ignored, and return the exit code."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush at exit succeeds
         if not isinstance(error, BrokenPipeError):
             terminal.print_line(terminal.format_error(describe(error)))
             return ExitCode.ERROR

@@ -87,16 +87,16 @@ _ALL = {
     "prefix": (_PREFIX, PREFIX),
     "as_json": (_JSON, False),
 }
-"""What every one of these commands takes: the type and the default, by name."""
+"""The options of all these commands: the type and the default, by name."""
 
 
 def _command(workload: str, summary: str, **options: tuple[Any, Any]) -> Callable[..., None]:
-    """The command of one workload.
+    """Make the command of one workload.
 
     Args:
-        workload: Its name.
-        summary: What the help says of it.
-        options: What it takes beside what all take: its type and default, by name, in the order of the help.
+        workload: The workload's name.
+        summary: The command's help text.
+        options: The command's options beside those of all: type and default, by name, in the order of the help.
     """
 
     def command(settings: ClientSettings, **values: Any) -> None:
@@ -157,7 +157,7 @@ COMMANDS = (
 
 
 def _measure(settings: ClientSettings, workload: str, values: Mapping[str, Any]) -> None:
-    """Run it, print what it shows, and end as that says."""
+    """Run the benchmark, print its result, and exit as the result requires."""
     gateway = find_gateway(settings)
     plan = _plan(workload, gateway.url, **values)
     report = asyncio.run(_run(plan, gateway.token or ""))
@@ -182,9 +182,10 @@ def _plan(
     kill_every: float | None = None,
     **_: Any,
 ) -> Plan:
-    """
+    """Make the plan of a run from the command's options.
+
     Raises:
-        UsageError: The options don't go together.
+        UsageError: The options can't be used, alone or together.
     """
     from rsws.bench.plan import Plan, Workload
 
@@ -215,7 +216,7 @@ def _plan(
 
 
 def _default_processes() -> int:
-    """One CPU is left to the gateway and one to Redis, in case they are here."""
+    """Return two less than the number of CPUs, 1 to 8: one is for the gateway and one for Redis, if they run here."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(cpus - 2, 1), 8)
 
@@ -250,7 +251,7 @@ async def _print(report: Report, *, as_json: bool) -> None:
     from rsws.cli.bench_display import format_report
 
     plan = report.plan
-    with suppress(StdoutClosed):  # how it went decides how it ends, whoever reads it
+    with suppress(StdoutClosed):  # the result decides the exit code, even if nobody reads it
         if as_json:
             await stdio.write(json.dumps(report.as_json()).encode() + b"\n")
         elif report.findings.seconds:
@@ -263,7 +264,7 @@ async def _print(report: Report, *, as_json: bool) -> None:
 
 
 def _redis_cli(plan: Plan) -> str:
-    """``redis-cli`` for the Redis that holds the streams, as far as this side of the gateway knows."""
+    """Return the ``redis-cli`` command line for the Redis that holds the streams, as far as the client knows it."""
     said = options(Settings)
     url = os.environ.get(said["redis_url"].env)
     if not url and not is_loopback(urlsplit(plan.url).hostname or ""):
@@ -271,15 +272,16 @@ def _redis_cli(plan: Plan) -> str:
     port = os.environ.get(said["local_redis_port"].env) or Settings().local_redis_port
     try:
         return shlex.join(redis_cli(url or f"redis://127.0.0.1:{port}"))
-    except ValueError:  # no URL
+    except ValueError:  # the variable is not a URL
         return "redis-cli"
 
 
 def _end(report: Report) -> None:
-    """
+    """Raise what makes the command exit with the code for ``report``; return for a run without faults.
+
     Raises:
-        typer.Exit: It was interrupted.
-        RswsError: It is not well.
+        typer.Exit: The run was interrupted.
+        RswsError: The run failed, or messages were lost, doubled, reordered, foreign or refused.
     """
     if report.interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)

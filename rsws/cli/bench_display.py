@@ -1,4 +1,4 @@
-"""How ``rsws bench`` looks: the progress of a run, and its result."""
+"""The output of ``rsws bench``: the progress of a run, and its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rsws.cli import terminal
 from rsws.cli.exits import wire_error
 
 RATE_OVER = 10
-"""The live rate is that of so many calls of :meth:`LiveDisplay.show`."""
+"""The number of calls of :meth:`LiveDisplay.show` over which the live rate is measured."""
 PLOT_COLUMNS = 64
 PLOT_ROWS = 5
 LABEL_COLUMNS = 8
@@ -44,7 +44,7 @@ _MEASURED = {
 
 
 class LiveDisplay:
-    """On a terminal, on standard error: the phase, how far it is, and the rates of the last second."""
+    """The live display on standard error, if that is a terminal: the phase, its progress, the last second's rates."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -69,20 +69,20 @@ class LiveDisplay:
         self._progress.stop()
 
     def show(self, phase: Phase, seconds: float, counts: list[int]) -> None:
-        """How far it is now: see :data:`rsws.bench.coordinator.OnProgress`."""
+        """Show the current progress: see :data:`rsws.bench.coordinator.OnProgress`."""
         if self._seen and seconds < self._seen[-1][0]:
-            self._seen.clear()  # another phase
+            self._seen.clear()  # a new phase has begun
         self._seen.append((seconds, counts))
         done, total = self._extent(phase, seconds, counts)
         self._progress.update(self._task, description=phase, completed=done, total=total, rates=self._rates())
 
     def stopping(self) -> None:
-        """The run is to end early."""
+        """Show that the run is to end early."""
         if not self._progress.disable:
             self._progress.print(terminal.format_note("stopping; Ctrl-C again ends it at once"))
 
     def _extent(self, phase: Phase, seconds: float, counts: list[int]) -> tuple[float, float | None]:
-        """How much is done, and of how much; None where nobody knows."""
+        """Return how much of the phase is done, and the total; None for an unknown total."""
         plan = self._plan
         match phase, plan.workload:
             case Phase.CONNECTING, Workload.CATCHUP:
@@ -105,7 +105,7 @@ class LiveDisplay:
 
 
 def format_report(report: Report, *, on_terminal: bool) -> str:
-    """The result: in a pipe plain lines, however long."""
+    """Return the result as text; for a pipe it is plain lines of any length."""
     latency, what = _PLOTTED[report.plan.workload]
     counts, latencies = _format_counts(report), _format_latencies(report)
     parts: list[RenderableType] = [_headline(report), Text(), counts, Text(), latencies]
@@ -219,7 +219,7 @@ def _bottleneck(report: Report) -> Text:
 
 
 def plot(histogram: Histogram, columns: int = PLOT_COLUMNS, rows: int = PLOT_ROWS) -> list[str]:
-    """Lines of block characters: how often which duration was measured, on a logarithmic axis."""
+    """Return the histogram as lines of block characters, with a logarithmic axis of durations."""
     low, high = _axis(histogram)
     scale = columns / math.log(high / low)
 
@@ -243,7 +243,7 @@ def plot(histogram: Histogram, columns: int = PLOT_COLUMNS, rows: int = PLOT_ROW
 
 
 def _axis(histogram: Histogram) -> tuple[float, float]:
-    """Where it begins and ends: at 1, 2 or 5 of something, at least a factor of 10 apart."""
+    """Return where the axis begins and ends: at 1, 2 or 5 times a power of ten, at least a factor of 10 apart."""
     ticks = _ticks((1, 2, 5))
     low = max((tick for tick in ticks if tick <= histogram.min_us), default=ticks[0])
     high = min((tick for tick in ticks if tick > histogram.max_us), default=ticks[-1])
@@ -277,7 +277,7 @@ def _format_axis(
 
 
 def _duration(value_us: float) -> str:
-    """Three digits, and a unit."""
+    """Return a duration with three digits and a unit."""
     for unit, size in (("µs", 1), ("ms", 1e3), ("s", 1e6)):
         value = value_us / size
         if value < 999.5 or unit == "s":
@@ -286,7 +286,7 @@ def _duration(value_us: float) -> str:
 
 
 def _short(value: float) -> str:
-    """A rate, short enough for a line that changes all the time."""
+    """Return a rate in a short form, for a line that changes all the time."""
     if value < 9_999.5:
         return f"{value:,.0f}"
     return f"{value / 1e3:,.0f}k" if value < 999_500 else f"{value / 1e6:.2f}M"

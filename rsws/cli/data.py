@@ -1,4 +1,4 @@
-"""What a command is told to send: an argument, standard input or a typed line, made into the JSON text of a message."""
+"""The message that a command sends: an argument, standard input or a typed line, made into JSON text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ SHOWN_CHARACTERS = 60
 
 
 def check_channel(name: str) -> None:
-    """
+    """Check a channel's name.
+
     Raises:
         UsageError: ``name`` can't be a channel.
     """
@@ -22,13 +23,13 @@ def check_channel(name: str) -> None:
 
 
 async def read_message(argument: str | None, *, text: bool) -> bytes:
-    """The JSON text of the one message that ``argument`` says: itself, or standard input where it is None or ``-``.
+    """Return the JSON text of one message, read from ``argument``, or from standard input where that is None or ``-``.
 
     Args:
         text: Whether it is plain text, to be sent as ``{"text": ...}``.
 
     Raises:
-        UsageError: It is not valid JSON, or there is nothing.
+        UsageError: The message is not valid JSON or UTF-8, or there is none.
     """
     if argument is not None and argument != "-":
         try:
@@ -51,13 +52,13 @@ def _is_json_lines(raw: bytes) -> bool:
 
 
 def as_message(raw: bytes, *, text: bool) -> bytes:
-    """The JSON text of the message that ``raw`` says, without blanks and line ends around it.
+    """Make ``raw`` into the JSON text of a message, without blanks and line ends around it.
 
     Args:
-        text: Whether it is plain text, to be sent as ``{"text": ...}``.
+        text: Whether ``raw`` is plain text, to be sent as ``{"text": ...}``.
 
     Raises:
-        UsageError: It is not valid JSON, or no valid UTF-8.
+        UsageError: ``raw`` is not valid JSON, or not valid UTF-8.
     """
     if text:
         try:

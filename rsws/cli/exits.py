@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, and which error means which."""
+"""The exit codes of commands, and the errors that lead to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rsws.errors import (
 
 
 class ExitCode(IntEnum):
-    """What the shell sees. ``EXIT_HELP`` says what each one means."""
+    """The exit codes of all commands. ``EXIT_HELP`` says what each one means."""
 
     DONE = 0
     ERROR = 1
@@ -46,14 +46,14 @@ EXIT_HELP: dict[ExitCode, str] = {
 
 
 def epilog(*examples: str) -> str:
-    """The end of a command's help: the exit codes, and lines to copy."""
+    """Return the end of a command's help: the exit codes, and examples to copy."""
     codes = ", ".join(f"{code} {text}" for code, text in EXIT_HELP.items())
     lines = "\n".join(f"  {example}" for example in examples).replace("[", r"\[")
     return f"Exit codes: {codes}.\n\nExamples:\n{lines}"
 
 
 class Failure(RswsError):
-    """The end of a command with an exit code that its error alone does not tell."""
+    """An error that ends a command and carries its exit code, where the error's type would not tell that."""
 
     def __init__(self, text: str, code: ExitCode) -> None:
         super().__init__(text)
@@ -61,11 +61,11 @@ class Failure(RswsError):
 
 
 class StdoutClosed(RswsError):
-    """Whoever reads standard output has seen enough (``| head``): the command ends quietly, its work done."""
+    """The reader of standard output has closed it (``| head``): the command ends without an error, as if done."""
 
 
 def exit_code(error: BaseException) -> ExitCode:
-    """What to exit with after ``error``."""
+    """Return the exit code for ``error``."""
     match error:
         case Failure(code=code):
             return code
@@ -88,11 +88,11 @@ def exit_code(error: BaseException) -> ExitCode:
 
 
 def describe(error: BaseException) -> str:
-    """One sentence for a person."""
+    """Return one sentence about ``error`` for the user."""
     match error:
         case RedisUnavailable(cause=cause, code=code, outcome=outcome):
             return _with_outcome(wire_error(cause.rstrip("."), code), outcome)
-        case PublishFailed(code=code, outcome=outcome) if code != "connection_lost":  # whose text says so itself
+        case PublishFailed(code=code, outcome=outcome) if code != "connection_lost":  # its text has the outcome already
             return _with_outcome(wire_error(str(error), code), outcome)
         case SubscribeRefused(code=ErrorCode.REDIS_UNAVAILABLE as code):
             return wire_error(str(error), code)
@@ -103,14 +103,14 @@ def describe(error: BaseException) -> str:
 
 
 def _with_outcome(text: str, outcome: Outcome) -> str:
-    """What went wrong with a message, and what became of it."""
+    """Return an error's text together with the outcome of its message."""
     if outcome is Outcome.NOT_STORED:
         return f"not stored: {text}"
     return f"{text}; the message may be stored all the same"
 
 
 def wire_error(text: str, code: str) -> str:
-    """What an error says to a person, whoever met it; deployed clients tie the text of some to one language."""
+    """Return a gateway's error text for the user; one that is fixed in Indonesian gets an explanation in English."""
     if code == ErrorCode.REDIS_UNAVAILABLE:
         return f"{ERROR_HELP[ErrorCode.REDIS_UNAVAILABLE][0]} ({text})"
     return text

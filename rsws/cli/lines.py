@@ -1,4 +1,4 @@
-"""What is sent, one message or line by line: the ids that come back, and how far it came when something ends it."""
+"""Sending one message or many lines: the ids that come back, and how much was stored when it ends early."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ if TYPE_CHECKING:
     from rsws.client import Client
 
 WINDOW_MESSAGES = 500
-"""How many are on their way at once."""
+"""The most messages that are sent together, before their answers have come."""
 OUTCOME_TIMEOUT_S = 1.0
-"""How long what was under way may take to notice that the connection is closed."""
+"""How long unanswered messages may take to get their outcome after the connection was closed."""
 
 Result = StreamId | BaseException
 Send = Callable[[Sequence[bytes]], Awaitable[Sequence[Result]]]
-"""Sends messages, and says what became of each: its id, or why it has none. Where it ends early, of the first ones."""
+"""A function that sends messages and returns the result of each: its id, or why it has none. If it ends early, the list
+has only the first results."""
 
 
 async def publish_all(client: Client, channel: str, timeout_s: float, messages: Sequence[bytes]) -> list[Result]:
-    """Publish messages at once; returns what became of each."""
+    """Publish messages concurrently, and return the result of each."""
     under_way = [client.publish_json(channel, each, timeout_s=timeout_s) for each in messages]
     return await asyncio.gather(*under_way, return_exceptions=True)
 
 
 def check_no_data(argument: str | None) -> None:
-    """
+    """Check that ``--lines`` is given without DATA.
+
     Raises:
         UsageError: DATA was given beside ``--lines``.
     """
@@ -42,10 +44,10 @@ def check_no_data(argument: str | None) -> None:
 
 
 def line_message(line: stdio.Line, *, text: bool) -> bytes:
-    """What :func:`rsws.cli.data.as_message` makes of a line.
+    """Make a line into a message with :func:`rsws.cli.data.as_message`.
 
     Raises:
-        UsageError: It can't be sent; the text says which line it is.
+        UsageError: The line can't be sent; the text says which line it is.
     """
     try:
         return as_message(line.text, text=text)
@@ -54,21 +56,21 @@ def line_message(line: stdio.Line, *, text: bool) -> bytes:
 
 
 class Sending:
-    """Messages on their way, and how far they came.
+    """The sending of one message or of lines, and what was stored of them.
 
-    Those under way outlive a cancellation, until the connection is closed: that is when each has its outcome.
+    Unanswered messages outlive a cancellation until the connection is closed: then the outcome of each is known.
 
     Args:
-        by_line: Whether they are lines, of which it is told by their numbers how far they came; or one message.
+        by_line: Whether lines are sent, so that the report of an early end names line numbers; else it is one message.
     """
 
     def __init__(self, *, by_line: bool) -> None:
         self._stored = 0
         self._last_id: StreamId | None = None
         self._lines: Sequence[stdio.Line] = ()
-        """Those under way."""
+        """The lines that were sent last."""
         self._next_line = 1
-        """The first line behind those."""
+        """The number of the first line after those."""
         self._by_line = by_line
         self._under_way: asyncio.Future[Sequence[Result]] | None = None
 
@@ -76,7 +78,7 @@ class Sending:
         """Send a message, and return its id.
 
         Raises:
-            RswsError: Why it has none.
+            RswsError: The message was not stored, or its outcome is unknown.
         """
         (result,) = await self._send(send, [message])
         if not isinstance(result, StreamId):
@@ -84,16 +86,16 @@ class Sending:
         return result
 
     async def send_stdin(self, send: Send, *, text: bool) -> None:
-        """Send the lines of standard input as they come, and print their ids, up to the first that has none.
+        """Send the lines of standard input as they arrive, and print their ids, up to the first line without one.
 
-        Nobody need read the ids: the lines are sent all the same.
+        The lines are sent even when nobody reads the ids.
 
         Args:
-            text: As for :func:`rsws.cli.data.as_message`.
+            text: Whether the lines are plain text: see :func:`rsws.cli.data.as_message`.
 
         Raises:
             UsageError: A line can't be sent. Those before it are stored.
-            Failure: A message was not stored. The text says what became of those sent together with it.
+            Failure: A message was not stored. The text says which of the messages sent together with it were.
         """
         with terminal.Tally(stdio.stdin_size()) as tally:
             async for batch in stdio.read_lines():
@@ -117,7 +119,7 @@ class Sending:
                         raise fault
 
     async def send_lines(self, send: Send, lines: Sequence[stdio.Line], messages: Sequence[bytes]) -> Sequence[Result]:
-        """Send ``messages``, made of ``lines``, and return what became of each."""
+        """Send ``messages``, made of ``lines``, and return the result of each."""
         if not lines:
             return ()
         self._lines, self._next_line = lines, lines[-1].number + 1
@@ -128,10 +130,10 @@ class Sending:
         await asyncio.wait((self._under_way,))
         results = self._under_way.result()
         self._under_way = None
-        self._take(results)
+        self._count_stored(results)
         return results
 
-    def _take(self, results: Sequence[Result]) -> None:
+    def _count_stored(self, results: Sequence[Result]) -> None:
         ids = [result for result in results if isinstance(result, StreamId)]
         self._stored += len(ids)
         self._last_id = ids[-1] if ids else self._last_id
@@ -140,10 +142,10 @@ class Sending:
 
     @asynccontextmanager
     async def told(self) -> AsyncIterator[Self]:
-        """Have Ctrl-C, and output that can't be written, say how far it came; the connection is closed before.
+        """Replace Ctrl-C and output errors by a failure that says what was stored; the connection is closed before.
 
         Raises:
-            Failure: In place of either.
+            Failure: Ctrl-C ended the block, or standard output can't be written.
         """
         try:
             yield self
@@ -153,7 +155,7 @@ class Sending:
             raise Failure(f"{describe(error)}; {await self._outcome()}", ExitCode.ERROR) from None
 
     async def interrupted(self) -> Failure:
-        """The end by Ctrl-C."""
+        """Return the failure for an end by Ctrl-C, once the outcome is known."""
         return Failure(f"interrupted: {await self._outcome()}", ExitCode.INTERRUPTED)
 
     async def _outcome(self) -> str:
@@ -168,14 +170,14 @@ class Sending:
         return f"{self._stored:,} stored{maybe}, line {unsent[0].number if unsent else self._next_line} on not sent"
 
     async def _results(self) -> Sequence[Result]:
-        """What became of those that were under way; of those nobody knows anything of, that they may be stored."""
+        """Return the results of the messages that were unanswered; those still without one may be stored."""
         if self._under_way is None:
             return ()
         await asyncio.wait((self._under_way,), timeout=OUTCOME_TIMEOUT_S)
         results: list[Result] = []
         if self._under_way.done() and not self._under_way.cancelled() and self._under_way.exception() is None:
             results += self._under_way.result()
-            self._take(results)
+            self._count_stored(results)
         missing = max(1, len(self._lines)) - len(results)
         return results + [_UNKNOWN] * missing
 
@@ -205,7 +207,7 @@ def _leading_ids(results: Sequence[Result]) -> list[StreamId]:
 
 
 def _failure(line: stdio.Line, results: Sequence[Result]) -> Failure:
-    """That ``line``, whose result is the first, was not stored; and what became of the others."""
+    """Return the failure for ``line``, whose result is the first, and say what became of the lines after it."""
     error = results[0]
     assert isinstance(error, BaseException)
     text = f"line {line.number}: {describe(error)}"

@@ -1,4 +1,4 @@
-"""Command-line options made from the settings classes, where each is said once."""
+"""Command-line options made from the settings classes, which define each option once; and the gateway they lead to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rsws.urls import is_loopback, redact_url, websocket_url
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FLAGS: ContextVar[frozenset[str]] = ContextVar("rsws_flags", default=frozenset())
-"""The settings that stand on the command line that is being carried out, not in the environment or in ``.env``."""
+"""The settings that are given on the current command line, not in the environment or in ``.env``."""
 
 _METAVARS = {
     "_s": "SECONDS",
@@ -34,23 +34,23 @@ _METAVARS = {
     "_file": "PATH",
     "retain": "PATTERN=COUNT[,AGE]",
 }
-"""What stands for the value of a flag: by the end of the field's name."""
+"""The placeholder for the value of a flag in the help, by the end of the field's name."""
 
 
 def flag(name: str) -> str:
-    """The flag of a settings field: ``redis_timeout_s`` is ``--redis-timeout``, whose help says the unit."""
+    """Return the flag of a settings field: ``redis_timeout_s`` is ``--redis-timeout``, whose help has the unit."""
     return "--" + name.removesuffix("_s").replace("_", "-")
 
 
 def from_settings(
     settings: type[Any], *, panel: str | None = None, only: Iterable[str] | None = None
 ) -> Callable[[Command], Command]:
-    """Give a command the options of a settings class; it gets them as one argument, ``settings``.
+    """Give a command the options of a settings class, whose values it gets as one argument, ``settings``.
 
     Args:
-        settings: The class.
+        settings: The settings class.
         panel: The heading of these options in ``--help``.
-        only: Names of the fields that the command has a use for; None for all.
+        only: The names of the fields that the command uses; None for all.
     """
 
     def decorate(command: Command) -> Command:
@@ -59,7 +59,7 @@ def from_settings(
         @functools.wraps(command)
         def wrapper(context: typer.Context, **arguments: Any) -> Any:
             values = {name: arguments.pop(name) for name in chosen}
-            FLAGS.set(frozenset({name for name in chosen if _is_said(context, name)}))
+            FLAGS.set(frozenset({name for name in chosen if _is_given(context, name)}))
             repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
             made = settings(**_without_overruled(values) | repeated)
             try:
@@ -118,7 +118,7 @@ def _metavar(name: str, type_: Any, option: Option) -> str | None:
 
 
 def _checked(name: str, option: Option) -> Callable[[Any], Any]:
-    """The callback of a setting, which says what can't be used, and not what it was: it may be secret."""
+    """Return the callback that checks a setting; its error does not show the value, which may be secret."""
 
     def check(value: Any) -> Any:
         fault = option.fault(value)
@@ -130,14 +130,14 @@ def _checked(name: str, option: Option) -> Callable[[Any], Any]:
 
 
 def finite(value: Any) -> Any:
-    """The callback of an option that takes fractions: ``inf`` and ``nan`` would pass for such."""
+    """Check the value of an option that may be a fraction: the callback refuses ``inf`` and ``nan``."""
     if isinstance(value, float) and not math.isfinite(value):
         raise typer.BadParameter("it must be a finite number")
     return value
 
 
 def _without_overruled(values: dict[str, Any]) -> dict[str, Any]:
-    """Of a setting and the file that may hold it, a flag overrules the environment: then the other is left out."""
+    """Drop what a flag overrules: of a setting and its ``_file`` setting, the one from the environment."""
     left = dict(values)
     for name, value in values.items():
         file = f"{name}_file"
@@ -151,25 +151,26 @@ def _without_overruled(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a client command connects, and what lets it in."""
+    """The gateway that a client command connects to, and the token for it."""
 
     url: str
-    """Without the token."""
+    """The URL without the token."""
     token: str | None = field(repr=False)
-    """None where there is one that may not go there: a gateway that wants one then says so."""
+    """The token; None if the only one must not be sent there: a gateway that needs one then refuses the client."""
     source: str
-    """Where the token came from, or why there is none: for the text that says that it was refused."""
+    """Where the token came from, or why there is none: a part of the error when the gateway refuses it."""
 
 
 class _Token(NamedTuple):
     """A token that could be used."""
 
     name: str
-    """The setting it came from."""
+    """The name of the setting that holds it."""
     is_flag: bool
     is_from_env_file: bool
-    """Whether ``.env`` says it itself, and not only which file of this user holds it."""
+    """Whether ``.env`` has the token itself, not only the name of a file that holds it."""
     read: Callable[[], str | None]
+    """Returns the token; None when it is not set."""
 
     @property
     def source(self) -> str:
@@ -178,10 +179,10 @@ class _Token(NamedTuple):
 
 
 def find_gateway(settings: ClientSettings) -> Endpoint:
-    """The gateway that flags, environment and data directory say.
+    """Return the gateway that flags, environment and data directory specify.
 
     Raises:
-        UsageError: The URL or the token file can't be used; or the token is not for that URL.
+        UsageError: The URL or the token file can't be used; or the token must not be sent to that URL.
         SetupError: The data directory is somebody else's.
         Failure: There is no token.
     """
@@ -216,7 +217,7 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
 
 
 def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
-    """What could be used, the nearest first: flags, then the environment."""
+    """Return the tokens that could be used, in order of precedence: flags, then the environment."""
     key = _checked("secret_key", options(Settings)["secret_key"])(os.environ.get(_variable("secret_key")))
     key_file = os.environ.get(_variable("secret_key_file"))
     reads: dict[str, Callable[[], str | None]] = {
@@ -230,7 +231,7 @@ def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
     for name, read in reads.items():
         is_flag = name in FLAGS.get()
         found.append(_Token(name, is_flag, _in_env_file(name) and not name.endswith("_file"), read))
-    return sorted(found, key=lambda token: not token.is_flag)  # stable
+    return sorted(found, key=lambda token: not token.is_flag)  # a stable sort: the order of reads stays
 
 
 def _is_local(url: str) -> bool:
@@ -238,7 +239,7 @@ def _is_local(url: str) -> bool:
 
 
 def _is_own(settings: ClientSettings, url: str) -> bool:
-    """Whether it is proven that this user's own gateway listens there."""
+    """Whether this user's own gateway provably listens there."""
     parts = urlsplit(url)
     port = parts.port or {"ws": 80, "wss": 443}[parts.scheme]
     return _is_local(url) and DataDir(settings.data_dir).runs_gateway(parts.hostname or "", port)
@@ -251,7 +252,7 @@ def _url_is_from_env_file(settings: ClientSettings) -> bool:
 
 
 def _variable(name: str) -> str:
-    """The environment's name of a setting."""
+    """Return the environment variable of a setting."""
     return (options(ClientSettings) | options(Settings))[name].env
 
 
@@ -260,7 +261,7 @@ def _in_env_file(name: str) -> bool:
 
 
 def _port() -> int:
-    """The port that ``rsws serve`` takes with this environment."""
+    """Return the port that ``rsws serve`` listens on with this environment."""
     option = options(Settings)["port"]
     text = os.environ.get(option.env) or str(Settings().port)
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 65535):
@@ -275,6 +276,6 @@ def _split_token(url: str) -> tuple[str, str | None]:
     return urlunsplit(parts._replace(query=urlencode(query, doseq=True), fragment="")), tokens[0]
 
 
-def _is_said(context: typer.Context, name: str) -> bool:
-    """Whether a parameter stands on the command line, whatever the environment says of it."""
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter is given on the command line, whatever the environment has for it."""
     return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"

@@ -1,4 +1,4 @@
-"""``rsws pub CHANNEL`` on a terminal: a prompt, and above it what happens on the channels."""
+"""The prompt of ``rsws pub CHANNEL`` on a terminal, with the messages of the channels above it."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, is_json
 
 
 async def talk(gateway: Endpoint, channel: str, data_dir: DataDir, timeout_s: float) -> bool:
-    """Publish what is typed, line by line, until the user has had enough.
+    """Publish what is typed, line by line, until the user ends the prompt.
 
     Args:
-        data_dir: Where the history of the prompt is kept.
+        data_dir: The directory in which the history of the prompt is kept.
         timeout_s: Seconds to wait for an ack.
 
     Returns:
-        Whether it was Ctrl-C that ended it.
+        Whether Ctrl-C ended the prompt.
 
     Raises:
-        ClientError: There is no connection, or none any more.
-        Failure: Ctrl-C ended it while an ack was awaited; the text says what became of the message.
+        ClientError: There is no connection, or it is lost for good.
+        Failure: Ctrl-C ended the prompt while an ack was awaited; the text says what became of the message.
     """
     talk = _Talk(channel, timeout_s, _history(data_dir))
     try:
         async with (
-            asyncio.TaskGroup() as tasks,  # which the subscriptions end in, when the client does
+            asyncio.TaskGroup() as tasks,  # outside the client: the tasks of the subscriptions end when the client ends
             connect(gateway.url, token=gateway.token, on_connection=talk.connection_changed) as client,
         ):
             return await talk.run(client, tasks)
-    except ExceptionGroup as group:  # what ended one subscription, and with it all; the first says it
+    except ExceptionGroup as group:  # an error that ended one subscription ends all; the first one is raised
         raise group.exceptions[0] from None
     except asyncio.CancelledError:
         if talk.sending is None:
@@ -71,7 +71,7 @@ def _history(data_dir: DataDir) -> History:
 
 
 class _Command(NamedTuple):
-    """What a line beginning with ``/`` does."""
+    """A command of the prompt: a line that begins with ``/``."""
 
     usage: str
     help: str
@@ -82,12 +82,12 @@ class _Talk:
     """One run of the prompt.
 
     Args:
-        channel: Where lines are published.
+        channel: The channel on which lines are published.
         timeout_s: Seconds to wait for an ack.
         history: The lines typed earlier.
 
     Attributes:
-        sending: What is on its way, if anything is.
+        sending: The message that is being sent; None when there is none.
     """
 
     def __init__(self, channel: str, timeout_s: float, history: History) -> None:
@@ -97,7 +97,7 @@ class _Talk:
         self._watched: dict[str, Following] = {}
         self.sending: Sending | None = None
         self._own: set[StreamId] = set()
-        """Ids of what was published here and has not come back yet."""
+        """The ids of messages that were published here and have not come back over the subscription."""
         self._publishing = asyncio.Lock()
         self._over = False
         self._commands = {
@@ -111,10 +111,10 @@ class _Talk:
         in_command = Condition(lambda: self._session.default_buffer.text.startswith("/"))
         self._session: PromptSession[str] = PromptSession(
             history=history,
-            validator=None if is_dumb_terminal() else _Checked(),  # which shows nothing of it
+            validator=None if is_dumb_terminal() else _Checked(),  # a dumb terminal would not show what is wrong
             validate_while_typing=False,
             completer=_Completions(self._commands, self._watched),
-            complete_while_typing=in_command,  # the room for the choices is taken then alone
+            complete_while_typing=in_command,  # so that room for the choices is reserved only then
             enable_history_search=~in_command,
         )
 
@@ -134,19 +134,19 @@ class _Talk:
                 if self._session.default_buffer.text:
                     continue
                 return True
-            await self._take(text)
+            await self._handle_input(text)
         return False
 
     def connection_changed(self, event: ConnectionEvent) -> None:
-        """Say that the connection was lost, or is there again."""
+        """Show that the connection was lost, or that the client reconnected."""
         if isinstance(event, Disconnected):
             text = terminal.format_disconnected(event.reason)
         else:
             text = terminal.format_reconnected(event.after_s)
         self._tasks.create_task(self._show(text))
 
-    async def _take(self, text: str) -> None:
-        """Do what was typed or pasted: what each of its lines says, up to the first that can't be done."""
+    async def _handle_input(self, text: str) -> None:
+        """Carry out the lines that were typed or pasted, up to the first that fails."""
         lines = _lines(text)
         sending = Sending(by_line=len(lines) > 1)
         for number, line in enumerate(lines, 1):
@@ -208,14 +208,14 @@ class _Talk:
                     case Error(error=text, code=code):
                         await self._show(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
                     case _:
-                        pass  # what goes without saying
-        except SubscribeRefused:  # the last event said why
+                        pass  # nothing that the user has to know
+        except SubscribeRefused:  # the last event, an Error, has shown why
             if self._watched.get(channel) is following:
                 del self._watched[channel]
 
     async def _show_message(self, message: Message) -> None:
         if message.channel == self._channel:
-            async with self._publishing:  # whose ack is not here yet: it may be this message's
+            async with self._publishing:  # waits for an ack that is still to come: it may be this message's
                 if message.id in self._own:
                     self._own.discard(message.id)
                     return
@@ -280,7 +280,7 @@ class _Talk:
 
 
 def _lines(text: str) -> list[str]:
-    """What was typed or pasted, line by line; JSON that goes over several lines is one."""
+    """Split what was typed or pasted into lines; JSON that spans several lines is one."""
     text = text.strip()
     return (
         [text] if is_json(text.encode()) else [line.strip() for line in re.split(r"\r\n|[\r\n]", text) if line.strip()]
@@ -288,10 +288,10 @@ def _lines(text: str) -> list[str]:
 
 
 def _message(line: bytes) -> bytes:
-    """The message that a line says: itself where it is JSON, else its text.
+    """Return the message that a line stands for: the line itself if it is JSON, else an object with its text.
 
     Raises:
-        UsageError: It is meant to be JSON, and is not.
+        UsageError: The line begins like JSON, and is not valid.
     """
     if line.startswith((b"{", b"[", b'"')) and not is_json(line):
         shown = line.decode(errors="replace")[:SHOWN_CHARACTERS]
@@ -300,7 +300,7 @@ def _message(line: bytes) -> bytes:
 
 
 class _Checked(Validator):
-    """Refuses what is meant to be JSON and is not, while it can be fixed."""
+    """A validator that refuses a line that begins like JSON and is not valid, while the user can still fix it."""
 
     def validate(self, document: Document) -> None:
         lines = _lines(document.text)
@@ -314,7 +314,7 @@ class _Checked(Validator):
 
 
 def _fault_at(line: str) -> int:
-    """Where JSON is broken; its end where that is not known."""
+    """Return the position of the error in invalid JSON; the end of the line where none is known."""
     try:
         json.loads(line)
     except json.JSONDecodeError as error:
@@ -323,7 +323,7 @@ def _fault_at(line: str) -> int:
 
 
 class _Completions(Completer):
-    """Completes commands, and what may follow them."""
+    """A completer for commands and their arguments."""
 
     def __init__(self, commands: Mapping[str, _Command], watched: Collection[str]) -> None:
         self._commands = commands

@@ -1,4 +1,4 @@
-"""``redis-cli`` in a line to copy."""
+"""The ``redis-cli`` command line for a Redis URL, for the user to copy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rsws.cli import terminal
 
 
 def redis_cli(url: str) -> list[str]:
-    """``redis-cli`` with the options that lead it to ``url``, but for a password, of which it says where it goes."""
+    """Return ``redis-cli`` with the options for ``url``, without the password: a note says where that goes."""
     parts = urlsplit(url)
     words = ["redis-cli"]
     if parts.scheme == "unix":

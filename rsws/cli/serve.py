@@ -38,7 +38,7 @@ def serve(settings: Settings) -> None:
 
 
 def _gateway(settings: Settings) -> Gateway:
-    """Imported as needed: a supervisor serves nobody itself, and should be small."""
+    """Return the gateway; only its own module is imported, as a supervisor serves no clients and should stay small."""
     if settings.workers > 1:
         from rsws.gateway.process.supervisor import Supervisor
 
@@ -69,22 +69,22 @@ def _print_banner(gateway: Gateway) -> None:
 
 
 class _Steps(NamedTuple):
-    """What can be done with a gateway that has started, in another terminal."""
+    """Example commands for a gateway that has started, to be run in another terminal."""
 
     lines: list[str]
     needs: list[str]
-    """Variables without which they don't work: what is secret is not printed."""
+    """The environment variables that the commands need, as their secret values are not printed."""
     here: bool
-    """Whether they need the ``.env`` of this directory."""
+    """Whether the commands need the ``.env`` of this directory."""
 
 
 def _first_steps(gateway: Gateway) -> _Steps:
-    """Three lines with the flags that lead to the same gateway and Redis."""
+    """Return three commands, with the flags that lead to the same gateway and Redis."""
     settings, defaults, secret = gateway.settings, Settings(), []
     client, redis = [], []
     host, port = urlsplit(gateway.url).hostname, urlsplit(gateway.url).port
     url = gateway.url
-    if host in ("0.0.0.0", "::"):  # every address of this machine, this one among them
+    if host in ("0.0.0.0", "::"):  # every address of this machine, the default host among them
         host, url = defaults.host, f"ws://{defaults.host}:{port}"
     if (host, port) != (defaults.host, defaults.port):
         client += [flag("url"), url]

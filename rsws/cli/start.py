@@ -1,4 +1,4 @@
-"""Where to start: what ``--from`` and ``/from`` say, as a position of a channel."""
+"""The start of a subscription: the value of ``--from`` and ``/from``, made into a position in a channel."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where to start: ``last`` entries before the end, or after ``after``; at the end where both are None."""
+    """The position to start at: ``last`` entries before the end, or after ``after``; the end where both are None."""
 
     after: StreamId | None = None
     last: int | None = None
     is_time: bool = False
-    """Whether ``after`` was made of a time. No entry ever had that id, so that continuity after it proves nothing."""
+    """Whether ``after`` was made of a time. It is then no entry's id, so a gap right after it means nothing."""
 
     def is_false_alarm(self, gap: Gap) -> bool:
-        """Whether ``gap`` says no more than that the channel begins later than a time."""
+        """Whether ``gap`` only says that the channel begins later than the time that was given."""
         return self.is_time and gap.reason == "trimmed" and gap.last_message_id == self.after
 
 
 def parse_start(text: str, now_ms: int | None = None) -> Start:
-    """What ``--from`` says.
+    """Parse the value of ``--from``.
 
     Args:
-        now_ms: Milliseconds since 1970; None asks the clock.
+        now_ms: The current time in milliseconds since 1970; None asks the clock.
 
     Raises:
-        UsageError: It says nothing that is known, or a time to come.
+        UsageError: The text has none of the known forms, or is a time in the future.
     """
     text = text.strip()
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
@@ -61,7 +61,7 @@ def parse_start(text: str, now_ms: int | None = None) -> Start:
             if ms <= now_ms:
                 return _since(ms)
             raise UsageError(f"{text!r} is in the future: nothing is there yet; $ starts with what is new")
-    except (ValueError, OverflowError, OSError):  # no such day, or none that a clock can show
+    except (ValueError, OverflowError, OSError):  # no such date, or one out of the system's range
         pass
     raise UsageError(
         f"{text!r} is no place to start: write 0, $, -N, an ID, a time ago such as 10m, or a time such as "
@@ -76,7 +76,7 @@ def _since(ms: int) -> Start:
 class Following:
     """The events of one channel from a start on.
 
-    Of a time the end of the channel has to be known first: what is in the way of that is an event, too.
+    For a time the end of the channel has to be asked for first; errors in doing so are yielded as events, too.
 
     Raises:
         UsageError: The channel is subscribed already.
@@ -91,7 +91,8 @@ class Following:
         self._subscription = client.subscribe(channel, after=after, last=start.last, events=True)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        """
+        """Yield the events.
+
         Raises:
             SubscribeRefused: The gateway refuses the channel.
         """
@@ -109,11 +110,11 @@ class Following:
         await self._subscription.close()
         if not self._closed:
             assert self._start.after is not None
-            # Behind the end of the channel a position means that the stream has begun anew: all of it would come.
+            # The gateway treats a position after the end as one of a deleted stream, and would send all of this one.
             after = min(self._start.after, end)
             self._subscription = self._client.subscribe(self._channel, after=after, events=True)
 
     async def close(self) -> None:
-        """End it; the channel is free for another subscription."""
+        """End the subscription; the channel is free for another one."""
         self._closed = True
         await self._subscription.close()

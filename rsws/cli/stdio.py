@@ -1,4 +1,4 @@
-"""Standard input and output beside an event loop: whoever is slow at the other end never stops the loop."""
+"""Standard input and output beside an event loop: a slow reader or writer at the other end never blocks the loop."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from rsws.errors import UsageError
 STDIN, STDOUT = 0, 1
 CHUNK_BYTES = 64 * 1024
 LOOK_EVERY_S = 0.25
-"""How often it is looked whether somebody still reads standard output."""
+"""How often to check whether standard output still has a reader."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""What is read as one message; far above what a gateway takes, and a bound for what is kept in memory."""
+"""The longest input that is read as one message: far above what a gateway accepts, and a bound for the memory."""
 
 
 class Line(NamedTuple):
     """A line of standard input that is not blank."""
 
     number: int
-    """Counted from 1, blank ones too."""
+    """The line's number, counted from 1; blank lines count, too."""
     text: bytes
-    """Without its end."""
+    """The line without its line end."""
 
 
 async def write(data: bytes) -> None:
     """Write to standard output.
 
     Raises:
-        StdoutClosed: Nobody reads it any more.
-        OSError: It can't be written for another reason: a full disk.
+        StdoutClosed: Standard output has no reader any more.
+        OSError: It can't be written for another reason, such as a full disk.
     """
     left = memoryview(data)
     while left:
         await _until(STDOUT, writable=True)
         try:
-            # As much as a pipe that polls as writable is sure to take at once.
+            # As much as a pipe that polls as writable is sure to accept without blocking.
             left = left[os.write(STDOUT, left[: select.PIPE_BUF]) :]
         except OSError:
             if _reader_has_gone():
@@ -49,10 +49,10 @@ async def write(data: bytes) -> None:
 
 
 async def while_read(work: Coroutine[Any, Any, None]) -> None:
-    """Do ``work`` for as long as somebody reads standard output, also while there is nothing to write.
+    """Run ``work`` as long as standard output has a reader, which is checked even while there is nothing to write.
 
     Raises:
-        StdoutClosed: Whoever read it has closed the other end: of a pipe, a socket, a terminal.
+        StdoutClosed: The reader has closed the other end of the pipe, socket or terminal.
     """
     working = asyncio.create_task(work)
     gone = asyncio.create_task(_reader_gone())
@@ -68,9 +68,9 @@ async def while_read(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _reader_gone() -> None:
-    """Return when whoever reads standard output has closed it; never where that can't be: a file."""
-    # Looked at in turns: an event loop tells of the end only together with what can be read or written, and a socket
-    # or a terminal may have something to read all the time.
+    """Return when the reader of standard output has closed it; never for a file, which has no reader."""
+    # This polls: an event loop reports a hangup only together with readability or writability, and a socket or a
+    # terminal may be readable all the time.
     while True:
         if _reader_has_gone():
             return
@@ -79,15 +79,15 @@ async def _reader_gone() -> None:
 
 def _reader_has_gone() -> bool:
     poll = select.poll()
-    poll.register(STDOUT, 0)  # of nothing but errors and a hangup, of which it tells always
+    poll.register(STDOUT, 0)  # for nothing but errors and hangups, which are always reported
     return bool(poll.poll(0))
 
 
 async def read_all() -> bytes:
-    """Standard input to its end, as one message.
+    """Read standard input to its end, as one message.
 
     Raises:
-        UsageError: It is longer than any message may be.
+        UsageError: It is longer than MAX_MESSAGE_BYTES.
     """
     data = bytearray()
     while chunk := await _read():
@@ -97,10 +97,10 @@ async def read_all() -> bytes:
 
 
 async def read_lines() -> AsyncIterator[list[Line]]:
-    """The lines of standard input, in batches as they come in; blank ones are left out.
+    """Yield the lines of standard input, in batches as they arrive; blank lines are left out.
 
     Raises:
-        UsageError: A line is longer than any message may be.
+        UsageError: A line is longer than MAX_MESSAGE_BYTES.
     """
     number = 0
     rest = bytearray()
@@ -120,7 +120,7 @@ async def read_lines() -> AsyncIterator[list[Line]]:
 
 
 def stdin_size() -> int | None:
-    """How many bytes standard input has from here on; None where only its end will tell."""
+    """Return how many bytes are left to read from standard input; None if it is not a file, so that it is unknown."""
     status = os.fstat(STDIN)
     return status.st_size - os.lseek(STDIN, 0, os.SEEK_CUR) if stat.S_ISREG(status.st_mode) else None
 

@@ -1,4 +1,4 @@
-"""``rsws sub``: print what is published."""
+"""``rsws sub``: print the messages that are published."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FROM_HELP = (
 
 
 class Output(StrEnum):
-    """What is printed of a message."""
+    """The format in which messages are printed."""
 
     PRETTY = "pretty"
     JSON = "json"
@@ -42,7 +42,7 @@ class Output(StrEnum):
 
 
 class OnGap(StrEnum):
-    """What to do where continuity can't be proven."""
+    """What to do where messages may be missing."""
 
     WARN = "warn"
     EXIT = "exit"
@@ -114,24 +114,24 @@ async def _print_all(gateway: Endpoint, start: Start, printer: _Printer) -> None
                 await printer.done.wait()
                 for each in printing:
                     each.cancel()
-        except ExceptionGroup as group:  # what ended one channel, and with it all; the first says it
+        except ExceptionGroup as group:  # an error that ended one channel ends all; the first one is raised
             raise group.exceptions[0] from None
 
 
 async def _print_channel(client: Client, channel: str, start: Start, printer: _Printer) -> None:
-    # Left to the client to end: to have the gateway confirm that is time that Ctrl-C would take.
+    # The client ends the subscription: to wait for the gateway to confirm its end would delay Ctrl-C.
     async for event in Following(client, channel, start):
         await printer.handle(event)
 
 
 class _Printer:
-    """What one run of the command prints, and when that is enough.
+    """The printer of one run of the command, which also decides when the run is done.
 
     Args:
-        channels: What it subscribes to.
-        output: How; None chooses what fits standard output.
-        count: How many messages; None for any number.
-        follow: Whether to go on after the end as it was at the start.
+        channels: The channels that the command subscribes to.
+        output: The format; None chooses the one that suits standard output.
+        count: How many messages to print; None for any number.
+        follow: Whether to go on after the end that each channel had at the start.
         on_gap: What to do at a gap.
     """
 
@@ -143,18 +143,18 @@ class _Printer:
         self._output = output or (Output.PRETTY if self._on_terminal else Output.JSON)
         self._format = self._formatter()
         self.done = asyncio.Event()
-        """Set when it is enough."""
-        self._printing = asyncio.Lock()  # one line after the other, also where a slow reader takes them in pieces
+        """Set when the run is done."""
+        self._printing = asyncio.Lock()  # keeps lines whole, also where a slow reader accepts them in pieces
         self._left = count
         self._follow = follow
         self._on_gap = on_gap
         self._ends: dict[str, StreamId] = {}
-        """Where each channel ended at the start, once that is known."""
+        """The end that each channel had at the start, once that is known."""
         self._open = set(channels)
-        """Those that have not come to their end, which they do without ``follow`` alone."""
+        """The channels that have not reached that end; with ``follow`` all of them stay in it."""
         self._in_history = set(channels)
         self._resuming: dict[str, bool] = {}
-        """After a reconnection: the channels that have not caught up, and whether they are subscribed to again."""
+        """After a reconnect: the channels that have not caught up, and whether they are subscribed to again."""
         self._outage_s = 0.0
         self._caught_up = 0
 
@@ -200,7 +200,7 @@ class _Printer:
                 case Error(error=text, code=code, channel=str(channel)) if self._will_pass(code, channel):
                     terminal.print_line(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
                 case Error():
-                    pass  # what ends the channel the client raises
+                    pass  # it ends the channel, and the client raises it
 
     def _will_pass(self, code: str, channel: str) -> bool:
         was_good = channel in self._ends
@@ -243,7 +243,7 @@ class _Printer:
                 terminal.print_line(terminal.format_reconnected(self._outage_s, self._caught_up))
 
     def _end(self, channel: str) -> None:
-        """The channel has come to its end as it was at the start."""
+        """Handle that a channel has reached the end it had at the start."""
         if not self._follow:
             self._open.discard(channel)
             if not self._open:

@@ -1,7 +1,7 @@
-"""How things look: rich on a terminal, JSON Lines in a pipe. Only this module and ``bench_display`` import rich.
+"""The format of output: rich on a terminal, JSON Lines in a pipe. Only this module and ``bench_display`` import rich.
 
-``format_*`` returns, ``print_*`` writes to standard error: standard output is for data alone, and
-:mod:`rsws.cli.stdio` writes it. What comes from others is never let through to a terminal as it is.
+``format_*`` returns a text, ``print_*`` writes it to standard error: standard output is for data alone, and
+:mod:`rsws.cli.stdio` writes it. Text from others is always made safe before it goes to a terminal.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Shown = Text | Rule
-"""What ``format_*`` returns to be shown, on standard error or above the prompt."""
+"""The type of what ``format_*`` returns, to be shown on standard error or above the prompt."""
 
 PROGRESS_AFTER_S = 0.5
 HIGHLIGHT_CHARACTERS = 20_000
-"""Longer data is shown plain: to colour it would take longer than to read it."""
+"""The longest data, in characters, that is coloured: to colour more would take longer than to read it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLOURS = (
     "cyan", "green", "magenta", "yellow", "blue",
     "bright_cyan", "bright_green", "bright_magenta", "bright_yellow", "bright_blue",
 )  # fmt: skip
-# Tried once in a run of blanks, at its beginning: tried at each of them it would take time by their square.
+# The lookbehind lets it match only at the beginning of a run of blanks: else the time would grow by the run's square.
 _LINE_BREAK = re.compile(r"(?<![ \t])[ \t]*+[\r\n][ \t\r\n]*+")
 
 
@@ -59,7 +59,7 @@ _highlight_json = _JsonHighlighter().highlight
 
 
 def one_line(json: str) -> str:
-    """JSON text without line breaks, which can only be between its tokens: each becomes one space."""
+    """Return JSON text without line breaks, which can only be between its tokens: each becomes one space."""
     return _LINE_BREAK.sub(" ", json) if "\n" in json or "\r" in json else json
 
 
@@ -67,7 +67,7 @@ def one_line(json: str) -> str:
 
 
 def format_json(message: Message) -> str:
-    """A message as one JSON object; its data byte for byte, but for line breaks."""
+    """Return a message as one JSON object; its data is unchanged, byte for byte, except for line breaks."""
     when = _time(message.id, UTC)
     head = json_text(
         {
@@ -80,10 +80,10 @@ def format_json(message: Message) -> str:
 
 
 class MessageFormat:
-    """Messages as a person reads them: time, channel, id and data in columns, each channel in its own colour.
+    """The format of messages for people: time, channel, id and data in columns, each channel in its own colour.
 
     Args:
-        channels: Those that are expected; their names decide how wide the column is.
+        channels: The channels that are expected; their names determine the width of the column.
     """
 
     WIDEST_CHANNEL = 24
@@ -95,7 +95,7 @@ class MessageFormat:
             self.colour(channel)
 
     def colour(self, channel: str) -> str:
-        """The colour of a channel: the same in every run, unless another channel of this one has it already."""
+        """Return the colour of a channel: the same in every run, unless another channel of this run has it already."""
         if channel not in self._colours:
             first = crc32(channel.encode()) % len(_COLOURS)
             choices = _COLOURS[first:] + _COLOURS[:first]
@@ -104,7 +104,7 @@ class MessageFormat:
         return self._colours[channel]
 
     def format(self, message: Message) -> Text:
-        """One message; a long one is left to the terminal to wrap, so that it can be copied in one piece."""
+        """Return one message as a line; a long line is wrapped by the terminal, so that it can be copied whole."""
         channel = safe(message.channel)
         line = Text.assemble(
             (_clock(message.id), "dim"),
@@ -122,12 +122,12 @@ class MessageFormat:
 
 
 def format_ack(stream_id: StreamId, took_s: float) -> Text:
-    """That a message is stored."""
+    """Return the line that says that a message is stored, with its id and how long that took."""
     return Text.assemble(("stored ", "green"), (str(stream_id), "dim"), (f"  {took_s * 1000:.0f} ms", "dim"))
 
 
 def render(what: RenderableType) -> str:
-    """Lines for standard output, coloured where that is a terminal that shows colours."""
+    """Return lines for standard output, coloured where that is a terminal that shows colours."""
     console = stdout()
     with console.capture() as capture:
         console.print(what, soft_wrap=isinstance(what, Text))
@@ -135,15 +135,15 @@ def render(what: RenderableType) -> str:
 
 
 def _time(stream_id: StreamId, zone: tzinfo | None) -> datetime | None:
-    """When an entry of this id was made, in ``zone`` (None is here); None where no calendar has such a time."""
+    """Return when an entry of this id was made, in ``zone`` (None is local time); None if the time is out of range."""
     try:
         return (_EPOCH + timedelta(milliseconds=stream_id.ms)).astimezone(zone)
-    except (OverflowError, ValueError, OSError):  # an id that somebody made up
+    except (OverflowError, ValueError, OSError):  # an id that a client of Redis chose
         return None
 
 
 def _clock(stream_id: StreamId) -> str:
-    """The time of day, here; with its date where that is not today."""
+    """Return the local time of day of an entry, with the date if that is not today."""
     when = _time(stream_id, None)
     if when is None:
         return "(no time)"
@@ -151,54 +151,54 @@ def _clock(stream_id: StreamId) -> str:
     return when.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S") + f".{stream_id.ms % 1000:03d}"
 
 
-# --- beside the data ---
+# --- everything beside the data ---
 
 
 def format_error(text: str) -> Text:
-    """Why a command ends, or did not do what it was told."""
+    """Return a line that says why a command ends, or did not do what was asked."""
     return Text(safe(one_line(text)), style="red")
 
 
 def format_warning(text: str) -> Text:
-    """Something that is not as it should be; the command goes on."""
+    """Return a line that says what is wrong, while the command goes on."""
     return Text(safe(one_line(text)), style="yellow")
 
 
 def format_note(text: str) -> Text:
-    """Something worth knowing."""
+    """Return a line with information."""
     return Text(safe(one_line(text)), style="dim")
 
 
 def format_gap(gap: Gap) -> Text:
-    """:func:`gap_text` as a warning."""
+    """Return :func:`gap_text` as a warning."""
     return format_warning(gap_text(gap))
 
 
 def gap_text(gap: Gap) -> str:
-    """That messages may be missing."""
+    """Return the text that says that messages may be missing, and why."""
     why = "they were trimmed" if gap.reason == "trimmed" else "the stream was deleted, made anew or rolled back"
     goes_on = "nothing is there yet" if gap.resumes_at is None else f"going on at {gap.resumes_at}"
     return f"{gap.channel}: gap, messages after {gap.last_message_id} may be missing ({why}); {goes_on}"
 
 
 def format_disconnected(reason: str) -> Text:
-    """That the connection to the gateway is lost."""
+    """Return the line that says that the connection to the gateway is lost."""
     return format_warning(f"{reason}; reconnecting")
 
 
 def format_reconnected(after_s: float, caught_up: int | None = None) -> Text:
-    """That it is there again, and how many messages came meanwhile, where that is known."""
+    """Return the line that says that the client reconnected, and how many missed messages came, where that is known."""
     what = "" if caught_up is None else f", caught up {caught_up}"
     return format_note(f"reconnected after {after_s:.1f} s{what}")
 
 
 def format_rule(title: str) -> Rule:
-    """A line across the terminal."""
+    """Return a horizontal rule with a title."""
     return Rule(Text(safe(title)), style="dim")
 
 
 def print_line(what: Shown) -> None:
-    """Print on standard error; a long line is left to the terminal to wrap."""
+    """Print on standard error; a long line is wrapped by the terminal."""
     if isinstance(what, Text):
         stderr().print(Text.assemble(("rsws: ", f"bold {what.style}"), what), soft_wrap=True)
     else:
@@ -206,7 +206,7 @@ def print_line(what: Shown) -> None:
 
 
 def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequence[str]) -> None:
-    """What a person wants to know when a server has started."""
+    """Print the title, facts and examples that introduce a server that has started."""
     text = Text.assemble((f"\n{title}\n\n", "bold"))
     width = max(map(len, facts))
     for name, fact in facts.items():
@@ -218,7 +218,7 @@ def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequ
 
 
 class _LogLines(logging.Handler):
-    """Shows log lines like everything else beside the data."""
+    """A handler that prints log lines on standard error in the format of :func:`print_line`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -228,15 +228,15 @@ class _LogLines(logging.Handler):
 
 
 def show_logs() -> None:
-    """Show warnings and errors of the log here. A gateway's own log takes its place."""
+    """Show warnings and errors of the log on standard error. A gateway replaces this by its own log."""
     log_safely(_LogLines())
 
 
 class Tally:
-    """Prints the ids of what was stored, one a line, and on a terminal the progress when it takes long.
+    """A printer of the ids of stored messages, one a line, and on a terminal of a progress bar when it takes long.
 
     Args:
-        total_bytes: How long the input is; None where it is not known.
+        total_bytes: The length of the input; None where it is unknown.
     """
 
     def __init__(self, total_bytes: int | None) -> None:
@@ -254,11 +254,11 @@ class Tally:
             self._progress.stop()
 
     async def add(self, ids: Sequence[StreamId], size_bytes: int) -> None:
-        """Print what was stored.
+        """Print the ids of messages that were stored.
 
         Args:
-            ids: In the order of the input.
-            size_bytes: How much of the input they are.
+            ids: Their ids, in the order of the input.
+            size_bytes: The length of their input.
         """
         if self._progress is None and stderr().is_terminal and time.monotonic() - self._started > PROGRESS_AFTER_S:
             self._progress = _new_progress()
@@ -268,7 +268,7 @@ class Tally:
         if self._progress is not None:
             task = self._progress.tasks[0]
             self._progress.update(task.id, advance=size_bytes, messages=task.fields["messages"] + len(ids))
-            if stdout().is_terminal:  # then it is the same one, and only the progress bar knows where to write
+            if stdout().is_terminal:  # it is the progress bar's terminal, and only the bar knows where to write
                 self._progress.print(lines, end="")
                 return
         await stdio.write(lines.encode())
@@ -290,11 +290,11 @@ def _new_progress() -> Progress:
 
 @cache
 def stdout() -> Console:
-    """For what :func:`render` makes."""
+    """Return the console that formats for standard output: see :func:`render`."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
 @cache
 def stderr() -> Console:
-    """For everything beside the data."""
+    """Return the console for standard error, where everything beside the data goes."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)

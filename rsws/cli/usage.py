@@ -1,4 +1,4 @@
-"""What typer finds wrong with a command line, and what it says of types in the help, in plain words."""
+"""Typer's errors and types in plain words, for error messages and for the help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
-"""The root of what typer raises for a command line; it gives a public name to one of them alone."""
+"""The base class of the errors that typer raises for a command line; typer gives it no public name."""
 
 _EXPECTED = {
     "string_unicode": "valid UTF-8",
@@ -23,7 +23,7 @@ _EXPECTED = {
     "greater_than_equal": "{ge:.12g} or more",
     "less_than_equal": "{le:.12g} or less",
 }
-"""By pydantic's name for what is wrong with a value."""
+"""The expected values in plain words, by pydantic's type of the error."""
 _WORDS = {
     "No such command": "no such command",
     ". Did you mean": "; did you mean",
@@ -31,19 +31,19 @@ _WORDS = {
     "Option '": "option '",
     "requires an argument": "wants a value",
 }
-"""For what typer says of no particular option or argument."""
+"""The plain words that replace typer's, in errors that concern no particular option or argument."""
 _PLAIN = re.compile("|".join(map(re.escape, _WORDS)))
 
 
 class Command(TyperCommand):
-    """A command whose help says no Python types."""
+    """A command whose help shows no Python types."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))
 
 
 class Group(TyperGroup):
-    """Likewise for commands together."""
+    """A group of commands whose help shows no Python types."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))
@@ -57,7 +57,7 @@ def _without_types(parameters: list[Any]) -> list[Any]:
 
 
 def describe_usage(error: Any) -> str:
-    """One sentence for a person, and where the help is."""
+    """Return one sentence that says what is wrong with the command line, and where the help is."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "rsws"
     return f"{_fault(error, command)} (see `{command} --help`)"
@@ -85,7 +85,7 @@ def _unknown_option(error: Any, option: str, command: str) -> str:
 
 
 def _name(error: Any, parameter: Any) -> str:
-    """What the user has set: the flag, or the variable that stands for it."""
+    """Return what the user has set: the flag, or the environment variable in its place."""
     source = error.ctx.get_parameter_source(parameter.name) if error.ctx is not None else None
     if getattr(source, "name", "") == "ENVIRONMENT":
         return str(parameter.envvar)
@@ -97,7 +97,7 @@ def _argument(parameter: Any) -> str:
 
 
 def _expected(error: Any) -> str:
-    """How the value is, and how it must be: from what typer's validation says, else in typer's own words."""
+    """Return what the value is and what it must be, from typer's validation error, else in typer's own words."""
     if not hasattr(error.__cause__, "errors"):
         return f": {error.message.rstrip('.')}"
     fault = error.__cause__.errors()[0]

@@ -1,4 +1,4 @@
-"""``rsws xadd``: write straight to Redis, as any backend does."""
+"""``rsws xadd``: write directly to Redis, as any backend does."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def _print(url: str, channel: str, argument: str | None, *, lines: bool, t
     async def show(message: bytes) -> None:
         words = [*client, *(word.decode() for word in xadd(channel, message, maxlen))]
         line = shlex.join(words)
-        shown = safe(line) if os.isatty(stdio.STDOUT) else line  # which as JSON means the same
+        shown = safe(line) if os.isatty(stdio.STDOUT) else line  # safe() keeps the meaning of JSON
         await stdio.write(f"{shown}\n".encode())
 
     if not lines:

@@ -1,4 +1,4 @@
-"""The client of a gateway, which the commands are made of."""
+"""The client of a gateway, for applications and for the commands of rsws."""
 
 from rsws.client.client import Client, connect
 from rsws.client.link import ConnectionEvent, Disconnected, Reconnected

@@ -1,4 +1,4 @@
-"""Where a gateway is: one attempt to connect to it, and what the end of a connection means."""
+"""The address of a gateway, one attempt to connect to it, and the reason for a connection's end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _log.setLevel(logging.INFO)  # at DEBUG websockets logs the request's path, and 
 
 
 class Connection(ClientConnection):
-    """A connection that breaks when the other side pings and does not read: ``websockets`` answers without bounds."""
+    """A connection that aborts when the other side pings and does not read: ``websockets`` buffers pongs unbounded."""
 
     def __init__(self, *args: Any, max_pong_bytes: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,7 +53,7 @@ class Connection(ClientConnection):
     def process_event(self, event: Event) -> None:
         super().process_event(event)
         if self.paused and isinstance(event, Frame) and event.opcode is Opcode.PING:
-            self._pong_bytes += len(event.data) + 6  # a masked frame's head
+            self._pong_bytes += len(event.data) + 6  # the header of a short masked frame
             if self._pong_bytes > self._max_pong_bytes:
                 self.transport.abort()
 
@@ -64,19 +64,19 @@ class Connection(ClientConnection):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a gateway is, and how to be let in."""
+    """A gateway's URL, and the token for it."""
 
     url: str
-    """Fit to be shown: without query and password."""
+    """The URL without query and password, safe to be shown."""
     full_url: str = field(repr=False)
-    """With the token: never part of a text."""
+    """The URL with the token, never to be shown."""
 
     @classmethod
     def of(cls, url: str, token: str | None) -> Address:
-        """Check ``url``, and put the token into its query; one that is there already gives way.
+        """Check ``url``, and put the token into its query, where it replaces one that is there already.
 
         Raises:
-            UsageError: It is no gateway's URL.
+            UsageError: ``url`` is not a gateway's URL, or the token is not valid UTF-8.
         """
         full_url = websocket_url(url)
         if token is not None:
@@ -97,11 +97,11 @@ class Address:
         return cls(shown, full_url)
 
     async def open(self, timeout_s: float, limits: Limits = DEFAULTS) -> ClientConnection:
-        """Connect, and wait until the gateway has let us in.
+        """Connect, and wait until the gateway has accepted the token.
 
         Raises:
             CannotConnect: No gateway answers there.
-            Unauthorized: It refuses the token.
+            Unauthorized: The gateway refuses the token.
         """
         proxy = _proxy(self.full_url)
         create = partial(Connection, max_pong_bytes=limits.max_pong_bytes)
@@ -119,7 +119,7 @@ class Address:
                     logger=_log,
                 )
                 try:
-                    await self._be_let_in(connection)
+                    await self._await_welcome(connection)
                 except BaseException:
                     connection.transport.abort()
                     raise
@@ -135,7 +135,7 @@ class Address:
             raise self.cannot_connect((proxy and _explain_proxy(error, proxy)) or _explain(error)) from None
         return connection
 
-    async def _be_let_in(self, connection: ClientConnection) -> None:
+    async def _await_welcome(self, connection: ClientConnection) -> None:
         try:
             first = read_reply(await connection.recv())
         except ValueError:
@@ -145,7 +145,7 @@ class Address:
         if not isinstance(first, Connected):
             raise self.cannot_connect("what answers there is not an rsws gateway; is the address right?")
 
-    # --- what goes wrong, in words that don't show the token ---
+    # --- errors whose texts don't show the token ---
 
     def cannot_connect(self, reason: str) -> CannotConnect:
         return CannotConnect(f"can't connect to {self.url}: {safe(reason)}")
@@ -160,10 +160,10 @@ class Address:
 
 
 def read_reply(frame: str | bytes) -> Reply | None:
-    """:func:`decode_reply` for whatever came; what the gateway says of an error is safe to be shown, and short.
+    """Decode any frame with :func:`decode_reply`, and make the gateway's error texts short and safe to be shown.
 
     Raises:
-        ValueError: It is no reply.
+        ValueError: The frame is not a reply.
     """
     if isinstance(frame, bytes):
         raise ValueError("a binary frame")
@@ -177,7 +177,7 @@ def read_reply(frame: str | bytes) -> Reply | None:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for ``url``, as curl reads it; None for none."""
+    """Return the proxy that the environment names for ``url``, by curl's rules; None when it names none."""
     address = parse_uri(url)
     if is_loopback(address.host) or urllib.request.proxy_bypass(f"{address.host}:{address.port}"):
         return None
@@ -186,18 +186,18 @@ def _proxy(url: str) -> str | None:
 
 
 def _explain_proxy(error: Exception, proxy: str) -> str | None:
-    """What went wrong with the proxy on the way; None where it did what it was asked to."""
+    """Return what went wrong with the proxy; None when the error is not the proxy's."""
     shown = f"the proxy {redact_url(proxy)} that the environment names"
     match error:
         case InvalidProxyStatus(response=response):
-            status = response.status_code  # in words of our own: the proxy's could be anything
+            status = response.status_code  # the standard's phrase, as the proxy's text could be anything
             return f"{shown} refuses: HTTP status {status} {http.client.responses.get(status, '')}".rstrip()
         case InvalidProxy():
             return f"{shown} can't be used: {error.msg}"
         case ProxyError():
             return f"{shown} has answered with what is no answer of a proxy"
         case ImportError():
-            return f"{shown} can't be used: {error}"  # SOCKS, and no python-socks
+            return f"{shown} can't be used: {error}"  # a SOCKS proxy, and python-socks is not installed
         case ValueError():
             return f"{shown} is no URL: write http://HOST:PORT"
         case ssl.SSLError() if not proxy.startswith("https:"):
@@ -208,7 +208,7 @@ def _explain_proxy(error: Exception, proxy: str) -> str | None:
 
 
 def _explain(error: Exception) -> str:
-    """What went wrong and what to do, without the URL (an InvalidURI after a redirect would show it whole)."""
+    """Return what went wrong and what to do, without the URL (an InvalidURI after a redirect would show it whole)."""
     match error:
         case InvalidStatus(response=response):
             return f"HTTP status {response.status_code} and no WebSocket; is this an rsws gateway's address?"
@@ -247,18 +247,20 @@ def _explain_os(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a connection ended."""
+    """The end of a connection."""
 
     reason: str
+    """Why the connection ended."""
     code: int | None
-    """Its close code; None where the connection broke without one."""
+    """The close code; None where the connection broke without one."""
     by_gateway: bool
+    """Whether the gateway closed it."""
     come_back: bool
-    """Whether connecting again makes sense."""
+    """Whether to reconnect makes sense."""
 
     @classmethod
     def of(cls, closed: ConnectionClosed) -> Ending:
-        """Read the exception that ``websockets`` raises at the end of a connection."""
+        """Make an :class:`Ending` of the exception that ``websockets`` raises at the end of a connection."""
         by_gateway = closed.rcvd is not None
         frame = closed.rcvd or closed.sent
         if frame is None:

@@ -1,7 +1,7 @@
-"""Requests that wait for an answer, and what becomes of them when the connection breaks. No I/O.
+"""Requests that wait for an answer, and how they survive the loss of the connection. No I/O.
 
-A publish is sent again, under the same name, for as long as it may or may not be stored: a gateway stores one that
-names its producer at most once, so asking again is the way to know.
+A publish whose outcome is unknown is sent again under the same ``messageId``: a gateway stores a message that names
+its producer at most once, so sending it again is safe, and its answer tells the outcome.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rsws.errors import ErrorCode, Outcome, PublishFailed, UsageError
 from rsws.protocol import Ack, ErrorAck
 
 _PASSING = (ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_REFUSED)
-"""What Redis may say while it restarts, loads or fails over."""
+"""The error codes that a gateway may send while Redis restarts, loads its data or fails over."""
 
 
 class Call:
     """A request that gets one answer.
 
     Attributes:
-        answer: What came of it.
+        answer: The future answer, or the error in its place.
         sent_at: When it was sent over this connection; None when it was not.
     """
 
@@ -33,7 +33,7 @@ class Call:
         self.sent_at: float | None = None
 
     def next_frame(self) -> bytes | None:
-        """The frame to send now; None when it was sent, or nobody waits for an answer any more."""
+        """Return the frame to send now; None when it was sent, or nobody waits for an answer any more."""
         if self.sent_at is not None or self.answer.done():
             return None
         self.sent_at = time.monotonic()
@@ -45,10 +45,10 @@ class Call:
         return self.sent_at is not None and not self.answer.done()
 
     def fail(self, error: Exception) -> None:
-        """This is what came of it, if nothing else did before."""
+        """End the call with ``error``, unless it has an answer or has ended before."""
         if not self.answer.done():
             self.answer.set_exception(error)
-            self.answer.exception()  # no log line if whoever waits is cancelled in this very moment
+            self.answer.exception()  # marks it as retrieved: no log line if the waiting task is cancelled just now
 
 
 class PublishCall(Call):
@@ -58,53 +58,53 @@ class PublishCall(Call):
         super().__init__(frame)
         self._resend_s = resend_s
         self._unsure_since: float | None = None
-        """When it was sent first, of the times after which it may have been stored."""
+        """When it was first sent without getting an answer that excludes that it was stored; None if it never was."""
 
     @property
     def may_be_stored(self) -> bool:
-        """Whether a gateway may have got it."""
+        """Whether a gateway may have received and stored the message."""
         return self.sent_at is not None or self._unsure_since is not None
 
     def next_frame(self) -> bytes | None:
-        """The frame to send now; None as for every call, and when a gateway might not know a repeat any more."""
+        """Return the frame to send now; None as for every call, and when a gateway might no longer detect a repeat."""
         since = self._unsure_since
         if self.sent_at is None and since is not None and time.monotonic() - since > self._resend_s:
             self.fail(self.timed_out(self._resend_s))
         return super().next_frame()
 
     def receive(self, reply: Ack | ErrorAck) -> None:
-        """Take the gateway's answer; if that leaves it unanswered, it is to be sent again."""
+        """Handle the gateway's answer; if ``answer`` is not done afterwards, the publish has to be sent again."""
         if isinstance(reply, Ack):
             self.answer.set_result(reply.stream_id)
         elif reply.outcome is Outcome.UNKNOWN or (self._unsure_since is not None and reply.code in _PASSING):
             self.send_again()
-        elif reply.code == ErrorCode.CONFLICT:  # its name was taken before it came, however often it came
+        elif reply.code == ErrorCode.CONFLICT:  # other data have its messageId, so no repeat of it was stored either
             self.fail(PublishFailed(reply.error, reply.code, reply.outcome))
         else:
             self.refuse(reply.error, reply.code)
 
     def send_again(self) -> None:
-        """If it was sent, it may be stored or not, so it has to be sent once more."""
+        """Mark the publish to be sent again; if it was sent before, its outcome is unknown."""
         if self._unsure_since is None:
             self._unsure_since = self.sent_at
         self.sent_at = None
 
     def refuse(self, text: str, code: str) -> None:
-        """The gateway did not take it this time."""
+        """End the publish with a refusal; the outcome is unknown if an earlier attempt may have been stored."""
         self.fail(PublishFailed(text, code, Outcome.NOT_STORED if self._unsure_since is None else Outcome.UNKNOWN))
 
     def timed_out(self, after_s: float) -> PublishFailed:
-        """The error when nobody waits for it any longer."""
+        """Return the error for a publish that was not answered within ``after_s``."""
         if self.may_be_stored:
             return PublishFailed(f"no ack within {after_s:g} s", "timeout", Outcome.UNKNOWN)
         return PublishFailed(f"no connection within {after_s:g} s", "timeout", Outcome.NOT_STORED)
 
 
 class Publishes:
-    """The publishes under way, in the order in which they were asked for.
+    """The unanswered publishes, in the order in which the application made them.
 
     Args:
-        post: Has :meth:`Call.next_frame` called, in that order, for all it is given one after the other.
+        post: Queues a publish to be sent; those it is given one after the other are sent in that order.
     """
 
     def __init__(self, post: Callable[[PublishCall], None], limits: Limits) -> None:
@@ -114,14 +114,14 @@ class Publishes:
         self._retry: asyncio.TimerHandle | None = None
         self._calls: dict[str, PublishCall] = {}
         self._given_up: dict[str, tuple[int, int]] = {}
-        """Those sent over this connection whose answer is to come and nobody waits for: by name how many they are, and
-        how big the biggest."""
+        """The publishes sent over this connection, unanswered, that nobody waits for any more: for each messageId their
+        number and the size of the biggest frame in bytes."""
 
     def add(self, message_id: str, frame: bytes) -> PublishCall:
-        """One more.
+        """Add a publish.
 
         Raises:
-            UsageError: There is one of that name.
+            UsageError: There is an unanswered one with that messageId.
         """
         if message_id in self._calls:
             raise UsageError(f"a publish with message_id {message_id!r} is under way")
@@ -129,7 +129,7 @@ class Publishes:
         return call
 
     def remove(self, message_id: str) -> None:
-        """Nobody waits for it any more."""
+        """Remove a publish that nobody waits for any more."""
         call = self._calls.pop(message_id)
         if call.sent_at is not None and call.answer.cancelled():
             count, biggest = self._given_up.get(message_id, (0, 0))
@@ -138,9 +138,9 @@ class Publishes:
                 del self._given_up[next(iter(self._given_up))]
 
     def receive(self, reply: Ack | ErrorAck) -> None:
-        """Give the gateway's answer to the one it is for."""
+        """Pass the gateway's answer to its publish."""
         message_id = reply.message_id
-        if message_id in self._given_up:  # it may be under way a second time, with other data
+        if message_id in self._given_up:  # the answer is for the older one, even if the same messageId is used again
             count, biggest = self._given_up.pop(message_id)
             if count > 1:
                 self._given_up[message_id] = count - 1, biggest
@@ -157,28 +157,32 @@ class Publishes:
             self._post(call)
 
     def blame_biggest(self) -> bool:
-        """A message was too big: fail the biggest, if somebody waits for it. False when there is none."""
+        """Fail the biggest publish, after the gateway said that a message is too big, if somebody waits for it.
+
+        Returns:
+            Whether there is a publish, awaited or given up, that the gateway may have meant.
+        """
         sent = [call for call in self._calls.values() if call.is_awaited]
         biggest = max(sent, key=lambda call: len(call.frame), default=None)
         given_up = max((size for _, size in self._given_up.values()), default=0)
         if biggest is None or len(biggest.frame) < given_up:
             return given_up > 0
-        # One is over the limit, so the biggest is. Frames are looked at in turn, up to the first that is over the
-        # limit: that is the biggest or comes before it, so what was sent behind the biggest was not looked at.
+        # One is over the limit, so the biggest is. The gateway reads frames in order, up to the first over the limit:
+        # that is the biggest or comes before it, so it has not read what was sent after the biggest.
         biggest.refuse(f"too big for the gateway: {len(biggest.frame):,} bytes", "too_big")
         for call in sent[sent.index(biggest) + 1 :]:
             call.sent_at = None
         return True
 
     def disconnected(self) -> None:
-        """No answer will come over this connection: send them all over the next one."""
+        """Handle the loss of the connection: send all publishes again over the next one."""
         self._given_up.clear()
         for call in self._calls.values():
             call.send_again()
         self._send_again()
 
     def end(self, error: Exception) -> None:
-        """No connection will come any more."""
+        """Fail all publishes: the connection is lost for good."""
         for call in self._calls.values():
             if call.may_be_stored:
                 text = f"no ack came before the connection ended ({error}); the message may be stored"

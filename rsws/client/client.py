@@ -48,15 +48,15 @@ async def connect(
     Args:
         url: ``ws://HOST:PORT`` or ``wss://HOST``; ``ws://`` may be left out.
         token: The gateway's token. None sends none, or the one that ``url`` has in its query.
-        reconnect: Whether a connection that is lost later is made anew. A first one is tried once.
-        give_up_after_s: Seconds of outage after which it counts as lost for good; None never gives up.
+        reconnect: Whether to reconnect when the connection is lost later. The first connection is tried once.
+        give_up_after_s: Seconds of outage after which the connection counts as lost for good; None never gives up.
         connect_timeout_s: Seconds one attempt may take.
-        on_connection: Called with each loss and each return, in the event loop: it must not block. What it raises
-            ends the client.
-        limits: What it may hold, and how long it waits.
+        on_connection: A callback for each loss of the connection and each reconnect. It runs in the event loop and
+            must not block. An exception that it raises ends the client.
+        limits: The limits of the client's buffers, and how long it waits.
 
     Raises:
-        UsageError: The URL is none.
+        UsageError: ``url`` is not a gateway's URL.
         CannotConnect: No gateway answers there; the text says why and what to do.
         Unauthorized: The gateway refuses the token.
     """
@@ -68,11 +68,11 @@ async def connect(
 class Client:
     """A connection to a gateway, made by :func:`connect`.
 
-    Its calls wait while the connection is being made anew. All of them, and the iteration of its subscriptions,
-    raise ConnectionLost once it is lost for good or closed, and Unauthorized once the token is taken no more.
+    Its calls wait while it reconnects. All of them, and the iteration of its subscriptions, raise ConnectionLost once
+    the connection is lost for good or closed, and Unauthorized once the gateway no longer accepts the token.
 
     Attributes:
-        url: Where it is connected to, without query and token.
+        url: The gateway's URL, without query and token.
     """
 
     def __init__(self, link: GatewayLink) -> None:
@@ -85,23 +85,25 @@ class Client:
     ) -> StreamId:
         """Publish ``data``, and return its id once it is stored.
 
-        Any number may be under way at once. Where it can't be known whether it is stored, because a connection broke,
-        it is sent again under the same name, and stored once all the same: see ``producer`` in the protocol. That goes
-        on for 100 s at most; a gateway with a shorter ``--producer-window`` may store it twice.
+        Any number of publishes may run concurrently. When a connection breaks and it is unknown whether the message is
+        stored, the client sends it again under the same ``message_id``, and it is still stored only once: see
+        ``producer`` in the protocol. That goes on for 100 s at most; a gateway with a shorter ``--producer-window`` may
+        store it twice.
 
         Args:
-            channel: Where to.
-            data: What JSON can express.
-            message_id: Its name; None makes one. No two publishes under way may have the same. One that failed with an
-                unknown outcome may be tried again under its name; other data under it are refused (``conflict``).
+            channel: The channel to publish on.
+            data: Any value that JSON can express.
+            message_id: The message's name; None makes one. Two publishes that run concurrently must not have the same.
+                A publish that failed with an unknown outcome may be tried again with its ``message_id``; other data
+                with that are refused (``conflict``).
             timeout_s: Seconds to wait, for a connection and for the ack.
 
         Raises:
             UsageError: ``channel``, ``data`` or ``message_id`` can't be used.
-            PublishFailed: It was not acknowledged. ``outcome`` says whether it may be stored, ``code`` why: a code of
-                the gateway, or ``timeout``, ``connection_lost``, ``too_big``.
-            ConnectionLost: There is no connection and won't be; it was not sent.
-            Unauthorized: Likewise, because the token is taken no more.
+            PublishFailed: The publish was not acknowledged. ``outcome`` says whether the message may be stored,
+                ``code`` why: a code of the gateway, or ``timeout``, ``connection_lost``, ``too_big``.
+            ConnectionLost: The connection is lost for good; the message was not sent.
+            Unauthorized: The gateway no longer accepts the token; the message was not sent.
         """
         return await self._publish(channel, json_text(data), message_id, timeout_s)
 
@@ -110,7 +112,7 @@ class Client:
     ) -> StreamId:
         """Publish JSON text, which stays as it is, byte for byte (white space around it excepted).
 
-        Arguments and errors are those of :meth:`publish`; text that is no strict JSON is a UsageError.
+        Arguments and errors are those of :meth:`publish`; text that is not strict JSON is a UsageError.
         """
         try:
             data = text.encode() if isinstance(text, str) else text
@@ -145,27 +147,27 @@ class Client:
     def subscribe(
         self, *channels: str, after: str | StreamId = "$", last: int | None = None, events: bool = False
     ) -> Subscription[Any]:
-        """Everything of ``channels`` after a position, then live, each message once and in order.
+        """Subscribe to ``channels``: all messages after a position, then each new one, each once and in order.
 
         Args:
-            channels: One or more. A client can have one subscription of a channel at a time.
-            after: ``"0"`` for the whole history, ``"$"`` for what comes from now on, or an id.
+            channels: One or more channels. A client can have one subscription of a channel at a time.
+            after: ``"0"`` for the whole history, ``"$"`` for new messages only, or an id.
             last: Start that many entries before the end instead.
             events: Whether to yield, among the messages of a channel, also
 
                 - ``Subscribed`` at the start and after each reconnect, ``CaughtUp`` where history then ends;
-                - ``Gap`` where continuity can't be proven (without events a warning in the log);
-                - ``Error``, once for each trouble (likewise). One with Redis passes: ``redis_unavailable`` always,
-                  ``redis_refused`` and ``channel_unreadable`` once the channel has been ``Subscribed``. Any other
-                  ends the channel and leaves the others.
+                - ``Gap`` where messages may be missing (without events a warning in the log);
+                - ``Error``, once for each problem (without events a warning in the log). Errors of Redis are temporary:
+                  ``redis_unavailable`` always, ``redis_refused`` and ``channel_unreadable`` once the channel has been
+                  ``Subscribed``. Any other ends the channel; the other channels go on.
 
-                While the application takes nothing, gaps of a channel with no message between them become one, from the
-                beginning of the first to the end of the last, and of its errors the last one stays.
+                While the application reads nothing, gaps of a channel with no message between them are merged into one,
+                from the beginning of the first to the end of the last, and only the last of its errors is kept.
 
         Raises:
             UsageError: A name, ``after`` or ``last`` can't be used, or a channel is subscribed already.
             ConnectionLost: The connection is lost for good, or closed.
-            Unauthorized: The token is taken no more.
+            Unauthorized: The gateway no longer accepts the token.
         """
         if not channels:
             raise UsageError("subscribe to at least one channel")
@@ -182,13 +184,13 @@ class Client:
         return Subscription(inbox)
 
     async def ping(self, timeout_s: float = 10) -> float:
-        """Seconds a request and its answer take, the gateway's own handling included.
+        """Return the seconds from a request to its answer, including the time that the gateway takes to handle it.
 
         Raises:
-            TimeoutError: No answer came within ``timeout_s``, or there was no connection, or a hundred pings before it
-                have no answer yet.
+            TimeoutError: No answer came within ``timeout_s``, or there was no connection, or a hundred earlier pings
+                are unanswered.
             ConnectionLost: The connection was lost meanwhile.
-            Unauthorized: The token is taken no more.
+            Unauthorized: The gateway no longer accepts the token.
         """
         return await self._link.ping(encode_request(Ping()).encode(), timeout_s)
 

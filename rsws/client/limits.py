@@ -1,4 +1,4 @@
-"""What a client may hold, and how long it waits."""
+"""The limits of a client's buffers, and how long it waits."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ class Limits:
     """The bounds and waits of one client. Sizes are in bytes, times in seconds."""
 
     queue_entries: int = 1000
-    """Messages and events that a subscription holds for the application."""
+    """The messages and events that a subscription queues for the application."""
     queue_bytes: int = 4 * MIB
-    """What the texts of those messages take in memory. A longer one alone fills the queue."""
+    """The memory that the texts of queued messages take. One message above that fills the queue by itself."""
     max_message_bytes: int = 64 * MIB
-    """The longest message it receives: well above a gateway's default, which may be configured larger."""
+    """The longest message the client accepts: far above a gateway's default limit, which can be raised."""
     max_pong_bytes: int = MIB
-    """What may wait to be sent of answers to the pings of a gateway that does not read them."""
+    """The pongs that may wait to be sent to a gateway that pings and does not read."""
     max_pings: int = 100
-    """Pings that may be without an answer at once, those included that nobody waits for any more."""
+    """The pings that may be unanswered at the same time, including those that nobody waits for any more."""
     max_given_up: int = 10_000
-    """Publishes that nobody waits for any more and the gateway has not answered; of more the oldest are forgotten."""
+    """The unanswered publishes nobody waits for any more that are remembered; above that the oldest are forgotten."""
     max_warnings: int = 20
-    """Lines of one kind that it logs in ``warning_period_s``; the last of them says that more are left out."""
+    """The lines of one kind that it logs in ``warning_period_s``; the last one says that more are left out."""
     warning_period_s: float = 10.0
-    """How long lines are counted before the count begins anew."""
+    """The period in which lines are counted; then the count begins anew."""
     retry: Backoff = Backoff(0.1, 5.0, least=0.0)
     """The waits before it connects, subscribes or publishes again."""
     resend_s: float = 100.0
-    """How long after its first time a publish is sent again. By default a gateway knows a repeat for 120 s."""
+    """How long a publish is resent after it was first sent. By default a gateway recognizes a repeat for 120 s."""
     close_timeout_s: float = 2.0
     """How long closing a connection may take."""
     unsubscribe_timeout_s: float = 2.0
-    """How long closing a subscription waits for the gateway's word."""
+    """How long closing a subscription waits for the gateway to confirm the unsubscribe."""
 
 
 DEFAULTS = Limits()

@@ -1,4 +1,4 @@
-"""The connection that lasts: one WebSocket after the other, made anew when it is lost."""
+"""A client's lasting connection to a gateway: when a WebSocket is lost, it makes the next one."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ from rsws.protocol import (
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection is lost; attempts to have it again begin."""
+    """The event that the connection is lost; attempts to reconnect begin."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnected:
-    """It is there again; the subscriptions go on from where they were."""
+    """The event that the client is connected again; the subscriptions go on from where they were."""
 
     after_s: float
-    """How long it was away."""
+    """How long the connection was lost."""
 
 
 ConnectionEvent: TypeAlias = Disconnected | Reconnected
 
 
 class GatewayLink:
-    """Sends requests, hands out the answers, and comes back when the connection is lost.
+    """The lasting connection to a gateway: sends requests, passes on the answers, and reconnects when it is lost.
 
-    Entering it connects, and raises what :meth:`Address.open` does.
+    Entering its context connects, and raises what :meth:`Address.open` raises.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class GatewayLink:
         self._pings: deque[Call] = deque()
         self._feeds: dict[str, Feed] = {}
         self._warnings = Warnings(limits)
-        # What is to be sent, in order. What was not taken when a connection is lost goes to the next one.
+        # The items to be sent, in order. Those still here when a connection is lost are sent over the next one.
         self._outbox: OrderedDict[Call | Feed, None] = OrderedDict()
         self._outbox_filled = asyncio.Event()
 
@@ -102,7 +102,7 @@ class GatewayLink:
         finally:
             self._task.cancel()
             await asyncio.wait((self._task,))
-            self._connection.transport.abort()  # it may have come back meanwhile
+            self._connection.transport.abort()  # the task may have reconnected meanwhile
         if not self._task.cancelled():
             self._task.result()  # raises a bug, or what on_connection raised
 
@@ -128,7 +128,7 @@ class GatewayLink:
         try:
             answered_at: float = await self._ask(call, timeout_s)
         finally:
-            if call.sent_at is None:  # else it stays until its pong comes: pongs come in order and without a name
+            if call.sent_at is None:  # else it stays until its pong comes: pongs come in order and have no id
                 self._pings.remove(call)
         assert call.sent_at is not None
         return answered_at - call.sent_at
@@ -146,27 +146,27 @@ class GatewayLink:
         return call.answer.result()
 
     def check_alive(self) -> None:
-        """Raise the error the link has ended with, if it has."""
+        """Raise the error that has ended the client's connection, if it has ended."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 
     def has_feed(self, channel: str) -> bool:
-        """Whether there is a subscription of ``channel``, or the gateway may still think so."""
+        """Whether there is a subscription of ``channel``, or one that the gateway has not confirmed as ended."""
         return channel in self._feeds
 
     def add(self, feeds: Iterable[Feed]) -> None:
-        """Begin with them, now and after each reconnect."""
+        """Subscribe to the channels of ``feeds``, now and after each reconnect."""
         for feed in feeds:
             self._feeds[feed.channel] = feed
             self.post(feed)
 
     def forget(self, feed: Feed) -> None:
-        """Its subscription has ended."""
+        """Remove a feed whose subscription has ended."""
         self._feeds.pop(feed.channel, None)
         self._outbox.pop(feed, None)
 
     def post(self, item: Call | Feed) -> None:
-        """Have ``item.next_frame()`` called, and what it returns sent, when its turn comes."""
+        """Queue ``item``: when its turn comes, the frame that ``item.next_frame()`` returns is sent."""
         self._outbox[item] = None
         self._outbox_filled.set()
 
@@ -174,7 +174,7 @@ class GatewayLink:
         self.post(item)
         self._outbox.move_to_end(item)
 
-    # --- the task -----------------------------------------------------------------------------------------
+    # --- the background task ------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
@@ -184,7 +184,7 @@ class GatewayLink:
                 since = time.monotonic()
                 ending = await self._serve()
                 self._lost(ending)
-                if time.monotonic() - since > retry.longest_s:  # a gateway that lets us in and drops us gets no storm
+                if time.monotonic() - since > retry.longest_s:  # else keep backing off: it may drop us again and again
                     delays = retry.waits_s()
                 await self._come_back(ending.reason, delays)
         except Exception as error:
@@ -202,7 +202,7 @@ class GatewayLink:
         return ending
 
     async def _hang_up(self) -> None:
-        # At the end of the client reading goes on meanwhile: the gateway's close frame comes after what it sent before.
+        # When the client ends, reading goes on meanwhile: the gateway's close frame comes after what it sent before.
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.limits.close_timeout_s):
@@ -211,11 +211,11 @@ class GatewayLink:
             self._connection.transport.abort()
 
     async def _come_back(self, reason: str, delays: Iterator[float]) -> None:
-        """Connect again.
+        """Reconnect.
 
         Raises:
-            ConnectionLost: It took too long, or is not wanted.
-            Unauthorized: The token is taken no more.
+            ConnectionLost: It took too long, or the client is not to reconnect.
+            Unauthorized: The gateway no longer accepts the token.
         """
         lost = f"the connection to {self.address.url} is lost"
         if not self._reconnect:
@@ -242,7 +242,7 @@ class GatewayLink:
             self._on_connection(event)
 
     async def _write(self) -> None:
-        """Send what is in the outbox, as fast as the socket takes it."""
+        """Send what is in the outbox, as fast as the socket accepts it."""
         while True:
             while self._outbox and self._connection.state is State.OPEN:
                 item, _ = self._outbox.popitem(last=False)
@@ -250,13 +250,13 @@ class GatewayLink:
                 if frame is not None:
                     try:
                         await self._connection.send(frame, text=True)
-                    except ConnectionClosed:  # the reader is told why
+                    except ConnectionClosed:  # _read gets the same exception and reports the reason
                         return
             self._outbox_filled.clear()
             await self._outbox_filled.wait()
 
     async def _read(self) -> Ending:
-        """Take what the gateway says until the connection ends; waits for nothing else, be it slow or full."""
+        """Handle what the gateway sends until the connection ends; never wait for a slow or full subscription."""
         try:
             while True:
                 frame = await self._connection.recv()
@@ -265,7 +265,7 @@ class GatewayLink:
                 except ValueError as error:
                     return Ending(f"the gateway does not speak the protocol: {error}", None, False, False)
                 if isinstance(reply, Message) and (feed := self._feeds.get(reply.channel)) and feed.inbox.full:
-                    await asyncio.sleep(0)  # an application that keeps up gets its turn
+                    await asyncio.sleep(0)  # lets an application that keeps up empty its queue
                 self._receive(reply)
         except ConnectionClosed as closed:
             return Ending.of(closed)
@@ -290,34 +290,34 @@ class GatewayLink:
                 else:
                     self._warnings.add(f"the gateway: {text} ({code})")
 
-    # --- its end ------------------------------------------------------------------------------------------
+    # --- the end of a connection, and of the client -------------------------------------------------------
 
     def _lost(self, ending: Ending) -> None:
-        """See to those who wait for an answer, and to whether it makes sense to come back.
+        """Tell pings, feeds and publishes that the connection is lost, and check whether to reconnect makes sense.
 
         Raises:
-            ClientError: It doesn't.
+            ClientError: It makes no sense to reconnect.
         """
         url = self.address.url
         blamed = ending.by_gateway and ending.code == CloseCode.TOO_BIG and self._publishes.blame_biggest()
         self._fail_pings(ending.reason)
         for feed in [*self._feeds.values()]:
             feed.disconnected()
-        self._publishes.disconnected()  # after the feeds: a subscribe that has yet to find its start came before them
+        self._publishes.disconnected()  # after the feeds: a subscribe without a known position was sent before them
         if ending.by_gateway and ending.code == CloseCode.POLICY_VIOLATION:
             raise Unauthorized(f"the gateway at {url} does not let us in any more: {ending.reason}")
         if not (ending.come_back or blamed):
             raise self.address.connection_lost(ending.reason)
 
     def _fail_pings(self, reason: str) -> None:
-        """No answer will come any more to those that were sent."""
+        """Fail the pings that were sent: no answer to them will come any more."""
         for call in self._pings:
             if call.is_awaited:
                 call.fail(ConnectionLost(f"no pong came before the connection ended ({reason})"))
         self._pings = deque(call for call in self._pings if call.sent_at is None)
 
     def _end(self, error: Exception) -> None:
-        """Nothing goes on from here: whoever waits is told."""
+        """End the client with ``error``, and raise it in whoever waits."""
         if self._failure is not None:
             return
         self._failure = error

@@ -1,4 +1,4 @@
-"""What the client logs: safe text, and a bounded number of lines, however much a gateway says."""
+"""The client's log: safe text, and a bounded number of warnings, however much a gateway sends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger("rsws.client")
 
 
 class Warnings:
-    """Logs no more than ``limits`` allow; the last line says that more are left out."""
+    """A log of warnings that writes no more than ``limits`` allow; its last line says that more are left out."""
 
     def __init__(self, limits: Limits) -> None:
         self._most = limits.max_warnings
@@ -21,7 +21,7 @@ class Warnings:
         self._count = 0
 
     def add(self, text: str) -> None:
-        """Log it as a warning, if not too many were."""
+        """Log ``text`` as a warning, unless the limit of this period is reached."""
         now = time.monotonic()
         if now - self._began_at >= self._period_s:
             self._began_at, self._count = now, 0

@@ -1,10 +1,10 @@
-"""Subscriptions: what the application iterates over, and how each of its channels stands with the gateway. No I/O.
+"""Subscriptions: the iterator that an application reads, and the state of each of its channels at the gateway. No I/O.
 
 The queue between the two is bounded, and reading the connection never waits for the application (whose loop may
 itself wait for an ack on that connection). When the queue is full, a channel does what the gateway does for a slow
 client: it lets the stream be the buffer. It unsubscribes, remembers its position, and subscribes after it again
-once the queue has drained. What can't be had again from the stream is queued all the same, in a form that has a bound:
-gaps of a channel with nothing between them are one gap, and of its errors only the last is kept.
+once the queue has drained. What can't be read again from the stream is queued even then, but bounded: gaps of a channel
+with nothing between them are merged into one, and only the last of its errors is kept.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class _Notice:
-    """A gap or an error in the queue, which others of its kind may join until the application takes it."""
+    """A gap or an error in the queue, which later ones are merged into until the application reads it."""
 
     def __init__(self, event: Gap | Error) -> None:
         self.event = event
         self.is_queued = True
 
     def join(self, event: Gap | Error) -> None:
-        """One event for both: from the beginning of the one to the end of the other."""
+        """Merge a later event into this one: gaps become one from first to last, an error replaces the former one."""
         if isinstance(self.event, Gap) and isinstance(event, Gap):
             reason = self.event.reason if event.reason == "trimmed" else event.reason
             event = Gap(event.channel, self.event.last_message_id, event.resumes_at, reason)
@@ -58,14 +58,14 @@ class _Notice:
 
 
 class Inbox:
-    """What the channels of one subscription have received and the application has not.
+    """The queue of one subscription: what its channels have received and the application has not read.
 
     Attributes:
         events: Whether the application wants events beside the messages.
-        limits: What it may hold.
-        ended: Whether nothing is taken any more.
+        limits: The limits of the queue, among others.
+        ended: Whether nothing more is queued.
         feeds: The channels.
-        paused: Those of them that wait for room.
+        paused: The channels that wait for room in the queue.
     """
 
     def __init__(
@@ -90,16 +90,16 @@ class Inbox:
 
     @property
     def full(self) -> bool:
-        """Whether the next message has to wait in the stream."""
+        """Whether the queue is full, so that the next message has to wait in the stream."""
         return len(self._queue) >= self._most_entries or self._bytes >= self._most_bytes
 
     @property
     def _drained(self) -> bool:
-        # Not only when it is empty: the next messages come while the application is busy with the last ones.
+        # A quarter full is enough: the next messages arrive while the application handles the last ones.
         return 4 * len(self._queue) <= self._most_entries and 4 * self._bytes <= self._most_bytes
 
     def put(self, item: Event | _Notice) -> None:
-        """Queue it for the application."""
+        """Queue ``item`` for the application."""
         if self.ended:
             return
         if isinstance(item, Message):
@@ -108,11 +108,11 @@ class Inbox:
         self._news.set()
 
     async def get(self) -> Event:
-        """The next item.
+        """Return the next item, and wait for it if there is none.
 
         Raises:
-            StopAsyncIteration: It has ended and nothing is left.
-            Exception: The error it has ended with.
+            StopAsyncIteration: The subscription has ended and nothing is left.
+            Exception: The error that the subscription has ended with.
         """
         while not self._queue:
             if self.ended:
@@ -132,7 +132,7 @@ class Inbox:
         return item
 
     def refused(self, feed: Feed, reply: Error) -> None:
-        """The gateway refused a channel. With events the other channels go on; without, and with none left, it ends."""
+        """Handle the refusal of a channel: with events, other channels go on; without, or with none left, it ends."""
         self.feeds.remove(feed)
         if self.events:
             self.put(reply)
@@ -140,7 +140,7 @@ class Inbox:
             self.end(SubscribeRefused(f"{safe(feed.channel)}: {reply.error}", reply.code, feed.channel))
 
     def end(self, error: Exception | None = None) -> None:
-        """Take nothing more; what is queued is still to be had when there is an error, and is dropped otherwise."""
+        """Queue nothing more; what is queued can still be read when there is an error, and is dropped otherwise."""
         if self.ended:
             return
         self.ended = True
@@ -156,30 +156,30 @@ class Inbox:
 class _State(Enum):
     OFF = auto()
     JOINING = auto()
-    """Subscribe was sent."""
+    """A subscribe was sent and is not answered."""
     ON = auto()
     BEHIND = auto()
-    """A message was not taken, for want of room; so none is until it comes again from the stream."""
+    """The queue was full and a message was dropped, as are the next ones, until the stream is read again from there."""
     LEAVING = auto()
-    """Unsubscribe was sent."""
+    """An unsubscribe was sent and is not answered."""
 
 
 _PASSING = (ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_REFUSED, ErrorCode.CHANNEL_UNREADABLE)
-"""Why a subscription that was good may be refused for a while."""
+"""The error codes that are temporary for a channel that was subscribed before."""
 
 
 class Feed:
     """One channel of a subscription: what the gateway was asked last, and the position to go on from.
 
-    One request at a time is under way, and messages count in state ON alone. So those of a subscription that was
-    given up, which may still be on the wire, can't be taken for messages of the next one: the gateway sends none
-    of them behind its ``unsubscribed``.
+    At most one request is unanswered, and messages count in state ON only. So messages of a subscription that was
+    given up, which may still be on the wire, can't be mistaken for those of the next one: the gateway sends none
+    of them after its ``unsubscribed``.
 
     Args:
-        start: The subscribe to send for as long as no position is known.
-        inbox: Where messages and events go.
+        start: The subscribe to send as long as no position is known.
+        inbox: The queue for messages and events.
         post: Has :meth:`next_frame` called when something can be sent.
-        forget: Called when the gateway knows nothing of this feed and will not hear of it again.
+        forget: Called when the gateway no longer has this subscription and won't be asked for it again.
     """
 
     def __init__(
@@ -196,14 +196,14 @@ class Feed:
         self._announced = False
         self._caught_up = False
         self._notices: dict[type[Gap | Error], _Notice] = {}
-        """Those since the last message or event, of each kind."""
+        """The gap and the error queued since the last message or other event; later ones may be merged into them."""
         self._warnings = Warnings(inbox.limits)
         self._in_trouble = False
         self._delays = self.inbox.limits.retry.waits_s()
         self._retry: asyncio.TimerHandle | None = None
 
     def sync(self) -> None:
-        """What is wanted of the gateway, or what it has done, has changed: see to what is to be done next."""
+        """Queue the next request, after a change of what is wanted of the gateway or of what it has done."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -214,7 +214,7 @@ class Feed:
             self._post(self)
 
     def next_frame(self) -> bytes | None:
-        """The request to send now; None when all is as it should be, or an answer is awaited first."""
+        """Return the request to send now; None when none is needed, or an answer has to come first."""
         wanted = not self.inbox.ended and self not in self.inbox.paused
         request: Subscribe | Unsubscribe
         if self._state is _State.OFF and wanted:
@@ -229,7 +229,7 @@ class Feed:
         return encode_request(request).encode()
 
     def disconnected(self) -> None:
-        """The gateway knows nothing any more: go on from the position with the next connection."""
+        """Handle the loss of the connection: the subscription goes on from its position over the next one."""
         self._state = _State.OFF
         self._announced = self._caught_up = False
         if not self.inbox.full:
@@ -239,10 +239,10 @@ class Feed:
         self.sync()
 
     def receive(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | Gap | Error) -> None:
-        """Take what the gateway says of this channel."""
+        """Handle what the gateway sends about this channel."""
         match self._state:
             case _State.ON:
-                self._go_on(reply)
+                self._receive_while_on(reply)
             case _State.JOINING if isinstance(reply, Subscribed):
                 self._joined(reply)
             case _State.JOINING if isinstance(reply, Error):
@@ -251,9 +251,9 @@ class Feed:
                 self._state = _State.OFF
                 self.sync()
             case _:
-                pass  # of a subscription that was given up
+                pass  # it belongs to a subscription that was given up
 
-    def _go_on(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | Gap | Error) -> None:
+    def _receive_while_on(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | Gap | Error) -> None:
         inbox = self.inbox
         match reply:
             case Message():
@@ -274,7 +274,7 @@ class Feed:
             case Error():
                 self._notify(reply, f"{self.channel}: {reply.error} ({reply.code})")
             case Subscribed() | Unsubscribed() | CaughtUp():
-                pass  # nothing was asked
+                pass  # no request is unanswered, so it means nothing
             case _:
                 assert_never(reply)
 
@@ -283,7 +283,7 @@ class Feed:
         self.inbox.put(item)
 
     def _notify(self, event: Gap | Error, text: str) -> None:
-        """Tell the application: as an event, or in the log when it does not want events."""
+        """Pass an event to the application, or log ``text`` when the application does not want events."""
         if not self.inbox.events:
             self._warnings.add(text)
             return
@@ -302,7 +302,7 @@ class Feed:
         if self.inbox.events and not self._announced:
             self._announced = True
             self._put(reply)
-        self.sync()  # it may not be wanted any more
+        self.sync()  # the subscription may have ended or been paused meanwhile
 
     def _refused(self, reply: Error) -> None:
         self._state = _State.OFF
@@ -323,7 +323,7 @@ class Feed:
 class Subscription(AsyncIterator[T_co]):
     """The messages of one or more channels in one iterator, each channel in its own order.
 
-    It begins at once, not with the first step of the iteration. It goes on across reconnects. It ends with
+    It begins immediately, not with the first step of the iteration. It goes on across reconnects. It ends with
     :meth:`close`, with the ``async with`` block it is used in, or with the client; not with a ``break``.
     """
 
@@ -334,12 +334,12 @@ class Subscription(AsyncIterator[T_co]):
         return self
 
     async def __anext__(self) -> T_co:
-        """The next message or event. Cancelling it loses nothing.
+        """Return the next message or event. Cancelling it loses nothing.
 
         Raises:
-            SubscribeRefused: The gateway refused the channel; with events, the last one of the channels.
-            ConnectionLost: The connection is lost for good. What was received before it has been yielded.
-            Unauthorized: The gateway does not take the token any more.
+            SubscribeRefused: The gateway refused the channel; with events, the last of the channels.
+            ConnectionLost: The connection is lost for good. What was received before has been yielded.
+            Unauthorized: The gateway no longer accepts the token.
         """
         return cast(T_co, await self._inbox.get())
 
@@ -352,7 +352,7 @@ class Subscription(AsyncIterator[T_co]):
         await self.close()
 
     async def close(self) -> None:
-        """End it. The iteration stops, what is queued is dropped, the channels are free for another subscription."""
+        """End the subscription: the iteration stops, the queue is dropped, the channels may be subscribed to again."""
         self._inbox.end()
         timeout_s = self._inbox.limits.unsubscribe_timeout_s
         try:

@@ -103,7 +103,7 @@ class Supervisor(Gateway):
         self._board.publish()
         settings = replace(settings, secret_key=key.secret, redis_url=redis.url)
         for number, sockets in enumerate(listening, 1):
-            own = settings if number == 1 else replace(settings, retain=())  # one trims for all
+            own = settings if number == 1 else replace(settings, retain=())  # the first trims for all
             config = WorkerConfig(own, tuple([each.fileno() for each in sockets]), memory, processes, self._limits)
             self._workers.append(_Worker(number, config, self._board))
         stack.push_async_callback(self._stop_core)

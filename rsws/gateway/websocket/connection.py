@@ -152,7 +152,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._sent_in = 0
         self._written = 0
 
-    # --- in ---
+    # --- input ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the connection (a callback of asyncio)."""
@@ -272,7 +272,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             else:
                 self.transport.resume_reading()
 
-    # --- out ---
+    # --- output ---
 
     @property
     def buffered_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Who may come in."""
+"""The token check for clients, and the delay for addresses that send wrong tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rsws.gateway.limits import DEFAULTS, Limits
 
 
 class TokenCheck:
-    """Compares the token in a connection's URL with the secret key."""
+    """A check that compares the token in a connection's URL with the secret key."""
 
     def __init__(self, secret_key: str) -> None:
         self._key = secret_key.encode()
@@ -37,21 +37,21 @@ def _parameters(path: str) -> list[tuple[str, str, str]]:
 
 
 class WrongTokens:
-    """How long a refusal has to wait: the longer, the more wrong tokens have come from the same address.
+    """The delay before a wrong token is refused: it grows with the number of wrong tokens from the same address.
 
-    A right token never waits: behind one address there may be many clients, or a proxy and so all of them.
+    A correct token is never delayed: one address may stand for many clients, or for a proxy and so for all of them.
     """
 
     def __init__(self, limits: Limits = DEFAULTS) -> None:
         self._limits = limits
         self._seen: dict[str | IPv6Network, tuple[int, float]] = {}
-        """How many of an address, and when the last one came; the longest ago first."""
+        """The number of wrong tokens and the time of the last one, by address; that seen longest ago is first."""
 
     def wait_s(self, address: str, now: float) -> float:
-        """Count one more wrong token; how long its refusal has to wait.
+        """Count one more wrong token from ``address``; return the delay before it is refused.
 
         Args:
-            now: A monotonic time in seconds.
+            now: The current monotonic time in seconds.
         """
         limits, source = self._limits, _source(address)
         count, before = self._seen.pop(source, (0, now))
@@ -63,7 +63,7 @@ class WrongTokens:
 
 
 def _source(address: str) -> str | IPv6Network:
-    """Whom an address stands for: of IPv6 everybody has 2**64 of them."""
+    """Return what an address is counted under: itself, or its /64 network in IPv6, where a client has 2**64 of them."""
     if ":" not in address:
         return address
     return IPv6Network((address.partition("%")[0], 64), strict=False)

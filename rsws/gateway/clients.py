@@ -1,4 +1,4 @@
-"""Who is connected: letting in, turning away, looking after, and sending away in the end."""
+"""The registry of connections: it admits or refuses clients, checks that they are alive, and closes them in the end."""
 
 from __future__ import annotations
 
@@ -28,18 +28,17 @@ _WELCOME = encode_reply(Connected())
 
 
 class ClientRegistry(ConnectionOwner):
-    """All connections, those in their handshake included.
+    """All connections of this process, those in their handshake included.
 
-    Those that are not let in, because they are silent, or because they get something else than a welcome, have the
-    room that clients leave, and a share that clients can't take. Where it is full, a new one takes the place of the
-    oldest of them; who was let in is never touched.
+    Connections that are not admitted (they have sent no whole request yet, or are refused) may use the room that
+    clients leave, and a share that clients can't use. When it is full, a new connection replaces the oldest of them;
+    an admitted client is never cut off for it.
 
     Args:
-        limit: How many connections there may be in this process. How many clients there may be in all processes is in
-            the settings.
-        make_session: Makes what answers a client that was let in.
-        board: Where clients are counted, those of other processes included.
-        turns: Whose turn it is to be read.
+        limit: The most connections in this process. The limit on clients in all processes is in the settings.
+        make_session: Makes the session that answers an admitted client.
+        board: The metrics in which clients are counted, those of other processes included.
+        turns: The queue that decides which client is read next.
     """
 
     def __init__(
@@ -54,18 +53,18 @@ class ClientRegistry(ConnectionOwner):
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
-        # No more than 29 attributes: with 30 Python 3.11 reads them more slowly, and a delivery takes 8 % longer.
+        # At most 29 attributes: with 30, Python 3.11 reads them more slowly, and a delivery takes 8 % longer.
         self.max_message_bytes = settings.max_message_bytes
         self.high_water_bytes = settings.high_water_bytes
         self.close_timeout_s = settings.shutdown_timeout_s / 2
         self.limits = limits
         self.turns = turns
         self.sessions: dict[ClientConnection, Session] = {}
-        """Those that were let in."""
+        """The sessions of the admitted clients."""
         self._settings = settings
         self._limit = limit
-        self._door = min(max(limits.door_least, limit // limits.door_share), limits.door_most)
-        self._room = max(1, limit - self._door)
+        self._reserved = min(max(limits.door_least, limit // limits.door_share), limits.door_most)
+        self._client_limit = max(1, limit - self._reserved)
         self._extensions = COMPRESSION if settings.compress else ()
         self._access = access
         self._http = http
@@ -74,11 +73,11 @@ class ClientRegistry(ConnectionOwner):
         self._metrics = board.metrics
         self._connections: set[ClientConnection] = set()
         self._silent: dict[ClientConnection, None] = {}
-        """Those that have not sent a whole request, in the order in which they came."""
+        """Connections that have not sent a whole request, in the order in which they came."""
         self._dismissed: dict[ClientConnection, asyncio.TimerHandle | None] = {}
-        """Those that are not let in, in the order in which that was found; one may still wait to be told."""
+        """Refused connections, oldest refusal first, each with the timer of its refusal if that is delayed."""
         self._ending: set[ClientConnection] = set()
-        """Those that were clients and are not gone yet."""
+        """Connections of former clients that are closing but not lost yet."""
         self._wrong_tokens = WrongTokens(limits)
         self._unwritten: list[ClientConnection] = []
         self._turn = 0
@@ -86,13 +85,13 @@ class ClientRegistry(ConnectionOwner):
         self._log_no_room = NowAndThen(log)
         self._log_wrong_token = NowAndThen(log)
         self._stopping = False
-        self._leaving: set[ClientConnection] = set()
-        self._all_left = asyncio.Event()
+        self._awaited: set[ClientConnection] = set()
+        self._all_lost = asyncio.Event()
 
     # --- see rsws.gateway.websocket.connection.ConnectionOwner ---
 
     def connected(self, connection: ClientConnection) -> None:
-        if len(self._silent) + len(self._dismissed) >= self._door:
+        if len(self._silent) + len(self._dismissed) >= self._reserved:
             self._make_room()
         self._connections.add(connection)
         self._silent[connection] = None
@@ -117,7 +116,7 @@ class ClientRegistry(ConnectionOwner):
             self._refuse(connection)
         elif self._is_full:
             self._dismissed[connection] = None
-            self._turn_away()
+            self._count_turned_away()
             connection.fail(CloseCode.TRY_AGAIN_LATER, "too many clients")
         else:
             session = self.sessions[connection] = self._make_session(connection)
@@ -151,25 +150,25 @@ class ClientRegistry(ConnectionOwner):
         self._connections.discard(connection)
         self._ending.discard(connection)
         self._forget(connection)
-        self._leaving.discard(connection)
-        if not self._leaving:
-            self._all_left.set()
+        self._awaited.discard(connection)
+        if not self._awaited:
+            self._all_lost.set()
 
-    # --- at the door ---
+    # --- connections that are not admitted ---
 
     def _make_room(self) -> None:
-        """Cut off the oldest, where those at the door have taken their share and what the clients leave."""
+        """Abort the oldest connections that are not admitted while they fill their share and the room clients leave."""
         left = self._limit - len(self.sessions) - len(self._ending)
-        room = max(self._door, min(self.limits.door_most, left))
+        room = max(self._reserved, min(self.limits.door_most, left))
         while len(self._silent) + len(self._dismissed) >= room:
-            self._turn_away()
+            self._count_turned_away()
             crowd: dict[ClientConnection, Any] = max(self._silent, self._dismissed, key=len)
             oldest = next(iter(crowd))
             self._forget(oldest)
             oldest.transport.abort()
 
     def _refuse(self, connection: ClientConnection) -> None:
-        """Say that a token is wrong, at once or, where many of the same address were, after a while."""
+        """Tell the client that its token is wrong: immediately, or delayed after many from the same address."""
         self._metrics.tokens_refused += 1
         self._log_wrong_token.warning(
             "token refused client=%s refused=%d", connection.peer, self._metrics.tokens_refused
@@ -178,23 +177,23 @@ class ClientRegistry(ConnectionOwner):
         wait_s = self._wrong_tokens.wait_s(connection.peer.rpartition(":")[0], loop.time())
         if wait_s:
             connection.ignore()
-            self._dismissed[connection] = loop.call_later(wait_s, self._say_unauthorized, connection)
+            self._dismissed[connection] = loop.call_later(wait_s, self._send_unauthorized, connection)
         else:
             self._dismissed[connection] = None
-            self._say_unauthorized(connection)
+            self._send_unauthorized(connection)
 
-    def _say_unauthorized(self, connection: ClientConnection) -> None:
+    def _send_unauthorized(self, connection: ClientConnection) -> None:
         connection.reply(encode_reply(Refused()))
         connection.fail(CloseCode.POLICY_VIOLATION, "Unauthorized")
 
     @property
     def _is_full(self) -> bool:
-        """Whether there is no room for one client more, in this process or in all of them together."""
+        """Whether there is no room for another client, in this process or in all processes together."""
         most = self._settings.max_clients
         held = len(self.sessions) + len(self._ending)
-        return held >= self._room or (most is not None and self._board.clients >= most)
+        return held >= self._client_limit or (most is not None and self._board.clients >= most)
 
-    def _turn_away(self) -> None:
+    def _count_turned_away(self) -> None:
         self._metrics.clients_turned_away += 1
         self._log_no_room.warning(
             "no room for another client clients=%d connections=%d turned_away=%d",
@@ -203,11 +202,11 @@ class ClientRegistry(ConnectionOwner):
 
     def _forget(self, connection: ClientConnection) -> None:
         self._silent.pop(connection, None)
-        telling = self._dismissed.pop(connection, None)
-        if telling is not None:
-            telling.cancel()
+        delayed_refusal = self._dismissed.pop(connection, None)
+        if delayed_refusal is not None:
+            delayed_refusal.cancel()
 
-    # --- everyone ---
+    # --- all connections ---
 
     def _end_turn(self) -> None:
         self._turn_is_over = True
@@ -220,7 +219,7 @@ class ClientRegistry(ConnectionOwner):
                 connection.transport.abort()
 
     async def look_after(self) -> None:
-        """Ping the silent and cut off the dead, until cancelled."""
+        """Ping silent clients and abort dead connections, until cancelled."""
         settings = self._settings
         loop = asyncio.get_running_loop()
         while True:
@@ -230,31 +229,31 @@ class ClientRegistry(ConnectionOwner):
                 connection.check_alive(now, settings.ping_interval_s, settings.idle_timeout_s)
 
     async def drain_all(self) -> None:
-        """Close each client once its writes under way are answered; cut off who does not read.
+        """Close each client once its requests under way are answered; abort those that don't read.
 
-        It takes as long as the clients are given to spread (``drain_s``), and at most the shutdown timeout more.
+        This takes the time over which the closes are spread (``drain_s``), plus at most the shutdown timeout.
         """
         settings = self._settings
         code = CloseCode.SERVICE_RESTART if settings.drain_s else CloseCode.GOING_AWAY
         clients = list(self.sessions)
-        patience_s = settings.shutdown_timeout_s / 3
+        timeout_s = settings.shutdown_timeout_s / 3
         self._stopping = True
         for number, connection in enumerate(clients):
             asyncio.get_running_loop().call_later(
-                number * settings.drain_s / len(clients), connection.drain, code, "the gateway stops", patience_s
+                number * settings.drain_s / len(clients), connection.drain, code, "the gateway stops", timeout_s
             )
         try:
             async with asyncio.timeout(settings.drain_s + settings.shutdown_timeout_s * 3 / 4):
-                await self._gone(clients)
+                await self._wait_until_lost(clients)
         except TimeoutError:
-            log.warning("cutting off clients that don't read clients=%d", len(self._leaving))
+            log.warning("cutting off clients that don't read clients=%d", len(self._awaited))
         for connection in self._connections:
             connection.transport.abort()
-        await self._gone(self._connections)
+        await self._wait_until_lost(self._connections)
 
-    async def _gone(self, connections: Iterable[ClientConnection]) -> None:
-        """Wait until these are gone."""
-        self._leaving = set(connections)
-        self._all_left.clear()
-        if self._leaving:
-            await self._all_left.wait()
+    async def _wait_until_lost(self, connections: Iterable[ClientConnection]) -> None:
+        """Wait until all ``connections`` are lost."""
+        self._awaited = set(connections)
+        self._all_lost.clear()
+        if self._awaited:
+            await self._all_lost.wait()

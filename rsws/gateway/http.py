@@ -1,8 +1,8 @@
-"""HTTP/1 as far as the gateway speaks it: the head of a request, an answer, and what it says of itself.
+"""The part of HTTP/1 that the gateway speaks: reading a request's head, and plain responses such as ``/metrics``.
 
-A head is read by two regular expressions once it is all there. They take what Node's parser takes, which old clients
-and the proxies in front of them were tried with, in a tenth of the time of one that reads line by line: when ten
-thousand clients come back at once, that is the time that they wait for.
+A complete head is parsed by two regular expressions. They accept what Node's parser accepts, which old clients and the
+proxies in front of them were tested with, in a tenth of the time of a parser that reads line by line: when ten thousand
+clients reconnect simultaneously, that is the time they wait for.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NamedTuple
 from rsws.gateway.metrics import CONTENT_TYPE
 
 MAX_HEAD_BYTES = 16 * 1024
-"""Of the request line and all headers together, as in Node."""
+"""The longest request line and headers together, in bytes, as Node allows."""
 MAX_HEADERS = 128
 TOKEN = rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+"
-"""RFC 9110, section 5.6.2."""
+"""The regular expression for a token (RFC 9110, section 5.6.2)."""
 _HEAD = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.[01]\r\n((?:" + TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)\r\n")
 _HEADER = re.compile(rb"(" + TOKEN + rb"):([^\r]*)\r\n")
 _NEVER = re.compile(rb"\A[^A-Z]|(?<!\r)\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""What no head begins with or has in it: it need not be waited for to end."""
+"""Bytes that no valid head starts with or contains: a request with them is refused before its head is complete."""
 
 
 class Request(NamedTuple):
@@ -31,16 +31,16 @@ class Request(NamedTuple):
 
     method: str
     target: str
-    """The path and its query, as a rule."""
+    """The request target, usually the path and its query."""
     headers: dict[bytes, bytes]
-    """By name in small letters; the values of a name that came more than once are joined with a comma."""
+    """The header values by lower-case name; values of a repeated name are joined with a comma."""
 
 
 class RequestReader:
-    """Reads the head of one request from the pieces in which it comes.
+    """A parser for the head of one request, which may arrive in pieces.
 
     Attributes:
-        behind: What came behind the head.
+        behind: The bytes that came after the head.
     """
 
     __slots__ = ("_is_over", "_received", "behind")
@@ -51,10 +51,10 @@ class RequestReader:
         self._is_over = False
 
     def read(self, data: bytes) -> Request | HTTPStatus | None:
-        """Take more bytes.
+        """Feed received bytes.
 
         Returns:
-            The request, or the status with which to refuse one that can't be read; None before and after that.
+            The request, or the status to refuse an invalid one with; None before the head is complete and after this.
         """
         if self._is_over:
             return None
@@ -91,7 +91,7 @@ class RequestReader:
 
 
 def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The headers when some come more than once."""
+    """Return the headers by name, the values of repeated ones joined."""
     values: dict[bytes, list[bytes]] = {}
     for name, value in pairs:
         values.setdefault(name.lower(), []).append(value.strip())
@@ -101,11 +101,11 @@ def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 def response(
     status: HTTPStatus, text: str, headers: Mapping[str, str] | None = None, *, with_body: bool = True
 ) -> bytes:
-    """An answer, after which the connection ends.
+    """Return the bytes of a response after which the connection is closed.
 
     Args:
-        headers: Beside the usual ones, or in place of them.
-        with_body: False for the answer to HEAD, which has all but the text.
+        headers: Headers that are added to the default ones, or replace them.
+        with_body: False for the response to HEAD, which has the same head and no body.
     """
     body = text.encode()
     fields = {
@@ -120,11 +120,11 @@ def response(
 
 
 class PlainHttp:
-    """Answers requests that don't ask for a WebSocket.
+    """The responses to requests that don't ask for a WebSocket.
 
     Args:
-        is_ready: Whether Redis can be reached and does its work: it is not loading its data.
-        metrics: Returns what ``/metrics`` says.
+        is_ready: Returns whether Redis can be reached and serves commands, that is, is not loading its data.
+        metrics: Returns the text for ``/metrics``.
     """
 
     def __init__(self, is_ready: Callable[[], bool], metrics: Callable[[], str]) -> None:
@@ -132,7 +132,7 @@ class PlainHttp:
         self._metrics = metrics
 
     def respond(self, request: Request) -> bytes:
-        """The answer to a request for any path."""
+        """Return the response to a request for any path."""
         if request.method not in ("GET", "HEAD"):
             return response(HTTPStatus.METHOD_NOT_ALLOWED, "GET only\n", {"Allow": "GET, HEAD"})
         status, text, headers = self._get(request.target.partition("?")[0])

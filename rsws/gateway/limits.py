@@ -1,4 +1,4 @@
-"""What the gateway may hold, and how long it waits, beside what its settings say."""
+"""The gateway's bounds and timeouts that are not settings."""
 
 from __future__ import annotations
 
@@ -12,41 +12,40 @@ from rsws.streams.limits import Limits as StreamLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The bounds and waits of the gateway, each process for itself. Sizes are in bytes, times in seconds."""
+    """The bounds and timeouts of the gateway, which hold for each process. Sizes are in bytes, times in seconds."""
 
     streams: StreamLimits = STREAM_DEFAULTS
-    """Those of what it asks of Redis."""
+    """The limits of the Redis side."""
     ring_bytes: int = 256 * KIB
-    """What the ring of one channel holds at most."""
+    """The maximum size of one channel's ring."""
     rings_bytes: int = 3 * MIB
-    """What the rings of all channels hold together."""
+    """The maximum size of all channels' rings together."""
     chunk_bytes: int = 64 * KIB
-    """What is handed over in one piece while a client catches up."""
+    """The approximate size of one write to a client that is catching up."""
     check_s: float = 5.0
-    """A channel that was quiet for so long is looked after: reading a stream that was reset waits in silence for ever.
-    """
+    """The interval at which quiet channels are checked: a read of a stream that was reset would wait forever."""
     open_timeout_s: float = 10.0
-    """How long a client may take for its handshake."""
+    """The timeout for a client's handshake."""
     door_least: int = 16
-    """Connections that are not let in have room for at least so many."""
+    """The number of connections that are not admitted for which there is always room."""
     door_most: int = 8192
-    """Connections that are not let in never have room for more."""
+    """The maximum number of connections that are not admitted."""
     door_share: int = 8
-    """One of so many connections is for those that are not let in, however many clients there are."""
+    """The share of all connections that is reserved for those that are not admitted: one in this many."""
     free_tries: int = 8
-    """So many wrong tokens of an address are refused at once: somebody mistypes, or a page has an old one."""
+    """The number of wrong tokens of an address that are refused without delay: typing errors, or a page's old token."""
     refusal: Backoff = Backoff(0.1, 2.0)
-    """The waits before each further wrong token of the address is refused."""
+    """The delay before each further wrong token of the address is refused."""
     forget_tries_s: float = 60.0
-    """An address that has sent no wrong token for so long starts anew."""
+    """The time without a wrong token after which an address's count starts again."""
     max_addresses: int = 10_000
-    """For how many addresses wrong tokens are counted; the one that was longest without is forgotten."""
+    """The maximum number of addresses whose wrong tokens are counted; the one seen longest ago is forgotten first."""
     publish_s: float = 1.0
-    """How often a worker writes its metrics for the others; that it does is the sign that it lives."""
+    """The interval at which a worker writes its metrics for the others, which also shows that it is alive."""
     silent_checks: int = 10
-    """A worker that has not written its metrics in so many turns of writing hangs, and is killed."""
+    """The number of ``publish_s`` intervals without written metrics after which a worker is killed as hanging."""
     counted_at_once: int = 200
-    """Channels whose subscriptions are counted whenever somebody asks; those of more at most every ``publish_s``."""
+    """The most channels whose subscriptions are counted on every request; with more, at most every ``publish_s``."""
 
 
 DEFAULTS = Limits()

@@ -1,9 +1,9 @@
-"""What ``/metrics`` says: what each process of the gateway counts, and the sum of them all.
+"""The metrics: the counts of each process of the gateway, and their sum, which ``/metrics`` returns.
 
-Each process has a row of numbers in memory that all of them share, and alone writes it: a worker every second and
-whenever it is asked for the metrics, so that what it answers is its own newest and the others' of at most a second
-ago. A process that takes the row of one that died goes on counting where that stopped: a sum never goes backwards,
-though a kill -9 costs it what was counted since the row was written.
+Each process has a row of numbers in memory shared by all processes, and is the only one to write it. A worker writes it
+every second and whenever its ``/metrics`` is requested, so that the response has its own current numbers and those of
+the others from at most a second ago. A process that inherits the row of a dead one continues its counts: a sum never
+decreases, though a kill -9 loses what was counted since the row was last written.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from typing import Any, Literal
 from rsws.shared import SharedRows, shared_memory
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Prometheus' text format."""
+"""The content type of Prometheus' text format."""
 NANO = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is said of a number beside its value."""
+    """The description of a number, without its value."""
 
     name: str
-    """Under which it is exposed."""
+    """The name under which it is exposed."""
     kind: Literal["counter", "gauge"]
     help: str
     scale: float | None = None
-    """What it is multiplied with to be in the unit of its name; None leaves it an integer."""
+    """The factor that converts the number to the unit in its name; None leaves it an integer."""
 
 
 def counter(name: str, help: str, scale: float | None = None) -> Any:
-    """A field that only grows; a process goes on with what the one before it has counted."""
+    """Return a field that only grows; a process continues the count of the dead one that it replaces."""
     return field(default=0, metadata={"metric": Metric(name, "counter", help, scale)})
 
 
 def gauge(name: str, help: str, scale: float | None = None) -> Any:
-    """A field that is as it is now, and 0 once its process has gone."""
+    """Return a field that holds a current value, and is 0 once its process is dead."""
     return field(default=0, metadata={"metric": Metric(name, "gauge", help, scale)})
 
 
 @dataclass(slots=True)
 class Metrics:
-    """The numbers of one process, to be counted up where things happen."""
+    """The numbers of one process, which the code that they are about updates directly."""
 
     clients: int = gauge("rsws_clients", "Clients connected.")
     clients_accepted: int = counter("rsws_clients_accepted_total", "Clients that were let in.")
@@ -88,26 +88,26 @@ class Metrics:
 
 
 METRICS: dict[str, Metric] = {item.name: item.metadata["metric"] for item in fields(Metrics)}
-"""Field name -> what is said of it."""
+"""The description of each field of :class:`Metrics`, by field name."""
 INFO = Metric("rsws_build_info", "gauge", "1, with the version as a label.")
 
 _GAUGES = [index for index, metric in enumerate(METRICS.values()) if metric.kind == "gauge"]
 _CLIENTS = list(METRICS).index("clients")
 _ROW = len(METRICS) + 1
-"""Numbers of a row: the metrics, and how often it was written."""
+"""The length of a row: the metrics, and the number of times the row was written."""
 
 
 class SharedMetrics:
-    """The metrics of a gateway as one of its processes sees and adds to them.
+    """The metrics of all processes of a gateway, of which this process writes its own row.
 
     Args:
-        rows: How many processes there are.
-        own: Which row is this process's; 0 for the first one, with which the gateway starts.
-        descriptor: Of :meth:`memory` for that many rows; -1 for a gateway of one process.
+        rows: The number of processes.
+        own: The row of this process; 0 for the first process, with which the gateway starts.
+        descriptor: The file descriptor from :meth:`memory` for that many rows; -1 for a gateway of one process.
 
     Attributes:
         metrics: This process's own numbers.
-        shared: Whether there are others.
+        shared: Whether there are other processes.
     """
 
     def __init__(self, rows: int = 1, own: int = 0, descriptor: int = -1) -> None:
@@ -132,32 +132,32 @@ class SharedMetrics:
         self._own[-1] += 1
 
     def publish_clients(self, clients: int) -> None:
-        """Write that number at once: a limit that holds for all processes together is held against it."""
+        """Write the number of clients immediately: the limit for all processes together is checked against it."""
         self.metrics.clients = self._own[_CLIENTS] = clients
 
     @property
     def clients(self) -> int:
-        """Clients of all processes."""
+        """The number of clients of all processes."""
         return self._rows.total(_CLIENTS)
 
     def times_written(self, row: int) -> int:
-        """How often a row was written: as long as that grows, its process lives."""
+        """Return how often a row was written: as long as that grows, its process is alive."""
         return self._rows.row(row)[-1]
 
     def retire(self, row: int) -> None:
-        """Its process is dead: what it had, it has no more; what it has counted remains."""
+        """Set the gauges of a dead process's row to 0, and keep its counters."""
         numbers = self._rows.row(row)
         for index in _GAUGES:
             numbers[index] = 0
 
     def total(self) -> Metrics:
-        """The sum of all processes."""
+        """Return the sum over all processes."""
         total = Metrics(*self._rows.totals()[:-1])
         total.redis_up = int(total.redis_up == total.workers)
         return total
 
     def text(self) -> str:
-        """The sum of all processes in Prometheus' text format."""
+        """Return the sum over all processes in Prometheus' text format."""
         lines = [*_head(INFO), f'{INFO.name}{{version="{_version()}"}} 1']
         for metric, value in zip(METRICS.values(), astuple(self.total()), strict=True):
             shown = value if metric.scale is None else f"{value * metric.scale:.3f}"

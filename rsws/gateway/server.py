@@ -1,4 +1,4 @@
-"""What serves clients: listens, lets them in, drains, stops. Ties the rooms together, decides nothing of delivery."""
+"""The server: it listens, drains and stops. It connects the other parts, and decides nothing about delivery."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ from rsws.streams.target import RedisTarget
 log = logging.getLogger("rsws.gateway")
 
 NOTSENT_BYTES = 16 * 1024
-"""Unsent bytes the kernel takes for one client: without this limit a stalled one swallows 4 MB."""
+"""The unsent bytes that the kernel buffers for one client: without this limit a stalled client costs 4 MB."""
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 ACCEPT_AT_ONCE = 4
-"""Connections asyncio takes in one turn of the loop, before one of them can be turned away."""
+"""The connections that asyncio accepts in one turn of the event loop, before any of them can be refused."""
 GIVE_BACK_S = 2.0
 OWN_FILES = 48
-"""Of the open files the system allows, those that are not for connections of clients."""
+"""The open files, of those the system allows, that are kept for other things than connections."""
 
 
 class Server:
-    """Serves clients, as an async context manager: it stops when it is left.
+    """The server of one process, as an async context manager: it stops on exit.
 
     Args:
-        settings: See :class:`rsws.settings.Settings`. What is decided before is not looked at: the key, the Redis, the
-            host and the port.
-        key: The token that clients must give.
-        redis: Which Redis.
-        rules: Which channels are trimmed.
-        board: Where it counts.
-        limits: What it may hold, and how long it waits.
+        settings: See :class:`rsws.settings.Settings`. The key, Redis, host and port in them are ignored: they have been
+            chosen before.
+        key: The token that clients must send.
+        redis: The Redis to use.
+        rules: The retention rules for the channels to trim.
+        board: The metrics that it updates.
+        limits: The bounds and timeouts.
 
     Attributes:
-        clients: Who is connected.
-        hub: The channels that are open.
-        store: What is asked of Redis.
+        clients: The connections.
+        hub: The open channels.
+        store: The access to Redis.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Server:
         self._metrics = self.board.metrics
         self._limits = limits
         self._tasks = asyncio.TaskGroup()
-        """What has to go on for as long as it serves, and what clients have under way."""
+        """The tasks that run for as long as it serves, and those of clients' requests."""
         self.store = Store(redis, self._redis_changed, limits=limits.streams)
         self._reader = Reader(redis, limits=limits.streams)
         self._retention = Retention(rules, self.store.history, every_s=limits.streams.trim_every_s)
@@ -92,9 +92,9 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._counted_at = -limits.publish_s
         self._core: asyncio.Task[None] | None = None
-        """Runs from entry to exit."""
+        """The task that owns all others, from entry to exit."""
 
-    # --- life ---
+    # --- start and stop ---
 
     async def __aenter__(self) -> Self:
         started = asyncio.get_running_loop().create_future()
@@ -111,9 +111,9 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop accepting, close each client once its writes under way are answered, and end.
+        """Stop accepting, close each client once its requests under way are answered, and end.
 
-        It takes as long as the clients are given to spread (``drain_s``), and at most the shutdown timeout more.
+        This takes the time over which the closes are spread (``drain_s``), plus at most the shutdown timeout.
         """
         for listener in self._listeners:
             listener.close()
@@ -127,7 +127,7 @@ class Server:
             await asyncio.wait([self._core])
 
     async def _run(self, started: asyncio.Future[None]) -> None:
-        """Run everything that has to go on for as long as it serves; the first to fail ends it."""
+        """Run the tasks that are needed for as long as it serves; the first failure ends all of them."""
         async with self._tasks as tasks:
             tasks.create_task(self.store.run())
             tasks.create_task(self._reader.run())
@@ -137,21 +137,21 @@ class Server:
             tasks.create_task(_keep_memory_small())
             if self.board.shared:
                 tasks.create_task(self._keep_publishing_metrics())
-            started.set_result(None)  # whoever waits for it runs after them: each has come to its first wait by then
+            started.set_result(None)  # its waiter runs after these tasks: each has reached its first await by then
 
     async def failed(self) -> None:
-        """Wait until something it can't do without has failed, and raise that."""
+        """Wait until a task that the server needs has failed, and raise its error."""
         assert self._core is not None
         await asyncio.shield(self._core)
 
     async def listen(self, sockets: Iterable[socket.socket], backlog: int) -> list[socket.socket]:
-        """Accept clients on bound sockets; returns those that listen.
+        """Accept clients on bound sockets; return the listening sockets.
 
         Args:
-            backlog: How many connections may wait to be accepted.
+            backlog: The number of connections that may wait to be accepted.
 
         Raises:
-            OSError: Somebody else listens there, or may not.
+            OSError: Another process listens there, or this one is not allowed to.
         """
         for bound in sockets:
             listener = await asyncio.get_running_loop().create_server(
@@ -162,7 +162,7 @@ class Server:
                 if TCP_NOTSENT_LOWAT is not None:
                     listening.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
             await listener.start_serving()
-            for listening in listener.sockets:  # asyncio takes one number for how many wait and how many it takes
+            for listening in listener.sockets:  # asyncio has one number for the backlog and for its accepts per turn
                 with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:
                     same.listen(backlog)
         self._metrics.workers = 1
@@ -187,7 +187,7 @@ class Server:
     # --- metrics ---
 
     def publish_metrics(self) -> None:
-        """Have the other processes of the gateway see what this one has counted."""
+        """Write this process's metrics to where the other processes of the gateway read them."""
         metrics, channels, limits = self._metrics, self.hub.channels, self._limits
         metrics.channels = len(channels)
         metrics.redis_up = int(self.store.ready)
@@ -210,7 +210,7 @@ class Server:
 
 
 def _connection_limit() -> int:
-    """How many connections the open files that the system allows have room for."""
+    """Return the number of connections that the system's limit on open files allows."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if files == resource.RLIM_INFINITY else files - OWN_FILES
 

@@ -1,4 +1,4 @@
-"""What one client asks for, and the answers."""
+"""The session of one client: its requests and the replies to them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ log = logging.getLogger("rsws.gateway")
 
 
 OPENINGS = 8
-"""Subscriptions that a client may have under way; looking for the ends of a stream can cost Redis a millisecond."""
+"""The subscribes a client may have under way; asking for the bounds of a stream can cost Redis a millisecond."""
 
 
 _Waiting: TypeAlias = tuple[Publish | Subscribe | Unsubscribe, int]
-"""A request, and its size."""
+"""A request and its size in characters."""
 
 
 class _Opening:
-    """A subscribe under way, and what came for its channel meanwhile."""
+    """A subscribe under way, and the requests for its channel that wait for it."""
 
     __slots__ = ("task", "waiting")
 
@@ -56,7 +56,7 @@ class _Opening:
 
 
 class Session(MessageHandler):
-    """One client's requests. Those about the same channel take effect in the order in which they came."""
+    """The requests of one client. Requests for the same channel take effect in the order in which they came."""
 
     __slots__ = (
         "_connection", "_ended", "_hub", "_max_message_bytes", "_max_subscriptions", "_metrics", "_opening",
@@ -79,12 +79,12 @@ class Session(MessageHandler):
         self._max_subscriptions = settings.max_subscriptions
         self._max_message_bytes = settings.max_message_bytes
         self._surely_fits = settings.max_message_bytes - max_event_bytes('"' * MAX_CHANNEL_BYTES, b"")
-        """Data of so many bytes does, whatever its channel."""
+        """The most bytes of data that fit into a message event whatever the channel."""
         self._producer_window_s = settings.producer_window_s
         self._subscriptions: dict[str, Subscription | None] = {}
-        """By channel; None where the first one is still opening."""
+        """The subscription of each channel; None while the channel's first subscribe is under way."""
         self._opening: dict[str, _Opening] = {}
-        """Channels with a subscribe under way."""
+        """The subscribe under way of each channel that has one."""
         self._ended = False
 
     @property
@@ -93,7 +93,7 @@ class Session(MessageHandler):
         return len(self._opening) >= OPENINGS
 
     def end(self) -> None:
-        """The client has gone."""
+        """End all subscriptions: the client is gone."""
         self._ended = True
         for subscription in self._subscriptions.values():
             if subscription is not None:
@@ -112,11 +112,11 @@ class Session(MessageHandler):
         if isinstance(request, Ping):
             self._connection.reply(encode_reply(Pong()))
             return
-        size = len(text)  # of everything in it: a messageId takes as much room as data
+        size = len(text)  # of the whole message: a long messageId uses as much memory as data does
         self._connection.request_started(size)
         opening = self._opening.get(request.channel) if self._opening else None
-        # A publish overtakes the answer to a subscribe, which has asked Redis for its position already; what follows
-        # a second change of the same channel has to wait for it.
+        # A publish need not wait for a subscribe under way, which has asked Redis for its position already. It has to
+        # wait once another subscribe or unsubscribe of the channel waits.
         if opening is None or (not opening.waiting and isinstance(request, Publish)):
             self._handle(request, size)
         else:
@@ -140,7 +140,10 @@ class Session(MessageHandler):
         self._store.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
 
     def _is_too_big(self, request: Publish) -> bool:
-        """Refuse what clients that take frames of the usual size could not be handed, each time they come back."""
+        """Refuse a publish whose event would exceed the message size that subscribers accept; return whether it did.
+
+        Otherwise subscribers would fail on that event each time they reconnect.
+        """
         event_bytes = max_event_bytes(request.channel, request.data)
         if event_bytes <= self._max_message_bytes:
             return False
@@ -185,7 +188,7 @@ class Session(MessageHandler):
         asked = self._hub.subscribe(request, self._connection)
         task = self._tasks.create_task(self._open(channel, size, asked))
         self._opening[channel] = _Opening(task)
-        task.add_done_callback(lambda _: asked.close())  # which a task that was cancelled at once has not begun
+        task.add_done_callback(lambda _: asked.close())  # a task cancelled before its first step has not begun it
         if self.is_busy:
             self._connection.adjust_reading()
 
@@ -217,10 +220,10 @@ class Session(MessageHandler):
             subscription.advance()
         waiting = self._opening.pop(channel).waiting
         self._connection.request_done(size)
-        self._catch_up_with(waiting)
+        self._handle_waiting(waiting)
 
-    def _catch_up_with(self, waiting: deque[_Waiting]) -> None:
-        """Handle what came for a channel while it was opening, until one of them opens it anew."""
+    def _handle_waiting(self, waiting: deque[_Waiting]) -> None:
+        """Handle the requests that waited for a subscribe, up to and including the next subscribe."""
         while waiting and not self._ended:
             request, size = waiting.popleft()
             self._handle(request, size)

@@ -1,4 +1,4 @@
-"""Commands for one connection to Redis: what waits to be sent, and the batch that was sent. No I/O."""
+"""The queue of commands for one connection to Redis: commands that wait, and the batch under way. No I/O."""
 
 from __future__ import annotations
 
@@ -10,44 +10,45 @@ from rsws.streams.redis_connection import OnReply
 
 BATCH_COMMANDS = 1000
 BATCH_BYTES = 256 * 1024
-"""A longer command goes alone, so that no short one has to wait for its answer."""
+"""The maximum weight of a batch; a longer command is sent alone, so that no short one waits for its reply."""
 
 
 class CommandQueue:
-    """Commands in the order in which they are to be carried out, a batch at a time.
+    """A queue of commands in the order in which Redis is to execute them, returned in batches.
 
     Attributes:
-        batches: How many were handed out: what was added since the last one has not been sent yet.
-        held_bytes: Of what waits, and of the batch under way.
+        batches: The number of batches returned so far: commands added since the last one have not been sent yet.
+        held_bytes: The size of the commands that wait and of the batch under way.
     """
 
     def __init__(self) -> None:
         self.batches = 0
         self.held_bytes = 0
-        # What waits; three lists, as a tuple for each would be one more thing to collect.
+        # The commands that wait; three lists, as a tuple for each would be one more object for the garbage collector.
         self._commands: list[bytes] = []
         self._on_replies: list[OnReply] = []
         self._weights: list[int] = []
         self._repeated = 0
-        """How many of those are repeats, which stand in front."""
+        """The number of repeated commands, which are at the front."""
         self._batch_bytes = 0
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no command waits."""
         return not self._commands
 
     @property
     def has_batch_under_way(self) -> bool:
-        """Whether a batch was handed out that is not answered yet."""
+        """Whether a batch was returned that is not answered yet."""
         return self._batch_bytes > 0
 
     def add(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
         """Add one command.
 
         Args:
-            weight: How much work it may be, in bytes of a command that is as much; by default its length.
-            again: Whether it goes before all that came after the last batch, as it repeats a command of that.
+            weight: The work it may cost Redis, as the length in bytes of a plain command that costs as much; by default
+                its own length.
+            again: Whether it repeats a command of the last batch, and so goes before all commands added since.
         """
         if again:
             self._commands.insert(self._repeated, command)
@@ -61,7 +62,7 @@ class CommandQueue:
         self.held_bytes += len(command)
 
     def add_first(self, commands: Sequence[bytes], on_replies: Sequence[OnReply]) -> None:
-        """Add commands in front of all others."""
+        """Add commands at the front of the queue."""
         self._commands[:0] = commands
         self._on_replies[:0] = on_replies
         self._weights[:0] = map(len, commands)
@@ -69,7 +70,7 @@ class CommandQueue:
         self.held_bytes += sum(map(len, commands))
 
     def next_batch(self) -> tuple[bytes, list[OnReply]]:
-        """Hand out what goes in one write, at least one command, and who gets the replies."""
+        """Remove and return the next batch, at least one command, to be sent in one write, and its reply callbacks."""
         weights = accumulate(self._weights[:BATCH_COMMANDS])
         count = max(1, bisect_right(list(weights), BATCH_BYTES))
         del self._weights[:count]
@@ -81,12 +82,12 @@ class CommandQueue:
         return commands, on_replies
 
     def batch_done(self) -> None:
-        """The batch under way is answered, or never will be."""
+        """Note that the batch under way is answered, or never will be."""
         self.held_bytes -= self._batch_bytes
         self._batch_bytes = 0
 
     def clear(self) -> list[OnReply]:
-        """Forget what waits; who would have got the replies."""
+        """Drop the commands that wait; return their reply callbacks."""
         refused, self._on_replies = self._on_replies, []
         self._commands = []
         self._weights = []

@@ -1,17 +1,18 @@
-"""Finds a Redis on this machine for the set-up without REDIS_URL, and runs one where none answers.
+"""The Redis on this machine that is used without REDIS_URL: one that is running, or else an embedded server.
 
-Whose Redis it is decides what happens when it dies:
+Who runs it decides what happens when it dies:
 
-- the user's own: it is used as it is; nothing is ever started in its place;
-- ours: this gateway runs the server and restarts it;
-- shared: another gateway runs it on the same directory; when that goes away, this one takes over.
+- the user: the user's own Redis is used as it is, and nothing is ever started in its place;
+- this gateway ("ours"): it restarts the embedded server;
+- another gateway on the same directory ("shared"): when that one is gone, this gateway takes over.
 
-Two locks in the server's directory keep it so. ``gateway.lock`` is held by the gateway that runs the server,
+Two locks in the server's directory ensure this. ``gateway.lock`` is held by the gateway that runs the server, and
 ``server.lock`` by the server itself, which inherits the descriptor: after a kill -9 of the gateway the first is free
-at once, the second only when the server has ended. Locks end with their holder, whatever a recorded pid means by then.
+immediately, the second only when the server has ended. A lock ends with its holder, even if another process has got the
+recorded pid by then.
 
-The loopback port is for everybody on this machine. Gateways reach the embedded server by a socket in its directory,
-which is their user's alone: what listens on the port when the server is away is never taken for it.
+The loopback port is open to everybody on this machine. Gateways connect to the embedded server by a socket in its
+directory, which only their user can enter: another process that listens on the port is never mistaken for the server.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ class _Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Owner:
-    """What ``gateway.lock`` says of the gateway that holds it and runs a server."""
+    """The content of ``gateway.lock``: the gateway that holds it and runs the server, and the server's port."""
 
     pid: int
     port: int
 
 
 class LocalRedis:
-    """The Redis of this machine, its own or one that runs as long as the ``async with`` block.
+    """The Redis of this machine: the user's own, or an embedded server that runs for the ``async with`` block.
 
         async with LocalRedis(DataDir(), 6379) as local:
             watch = asyncio.create_task(local.watch())
@@ -69,10 +70,10 @@ class LocalRedis:
             watch.cancel()  # and wait for it, before the block ends
 
     Attributes:
-        url: Where the gateway reaches it.
+        url: The URL at which the gateway connects to it.
         embedded: Whether it is an embedded server, this gateway's or another's.
-        directory: Where the embedded server keeps its data; None for the user's own Redis.
-        description: Which Redis it is, for a person.
+        directory: The directory of the embedded server's data; None for the user's own Redis.
+        description: A description of it for people.
 
     Raises:
         SetupError: On entry, when there is no Redis to use and none can be started; the text says what to do.
@@ -88,9 +89,9 @@ class LocalRedis:
     ) -> None:
         """
         Args:
-            data_dir: Below it lies the embedded server's directory, made when it is needed.
-            port: Where a Redis is looked for and the embedded server listens, on 127.0.0.1 alone.
-            max_memory_bytes: What the embedded server's data may take; None for as much as there is.
+            data_dir: The data directory, in which the embedded server's directory is created when needed.
+            port: The port on 127.0.0.1 on which a Redis is looked for and the embedded server listens.
+            max_memory_bytes: The memory limit for the embedded server's data; None for no limit.
         """
         self.description = ""
         self._data_dir = data_dir
@@ -128,7 +129,7 @@ class LocalRedis:
             self._release()
 
     async def watch(self) -> None:
-        """Keep an embedded server running until cancelled: restart ours, take over when another gateway's goes away."""
+        """Keep an embedded server running until cancelled: restart ours, take over when another gateway's is gone."""
         clock = asyncio.get_running_loop().time
         restart, failures = self._limits.restart, 0
         while True:
@@ -150,7 +151,7 @@ class LocalRedis:
         if self._role is _Role.OURS:
             assert self._server is not None
             code = await self._server.ended()
-            await self._server.stop()  # its watchdog is left
+            await self._server.stop()  # which ends its watchdog
             logger.error("the embedded server has ended (exit code %d), its log is in %s", code, self._log_file)
         elif self._role is _Role.SHARED:
             await disconnected(self._where)
@@ -162,33 +163,33 @@ class LocalRedis:
         """Find the Redis to use, or start it.
 
         Raises:
-            SetupError: There is none, and none can be started.
+            SetupError: There is no Redis, and none can be started.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._limits.takeover_timeout_s
-        while not await self._settle():
+        while not await self._find_or_start():
             if clock() > deadline:
                 raise SetupError(
-                    f"{self._holder()} runs the embedded server in {self._directory}, and that does not answer on "
+                    f"{self._owner_name()} runs the embedded server in {self._directory}, and that does not answer on "
                     f"{HOST}:{self._port}; end that gateway, or choose another directory with --data-dir"
                 )
             await asyncio.sleep(self._limits.poll_s)
 
-    async def _settle(self) -> bool:
-        """Decide whose Redis it is; False when another gateway is just starting or ending, so ask again."""
-        if not self._is_known():
+    async def _find_or_start(self) -> bool:
+        """Find out who runs the Redis, or start it; return False, to retry, while another gateway starts or ends."""
+        if not self._directory_exists():
             reply = await self._ping(self._port)
             if reply is None:
                 self._make_directory()
-            if reply is None or self._is_known():  # made by another gateway: its server may be what answered
+            if reply is None or self._directory_exists():  # another gateway made it: its server may be what answered
                 return False
             self._use_users_own(reply)
             return True
         if not self._acquire():
             return await self._share()
         try:
-            # Nobody else can start a server on this directory now; once the last one has ended, and be it that of
-            # a gateway that was killed just now, what answers is the user's own.
+            # No other gateway can start a server on this directory now. Once the last server has ended, even that of
+            # a gateway killed just now, a Redis that answers is the user's own.
             os.close(await self._server_lock())
             reply = await self._ping(self._port)
             if reply is None:
@@ -202,7 +203,7 @@ class LocalRedis:
         return True
 
     async def _share(self) -> bool:
-        """Use the server of the gateway that holds the directory; False when it does not answer, or not yet."""
+        """Use the server of the gateway that holds the lock; return False when it does not answer (yet)."""
         owner = self._read_owner()
         if owner is None:
             return False
@@ -216,7 +217,7 @@ class LocalRedis:
             self._use_users_own(reply)
         else:
             raise SetupError(
-                f"{self._holder()} runs the embedded server in {self._directory} on port {owner.port}; "
+                f"{self._owner_name()} runs the embedded server in {self._directory} on port {owner.port}; "
                 f"set RSWS_LOCAL_REDIS_PORT={owner.port} to use it, or choose another directory with --data-dir"
             )
         return True
@@ -241,14 +242,14 @@ class LocalRedis:
         if owners := strangers(HOST, self._port):
             self.description += f", which is not yours: it belongs to {owners}"
 
-    # The server's directory and who holds it
+    # The server's directory and its locks
 
     @property
     def _log_file(self) -> Path:
         return self._directory / LOG
 
-    def _is_known(self) -> bool:
-        """Whether an embedded server has ever run here; False also where this user may not look."""
+    def _directory_exists(self) -> bool:
+        """Whether the embedded server's directory exists; False also where this user may not look."""
         return os.path.isdir(self._directory)
 
     def _make_directory(self) -> None:
@@ -256,7 +257,7 @@ class LocalRedis:
         self._private.create()
 
     def _try_lock(self, name: str) -> int | None:
-        """The descriptor that holds the lock; None when another process has it."""
+        """Return the descriptor that holds the lock; None when another process holds it."""
         try:
             descriptor = self._private.open(name, os.O_RDWR | os.O_CREAT)
             try:
@@ -271,7 +272,7 @@ class LocalRedis:
         return descriptor
 
     def _acquire(self) -> bool:
-        """Take the gateway's lock; False when another gateway has it."""
+        """Acquire the gateway's lock; return False when another gateway holds it."""
         if (descriptor := self._try_lock("gateway.lock")) is None:
             return False
         self._owner_lock = descriptor
@@ -284,23 +285,23 @@ class LocalRedis:
             self._owner_lock = None
 
     def _read_owner(self) -> _Owner | None:
-        """The gateway that runs the server; None when it has not come so far."""
+        """Return the gateway that runs the server; None when it has not recorded itself yet."""
         try:
             return _Owner(**json.loads(self._private.read("gateway.lock")))
         except (OSError, ValueError, TypeError):
             return None
 
-    def _holder(self) -> str:
+    def _owner_name(self) -> str:
         owner = self._read_owner()
         return f"the gateway with pid {owner.pid}" if owner else "another gateway"
 
-    # Running it
+    # Running the server
 
     async def _launch(self) -> None:
-        """Start our server and wait until it answers; the gateway's lock is held.
+        """Start our server and wait until it answers; the caller holds the gateway's lock.
 
         Raises:
-            SetupError: There is none to start, or it does not start.
+            SetupError: No server is installed, or it does not start.
         """
         assert self._owner_lock is not None
         lock = await self._server_lock()
@@ -327,10 +328,10 @@ class LocalRedis:
         logger.info("started %s (pid %d) on %s:%d, data in %s", engine, server.pid, HOST, self._port, self._directory)
 
     async def _server_lock(self) -> int:
-        """Take the server's lock, waiting for a server that is ending; the gateway's lock is held.
+        """Acquire the server's lock, waiting for a server that is ending; the caller holds the gateway's lock.
 
         Raises:
-            SetupError: A server of a gateway that has gone does not end.
+            SetupError: The server of an earlier gateway does not end.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._limits.takeover_timeout_s

@@ -1,4 +1,4 @@
-"""What the Redis side may hold, and how long it waits."""
+"""The bounds and timeouts of the Redis side."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from rsws.settings import KIB, MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The bounds and waits of what is asked of Redis. Sizes are in bytes, times in seconds."""
+    """The bounds and timeouts for commands to Redis. Sizes are in bytes, times in seconds."""
 
     pending_bytes: int = 64 * MIB
-    """What callers may have waiting in one link; more is refused as unavailable."""
+    """The size of a link's queue above which further commands are refused as unavailable."""
     crowded_bytes: int = 512 * KIB
-    """With more waiting, callers that can wait should."""
+    """The size of a link's queue above which callers that can wait should wait."""
     reconnect: Backoff = Backoff(0.1, 2.0, least=0.5)
-    """The waits before it connects to Redis again."""
+    """The backoff before reconnecting to Redis."""
     idle_ping_s: float = 5.0
-    """How long a link is asked nothing before it is asked whether it is alive."""
+    """The time without commands after which a link sends a PING to check the connection."""
     gather_s: float = 0.001
-    """A stream is read again no sooner: each message alone would cost a read, and each of its clients a write."""
+    """The delay before a busy stream is read again: without it each message costs a read, and a write per client."""
     read_bytes: int = 256 * KIB
-    """What one read of a followed stream brings at most, a last entry that goes over it included."""
+    """The size at which one read of a followed stream stops; its last entry may exceed it."""
     refused_retry_s: float = 0.5
-    """How long after a read that Redis refuses for the moment it is tried again."""
+    """The time before a read that Redis refuses for the moment is retried."""
     unreadable_retry_s: float = 30.0
-    """How long a stream that Redis refuses to read is left alone before it is tried again."""
+    """The time before reading a stream that Redis refuses to read (no stream, or forbidden) is retried."""
     block_s: float = 5.0
-    """How long Redis waits for the next entries of streams in one read."""
+    """The time for which one blocking read waits for the next entries of streams."""
     refused_block_s: float = 0.5
-    """The same where Redis does not let such a read be interrupted."""
+    """The time for which a blocking read waits when Redis does not allow it to be interrupted."""
     step_s: float = 0.0015
-    """One step of counting back in so much time: Redis has a quarter of its time for them, whoever waits. Not as long
-    as a step was seen to take: that may be the gateway's own event loop, and counts would slow down with it.
+    """The time from one step of counting back to the next, so that they use a quarter of Redis' time, however many
+    counts wait. It is fixed, not derived from measured durations, which include delays of the gateway's event loop.
     """
     trim_every_s: float = 10.0
-    """How long after all rules of retention were applied they are applied again."""
+    """The pause between two rounds of applying all retention rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalLimits:
-    """The waits for a server of this machine, in seconds."""
+    """The timeouts for a server on this machine, in seconds."""
 
     probe_timeout_s: float = 2.0
-    """How long the answer to one command may take."""
+    """The timeout for the reply to one command."""
     start_timeout_s: float = 30.0
-    """How long its start may take before it loads its data."""
+    """The timeout for the server's start until it begins to load data."""
     load_timeout_s: float = 300.0
-    """How long its start may take if it loads data."""
+    """The timeout for the server's start if it loads data."""
     progress_interval_s: float = 5.0
-    """How often it is logged how much is loaded."""
+    """The interval at which the progress of loading is logged."""
     stop_timeout_s: float = 5.0
-    """How long it may take to end before it is killed."""
+    """The timeout for the server's end, after which it is killed."""
     poll_s: float = 0.02
-    """How long after a look that showed no change the next one comes."""
+    """The interval at which the state of a server or a lock is polled."""
     takeover_timeout_s: float = 10.0
-    """How long the server of a gateway that has gone may take to end, or that of another gateway to answer."""
+    """The timeout for an earlier gateway's server to end, and for another gateway's server to answer."""
     restart: Backoff = Backoff(0.1, 30.0)
-    """The waits before it is started again."""
+    """The backoff before the server is started again."""
     steady_s: float = 60.0
-    """A server that ran this long is restarted without the waits of earlier failures."""
+    """The time that a server has to run for the backoff to start again from the beginning."""
 
 
 DEFAULTS = Limits()

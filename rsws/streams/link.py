@@ -1,4 +1,4 @@
-"""One connection to Redis that many callers share."""
+"""A link to Redis: one connection that many callers share."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ log = logging.getLogger("rsws.redis")
 
 
 class RedisLink:
-    """One connection that many callers share.
+    """A connection to Redis that many callers share, and that reconnects.
 
-    All commands submitted in one turn of the event loop go out in one write, and are answered in the order in
-    which they were submitted. While Redis can't be reached commands are refused at once.
+    All commands submitted in one turn of the event loop are sent in one write, and answered in the order in which they
+    were submitted. While Redis can't be reached, commands are refused immediately.
 
     Args:
-        target: Which Redis.
+        target: The Redis to connect to.
         name: The connection's name in Redis' ``CLIENT LIST``.
-        greeting: Commands sent first on each new connection, whatever the answers.
-        on_greeting: Gets the reply to each of them.
-        on_change: Called with None when Redis can be reached (again), and with the cause when it can't any more.
-        on_push: Gets what Redis says without being asked, for which the greeting has to ask for RESP3.
+        greeting: Commands sent first on each new connection, whatever the replies.
+        on_greeting: Called with the reply to each command of the greeting.
+        on_change: Called with None when Redis can be reached (again), and with the cause when it no longer can.
+        on_push: Called with each push message of Redis, for which the greeting has to select RESP3.
     """
 
     def __init__(
@@ -56,33 +56,33 @@ class RedisLink:
         self._queue = CommandQueue()
         self._sent_at = 0.0
         self._connection: RedisConnection | None = None
-        self._up: bool | None = None  # None: not known, what is submitted waits for one attempt to connect
+        self._up: bool | None = None  # None: not known yet, commands wait for one attempt to connect
         self._cause = "not connected yet"
         self._healthy = False
 
     @property
     def ready(self) -> bool:
-        """Whether Redis could be reached and did its work, neither loading nor down, when last it was asked."""
+        """Whether Redis could be reached and served commands, neither loading nor down, when last checked."""
         return self._up is True and self._healthy
 
     @property
     def is_crowded(self) -> bool:
-        """Whether what waits will take a while, some tens of milliseconds, to be carried out."""
+        """Whether the queue is so long that Redis will take some tens of milliseconds to execute it."""
         return self._queue.held_bytes > self._crowded_bytes
 
     @property
     def held_bytes(self) -> int:
-        """Of the commands that wait, and of those that were sent and are not answered."""
+        """The size of the commands that wait, and of those that were sent and are not answered."""
         return self._queue.held_bytes
 
     @property
     def is_busy(self) -> bool:
-        """Whether something was sent that is not answered."""
+        """Whether commands were sent that are not answered."""
         return self._queue.has_batch_under_way
 
     @property
     def batches(self) -> int:
-        """How many were sent: what was submitted since the last one is not sent yet."""
+        """The number of batches sent: commands submitted since the last one are not sent yet."""
         return self._queue.batches
 
     def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
@@ -91,8 +91,9 @@ class RedisLink:
         Args:
             on_reply: Called exactly once, maybe before this returns: with the reply, the ReplyError that Redis
                 answered with, or RedisUnavailable.
-            weight: How much work it may be, in bytes of a command that is as much; by default its length.
-            again: Whether it repeats one that was answered just now, and goes before all that came after that one.
+            weight: The work it may cost Redis, as the length in bytes of a plain command that costs as much; by default
+                its own length.
+            again: Whether it repeats a command that was answered just now, and goes before all submitted after that.
         """
         if self._up is False:
             on_reply(RedisUnavailable(self._cause))
@@ -106,18 +107,18 @@ class RedisLink:
         queue.add(command, on_reply, weight, again=again)
 
     def call(self, *arguments: bytes) -> asyncio.Future[Any]:
-        """Send one command; the future has its reply.
+        """Send one command; return a future for its reply.
 
         Raises:
             RedisUnavailable: (the future) Redis can't be reached, or did not answer in time.
-            ReplyError: (the future) What Redis answered.
+            ReplyError: (the future) Redis answered with an error.
         """
         future, on_reply = future_reply()
         self.submit(pack(*arguments), on_reply)
         return future
 
     async def run(self) -> NoReturn:
-        """Keep the connection up and serve what is submitted, until cancelled."""
+        """Keep the connection up and send the commands submitted, until cancelled."""
         failures = 0
         while True:
             try:
@@ -137,10 +138,10 @@ class RedisLink:
                 await connection.close()
 
     async def _serve(self, connection: RedisConnection) -> NoReturn:
-        """Serve until the connection ends, or Redis answers no more.
+        """Send commands over a new connection until it ends, or Redis stops answering.
 
         Raises:
-            OSError: With the reason.
+            OSError: The reason for the end.
         """
         self._connection = connection
         connection.on_idle = self._answered
@@ -163,7 +164,7 @@ class RedisLink:
                 on_reply(RedisUnavailable(cause, Outcome.UNKNOWN))
 
     async def _watch(self, connection: RedisConnection) -> Exception:
-        """Wait until the link is of no use any more, for the reason; ask something of one that was asked nothing."""
+        """Wait until the connection is unusable, and return the reason; send a PING when it is idle."""
         limit_s = self._target.timeout_s
         quiet_since = time.monotonic()
         while not connection.ended.done():
@@ -179,19 +180,19 @@ class RedisLink:
         return connection.ended.result()
 
     def _send_soon(self) -> None:
-        """Send what is waiting at the end of this turn of the event loop, unless a batch is under way."""
+        """Send the waiting commands at the end of this turn of the event loop, unless a batch is under way."""
         if self._connection is not None and not self._queue.has_batch_under_way:
             asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
-        """Send a batch, one at a time: what was not sent when the link breaks is known not to be stored."""
+        """Send the next batch. Only one is under way: commands not sent when the link breaks are known not stored."""
         if self._connection is None or not self._connection.is_open:
             return
         self._sent_at = time.monotonic()
         self._connection.send(*self._queue.next_batch())
 
     def _answered(self) -> None:
-        """The last batch was answered: the next may go."""
+        """Note that the batch under way is answered, and schedule the next."""
         self._queue.batch_done()
         if not self._queue.is_empty:
             self._send_soon()
@@ -212,7 +213,7 @@ class RedisLink:
 
 
 def future_reply() -> tuple[asyncio.Future[Any], OnReply]:
-    """A future, and the ``on_reply`` that gives it the reply, or the error."""
+    """Return a future, and the ``on_reply`` callback that sets its result or exception."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def on_reply(reply: Any) -> None:
@@ -227,4 +228,4 @@ def future_reply() -> tuple[asyncio.Future[Any], OnReply]:
 
 
 def _ignore(reply: Any) -> None:
-    """For a command whose failure shows later, in what builds on it."""
+    """Ignore the reply to a command whose failure shows later, in the commands that depend on it."""

@@ -1,7 +1,7 @@
-"""Finds positions by counting back from the end of a stream, which costs Redis as much as there is to count.
+"""Positions found by counting back from the end of a stream, which costs Redis time for each entry counted.
 
-What a client asks for in 60 bytes may be millions of entries. So they are counted a little at a time, one count after
-the other has its turn, and Redis has most of its time for others. A count that nobody waits for stops where it is.
+A client's request of 60 bytes may ask for millions of entries. So entries are counted in small steps, all counts take
+turns, and Redis has most of its time for other commands. A count that no caller waits for any more is stopped.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from rsws.protocol import ZERO, StreamId
 from rsws.streams.limits import DEFAULTS
 
 STEP_ENTRIES = 64
-"""How many are counted in one step, about a third of a millisecond of Redis' time."""
+"""The entries counted in one step, about a third of a millisecond of Redis' time."""
 STEPS_AT_ONCE = 8
-"""Steps of different counts under way at once."""
+"""The steps of different counts that may be under way simultaneously."""
 
 Step: TypeAlias = Callable[[str, StreamId, int], Awaitable[tuple[int, StreamId, bool]]]
-"""Called with a channel, an id and a number of entries: counts up to so many back from the id, maybe fewer.
+"""A function called with a channel, an id and a number of entries: it counts up to that many back from the id.
 
-Gives how many, the id of the first of them, and whether it is the stream's first.
+It returns how many it counted, maybe fewer, the id of the first of them, and whether that is the stream's first.
 """
 
 
 class _Count:
-    """One count; all who ask the same at the same time share it."""
+    """One count, shared by all callers that ask for the same simultaneously."""
 
     __slots__ = ("askers", "end", "left", "position", "steps", "turn")
 
     def __init__(self, end: StreamId, left: int) -> None:
         self.end = end
         self.left = left
-        """Entries to be counted yet, back from ``end`` and with it."""
+        """The number of entries still to be counted, back from ``end`` inclusive."""
         self.position: StreamId | None = None
         self.steps = 0
         self.askers = 0
@@ -42,27 +42,27 @@ class _Count:
 
 
 class LookBack:
-    """Counts back from the ends of streams.
+    """The counts back from the ends of streams.
 
     Args:
-        step: What asks Redis.
-        step_s: One step in so much time.
+        step: The function that asks Redis to count.
+        step_s: The time from one step to the next.
     """
 
     def __init__(self, step: Step, *, step_s: float = DEFAULTS.step_s) -> None:
         self._step = step
         self._step_s = step_s
         self._counts: dict[tuple[str, int, StreamId], _Count] = {}
-        self._turns = asyncio.Semaphore(STEPS_AT_ONCE)  # which are given to those who wait for one in their order
+        self._turns = asyncio.Semaphore(STEPS_AT_ONCE)  # which serves its waiters in order
         self._next_at = 0.0
 
     async def position(self, channel: str, count: int, end: StreamId) -> StreamId:
-        """The id with exactly ``count`` entries after it up to ``end``, that of an entry; ``0-0`` if there are no more.
+        """Return the id of the entry with exactly ``count`` entries after it up to ``end``; ``0-0`` if there is none.
 
-        Whoever cancels it has stopped asking: no step follows unless others wait for the same.
+        When it is cancelled no further step is made, unless other callers wait for the same.
 
         Raises:
-            StoreError: As the step does.
+            StoreError: As raised by the step.
         """
         key = (channel, count, end)
         counted = self._counts.setdefault(key, _Count(end, count + 1))
@@ -71,15 +71,15 @@ class LookBack:
             while counted.position is None:
                 async with counted.turn:
                     if counted.position is None:
-                        await self._go_on(channel, counted)
+                        await self._next_step(channel, counted)
             return counted.position
         finally:
             counted.askers -= 1
             if not counted.askers:
                 del self._counts[key]
 
-    async def _go_on(self, channel: str, counted: _Count) -> None:
-        if not counted.steps:  # the first is no more than any read of history
+    async def _next_step(self, channel: str, counted: _Count) -> None:
+        if not counted.steps:  # the first step costs no more than any read of history, and need not wait
             await self._count(channel, counted)
             return
         async with self._turns:

@@ -1,4 +1,4 @@
-"""Writes messages straight to Redis, without a gateway: what ``rsws xadd`` does."""
+"""A publisher that writes messages directly to Redis, without a gateway, for ``rsws xadd``."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from rsws.streams.target import RedisTarget
 
 
 def xadd(channel: str, data: bytes, maxlen: int | None = None) -> list[bytes]:
-    """The command that stores one message, word by word.
+    """Return the arguments of the XADD command that stores one message.
 
     Args:
         data: JSON text.
-        maxlen: About how many entries the stream keeps, the newest; None keeps all.
+        maxlen: The approximate number of newest entries that the stream keeps; None keeps all.
     """
     trim = [] if maxlen is None else [b"MAXLEN", b"~", b"%d" % maxlen]
     return [b"XADD", channel.encode(), *trim, b"*", FIELD.encode(), data]
 
 
 class Publisher:
-    """One connection that adds messages to streams; an asynchronous context manager.
+    """A connection that adds messages to streams; an asynchronous context manager.
 
     Args:
-        target: Which Redis.
+        target: The Redis to connect to.
 
     Raises:
-        RedisUnavailable: On entering: it can't be reached.
-        LoginRefused: On entering: it refused the login.
+        RedisUnavailable: On entry: Redis can't be reached.
+        LoginRefused: On entry: Redis refused the login.
     """
 
     def __init__(self, target: RedisTarget) -> None:
@@ -57,11 +57,11 @@ class Publisher:
             maxlen: As for :func:`xadd`.
 
         Returns:
-            What became of each: its id, or why it has none. Where the link broke that is RedisUnavailable, and
-            the message may be stored all the same.
+            The id of each message, or the error why it has none. That is RedisUnavailable when the connection broke
+            before the reply; the message may be stored all the same.
 
         Raises:
-            LoginRefused: This user may not write there.
+            LoginRefused: This Redis user may not write to ``channel``.
         """
         commands = [pack(*xadd(channel, data, maxlen)) for data in messages]
         replies: list[Any] = []

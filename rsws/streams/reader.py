@@ -1,11 +1,12 @@
-"""Follows many streams at once: Redis says which has changed, and that one is read.
+"""The reader, which follows many streams simultaneously: Redis tells which one has changed, and that one is read.
 
-The reader knows no channel and no client: whoever follows a stream gives it a callable that takes the entries.
-Positions are always explicit ids. Whatever is delivered follows what was delivered before without a gap; where that
-can't be proven reading stops, and whoever follows looks for himself where to go on.
+The reader knows no channels and no clients: it calls the follower of a stream with new entries. Positions are always
+explicit ids. Entries are delivered without a gap after those delivered before; where that can't be proven, reading
+stops, and the follower has to find out where to continue.
 
-Redis remembers who has read a key, and tells him once when it changes (``CLIENT TRACKING``). So a message costs one
-read of one stream, however many others are followed; an XREAD over all of them would cost as much as there are.
+Redis remembers which connection has read a key, and tells it once when the key changes (``CLIENT TRACKING``). So a
+message costs one read of one stream, however many others are followed; the cost of an XREAD over all of them would grow
+with their number.
 """
 
 from __future__ import annotations
@@ -36,37 +37,37 @@ from rsws.streams.target import RedisTarget
 log = logging.getLogger("rsws.reader")
 
 READ_ENTRIES = 200
-"""What one read of one stream brings at most."""
+"""The maximum number of entries in one read of a stream."""
 FEW_ENTRIES = 20
-"""So many are read without a look at their size: a script that looks costs Redis several times as much per entry."""
+"""The number of entries read without a bound in bytes: the script that has one costs Redis several times as much."""
 
 _BEGINNING = b"0-0"
 
 
 class Follower(Protocol):
-    """Whoever follows a stream."""
+    """A follower of a stream."""
 
     __slots__ = ()
 
     def deliver(self, entries: list[Entry], /) -> None:
-        """Take every entry after the position, in order, once."""
+        """Handle the next entries after the position; every entry is delivered once, in order."""
         raise NotImplementedError
 
     def unreadable(self, error: StoreError, /) -> None:
-        """Redis won't read this stream; called again at each vain attempt, every 30 s."""
+        """Handle that Redis refuses to read this stream; called again after each failed retry, every 30 s."""
         raise NotImplementedError
 
     def interrupted(self) -> None:
-        """Find out where to go on, and follow again: reading has stopped and nothing more is delivered.
+        """Find out where to continue, and follow again: reading has stopped, and nothing more is delivered.
 
-        The stream was unreadable and is not any more, or entries may have been trimmed before they were read, or the
-        stream is another one.
+        The stream was unreadable and is readable again, or entries may have been trimmed before they were read, or the
+        stream was replaced by another.
         """
         raise NotImplementedError
 
 
 class _Followed:
-    """One stream being read."""
+    """A stream that is followed."""
 
     __slots__ = (
         "at_tail",
@@ -87,23 +88,23 @@ class _Followed:
         self.position = str(after).encode()
         self.follower = follower
         self.limit = 16
-        """How many entries the next read may bring, as far as the size of the last ones tells."""
+        """The maximum number of entries for the next read, estimated from the size of the last ones."""
         self.is_busy = False
-        """Whether the last read brought more than a few, and the next may, too."""
+        """Whether the last read returned more than a few entries, so that the next may, too."""
         self.at_tail = False
-        """Whether it was read to its end, and Redis says when there is more."""
+        """Whether the stream was read to its end, and is read again when Redis tells that it has changed."""
         self.tail_trimmed = False
-        """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one."""
+        """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one entry."""
         self.is_unreadable = False
         self.delivered_at = 0.0
-        """When entries were delivered last; the event loop's own clock stands still meanwhile."""
+        """The time of the last delivery, not by the event loop's clock, which stands still within a turn."""
 
 
 class Reader:
-    """Reads what comes new in the streams it is told to follow.
+    """The reader of new entries in all followed streams.
 
     Args:
-        target: Which Redis.
+        target: The Redis to connect to.
     """
 
     def __init__(self, target: RedisTarget, *, limits: Limits = DEFAULTS) -> None:
@@ -122,19 +123,19 @@ class Reader:
         )
         self._tail_waiter = TailWaiter(target, self._link, limits=limits)
         self._followed: dict[bytes, _Followed] = {}
-        self._is_told = True
-        """Whether Redis tells what has changed; an old one does not, or a user may not ask for it."""
+        self._tracks_changes = True
+        """Whether Redis tells which streams change; an old version does not, or a user may not be allowed to ask."""
 
     async def run(self) -> None:
-        """Read until cancelled. Nothing may be followed before this runs."""
+        """Read until cancelled. Streams may be followed only once this runs."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._link.run())
             tasks.create_task(self._tail_waiter.run())
 
     def follow(self, name: str, after: StreamId, follower: Follower) -> None:
-        """Hand every entry of the stream ``name`` after a position to ``follower``.
+        """Deliver every entry of the stream ``name`` after a position to ``follower``.
 
-        Following a name again replaces what was followed: nothing read for the old position arrives any more.
+        Following a name again replaces its follower and position: nothing read for the old ones is delivered any more.
         """
         followed = _Followed(name, after, follower)
         before = self._remove(followed.key)
@@ -143,7 +144,7 @@ class Reader:
         self._read_bounded(followed)
 
     def unfollow(self, name: str) -> None:
-        """Read this stream no more; nothing of it is delivered after this call."""
+        """Stop reading this stream; nothing of it is delivered after this call."""
         self._remove(name.encode())
 
     def _remove(self, key: bytes) -> _Followed | None:
@@ -151,37 +152,37 @@ class Reader:
         self._tail_waiter.forget(key)
         return followed
 
-    # --- what the link calls ---
+    # --- callbacks of the link ---
 
     def _greeted(self, reply: Any) -> None:
         if isinstance(reply, ReplyError):
-            self._is_told = False
+            self._tracks_changes = False
             log.warning("Redis does not tell which streams change, reading them costs more: %s", reply)
 
     def _connected(self, cause: str | None) -> None:
-        """On a new connection Redis knows nothing of what was read on the last one."""
+        """Read all streams on a new connection: Redis has forgotten what was read on the last one."""
         if cause is None:
-            self._is_told = True
-            self._read_those_at_tail()
+            self._tracks_changes = True
+            self._read_all_at_tail()
 
     def _invalidated(self, push: list[Any]) -> None:
-        """Redis says that these streams have changed since they were read.
+        """Read the streams that Redis says have changed since they were read.
 
-        It says so once, and everything in the order in which it happens: a change that is told while a read is under
-        way came before that read, which shows it.
+        Redis tells each change once, in order with its replies: a change told while a read is under way happened before
+        that read, which returns it.
         """
         kind, keys = push
         if kind != b"invalidate":
             return
-        if keys is None:  # all of them
-            self._read_those_at_tail()
+        if keys is None:  # which stands for all keys
+            self._read_all_at_tail()
             return
         for key in keys:
             followed = self._followed.get(key)
             if followed is not None and followed.at_tail:
                 self._read_soon(followed)
 
-    def _read_those_at_tail(self) -> None:
+    def _read_all_at_tail(self) -> None:
         for followed in self._followed.values():
             if followed.at_tail:
                 self._read(followed)
@@ -189,7 +190,7 @@ class Reader:
     # --- reading ---
 
     def _read_soon(self, followed: _Followed) -> None:
-        """Read at once what was quiet, and a moment later what is busy."""
+        """Read a quiet stream immediately, and a busy one a moment later."""
         if time.monotonic() - followed.delivered_at >= self._gather_s:
             self._read(followed)
         else:
@@ -197,7 +198,7 @@ class Reader:
             asyncio.get_running_loop().call_later(self._gather_s, self._read, followed)
 
     def _read(self, followed: _Followed) -> None:
-        """Ask for what comes after the position, and for the entry there, without which some of that may be trimmed."""
+        """Read from the position, inclusive: without the entry there, some entries after it may have been trimmed."""
         if self._followed.get(followed.key) is not followed:
             return
         followed.at_tail = False
@@ -206,25 +207,25 @@ class Reader:
             return
         count = 1 + min(followed.limit, FEW_ENTRIES)
         command = pack(b"XRANGE", followed.key, followed.position, b"+", b"COUNT", b"%d" % count)
-        self._link.submit(command, partial(self._take_few, followed, count))
+        self._link.submit(command, partial(self._handle_few, followed, count))
 
     def _read_bounded(self, followed: _Followed) -> None:
-        """The same with a bound in bytes, and where the stream ends if the entry at the position is gone."""
+        """Read after the position, with a bound in bytes; the reply has the stream's ends if that entry is gone."""
         arguments = read_arguments(followed.position, followed.limit, self._read_bytes)
-        run_script(self._link, READ, (followed.key,), arguments, partial(self._take, followed))
+        run_script(self._link, READ, (followed.key,), arguments, partial(self._handle_read, followed))
 
-    def _take_few(self, followed: _Followed, count: int, reply: Any) -> None:
+    def _handle_few(self, followed: _Followed, count: int, reply: Any) -> None:
         if self._followed.get(followed.key) is not followed:
             return
         if isinstance(reply, Exception):
             self._failed(followed, reply)
         elif followed.position == _BEGINNING or (reply and reply[0][0] == followed.position):
             news = reply if followed.position == _BEGINNING else reply[1:]
-            self._continue(followed, parse_entries(news), is_end=len(reply) < count)
-        else:  # with no entry at the position, is that the stream's end or another's?
+            self._resume(followed, parse_entries(news), is_end=len(reply) < count)
+        else:  # no entry at the position: only the stream's bounds tell whether something is missing
             self._read_bounded(followed)
 
-    def _take(self, followed: _Followed, reply: Any) -> None:
+    def _handle_read(self, followed: _Followed, reply: Any) -> None:
         if self._followed.get(followed.key) is not followed:
             return
         if isinstance(reply, Exception):
@@ -232,27 +233,27 @@ class Reader:
             return
         entries, is_end, bounds = parse_read(reply)
         if bounds is None:
-            self._continue(followed, entries, is_end=is_end)
+            self._resume(followed, entries, is_end=is_end)
         elif followed.is_unreadable:
-            self._continue(followed, [], is_end=True)
+            self._resume(followed, [], is_end=True)
         elif not entries and bounds.last == StreamId.from_redis(followed.position):
             self._wait(followed)
         else:
             followed.tail_trimmed = bool(entries)
             followed.follower.interrupted()
 
-    def _continue(self, followed: _Followed, entries: list[Entry], *, is_end: bool) -> None:
-        """Go on with what follows the position without a gap."""
+    def _resume(self, followed: _Followed, entries: list[Entry], *, is_end: bool) -> None:
+        """Continue with entries that provably follow the position without a gap."""
         if followed.is_unreadable:
             log.info("channel readable again channel=%r", followed.name)
             followed.follower.interrupted()
             return
         if entries and followed.position != _BEGINNING:
             followed.tail_trimmed = False
-        self._go_on(followed, entries, has_more=not is_end)
+        self._deliver_and_read_on(followed, entries, has_more=not is_end)
 
-    def _go_on(self, followed: _Followed, entries: list[Entry], has_more: bool) -> None:
-        """Hand on what came, if anything did, and go on behind it."""
+    def _deliver_and_read_on(self, followed: _Followed, entries: list[Entry], has_more: bool) -> None:
+        """Deliver the entries, if there are any, and continue reading after them."""
         if entries:
             followed.position = entries[-1].raw_id
             size = sum([len(entry.data or b"") for entry in entries])
@@ -260,7 +261,7 @@ class Reader:
         followed.is_busy = len(entries) >= FEW_ENTRIES
         if has_more:
             self._read(followed)
-        elif self._is_told and not followed.tail_trimmed:
+        elif self._tracks_changes and not followed.tail_trimmed:
             followed.at_tail = True
         else:
             self._wait(followed)
@@ -269,18 +270,18 @@ class Reader:
             followed.delivered_at = time.monotonic()
 
     def _wait(self, followed: _Followed) -> None:
-        """Without an entry at the position only a read that waits for the next one shows that it is the next."""
-        self._tail_waiter.wait(followed.key, followed.position, partial(self._came, followed))
+        """Wait with a blocking read: without an entry at the position only that proves that an entry is the next."""
+        self._tail_waiter.wait(followed.key, followed.position, partial(self._handle_tail, followed))
 
-    def _came(self, followed: _Followed, raw: list[Any]) -> None:
-        if raw:  # the last of them may be gone again by now
-            self._go_on(followed, parse_entries(raw), has_more=True)
+    def _handle_tail(self, followed: _Followed, raw: list[Any]) -> None:
+        if raw:  # the last entry may already have been trimmed again
+            self._deliver_and_read_on(followed, parse_entries(raw), has_more=True)
         else:
             self._read(followed)
 
     def _failed(self, followed: _Followed, error: Exception) -> None:
-        if isinstance(error, RedisUnavailable):  # never for want of room: one read for each stream is all that waits
-            followed.at_tail = True  # until there is a connection again
+        if isinstance(error, RedisUnavailable):  # never because the queue is full: at most one read per stream waits
+            followed.at_tail = True  # it is read again on the next connection
             return
         reason = store_error(followed.name, error)
         retry_s = self._refused_retry_s

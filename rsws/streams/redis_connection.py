@@ -1,7 +1,7 @@
-"""One connection to Redis: commands go out packed, and each reply to a plain callable, with nothing in between.
+"""A connection to Redis that sends packed commands and passes each reply directly to a callback.
 
-redis-py makes the connection and logs in. From then on its streams are bypassed: a coroutine per reply costs several
-times what Redis itself needs for the command.
+redis-py connects and logs in. After that its streams are bypassed: a coroutine per reply costs several times what Redis
+itself needs for the command.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 
 OnReply: TypeAlias = Callable[[Any], None]
-"""Gets Redis' reply as it came (bytes, int, list, None), or the error it answered with."""
+"""A callback for a reply of Redis as parsed (bytes, int, list, None), or the error that Redis answered with."""
 
 _INCOMPLETE = object()
 
 
 class ReplyError(Exception):
-    """What Redis answered instead of doing it: its own words, the code in front (``WRONGTYPE ...``) but for ``ERR``."""
+    """An error reply of Redis: its text, which starts with the code (``WRONGTYPE ...``) unless that is ``ERR``."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text.removeprefix("ERR "))
 
 
 def pack(*arguments: bytes) -> bytes:
-    """A command in Redis' wire format."""
+    """Return a command in Redis' wire format."""
     command: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
     return command
 
 
 class RedisConnection(asyncio.Protocol):
-    """A connection that is up and logged in. Whoever has it closes it.
+    """A connection that is up and logged in. Its user has to close it.
 
     Args:
-        connection: Of redis-py, connected, and to be left alone from now on.
+        connection: A connected connection of redis-py, which must not be used otherwise from now on.
 
     Attributes:
-        unanswered: What gets the replies that are still to come, in order.
-        on_idle: Called whenever all that was sent has been answered.
-        on_push: Gets what Redis says without being asked, which it does in RESP3 only.
-        ended: Done as soon as the connection is of no use any more, with the reason: an OSError, or whatever a
-            callable has raised. Not after :meth:`close`.
+        unanswered: The callbacks for the outstanding replies, in order.
+        on_idle: Called whenever all commands sent have been answered.
+        on_push: Called with each push message, which Redis sends in RESP3 only.
+        ended: Done as soon as the connection is unusable, with the reason: an OSError, or an exception that a callback
+            raised. It is cancelled by :meth:`close`.
     """
 
     def __init__(self, connection: AbstractConnection) -> None:
@@ -57,40 +57,40 @@ class RedisConnection(asyncio.Protocol):
         reader, writer = _streams(connection)
         self._transport = writer.transport
         self._transport.set_protocol(self)
-        if reader.at_eof() or not self.is_open:  # they were told, and nobody is told twice
+        if reader.at_eof() or not self.is_open:  # the old protocol was told of the end, and the new one will not be
             self.connection_lost(None)
 
     @property
     def is_open(self) -> bool:
-        """Whether it was open when the event loop last looked."""
+        """Whether the connection is open, as far as the event loop knows."""
         return not self._transport.is_closing()
 
     def send(self, commands: bytes, on_replies: Sequence[OnReply]) -> None:
-        """Send commands as :func:`pack` makes them, at once.
+        """Send commands packed by :func:`pack`, immediately.
 
         Args:
-            on_replies: One for each command.
+            on_replies: The reply callbacks, one for each command.
 
         Raises:
             ConnectionError: The connection is not open; nothing was sent.
         """
-        if not self.is_open:  # uvloop's word for it would be RuntimeError
+        if not self.is_open:  # uvloop would raise RuntimeError
             raise ConnectionResetError("connection closed")
         self.unanswered.extend(on_replies)
         self._transport.write(commands)
 
     async def ask(self, *commands: bytes, timeout_s: float, replies: list[Any] | None = None) -> list[Any]:
-        """Send commands and wait for the replies. One may ask at a time; who gives up has to close the connection.
+        """Send commands and wait for the replies. Only one call at a time; after a failure close the connection.
 
         Args:
-            replies: Where they are put as they come, for one who wants those before a failure, too.
+            replies: A list to which replies are appended as they come, for a caller that needs those before a failure.
 
         Returns:
-            The replies; an error Redis answers with is one.
+            The replies; an error that Redis answers with is one of them.
 
         Raises:
-            TimeoutError: Not all replies came in ``timeout_s``.
-            OSError: The connection ended before.
+            TimeoutError: Not all replies came within ``timeout_s``.
+            OSError: The connection ended before all replies came.
         """
         replies = [] if replies is None else replies
         answered = asyncio.get_running_loop().create_future()
@@ -114,14 +114,14 @@ class RedisConnection(asyncio.Protocol):
         return replies
 
     async def close(self) -> None:
-        """End it, whatever is under way: nothing is called any more."""
+        """Close the connection, whatever is under way; no callback is called any more."""
         self.unanswered.clear()
         self.on_idle = _nothing
         self.ended.cancel()
         self._transport.abort()
         await self._connection.disconnect(nowait=True)
 
-    # --- what the event loop calls ---
+    # --- callbacks of the event loop ---
 
     def data_received(self, data: bytes) -> None:
         unanswered, next_reply = self.unanswered, self._parser.gets
@@ -151,10 +151,10 @@ class RedisConnection(asyncio.Protocol):
 
 
 def _streams(connection: AbstractConnection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """The streams of a connection of redis-py, which keeps them to itself.
+    """Return the streams of a redis-py connection, which are private there.
 
-    Without them TCP, Unix sockets, TLS with all its options and the login would have to be done here. Redis has
-    answered what it was asked, so that nothing is left in the reader.
+    Without redis-py, TCP, Unix sockets, TLS with all its options and the login would have to be implemented here. Redis
+    has answered all commands so far, so that nothing is left in the reader.
     """
     reader, writer = connection._reader, connection._writer
     assert reader is not None
@@ -167,4 +167,4 @@ def _refuse(reply: Any) -> NoReturn:
 
 
 def _nothing() -> None:
-    """For one who does not want to know."""
+    """Do nothing: the default ``on_idle``."""

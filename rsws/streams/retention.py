@@ -1,6 +1,6 @@
-"""Trims the channels it is told to, and no others.
+"""Retention: trims the channels that match its rules, and no others.
 
-Trimming is approximate (``~``): Redis drops whole nodes of a stream, so that a little more than asked for stays.
+Trimming is approximate (``~``): Redis drops whole nodes of a stream, so that a little more than asked for is kept.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _SCAN_KEYS = b"1000"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What to keep of the channels that a pattern names."""
+    """A rule for what to keep of the channels that match a pattern."""
 
     pattern: str
-    """A glob as Redis reads it (``KEYS``, ``SCAN``)."""
+    """The glob pattern, as in Redis (``KEYS``, ``SCAN``)."""
     entries: int
     age_s: int | None
-    """Entries older than that go too, by their ids; None for any age."""
+    """The age in seconds, by their ids, above which entries are trimmed, too; None for no limit."""
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """Read ``PATTERN=COUNT[,AGE]``.
+        """Parse ``PATTERN=COUNT[,AGE]``.
 
         Raises:
-            UsageError: It is none.
+            UsageError: The text is not a rule.
         """
         match = _RULE.fullmatch(text)
         if match is None:
@@ -51,12 +51,12 @@ class Rule:
 
 
 class Retention:
-    """Applies rules, again and again.
+    """The task that applies retention rules periodically.
 
     Args:
-        rules: What to keep.
-        link: The connection it asks over.
-        every_s: How long it waits when it has applied them all.
+        rules: The rules to apply.
+        link: The connection to Redis.
+        every_s: The pause after all rules were applied.
     """
 
     def __init__(self, rules: Sequence[Rule], link: RedisLink, *, every_s: float = DEFAULTS.trim_every_s) -> None:
@@ -64,7 +64,7 @@ class Retention:
         self._link = link
         self._every_s = every_s
         self._only_streams: tuple[bytes, ...] = (b"TYPE", b"stream")
-        self._said: dict[Rule, str | None] = {}
+        self._logged: dict[Rule, str | None] = {}
 
     async def run(self) -> None:
         """Apply the rules until cancelled."""
@@ -73,7 +73,7 @@ class Retention:
                 for rule in self._rules:
                     await self._apply(rule)
             except RedisUnavailable:
-                pass  # next time; the store says what is the matter
+                pass  # it is retried in the next round; the store reports the outage
             await asyncio.sleep(self._every_s)
 
     async def _apply(self, rule: Rule) -> None:
@@ -83,9 +83,9 @@ class Retention:
                 trouble = await self._trim(key, rule) or trouble
         except ReplyError as error:
             trouble = f"looking for them: {error}"
-        if trouble is not None and trouble != self._said.get(rule):
+        if trouble is not None and trouble != self._logged.get(rule):
             log.warning("trimming failed pattern=%r: %s", rule.pattern, trouble)
-        self._said[rule] = trouble
+        self._logged[rule] = trouble
 
     async def _streams(self, pattern: str) -> AsyncIterator[bytes]:
         scan = (b"MATCH", pattern.encode(), b"COUNT", _SCAN_KEYS)
@@ -104,7 +104,7 @@ class Retention:
                 return
 
     async def _trim(self, key: bytes, rule: Rule) -> str | None:
-        """Trim one stream; why it could not be done, if so."""
+        """Trim one stream; return the reason if that failed, else None."""
         try:
             await self._link.call(b"XTRIM", key, b"MAXLEN", b"~", b"%d" % rule.entries)
             if rule.age_s is not None:

@@ -1,4 +1,4 @@
-"""What has to happen in Redis in one step, as Lua scripts that any Redis from 5.0 runs."""
+"""The Lua scripts for what Redis has to do in one step; any Redis from 5.0 runs them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rsws.streams.redis_connection import pack
 
 @dataclass(frozen=True)
 class Script:
-    """One script; Redis knows it by its SHA-1 once it was loaded."""
+    """A script, which Redis knows by its SHA-1 once it was loaded."""
 
     text: bytes
 
     @property
     def load(self) -> bytes:
-        """The command that makes it known, to be sent on each new connection."""
+        """The command that loads the script, to be sent on each new connection."""
         return pack(b"SCRIPT", b"LOAD", self.text)
 
     def call(self, *keys: bytes, arguments: tuple[bytes, ...] = ()) -> bytes:
-        """The command that runs it; a Redis that lost it answers NOSCRIPT, and has done nothing."""
+        """Return the command that runs the script by its SHA-1; if it is not loaded, Redis only answers NOSCRIPT."""
         return pack(b"EVALSHA", self._sha1, b"%d" % len(keys), *keys, *arguments)
 
     @cached_property
@@ -29,7 +29,7 @@ class Script:
         return sha1(self.text).hexdigest().encode()
 
     def call_in_full(self, *keys: bytes, arguments: tuple[bytes, ...] = ()) -> bytes:
-        """The same with the whole text, which can't be missing and is known again afterwards."""
+        """Return the command that runs the script by its text, which also loads it again."""
         return pack(b"EVAL", self.text, b"%d" % len(keys), *keys, *arguments)
 
 
@@ -71,17 +71,18 @@ local function walk(command, key, from, to, count, bytes, visit)
   return last, false
 end
 """
-"""Visits up to ``count`` entries until ``bytes`` are reached: the last one visited, and whether there are no more.
+"""A Lua function that visits up to ``count`` entries, until their size reaches ``bytes``.
 
-Four at a time at most, as they may be a megabyte each; more are hardly faster. An exclusive start would need Redis 6.2:
-each step begins with the last entry of the one before.
+It returns the id of the last entry visited, and whether there are no more. It reads at most four entries at a time, as
+they may be a megabyte each; more are hardly faster. Each step begins with the last entry of the one before, as an
+exclusive start would need Redis 6.2.
 """
 
 LOOK = Script(_LOOK + b"return look(KEYS[1])")
-"""The ends of the stream KEYS[1]: its first entry's id (nil where there is none), the last id it generated, its length,
-and how many bytes the two entries at its ends have, which is what the look has cost.
+"""Returns the bounds of the stream KEYS[1]: its first entry's id (nil if it has none), the last id it generated, its
+length, and the size in bytes of the two entries at its ends, which is what this look at it has cost.
 
-XINFO alone would send the first and the last entry along, a megabyte each perhaps.
+XINFO alone would also send the first and the last entry, which may be a megabyte each.
 """
 
 READ = Script(
@@ -112,11 +113,11 @@ end
 return {found, is_end and 1 or 0, bounds}
 """
 )
-"""The entries of the stream KEYS[1] after the id ARGV[1]: at most ARGV[2] (or one
-more where there is none ARGV[1]), until their values have ARGV[3] bytes.
+"""Reads the entries of the stream KEYS[1] after the id ARGV[1]: at most ARGV[2] entries (one more if there is no entry
+ARGV[1]), until the size of their values reaches ARGV[3] bytes.
 
-Returns their ids and the values of their field ARGV[4] (of several the last; nil where there is none) in turns, whether
-the stream ends behind them, and, where there is no entry ARGV[1], what LOOK returns as of the same moment.
+Returns a list of ids alternating with values of the field ARGV[4] (the last one if it is repeated, nil if missing),
+whether the stream ends after them, and, if there is no entry ARGV[1], the result of LOOK as of the same moment.
 """
 
 STEP_BACK = Script(
@@ -132,10 +133,10 @@ end)
 return {count, first, is_end and 1 or 0}
 """
 )
-"""Counts entries of the stream KEYS[1] backwards from ARGV[1]: at most ARGV[2], until they have ARGV[3] bytes.
+"""Counts entries of the stream KEYS[1] backwards from ARGV[1]: at most ARGV[2], until their size reaches ARGV[3] bytes.
 
-Returns how many, the id of the first of them, and whether it is the stream's first. XREVRANGE alone would send the
-bodies along.
+Returns their number, the id of the first of them, and whether it is the stream's first. XREVRANGE alone would also send
+the entries' bodies.
 """
 
 STORE_ONCE = Script(b"""
@@ -153,9 +154,10 @@ end
 redis.call('SET', KEYS[2], id .. ' ' .. ARGV[3], 'PX', ARGV[4])
 return {id, ARGV[3], 0}
 """)
-"""Add field ARGV[1] with value ARGV[2] to the stream KEYS[1], unless KEYS[2] says it was done in the last ARGV[4] ms.
+"""Adds field ARGV[1] with value ARGV[2] to the stream KEYS[1], unless the key KEYS[2] shows that this was done in the
+last ARGV[4] ms.
 
 Returns the entry's id, the digest it was stored with (ARGV[3]), and whether it was there before. Two commands would not
-do: a crash between them would lose a message that looks done. The name is taken first, so that a Redis that refuses it
-(out of memory, no right to that key) has stored nothing.
+be safe: a crash between them would lose a message that looks stored. KEYS[2] is set first, so that nothing is stored
+when Redis refuses that (out of memory, no permission for the key).
 """

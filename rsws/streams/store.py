@@ -1,4 +1,4 @@
-"""What the gateway asks of Redis: append to a stream, find its end, read a page of it."""
+"""The store: the gateway's access to streams in Redis, to append, to find a stream's bounds and to read pages."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from rsws.streams.target import RedisTarget
 
 _FIELD = FIELD.encode()
 FEW_ENTRIES = 4
-"""So many are read without a look at their size: a script that looks costs Redis several times as much per entry."""
+"""The number of entries read without a bound in bytes: the script that has one costs Redis several times as much."""
 HISTORY_READS = 16
-"""Reads of history under way at once."""
+"""The reads of history that may be under way simultaneously."""
 READ_WEIGHT = BATCH_BYTES // 4
-"""Of a script that reads history: few go in one batch, as each may take Redis milliseconds, and it serves nobody else
-before it has done a whole batch.
+"""The weight of a script that reads history. Few of them fit into a batch: each may take Redis milliseconds, and Redis
+serves no other connection before the whole batch is done.
 """
 LOOK_WEIGHT = BATCH_BYTES // 64
-"""Of a look at a stream with small entries. A megabyte at both ends takes a hundred times as long."""
+"""The least weight of LOOK, for a stream with small entries. A megabyte at both ends takes a hundred times as long."""
 STEP_BYTES = 256 * 1024
-"""When so many were looked at, a step back ends."""
+"""The size of the entries visited, in bytes, at which a step of counting back ends."""
 
 Keys: TypeAlias = tuple[bytes, ...]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One entry of a stream. Made for each message: a Struct takes a quarter of a NamedTuple's time."""
+    """A stream entry. One is created per message: a Struct takes a quarter of a NamedTuple's time."""
 
     raw_id: bytes
     """The id as Redis wrote it."""
     data: bytes | None
-    """The value of its ``messageData`` field, unchecked (of several the last); None where there is none."""
+    """The value of its ``messageData`` field, unchecked (the last one if repeated); None if it has none."""
 
     @property
     def id(self) -> StreamId:
@@ -57,20 +57,20 @@ class StreamBounds(NamedTuple):
     """The two ends of a stream at one moment."""
 
     first: StreamId | None
-    """The id of the first entry; None where the stream is empty or missing."""
+    """The id of the first entry; None if the stream is empty or missing."""
     last: StreamId
-    """The last id the stream ever generated, ``0-0`` where it is missing; no entry beyond it exists."""
+    """The last id the stream ever generated, ``0-0`` if it is missing; no entry beyond it exists."""
     length: int = 0
-    """How many entries it has."""
+    """The number of entries."""
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
-    """A message that is in its stream."""
+    """The result for a message that is stored in its stream."""
 
     raw_id: bytes
-    """Its id as Redis wrote it."""
+    """The id as Redis wrote it."""
     duplicate: bool = False
-    """It was there before, stored under the same name."""
+    """Whether it was stored before, with the same idempotency key."""
 
     @property
     def id(self) -> StreamId:
@@ -79,7 +79,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class IdempotencyKey(NamedTuple):
-    """The name under which a message is stored at most once in its channel, within a window."""
+    """The key with which a message is stored at most once in its channel within a window of time."""
 
     producer: str
     message_id: str
@@ -87,14 +87,14 @@ class IdempotencyKey(NamedTuple):
 
 
 class Store:
-    """One Redis, over two shared connections: one for writes and positions, one for history.
+    """The streams in one Redis, over two shared connections: one for writes and positions, one for history.
 
-    What goes over the first is carried out in the order in which it was asked for: a subscription made before a
-    publish starts before it.
+    Commands on the first connection are executed in the order of the calls: a subscription made before a publish starts
+    before it.
 
     Args:
-        target: Which Redis.
-        on_change: Called with None when Redis can be reached, and with the cause when it can't any more.
+        target: The Redis to connect to.
+        on_change: Called with None when Redis can be reached, and with the cause when it no longer can.
     """
 
     def __init__(
@@ -107,18 +107,18 @@ class Store:
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._look_back = LookBack(self._step_back, step_s=limits.step_s)
         self._look_weight = LOOK_WEIGHT
-        """What a look costs, as far as the last ones tell; see :meth:`rsws.streams.link.RedisLink.submit`."""
+        """The weight of LOOK, estimated from the last ones; see :meth:`rsws.streams.link.RedisLink.submit`."""
         self._looks: dict[str, tuple[int, asyncio.Future[Any]]] = {}
-        """The last look at each channel that is under way, and the turn of the link in which it was asked for."""
+        """The last request for bounds under way of each channel, and the link's batch count when it was submitted."""
 
     @property
     def ready(self) -> bool:
-        """Whether Redis could be reached and did its work when last it was asked; at most some seconds ago."""
+        """Whether Redis could be reached and served commands when last checked, at most some seconds ago."""
         return self.commands.ready
 
     @property
     def is_crowded(self) -> bool:
-        """Whether so much waits to be written that no more should be asked for, but for what is small."""
+        """Whether so much waits to be sent to Redis that only small requests should be added."""
         return self.commands.is_crowded
 
     async def run(self) -> None:
@@ -138,9 +138,9 @@ class Store:
 
         Args:
             data: JSON text.
-            on_result: Called exactly once, maybe before this returns: once Redis has answered, else with an error
-                whose ``outcome`` says whether it may be stored all the same.
-            once: Under which name it is stored at most once; None stores it in any case.
+            on_result: Called exactly once, maybe before this returns: with the result once Redis has answered, else
+                with an error whose ``outcome`` says whether the message may be stored all the same.
+            once: The key with which it is stored at most once; None stores it in any case.
         """
         if once is not None:
             self._append_once(channel, data, on_result, once)
@@ -169,9 +169,9 @@ class Store:
         run_script(self.commands, STORE_ONCE, keys, arguments, on_reply)
 
     def bounds(self, channel: str) -> Awaitable[StreamBounds]:
-        """Both ends of ``channel``, as they are after this call and before anything that is appended after it.
+        """Return the bounds of ``channel`` as of a moment after this call and before anything appended after it.
 
-        All who ask before it is sent share one look.
+        All callers before the command is sent share one.
 
         Raises:
             StoreError: (when awaited) See :func:`store_error`.
@@ -184,17 +184,17 @@ class Store:
         return _TipAsked(channel, reply)
 
     def _forget_look(self, channel: str, reply: asyncio.Future[Any]) -> None:
-        if not reply.cancelled() and reply.exception() is None:  # whoever asked may be gone
+        if not reply.cancelled() and reply.exception() is None:  # the caller may be gone
             self._look_weight = max(LOOK_WEIGHT, reply.result()[3], self._look_weight * 3 // 4)
         if self._looks.get(channel, (0, None))[1] is reply:
             del self._looks[channel]
 
     async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
-        """The next entries of ``channel`` and whether they follow ``after`` without a gap.
+        """Return the next entries of ``channel`` and whether they follow ``after`` without a gap.
 
         Args:
-            limit: About how many at most.
-            limit_bytes: When they have so many no more are read; never mind where they are few.
+            limit: The approximate maximum number of entries.
+            limit_bytes: The size at which reading stops; ignored for a ``limit`` of up to ``FEW_ENTRIES``.
 
         Raises:
             StoreError: See :func:`store_error`.
@@ -202,15 +202,15 @@ class Store:
         async with self._reads:
             try:
                 if limit <= FEW_ENTRIES:
-                    history = await self._few(channel, after, limit)
+                    history = await self._read_few(channel, after, limit)
                     if history is not None:
                         return history
                 return await self._read(channel, after, limit, limit_bytes)
             except (ReplyError, RedisUnavailable) as error:
                 raise store_error(channel, error) from None
 
-    async def _few(self, channel: str, after: StreamId, limit: int) -> History | None:
-        """What follows ``after``; None when its entry is gone, so that only the stream's ends tell what that means."""
+    async def _read_few(self, channel: str, after: StreamId, limit: int) -> History | None:
+        """Return what follows ``after``; None if its entry is gone, so that the stream's bounds have to be checked."""
         count = limit if after == ZERO else limit + 1
         start = str(after).encode()
         reply = await self.history.call(b"XRANGE", channel.encode(), start, b"+", b"COUNT", b"%d" % count)
@@ -226,9 +226,9 @@ class Store:
         return History(entries, is_end, None if bounds is None else broken_continuity(after, bounds), bounds)
 
     async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
-        """The position with exactly ``count`` entries after it up to ``bounds``; ``0-0`` where there are no more.
+        """Return the position with exactly ``count`` entries after it up to ``bounds``; ``0-0`` if there are no more.
 
-        It is the id of an entry, so that continuity after it can be proven later.
+        The position is the id of an entry, so that continuity after it can be proven later.
 
         Raises:
             StoreError: See :func:`store_error`.
@@ -248,17 +248,17 @@ class Store:
 
 
 class _TipAsked(NamedTuple):
-    """The answer to a look, to be awaited by any number, or by nobody."""
+    """An awaitable reply to LOOK, which any number of callers may await, or none."""
 
     channel: str
     reply: asyncio.Future[Any]
 
     def __await__(self) -> Generator[Any, None, StreamBounds]:
-        return self._tip().__await__()
+        return self._bounds().__await__()
 
-    async def _tip(self) -> StreamBounds:
+    async def _bounds(self) -> StreamBounds:
         try:
-            reply = await asyncio.shield(self.reply)  # which others may wait for, too
+            reply = await asyncio.shield(self.reply)  # other callers may wait for it, too
         except (ReplyError, RedisUnavailable) as error:
             raise store_error(self.channel, error) from None
         return _parse_look(reply)
@@ -271,7 +271,7 @@ def _appended(channel: str, on_result: Callable[[Stored | StoreError], None], re
 def run_script(
     link: RedisLink, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply, weight: int = 0
 ) -> None:
-    """Run a script, which Redis may have forgotten; ``weight`` as in :meth:`rsws.streams.link.RedisLink.submit`."""
+    """Run a script, and load it if necessary; ``weight`` as in :meth:`rsws.streams.link.RedisLink.submit`."""
 
     def on_first_reply(reply: Any) -> None:
         if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
@@ -291,21 +291,21 @@ def _ask(
 
 
 class History(NamedTuple):
-    """What one read of a stream's history found."""
+    """The result of one read of a stream's history."""
 
     entries: list[Entry]
     is_end: bool
-    """Whether the stream ended behind them."""
+    """Whether the stream ended after the entries."""
     broken: Literal["trimmed", "reset"] | None = None
-    """Why it can't be proven that nothing is missing before them; None when it is."""
+    """Why it can't be proven that nothing is missing before the entries; None when it is proven."""
     bounds: StreamBounds | None = None
-    """The stream's ends as of that read, where it looked at them: always when continuity is broken."""
+    """The stream's bounds as of that read, if it returned them: always when continuity is broken."""
 
 
 def broken_continuity(after: StreamId, bounds: StreamBounds) -> Literal["trimmed", "reset"] | None:
-    """Why it can't be proven that everything after the position ``after`` is still there; None when it can.
+    """Return why it can't be proven that everything after the position ``after`` is still there; None when it can.
 
-    ``trimmed`` may be a false alarm, when the entry at ``after`` was the last one to be trimmed. The stream's own
+    ``trimmed`` may be a false alarm, when the entry at ``after`` was the last one trimmed. The stream's own
     ``max-deleted-entry-id`` and ``entries-added`` prove nothing.
     """
     if after == ZERO or after == bounds.last:
@@ -316,28 +316,28 @@ def broken_continuity(after: StreamId, bounds: StreamBounds) -> Literal["trimmed
 
 
 def parse_entries(reply: Sequence[Any]) -> list[Entry]:
-    """The entries of one stream in a reply to XRANGE or XREAD."""
+    """Return the entries of one stream in a reply to XRANGE or XREAD."""
     return [
-        # Nearly all entries have this field and no other: the call for the rest would cost as much as all else here.
+        # Nearly all entries have only this field: calling _data for each would cost as much as everything else here.
         Entry(raw_id, fields[1] if fields and len(fields) == 2 and fields[0] == _FIELD else _data(fields))
         for raw_id, fields in reply
     ]
 
 
 def read_arguments(after: bytes, limit: int, limit_bytes: int) -> Keys:
-    """What READ is called with."""
+    """Return the arguments for READ."""
     return after, b"%d" % limit, b"%d" % limit_bytes, _FIELD
 
 
 def parse_read(reply: Any) -> tuple[list[Entry], bool, StreamBounds | None]:
-    """What READ returns: entries, whether the stream ends there, and its ends where the position's entry is gone."""
+    """Parse READ's reply: entries, whether the stream ends after them, its bounds if the position's entry is gone."""
     found, is_end, bounds = reply
     values = iter(found)
     return list(map(Entry, values, values)), is_end == 1, None if bounds is None else _parse_look(bounds)
 
 
 def _data(fields: Sequence[bytes] | None) -> bytes | None:
-    if fields is None:  # an entry deleted under the hands of an old server
+    if fields is None:  # an entry that was deleted while an old server was reading it
         return None
     for index in range(len(fields) - 2, -1, -2):
         if fields[index] == _FIELD:
@@ -351,14 +351,14 @@ def _parse_look(reply: Sequence[Any]) -> StreamBounds:
 
 
 def idempotency_key_name(channel: str, once: IdempotencyKey) -> bytes:
-    """The key that remembers a stored message, in the same cluster slot as its channel."""
+    """Return the name of the Redis key that records a stored message, in the same cluster slot as its channel."""
     name = sha256(msgspec.json.encode([channel, once.producer, once.message_id])).hexdigest()
     return b"rsws:once:{%b}:%b" % (_hash_tag(channel.encode()), name.encode())
 
 
 @lru_cache(maxsize=1024)
 def _hash_tag(key: bytes) -> bytes:
-    """What to write between braces for a key to share the slot of ``key`` (Redis Cluster specification, hash tags)."""
+    """Return the hash tag with which a key shares the slot of ``key`` (Redis Cluster specification, hash tags)."""
     start = key.find(b"{")
     end = key.find(b"}", start + 1) if start >= 0 else -1
     hashed = key[start + 1 : end] if end > start + 1 else key
@@ -369,14 +369,14 @@ def _hash_tag(key: bytes) -> bytes:
 
 
 _FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
-"""How servers say NOPERM of a command in a script."""
+"""The texts with which servers refuse a command in a script, in place of NOPERM."""
 
 
 def store_error(channel: str, error: Any) -> StoreError:
-    """What Redis answered instead of doing it, as one of ours.
+    """Convert an error reply of Redis to a StoreError.
 
-    ChannelUnreadable where it concerns this key alone (no stream, or forbidden), RedisUnavailable as it is,
-    RedisRefused with Redis' own words for everything else.
+    It is ChannelUnreadable if it concerns only this key (not a stream, or forbidden), and RedisRefused with Redis' own
+    text for everything else; a StoreError such as RedisUnavailable is returned unchanged.
     """
     if isinstance(error, StoreError):
         return error

@@ -1,7 +1,7 @@
-"""Waits at the ends of streams that have no last entry to go by: XREAD BLOCK on connections of its own.
+"""The tail waiter, for streams without an entry at their position: XREAD BLOCK on connections of its own.
 
-What comes while Redis waits for it is the next entry, with none before it that was trimmed: it is answered the moment
-it is added. What is there already proves nothing, and is left to others to read.
+An entry that comes while Redis waits for it is the next one, with none before it that was trimmed: Redis returns it the
+moment it is added. Entries that are already there prove nothing, and are left to the reader.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from rsws.streams.target import RedisTarget
 log = logging.getLogger("rsws.reader")
 
 SHARD_STREAMS = 64
-"""Streams of one connection: one XREAD over N keys costs Redis 0.2 ms at N = 50, but 1.2 ms at 1,000."""
+"""The maximum streams per connection: one XREAD over N keys costs Redis 0.2 ms at N = 50, but 1.2 ms at 1,000."""
 REPLY_ENTRIES = b"1"
-"""Of each stream: what follows the first is read with a bound in bytes, and is there for all that."""
+"""The entries returned of each stream: those after the first are left to the reader, which has a bound in bytes."""
 PAUSE_S = 0.001
 
 
@@ -32,11 +32,11 @@ class _Waiting(NamedTuple):
 
 
 class TailWaiter:
-    """Waits for the next entries of streams.
+    """The blocking reads that wait for the next entries of streams.
 
     Args:
-        target: Which Redis.
-        commands: The connection over which a blocked read is woken when its set of streams changes.
+        target: The Redis to connect to.
+        commands: The connection used to unblock a blocking read when its set of streams changes.
     """
 
     def __init__(self, target: RedisTarget, commands: RedisLink, *, limits: Limits = DEFAULTS) -> None:
@@ -48,9 +48,9 @@ class TailWaiter:
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
-        """Wait until cancelled. Nothing may be waited for before this runs."""
+        """Run until cancelled. :meth:`wait` may be called only once this runs."""
         async with asyncio.TaskGroup() as self._tasks:
-            self._add_shard()  # which takes a while to connect
+            self._add_shard()  # early, as connecting takes a while
             await asyncio.get_running_loop().create_future()
 
     def _add_shard(self) -> _Shard:
@@ -60,11 +60,11 @@ class TailWaiter:
         return shard
 
     def wait(self, key: bytes, position: bytes, on_news: Callable[[list[Any]], None]) -> None:
-        """Wait for what comes after ``position``, the end of the stream ``key``.
+        """Wait for the entry after ``position``, the end of the stream ``key``.
 
         Args:
-            on_news: Called once: with the entries that came, as Redis has them; with none when there may be some of
-                which nothing proves that they are the next.
+            on_news: Called once: with the entries that came, as in Redis' reply; or with an empty list when there may
+                be entries that nothing proves to be the next.
         """
         shard = self._shard_of.get(key)
         if shard is None:
@@ -75,7 +75,7 @@ class TailWaiter:
         shard.add(key, _Waiting(position, on_news))
 
     def forget(self, key: bytes) -> None:
-        """Wait for this one no more, if anybody does: nobody is called."""
+        """Stop waiting for a stream, if it is waited for; its callback is not called."""
         shard = self._shard_of.pop(key, None)
         if shard is not None:
             shard.remove(key)
@@ -113,11 +113,11 @@ class _Shard:
             self._tasks.create_task(self._unblock())
 
     async def _unblock(self) -> None:
-        """Make the blocked read return, however soon after it was sent this comes."""
+        """Make the blocking read return, even if it has only just been sent."""
         try:
             while self._blocked and self._changed.is_set():
                 await self._commands.call(b"CLIENT", b"UNBLOCK", self._client_id)
-                # Once need not do: Redis may not have seen the read yet, or this one may have been the read before.
+                # Once may not suffice: Redis may not have received the read yet, or this unblocked the previous one.
                 await asyncio.sleep(PAUSE_S)
         except RedisUnavailable:
             pass  # the read ends with the same outage, or after the block time
@@ -132,7 +132,7 @@ class _Shard:
         while True:
             try:
                 connection = await self._target.connect("rsws-ends")
-            except (RedisUnavailable, LoginRefused):  # the store, which has the same trouble, says so
+            except (RedisUnavailable, LoginRefused):  # the store has the same error, and reports it
                 failures += 1
                 await self._limits.reconnect.wait(failures)
                 continue
@@ -147,7 +147,7 @@ class _Shard:
                     failures = 0
             except (ReplyError, OSError) as error:
                 log.info("waiting interrupted: %s", error)
-                self._give_back(self.waiting.copy())
+                self._answer_unproven(self.waiting.copy())
                 failures += 1
                 await self._limits.reconnect.wait(failures)
             finally:
@@ -155,7 +155,7 @@ class _Shard:
                 await connection.close()
 
     async def _read(self, connection: RedisConnection) -> None:
-        """One XREAD that waits, and one before that shows whether there was anything to wait for."""
+        """Send an XREAD that blocks, after one that does not, which shows whether entries were already there."""
         asked = self.waiting.copy()
         self._changed.clear()
         streams = (b"STREAMS", *asked, *[waiting.position for waiting in asked.values()])
@@ -165,12 +165,12 @@ class _Shard:
         there, came = await self._ask(connection, look, wait, wait_s=self._block_s)
         self._blocked = False
         if there:
-            self._give_back({key: asked[key] for key, _ in [*there, *(came or ())]})
+            self._answer_unproven({key: asked[key] for key, _ in [*there, *(came or ())]})
         else:
             for key, raw in came or ():
                 self._answer(key, asked[key], raw)
 
-    def _give_back(self, asked: dict[bytes, _Waiting]) -> None:
+    def _answer_unproven(self, asked: dict[bytes, _Waiting]) -> None:
         for key, waiting in asked.items():
             self._answer(key, waiting, [])
 
@@ -180,10 +180,10 @@ class _Shard:
             asked.on_news(raw)
 
     async def _ask(self, connection: RedisConnection, *commands: bytes, wait_s: float = 0) -> list[Any]:
-        """The replies to commands sent in one write.
+        """Return the replies to commands sent in one write.
 
         Raises:
-            ReplyError: Redis answers one of them with an error.
+            ReplyError: Redis answered one of them with an error.
         """
         replies = await connection.ask(*commands, timeout_s=wait_s + self._target.timeout_s)
         for reply in replies:

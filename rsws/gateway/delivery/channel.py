@@ -1,8 +1,9 @@
-"""One channel: how far it has been read, its recent entries, and who is live. No I/O, no await.
+"""A channel: its cursor, its recent messages and its listeners. No I/O, no await.
 
-The channel's cursor is the last id dispatched. The ring holds exactly all dispatched messages in (floor, cursor],
-already encoded; whoever is behind by no more than that is served from it. Only :meth:`Channel.deliver` moves the
-cursor, and it never waits, so that nothing can come between a subscription's test and its joining the live ones.
+The channel's cursor is the id last dispatched. The ring holds exactly the dispatched messages in (floor, cursor],
+already encoded; a listener whose position is in that range is served from it. Only :meth:`Channel.deliver` moves the
+cursor forward, and it never awaits, so that nothing can happen between a subscription's check that it is at the cursor
+and its becoming live.
 """
 
 from __future__ import annotations
@@ -21,63 +22,62 @@ from rsws.streams.reader import Follower
 from rsws.streams.store import Entry, StreamBounds
 
 BATCH_BYTES = 256 * 1024
-"""What is handed to a live listener in one piece, a last message that goes over it included."""
+"""The size at which a batch for live listeners is sent, in bytes; its last message may exceed it."""
 
 Encoded: TypeAlias = tuple[bytes, bytes]
 """A message's id as Redis wrote it, and its frame."""
 
 
 class Framer(Protocol):
-    """Makes what clients are handed for the messages of one channel."""
+    """The encoder of one channel's messages for clients."""
 
     __slots__ = ()
 
     def frame(self, stream_id: bytes, data: bytes) -> bytes:
-        """Return what stands for one message; ``data`` is JSON."""
+        """Return the encoded form of one message; ``data`` is JSON."""
         raise NotImplementedError
 
 
 class Listener(Protocol):
-    """Whoever a channel hands its messages to.
+    """A receiver of a channel's messages.
 
-    It puts itself into the groups of the channel: ``listeners`` in any case, ``live`` while it is at the cursor, and
-    those beyond the cursor while its position is not reached yet.
+    It adds itself to the groups of the channel: always to ``listeners``, to ``live`` while it is at the cursor, and to
+    ``beyond_cursor`` while the cursor has not reached its position.
     """
 
     __slots__ = ()
 
     @property
     def position(self) -> StreamId:
-        """Everything up to it has been handed over, or is not wanted."""
+        """The id up to which everything has been sent, or is not wanted."""
         raise NotImplementedError
 
     def try_send(self, frames: bytes) -> bool:
-        """Take the newest messages; False when there is no room for them: then nothing was taken."""
+        """Send the newest messages; return False, with nothing sent, when there is no room for them."""
         raise NotImplementedError
 
     def fell_behind(self, position: StreamId) -> None:
-        """It is live no more, and goes on from ``position`` at the next :meth:`advance`."""
+        """Stop being live, and continue from ``position`` at the next :meth:`advance`."""
         raise NotImplementedError
 
     def advance(self) -> None:
-        """Go on from ``position``: the channel has moved, or this listener is live no more."""
+        """Continue from ``position``: the channel's cursor has moved, or this listener is no longer live."""
         raise NotImplementedError
 
     def reset(self, first: StreamId | None) -> None:
-        """Start at the beginning: the stream is another one now, which begins at ``first`` (None: with nothing)."""
+        """Start at the beginning of the new stream that replaced the old one; ``first`` is None when it is empty."""
         raise NotImplementedError
 
     def unreadable(self, error: StoreError) -> None:
-        """Tell the client that nothing can be read for now."""
+        """Tell the client that the stream can't be read for now."""
         raise NotImplementedError
 
 
 class RingBudget:
-    """What the rings of all channels may hold together, and each of them alone.
+    """The memory limit of all channels' rings together, and of each ring.
 
-    Once they hold more together it takes the older half of a ring at a time, in turns: of those that were delivered
-    nothing since their last turn first, so that what is quiet makes room for what is busy, and the largest rings give
-    most.
+    When the total exceeds the limit, rings lose their older half, one ring at a time in turn. A ring that messages were
+    added to since its last turn is skipped once, so that quiet channels make room for busy ones; large rings give most.
     """
 
     def __init__(self, limit_bytes: int = DEFAULTS.rings_bytes, ring_bytes: int = DEFAULTS.ring_bytes) -> None:
@@ -85,18 +85,18 @@ class RingBudget:
         self.ring_bytes = ring_bytes
         self.used_bytes = 0
         self._rings: OrderedDict[Channel, None] = OrderedDict()
-        """Those that hold something, in the order of their turns."""
+        """The channels whose rings are not empty, in the order of their turns."""
 
     def add(self, channel: Channel) -> None:
-        """The ring of ``channel`` holds something now."""
+        """Include ``channel``, whose ring is no longer empty."""
         self._rings[channel] = None
 
     def remove(self, channel: Channel) -> None:
-        """It holds nothing any more, if it ever did."""
+        """Exclude ``channel``, whose ring is empty, if it was included."""
         self._rings.pop(channel, None)
 
     def make_room(self) -> None:
-        """Have rings shrink until all is within the limit. Each delivery defers the turn of its ring once."""
+        """Shrink rings until they are within the limit. A ring with additions since its last turn is skipped once."""
         while self.used_bytes > self.limit_bytes and self._rings:
             channel = next(iter(self._rings))
             self._rings.move_to_end(channel)
@@ -107,19 +107,20 @@ class RingBudget:
 
 
 class Channel(Follower):
-    """One channel with at least one subscription.
+    """A stream with at least one subscription.
 
     Args:
-        name: The stream's name.
-        cursor: Everything up to it counts as dispatched: the stream's end when the channel was opened.
-        budget: Shared by all channels.
-        on_poison: Called with the id of an entry that is skipped because its data is missing or no JSON.
-        on_interrupted: Called with the channel when reading it has stopped: see :meth:`rsws.streams.reader.Follower`.
-        make_framer: Called with the template of the channel's messages.
-        metrics: Where it counts what is read and handed over.
+        name: The name of the channel, which is that of the stream.
+        cursor: The initial cursor: the stream's last id when the channel is opened.
+        budget: The memory limit shared by all channels' rings.
+        on_poison: Called with the channel's name and the id of an entry that is skipped because its data is missing or
+            not valid JSON.
+        on_interrupted: Called with the channel when reading it has stopped: see :class:`rsws.streams.reader.Follower`.
+        make_framer: Called with the template of the channel's messages; returns their encoder.
+        metrics: The metrics in which messages read and delivered are counted.
     """
 
-    # There may be tens of thousands, most of them quiet: each is small.
+    # There may be tens of thousands of channels, most of them quiet, so that each has to be small.
     __slots__ = (
         "_beyond_cursor", "_budget", "_framer", "_on_interrupted", "_on_poison", "_ring", "cursor", "floor",
         "generation", "is_unreadable", "listeners", "live", "metrics", "name", "page_entries", "quiet", "ring_bytes",
@@ -140,41 +141,41 @@ class Channel(Follower):
         self.cursor = cursor
         self.floor = cursor
         self.listeners: set[Listener] = set()
-        """All of them, live or not."""
+        """All listeners, live or not."""
         self.live: set[Listener] = set()
-        """Those at the cursor."""
+        """The listeners that have received everything up to the cursor."""
         self._beyond_cursor: set[Listener] | None = None
-        """Those that start at an id the cursor has yet to reach; None where there never was one."""
+        """The listeners whose position the cursor has not reached yet; None while there has never been one."""
         self._framer = make_framer(message_template(name))
         self._on_poison = on_poison
         self._on_interrupted = on_interrupted
         self.metrics = metrics
         self._budget = budget
         self._ring: deque[Encoded] | None = None
-        """The last messages, from the floor on; None where there are none."""
+        """The newest messages, those after the floor; None while there are none."""
         self.ring_bytes = 0
         self.ring_in_use = False
         """Whether anything was added to the ring since its last turn to make room."""
         self.is_unreadable = False
-        """Whether Redis won't read it for now. It is known here alone, and everyone was told."""
+        """Whether Redis refuses to read the stream for now. This is the only place that knows; listeners were told."""
         self.page_entries = 16
-        """How many entries make a page of history, as the last one read has shown."""
+        """The number of entries to read for a page of history, estimated from the size of the last page."""
         self.generation = 0
-        """Counts the streams this channel has been: what was read of an earlier one is void."""
+        """The number of times the stream was replaced by another; pages of an earlier generation are void."""
         self.quiet = True
-        """Whether nothing was delivered since somebody last set this."""
+        """Whether nothing was delivered since this was last set to True."""
 
     def encode(self, entry: Entry) -> bytes | None:
-        """The frame of an entry; None when it is no message, and is skipped."""
+        """Return the frame of an entry; None when it is not a message and has to be skipped."""
         if entry.data is not None and is_json(entry.data):
             return self._framer.frame(entry.raw_id, entry.data)
         self._on_poison(self.name, entry.id)
         return None
 
     def deliver(self, entries: Sequence[Entry]) -> None:
-        """Hand what comes new in the stream to everyone who is live, encoded once.
+        """Send new entries of the stream to all live listeners, encoded once.
 
-        A listener without room is live no more; it goes on from where it stood when it has room again.
+        A listener without room stops being live; it continues from the cursor of before once it has room again.
         """
         last = entries[-1].id
         if entries[0].id <= self.cursor:
@@ -214,26 +215,26 @@ class Channel(Follower):
 
     @property
     def beyond_cursor(self) -> Collection[Listener]:
-        """Those that start at an id the cursor has yet to reach, and advance when it has."""
+        """The listeners whose position the cursor has not reached yet; they advance when it does."""
         return self._beyond_cursor or ()
 
     def add_beyond_cursor(self, listener: Listener) -> None:
-        """See :attr:`beyond_cursor`."""
+        """Add a listener to :attr:`beyond_cursor`."""
         if self._beyond_cursor is None:
             self._beyond_cursor = set()
         self._beyond_cursor.add(listener)
 
     def discard_beyond_cursor(self, listener: Listener) -> None:
-        """See :attr:`beyond_cursor`."""
+        """Remove a listener from :attr:`beyond_cursor`, if it is there."""
         if self._beyond_cursor:
             self._beyond_cursor.discard(listener)
 
     def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, int, StreamId]:
-        """The next messages after a position not below the floor, from the ring.
+        """Return the next messages in the ring after a position that is not below the floor.
 
         Returns:
-            Frames, of about ``limit_bytes`` (at least one message where there is any), how many, and the position
-            after them.
+            The frames, about ``limit_bytes`` of them (at least one message if there is any), the number of messages,
+            and the position after them.
         """
         ring = self._ring or ()
         start = bisect_right(ring, after, key=_id_of)
@@ -248,7 +249,7 @@ class Channel(Follower):
         return b"".join(frames), len(frames), _id_of(ring[end - 1]) if end < len(ring) else self.cursor
 
     def unreadable(self, error: StoreError) -> None:
-        """Redis won't read this stream for now: say so to everyone, once."""
+        """Tell all listeners, once, that Redis refuses to read this stream for now."""
         if not self.is_unreadable:
             self.is_unreadable = True
             for listener in self.listeners:
@@ -259,10 +260,10 @@ class Channel(Follower):
         self._on_interrupted(self)
 
     def reopen(self, cursor: StreamId) -> None:
-        """Go on at another end of the same stream: what lies in between was not dispatched, everyone reads it.
+        """Continue at a new end of the same stream; listeners read what lies in between, which was not dispatched.
 
-        Called when reading was interrupted, and so nothing proves that what the reader would deliver next follows
-        the cursor without a gap; reading the stream does.
+        Called after reading was interrupted, when nothing proves that what the reader would deliver next follows the
+        cursor without a gap; reading pages from the stream proves it.
         """
         self.is_unreadable = False
         if cursor == self.cursor:
@@ -272,7 +273,7 @@ class Channel(Follower):
         self._restart(cursor)
 
     def reset(self, bounds: StreamBounds) -> None:
-        """The stream was deleted, recreated or rolled back: everyone starts at the beginning of what is there."""
+        """Restart all listeners at the beginning: the stream was deleted, recreated or rolled back."""
         self.is_unreadable = False
         self.generation += 1
         for listener in self.listeners:
@@ -280,14 +281,14 @@ class Channel(Follower):
         self._restart(bounds.last)
 
     def reset_beyond_cursor(self, listeners: Iterable[Listener], bounds: StreamBounds) -> None:
-        """Those of ``listeners`` who wait beyond the end of the stream wait for what will not come: they start anew."""
+        """Restart those of ``listeners`` still waiting beyond the stream's end, for an id that will not come."""
         for listener in listeners:
             if listener in self.beyond_cursor and listener.position > bounds.last:
                 listener.reset(bounds.first)
                 listener.advance()
 
     def close(self) -> None:
-        """Give the ring's share of the budget back."""
+        """Drop the ring, and return its memory to the budget."""
         self._budget.used_bytes -= self.ring_bytes
         self._budget.remove(self)
         self._ring = None
@@ -316,7 +317,7 @@ class Channel(Follower):
             budget.make_room()
 
     def shrink_ring(self, limit_bytes: int) -> None:
-        """Forget the oldest messages, so that the ring holds no more than that."""
+        """Drop the oldest messages until the ring holds at most ``limit_bytes``."""
         ring, before, dropped = self._ring, self.ring_bytes, None
         while ring and self.ring_bytes > limit_bytes:
             dropped = ring.popleft()

@@ -1,4 +1,4 @@
-"""Which channels are open, and whether the streams they follow are still the same."""
+"""The open channels, and the checks whether the streams they follow are still the same."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from rsws.streams.store import Store, StreamBounds
 log = logging.getLogger("rsws.gateway")
 
 POISON_CHANNELS = 1000
-"""For how many channels skipped entries are counted; the one that was longest without is forgotten."""
+"""The maximum number of channels whose skipped entries are counted; the one without any for longest is forgotten."""
 
 
 class _Look(NamedTuple):
-    """A look at a stream's ends that is under way, and where its channel stood when it was asked for."""
+    """A request for a stream's bounds under way, and the state of its channel when it was made."""
 
     bounds: Awaitable[StreamBounds]
     channel: Channel | None
-    """None when it was not open."""
+    """The stream's channel; None when it was not open."""
     generation: int
     cursor: StreamId
     beyond_cursor: tuple[Listener, ...]
 
 
 class Hub:
-    """Opens a channel at its first subscription and closes it after its last."""
+    """The open channels: each is opened at its first subscription and closed after its last."""
 
     def __init__(
         self,
@@ -69,20 +69,21 @@ class Hub:
 
     @property
     def channels(self) -> Collection[Channel]:
-        """Those that are open."""
+        """The channels that are open."""
         return self._channels.values()
 
     def subscribe(
         self, request: Subscribe, outlet: Outlet
     ) -> Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]:
-        """Make a subscription; it hands over nothing before its ``advance()`` is called for the first time.
+        """Make a subscription; it sends nothing before its ``advance()`` is called for the first time.
 
-        Where the stream ends is asked for at once: what is published after this call comes after ``$``.
+        The stream's bounds are requested within this call, not when the result is awaited: what is published after it
+        comes after ``$``.
 
         Raises:
-            StoreError: (when awaited) Redis does not say where the stream ends.
+            StoreError: (when awaited) Redis did not return the stream's bounds.
         """
-        return self._subscribe(request, outlet, self._look(request.channel))
+        return self._subscribe(request, outlet, self._request_bounds(request.channel))
 
     async def _subscribe(
         self, request: Subscribe, outlet: Outlet, look: _Look
@@ -92,7 +93,7 @@ class Hub:
         async with self._portions:
             await asyncio.sleep(0)
         while not self._is_current(look):
-            look = self._look(name)
+            look = self._request_bounds(name)
             bounds = await look.bounds
         gap = None
         if request.last is not None:
@@ -102,12 +103,12 @@ class Hub:
             if position > bounds.last:
                 gap = Gap(name, position, bounds.first, "reset")
                 position = ZERO
-        self._compare(look, bounds)
+        self._reset_if_rolled_back(look, bounds)
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = self._make_channel(name, bounds.last)
             self._follow(channel)
-        elif channel.is_unreadable:  # no more, it seems: nobody has to wait for the next attempt
+        elif channel.is_unreadable:  # Redis has just read it: no need to wait for the reader's next attempt
             channel.reopen(bounds.last)
             self._follow(channel)
         subscription = Subscription(channel, position, outlet, self._pages, marker=request.marker)
@@ -120,13 +121,13 @@ class Hub:
         return self._channels.get(channel.name) is channel
 
     def _interrupted(self, channel: Channel) -> None:
-        """Reading has stopped and may have missed something."""
+        """Reopen a channel whose reading has stopped and may have missed something."""
         self._tasks.create_task(self._reopen(channel))
 
     # --- whether the stream is still the one that was read ---
 
-    def _look(self, name: str) -> _Look:
-        """Ask for a stream's ends, and note where its channel stands at this moment."""
+    def _request_bounds(self, name: str) -> _Look:
+        """Request a stream's bounds, and record the current state of its channel."""
         channel = self._channels.get(name)
         bounds = self._store.bounds(name)
         if channel is None:
@@ -134,12 +135,12 @@ class Hub:
         return _Look(bounds, channel, channel.generation, channel.cursor, tuple(channel.beyond_cursor))
 
     def _is_current(self, look: _Look) -> bool:
-        """Whether the channel is still the one that was looked at: neither closed nor reset meanwhile."""
+        """Whether the channel is still the same as at the request: neither closed nor reset since."""
         channel = look.channel
         return channel is None or (self._is_open(channel) and channel.generation == look.generation)
 
-    def _compare(self, look: _Look, bounds: StreamBounds) -> bool:
-        """Have those start over who stood beyond the stream's end when it was looked at; False when all did."""
+    def _reset_if_rolled_back(self, look: _Look, bounds: StreamBounds) -> bool:
+        """Restart the listeners that were beyond the stream's end at the request; False when the channel was reset."""
         channel = look.channel
         if channel is None or not self._is_current(look):
             return True
@@ -155,9 +156,9 @@ class Hub:
         self._follow(channel)
 
     async def _reopen(self, channel: Channel) -> None:
-        """Find out where to go on after reading was interrupted, however long that takes."""
+        """Find out where to continue after reading was interrupted, and retry until that succeeds."""
         while self._is_open(channel):
-            look = self._look(channel.name)
+            look = self._request_bounds(channel.name)
             try:
                 bounds = await look.bounds
             except ChannelUnreadable as error:
@@ -166,18 +167,18 @@ class Hub:
             except StoreError:
                 await asyncio.sleep(RETRY_S)
             else:
-                if self._is_current(look) and self._compare(look, bounds):
+                if self._is_current(look) and self._reset_if_rolled_back(look, bounds):
                     channel.reopen(bounds.last)
                     self._follow(channel)
                 return
 
     async def _check(self, channel: Channel) -> None:
-        look = self._look(channel.name)
-        with suppress(StoreError):  # the reader has the same trouble, and says so
-            self._compare(look, await look.bounds)
+        look = self._request_bounds(channel.name)
+        with suppress(StoreError):  # the reader gets the same error, and reports it
+            self._reset_if_rolled_back(look, await look.bounds)
 
     async def check_quiet(self) -> None:
-        """Look, every now and then until cancelled, for streams that were reset while nothing came of them."""
+        """Check quiet channels for streams that were reset, every ``check_s`` seconds until cancelled."""
         while True:
             await asyncio.sleep(self._limits.check_s)
             quiet = [channel for channel in self._channels.values() if channel.quiet]
@@ -188,7 +189,7 @@ class Hub:
                     await self._check(channel)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription, and its channel with the last one."""
+        """Close a subscription, and its channel if it was the last."""
         subscription.close()
         self._pages.leave(subscription)
         channel = subscription.channel
@@ -199,7 +200,7 @@ class Hub:
             channel.close()
 
     def _skipped(self, channel: str, entry: StreamId) -> None:
-        """Count an entry that is no message; say so at the first, the tenth, the hundredth ..."""
+        """Count an entry that is not a message; log the first, the tenth, the hundredth ... of a channel."""
         self.metrics.entries_skipped += 1
         count = self._poison.pop(channel, 0) + 1
         self._poison[channel] = count

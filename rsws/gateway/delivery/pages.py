@@ -1,4 +1,4 @@
-"""Pages of history: one read of a stream serves all who stand at the same position."""
+"""Pages of history: one read of a stream serves all subscriptions at the same position."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rsws.streams.store import FEW_ENTRIES, History, Store
 PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 2 * 1024 * 1024
 CACHED_PAGE_BYTES = 1024
-"""What a page counts for beside its frames, so that empty ones are not kept without bound."""
+"""The size that a cached page counts for in addition to its frames, so that empty pages are bounded, too."""
 CACHE_S = 5.0
-"""A cached page is served no longer: entries can be deleted from a stream."""
+"""The time for which a cached page is served; it is short because entries can be deleted from a stream."""
 YIELD_EVERY = 100
-"""How many of a herd are served in one turn of the event loop, so that others get theirs."""
+"""The number of subscriptions served in one turn of the event loop, so that a crowd does not block other work."""
 RETRY_S = 0.25
 
 
@@ -32,23 +32,23 @@ class _PageKey(NamedTuple):
 
 
 class _Read:
-    """One read under way."""
+    """A read under way."""
 
     __slots__ = ("task", "waiting")
 
     def __init__(self) -> None:
         self.waiting: dict[Subscription, None] = {}
-        """Who gets the page, in the order in which they came; nobody yet when it is read ahead."""
+        """The subscriptions that wait for the page, in the order in which they came; empty for a read-ahead."""
         self.task: asyncio.Task[None] | None = None
 
 
 class Pages(PageReader):
-    """Reads for those who are behind.
+    """The reads of history for subscriptions that are behind.
 
     Args:
-        tasks: Where reads under way live.
-        check: Called with a channel when a read has shown that its stream ends before somebody's position: looks at
-            the stream, and has the channel start over.
+        tasks: The task group for reads under way.
+        check: Called with a channel when a read has shown that its stream ends before a subscription's position; checks
+            the stream's bounds, and resets the channel if needed.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Pages(PageReader):
         self._cache = PageCache()
 
     def read_page(self, subscription: Subscription) -> None:
-        """Read on from where ``subscription`` stands; all who stand there share one read."""
+        """Read the page after the position of ``subscription``; all subscriptions at that position share one read."""
         key = _key(subscription)
         page = self._cache.get(key)
         if page is not None:
@@ -79,7 +79,7 @@ class Pages(PageReader):
         read.waiting[subscription] = None
 
     def leave(self, subscription: Subscription) -> None:
-        """It was closed: a read that nobody waits for any more ends, whatever it is at."""
+        """Remove a closed subscription from the read it waits for; cancel the read if no other waits for it."""
         read = self._reads.get(_key(subscription))
         if read is not None:
             read.waiting.pop(subscription, None)
@@ -93,7 +93,7 @@ class Pages(PageReader):
         return read
 
     def _read_ahead(self, key: _PageKey, page: Page) -> None:
-        """Have Redis read what follows a page while its clients get it: it takes as long over many small entries."""
+        """Start to read the next page while clients are sent this one: many small entries take Redis as long."""
         following = key._replace(after=page.last)
         if page.complete or key.channel.page_entries <= FEW_ENTRIES or following in self._reads:
             return
@@ -105,7 +105,7 @@ class Pages(PageReader):
             del self._reads[key]
 
     def forget(self, channel: Channel) -> None:
-        """The channel is closed: let go of what was read of it."""
+        """Drop the cached pages of a closed channel."""
         self._cache.drop(channel)
 
     async def _run(self, key: _PageKey, read: _Read) -> None:
@@ -114,7 +114,7 @@ class Pages(PageReader):
         finally:
             self._end(key, read)
         if page is None:
-            return  # nobody waits any more
+            return  # no subscription waits any more
         if read.waiting:
             self._read_ahead(key, page)
         for number, subscription in enumerate(list(read.waiting), 1):
@@ -132,16 +132,16 @@ class Pages(PageReader):
                 channel.unreadable(error)
                 retry_s = self._unreadable_retry_s
             except StoreError:
-                channel.page_entries = max(1, limit // 2)  # in case it was too much to be read in time
+                channel.page_entries = max(1, limit // 2)  # the page may have been too large to be read in time
                 retry_s = RETRY_S
             else:
                 if channel.is_unreadable:
-                    channel.interrupted()  # it is readable again: nobody has to wait for the reader's next attempt
+                    channel.interrupted()  # it is readable again: no need to wait for the reader's next attempt
                 if history.broken != "reset":
                     return self._encode(key, history, cursor)
                 await self._check(channel)
                 retry_s = RETRY_S
-            if not read.waiting:  # it was read ahead
+            if not read.waiting:  # it is a read-ahead
                 break
             for subscription in read.waiting:
                 subscription.yield_turn()
@@ -173,20 +173,20 @@ def _key(subscription: Subscription) -> _PageKey:
 
 
 def _hand_over(key: _PageKey, subscription: Subscription, page: Page) -> None:
-    """Give a page to one who waits for it, unless it is of another stream than the one there is now."""
+    """Hand a page to a subscription that waits for it, unless the page is of an earlier generation of the channel."""
     if key.generation == key.channel.generation:
         subscription.page_read(page)
 
 
 class PageCache:
-    """A few full pages of history, the least recently used dropped first."""
+    """A cache of a few full pages of history, the least recently used of which is dropped first."""
 
     def __init__(self) -> None:
         self._pages: OrderedDict[_PageKey, tuple[float, Page]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: _PageKey) -> Page | None:
-        """The page that starts there, if it is there and fresh."""
+        """Return the page with that key; None when it is not cached, or expired."""
         found = self._pages.get(key)
         if found is None:
             return None
@@ -197,7 +197,7 @@ class PageCache:
         return found[1]
 
     def put(self, key: _PageKey, page: Page) -> None:
-        """Keep a page for a while."""
+        """Cache a page for ``CACHE_S``."""
         self._drop(key)
         self._pages[key] = asyncio.get_running_loop().time() + CACHE_S, page
         self._bytes += len(page.frames) + CACHED_PAGE_BYTES
@@ -205,7 +205,7 @@ class PageCache:
             self._drop(next(iter(self._pages)))
 
     def drop(self, channel: Channel) -> None:
-        """Keep no page of that channel."""
+        """Drop all pages of that channel."""
         for key in [key for key in self._pages if key.channel is channel]:
             self._drop(key)
 

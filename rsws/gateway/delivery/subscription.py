@@ -1,4 +1,4 @@
-"""One client's position in a channel: catching up, then live, and catching up again when it lags. No I/O, no await.
+"""A client's position in a channel: catching up, then live, and catching up again when it lags. No I/O, no await.
 
 A new subscriber, a client that comes back after an outage and a client that reads too slowly are the same thing: a
 position behind the end of the stream. The stream is the buffer; nothing is queued here.
@@ -16,100 +16,100 @@ from rsws.protocol import ZERO, CaughtUp, Error, Gap, StreamId, encode_reply
 
 
 class State(Enum):
-    """How a subscription gets what comes next."""
+    """The state of a subscription, which decides how it gets the next messages."""
 
     BEHIND = auto()
-    """It stands before the channel's cursor, and goes on when its client has room."""
+    """The subscription is before the channel's cursor, and continues when its client has room."""
     READING = auto()
-    """It stands before the channel's cursor, and a page of the stream is being read for it."""
+    """The subscription is before the channel's cursor, and a page of the stream is being read for it."""
     LIVE = auto()
-    """It stands at the channel's cursor, and is handed each message as it is dispatched."""
+    """The subscription is at the channel's cursor, and gets each message as it is dispatched."""
     BEYOND = auto()
-    """It starts at an id that the channel's cursor has yet to reach."""
+    """The subscription starts at an id that the channel's cursor has not reached yet."""
     CLOSED = auto()
-    """Nothing is handed over any more."""
+    """The subscription has ended; nothing is sent any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one read of the stream found, encoded."""
+    """The result of one read of the stream, encoded."""
 
     frames: bytes
     messages: int
-    """How many they are."""
+    """The number of messages in ``frames``."""
     last: StreamId
-    """The position after it: the last id read, or where the read started when it found nothing."""
+    """The position after the page: the last id read, or the start of the read when it found nothing."""
     complete: bool
-    """Whether the read found less than it asked for, and so came to the end of the stream."""
+    """Whether the read reached the end of the stream."""
     cursor: StreamId
-    """Up to there a complete page has seen everything: the channel's cursor when the read was *issued*, or better."""
+    """The id up to which a complete page covers everything: the channel's cursor when it was *issued*, or later."""
     gap: Gap | None = None
-    """What to tell before the page: it can't be proven that nothing is missing."""
+    """The gap to tell the client before the page, when it can't be proven that nothing is missing."""
 
 
 class Outlet(Protocol):
-    """The way to one client."""
+    """The output to one client."""
 
     __slots__ = ()
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be written now."""
+        """Whether the write queue is below its high-water mark, so that more may be written now."""
         raise NotImplementedError
 
     def write(self, frames: bytes) -> None:
-        """Write frames behind everything written before."""
+        """Queue frames behind everything written before."""
         raise NotImplementedError
 
     def try_send(self, frames: bytes) -> bool:
-        """Write frames if there is room; False when there is none."""
+        """Write frames if there is room; return False when there is none."""
         raise NotImplementedError
 
     def reply(self, payload: bytes) -> None:
-        """Write an event other than a message, behind everything written before."""
+        """Queue an event other than a message, behind everything written before."""
         raise NotImplementedError
 
     def when_room(self, subscription: Subscription) -> None:
-        """Call ``subscription.advance()`` once there is room, and no page being read, soon but not within this call."""
+        """Call ``subscription.advance()`` soon after there is room and no page being read, but not within this call."""
         raise NotImplementedError
 
     @property
     def is_reading_page(self) -> bool:
         """Whether a page is being read for one of the client's subscriptions.
 
-        However many they are, no more than one page comes on top of what is queued for the client.
+        However many subscriptions there are, at most one page comes on top of the client's write queue.
         """
         raise NotImplementedError
 
     def page_begins(self) -> None:
-        """A page is being read from now on."""
+        """Note that a page is being read from now on."""
         raise NotImplementedError
 
     def page_done(self) -> None:
-        """No page is being read any more: the subscriptions that wait may go on."""
+        """Note that no page is being read any more, and let the subscriptions that wait continue."""
         raise NotImplementedError
 
 
 class PageReader(Protocol):
-    """Reads the stream for subscriptions that are behind."""
+    """The reader of history for subscriptions that are behind."""
 
     chunk_bytes: int
-    """What is handed over in one piece while catching up."""
+    """The approximate size of one write to a client that is catching up."""
 
     def read_page(self, subscription: Subscription) -> None:
-        """Read on from ``subscription.position``; the page goes to ``subscription.page_read``."""
+        """Read the page after ``subscription.position``, and pass it to ``subscription.page_read``."""
         raise NotImplementedError
 
 
 class Subscription(Listener):
-    """Everything of a channel after a position, to one client.
+    """A subscription of one client: it sends everything in a channel after a position.
 
     Args:
-        position: Where it starts. Everything up to it has been handed over, or is not wanted.
-        marker: Whether the client is told when it reaches live for the first time.
+        position: The id after which it starts. Everything up to it has been sent, or is not wanted.
+        marker: Whether to tell the client when it has caught up for the first time.
 
     Attributes:
-        state: How it gets what comes next; changed by :meth:`_enter` alone.
+        state: The current state, changed only by :meth:`_enter`.
     """
 
     __slots__ = ("_has_turn", "_marker", "_outlet", "_pages", "_position", "channel", "state")
@@ -124,16 +124,16 @@ class Subscription(Listener):
         self._pages = pages
         self._marker = marker
         self._has_turn = False
-        """Whether it is this one for which the outlet reads a page."""
+        """Whether the page that the outlet says is being read is for this subscription."""
         channel.listeners.add(self)
 
     @property
     def position(self) -> StreamId:
-        """Everything up to it has been handed over: while live, all that the channel has dispatched."""
+        """The id up to which everything has been sent; while live, the channel's cursor."""
         return self.channel.cursor if self.state is State.LIVE else self._position
 
     def _enter(self, state: State) -> None:
-        """Change the state, and so the groups of the channel that it belongs to."""
+        """Change the state, and with it the channel's groups that the subscription belongs to."""
         channel, before = self.channel, self.state
         self.state = state
         if before is State.LIVE:
@@ -148,7 +148,7 @@ class Subscription(Listener):
             channel.listeners.discard(self)
 
     def close(self) -> None:
-        """End it: nothing is handed over any more."""
+        """End the subscription: nothing is sent any more."""
         self.yield_turn()
         self._enter(State.CLOSED)
 
@@ -162,7 +162,7 @@ class Subscription(Listener):
         self._enter(State.BEHIND)
 
     def advance(self) -> None:
-        """Hand over what can be handed over now; join the live ones once nothing is left behind."""
+        """Send what can be sent now; become live once nothing is left to catch up on."""
         channel, outlet = self.channel, self._outlet
         if self.state is State.BEYOND:
             self._enter(State.BEHIND)
@@ -187,31 +187,31 @@ class Subscription(Listener):
                 self._pages.read_page(self)
 
     def page_read(self, page: Page) -> None:
-        """Hand over a page that was read for this subscription, and go on."""
+        """Send a page that was read for this subscription, and continue."""
         if self.state is not State.READING:
             return
         self._enter(State.BEHIND)
         if not self._has_turn and not self._outlet.has_room:
-            self._outlet.when_room(self)  # it took too long to wait with room for it: it is read again
+            self._outlet.when_room(self)  # the turn was yielded, and the room is used up: the page is read again
             return
         self.yield_turn()
         if page.gap is not None:
             self._write_gap(page.gap)
         if page.frames:
             self._write(page.frames, page.messages)
-        # A complete page saw everything up to the cursor of the moment it was issued. The cursor of now would be
-        # too much: entries dispatched in between were not yet there when Redis answered.
+        # A complete page covers everything up to the cursor of the moment the read was issued. The current cursor
+        # would be too far: entries dispatched in between were not there yet when Redis answered.
         self._position = max(page.last, page.cursor) if page.complete else page.last
         self.advance()
 
     def yield_turn(self) -> None:
-        """Let other subscriptions of the client read: the page is there, or will take a while to come."""
+        """Let the client's other subscriptions read: the page has arrived, or will take a while."""
         if self._has_turn:
             self._has_turn = False
             self._outlet.page_done()
 
     def reset(self, first: StreamId | None) -> None:
-        """See :class:`rsws.gateway.delivery.channel.Listener`. A page of the old stream will not be handed to it."""
+        """See :class:`rsws.gateway.delivery.channel.Listener`. A page of the old stream under way is not sent."""
         self.yield_turn()
         if self.position != ZERO:
             self._write_gap(Gap(self.channel.name, self.position, first, "reset"))

@@ -1,4 +1,4 @@
-"""The process a gateway runs in, from its start to the signals that end it."""
+"""The life of a gateway's process, from its start to the signals that end it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger("rsws.gateway")
 
 
 class Gateway(ABC):
-    """What can be run: an async context manager that serves from the moment it is entered until it is left.
+    """A gateway that :func:`run` can run: an async context manager that serves from entry to exit.
 
     Attributes:
-        settings: With which it was made.
-        key_file: Where the key came from, once it has started; None when it was given.
-        url: Where it serves.
+        settings: The settings it was made with.
+        key_file: The file the key came from, once it has started; None when the key was given.
+        url: The URL it serves.
         redis_shown: The URL of its Redis, without secrets.
-        redis_description: Which Redis it is, for a person.
+        redis_description: A description of its Redis for people.
     """
 
     url: str
@@ -39,9 +39,9 @@ class Gateway(ABC):
         self.settings = settings
         self.key_file: Path | None = None
         self._stack = AsyncExitStack()
-        """What is undone in the end, or when it can't start."""
+        """The cleanup to do at exit, or when it can't start."""
         self._core: asyncio.Task[None] | None = None
-        """What has to go on for as long as it serves, once it does."""
+        """The task that runs for as long as it serves; None before."""
 
     async def __aenter__(self) -> Self:
         try:
@@ -59,18 +59,18 @@ class Gateway(ABC):
     @property
     @abstractmethod
     def client_count(self) -> int:
-        """How many are connected now."""
+        """The number of clients connected now."""
 
     @abstractmethod
     async def _start(self) -> None:
-        """Serve; what has to be undone in the end is put on the stack."""
+        """Start to serve; cleanup to be done at exit is put on the stack."""
 
     async def stop(self) -> None:
-        """Stop serving, and end."""
+        """Stop serving, and clean up."""
         await self._stack.aclose()
 
     async def failed(self) -> None:
-        """Wait until something it can't do without has failed, and raise that."""
+        """Wait until a task that the gateway needs has failed, and raise its error."""
         assert self._core is not None
         await asyncio.shield(self._core)
 
@@ -81,17 +81,17 @@ class Gateway(ABC):
 
 
 def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP; a second one ends at once, but for SIGHUP.
+    """Serve until SIGINT, SIGTERM or SIGHUP; a second signal other than SIGHUP ends the process immediately.
 
     Args:
-        on_started: Called once, when clients can connect.
+        on_started: Called once, as soon as clients can connect.
 
     Returns:
         The exit code: 0 after a signal, 1 after a failure of the gateway itself.
 
     Raises:
-        SetupError: It can't start.
-        UsageError: A setting can't be used.
+        SetupError: The gateway can't start.
+        UsageError: A setting is invalid.
     """
     logs.configure(gateway.settings.log_level)
     allow_many_files()
@@ -120,8 +120,8 @@ async def until_signalled(serve: Coroutine[Any, Any, None], on_second: Callable[
     """Run ``serve`` until it fails or a signal cancels it.
 
     Args:
-        on_second: Called with each signal after the first, but for SIGHUP: the kernel and the shell may both send it
-            when a terminal is closed, and it is nobody's impatience.
+        on_second: Called with each signal after the first except SIGHUP, which the kernel and the shell may both send
+            when a terminal is closed, without a user asking twice.
 
     Returns:
         The exit code: 0 after a signal, 1 after a failure.

@@ -1,4 +1,4 @@
-"""What a gateway decides once, before anybody can connect: its key, its Redis and its port."""
+"""The choices a gateway makes once, before clients can connect: its key, its Redis and its port."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from rsws.streams.embedded import LocalRedis
 from rsws.streams.target import RedisTarget, probe
 
 BACKLOG = 4096
-"""Connections that may wait to be accepted."""
+"""The number of connections that may wait to be accepted."""
 
 
 MIN_KEY_CHARS = 8
-"""Of a key where others can connect: what is shorter can be guessed."""
+"""The minimum length of a key where other machines can connect: a shorter one can be guessed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The token that clients must give."""
+    """The secret key, which clients must send as their token."""
 
     secret: str = field(repr=False)
     file: Path | None
-    """Where it is kept; None when it was given."""
+    """The file that keeps it; None when the key was given."""
 
 
 def choose_key(settings: Settings, data: DataDir) -> Key:
-    """The key that was given, else the one of the data directory, made if there is none.
+    """Return the key that was given, else that of the data directory, which is made if there is none.
 
     Raises:
-        SetupError: Others than this machine can connect, and none was given, or one that is easily guessed.
-        UsageError: The file it is said to be in can't be used.
+        SetupError: Other machines can connect, and no key was given, or one that is too short.
+        UsageError: The file given for the key can't be used.
     """
     given = settings.given_key
     if given is None and settings.on_loopback:
@@ -61,17 +61,17 @@ class FoundRedis:
     target: RedisTarget
     url: str = field(repr=False)
     description: str
-    """For a person."""
+    """A description for people."""
     local: LocalRedis | None
-    """This machine's, which has to be watched; None when an URL was given."""
+    """The local Redis, which has to be watched; None when a URL was given."""
 
 
 async def find_redis(settings: Settings, data: DataDir, stack: AsyncExitStack) -> FoundRedis:
-    """The Redis that the settings name, else a local one, which may be started, and is stopped by ``stack``.
+    """Return the Redis in the settings, else a local one, which is started if necessary, and stopped by ``stack``.
 
     Raises:
-        SetupError: There is none to use, or it refuses the login. One that can't be reached now will do.
-        UsageError: The URL can't be used, or the file it is said to be in.
+        SetupError: There is no Redis to use, or it refuses the login. One that can't be reached now is no error.
+        UsageError: The URL can't be used, or the file given for it.
     """
     local: LocalRedis | None = None
     url = settings.given_redis_url
@@ -90,10 +90,10 @@ async def find_redis(settings: Settings, data: DataDir, stack: AsyncExitStack) -
 
 
 async def reserve_port(settings: Settings, stack: AsyncExitStack) -> list[socket.socket]:
-    """Sockets bound to the host's addresses, not listening yet, which ``stack`` closes.
+    """Return sockets bound to the host's addresses, not listening yet, which ``stack`` closes.
 
     Raises:
-        SetupError: The port can't be had.
+        SetupError: The port can't be bound.
     """
     try:
         addresses = await asyncio.get_running_loop().getaddrinfo(
@@ -105,13 +105,13 @@ async def reserve_port(settings: Settings, stack: AsyncExitStack) -> list[socket
 
 
 def share_port(settings: Settings, reserved: list[socket.socket], stack: AsyncExitStack) -> list[list[socket.socket]]:
-    """The listening sockets of each worker, which ``stack`` closes.
+    """Return the listening sockets of each worker, which ``stack`` closes.
 
     Raises:
-        SetupError: Somebody else listens there.
+        SetupError: Another process listens there.
     """
     try:
-        for each in reserved:  # alone: with SO_REUSEPORT another gateway of the same user would be no hindrance
+        for each in reserved:  # exclusively: with SO_REUSEPORT another gateway of the same user would go unnoticed
             each.listen(BACKLOG)
         if sys.platform != "linux":
             return [reserved] * settings.workers
@@ -130,7 +130,7 @@ def share_port(settings: Settings, reserved: list[socket.socket], stack: AsyncEx
 
 
 def _bind(addresses: Sequence[tuple[int, Any]], stack: AsyncExitStack, *, shared: bool = False) -> list[socket.socket]:
-    """A socket for each family and address. That of ``::`` takes IPv4 as well, unless IPv4 has a socket of its own."""
+    """Return a socket bound to each address. That of ``::`` accepts IPv4, too, unless IPv4 has a socket of its own."""
     sockets = []
     for family, address in addresses:
         bound = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
@@ -146,7 +146,7 @@ def _bind(addresses: Sequence[tuple[int, Any]], stack: AsyncExitStack, *, shared
 
 
 def cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SetupError:
-    """What to do about a port that can't be had."""
+    """Return the error for a port that can't be bound, whose text says what to do."""
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, UnicodeError):
         return SetupError(
@@ -160,7 +160,7 @@ def cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SetupErr
 
 
 def announce(data: DataDir, key: Key, listening: Iterable[socket.socket], stack: AsyncExitStack) -> None:
-    """Let this user's commands know that they find a gateway with the data directory's key there, until ``stack`` ends.
+    """Tell this user's commands, until ``stack`` is closed, that a gateway with the data directory's key listens there.
 
     Raises:
         SetupError: The data directory can't be written.
@@ -170,7 +170,7 @@ def announce(data: DataDir, key: Key, listening: Iterable[socket.socket], stack:
 
 
 def url_of(listening: socket.socket) -> str:
-    """What clients connect to."""
+    """Return the URL that clients connect to."""
     address = listening.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     return f"ws://{host}:{address[1]}"

@@ -1,4 +1,4 @@
-"""A gateway of one process: what is decided once, and then the server."""
+"""A gateway of one process: the setup, then the server."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from rsws.streams.retention import Rule
 
 
 class SingleProcess(Gateway):
-    """The gateway as an async context manager: it serves from the moment it is entered until it is left.
+    """The gateway in one process, as an async context manager: it serves from entry to exit.
 
     Args:
-        settings: See :class:`rsws.settings.Settings`. Not looked at: ``workers``, of which this is one.
+        settings: See :class:`rsws.settings.Settings`. ``workers`` is ignored, as this is one of them.
         listening: Bound sockets to serve on in place of the settings' host and port.
-        board: Where it counts, with the other processes of the gateway; None is for one that is alone.
-        limits: What it may hold, and how long it waits.
+        board: The metrics shared with the other processes of the gateway; None when there are none.
+        limits: The bounds and timeouts.
 
     Attributes:
-        server: What serves, once it has started.
+        server: The server, once it has started.
 
     Raises:
         SetupError: On entry: it can't start; the text says what to do.
-        UsageError: On entry: a setting can't be used.
+        UsageError: On entry: a setting is invalid.
     """
 
     server: Server
@@ -51,7 +51,7 @@ class SingleProcess(Gateway):
 
     @property
     def client_count(self) -> int:
-        """How many are connected now."""
+        """The number of clients connected now."""
         return len(self.server.clients.sessions)
 
     async def _start(self) -> None:
@@ -75,7 +75,7 @@ class SingleProcess(Gateway):
         announce(data, key, listening, stack)
 
     async def _run_core(self, local: LocalRedis | None) -> None:
-        """Everything that has to go on for as long as the gateway serves; the first to fail ends it."""
+        """Run the tasks that are needed for as long as the gateway serves; the first failure ends all of them."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.server.failed())
             if local is not None:

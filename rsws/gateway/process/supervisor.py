@@ -1,13 +1,13 @@
-"""A gateway of several processes on one port: the supervisor, which serves nobody itself, and its workers.
+"""A gateway of several processes on one port: the supervisor, which serves no clients itself, and its workers.
 
-The supervisor decides all that is decided once (key, Redis, port), keeps the local Redis and the listening sockets, and
-sees to it that each worker runs. Workers are started afresh (``python -m rsws.gateway.process.worker``), not forked: a
-process in which an event loop runs can't be forked cleanly, and this one runs a loop from its beginning to its end,
-for its workers as for the embedded server. It costs half a second more when one starts.
+The supervisor makes the choices that are made once (key, Redis, port), keeps the local Redis and the listening sockets,
+and keeps each worker running. Workers are new processes (``python -m rsws.gateway.process.worker``), not forks: a
+process with a running event loop can't be forked cleanly, and the supervisor runs one from beginning to end, for its
+workers and for the embedded server. That adds half a second to the start of a worker.
 
 On Linux each worker has a listening socket of its own, and the kernel spreads connections over them (SO_REUSEPORT).
-The supervisor keeps them all open: who has connected to a worker that dies before it has accepted is served by the
-next. Elsewhere the kernel does not spread, and all workers accept from one socket.
+The supervisor keeps all of them open: a client that connected to a worker that dies before accepting it is served by
+the worker's replacement. Elsewhere the kernel does not spread connections, and all workers accept from one socket.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ from rsws.streams.retention import Rule
 log = logging.getLogger("rsws.gateway")
 
 LISTENING = "listening"
-"""What a worker reports when it serves."""
+"""The line that a worker reports once it serves."""
 START_TIMEOUT_S = 30 * SECONDS
-"""How long a worker may take to start, beside what Redis may take to answer."""
+"""The timeout for the start of a worker, in addition to the timeout of Redis."""
 STOP_TIMEOUT_S = 2 * SECONDS
-"""How long a worker may take to end, beside the time that it and its clients have for it."""
+"""The timeout for the end of a worker, in addition to the drain and shutdown times of the settings."""
 RESTART = Backoff(0.1 * SECONDS, 5 * SECONDS)
-"""How long to wait before a worker is started in place of one that did not live long."""
+"""The backoff before a worker that did not run for long is replaced."""
 STEADY_S = 10 * SECONDS
-"""One that lived so long is replaced at once."""
+"""The time after which a worker that ends counts as no failure, and is replaced without backoff."""
 
 
 class WorkerConfig(NamedTuple):
-    """What a worker is told when it starts."""
+    """The configuration that a worker gets when it starts."""
 
     settings: Settings
     listening: tuple[int, ...]
-    """Descriptors of the sockets that it accepts from."""
+    """The file descriptors of the sockets that it accepts from."""
     board: int
-    """Descriptor of the memory for metrics."""
+    """The file descriptor of the shared memory for metrics."""
     processes: int
-    """How many share it."""
+    """The number of processes that share the memory for metrics."""
     limits: Limits = DEFAULTS
-    """What it may hold, and how often it writes its metrics."""
+    """The worker's bounds, and the interval at which it writes its metrics."""
 
 
 class Supervisor(Gateway):
-    """The gateway as an async context manager: its workers serve from the moment it is entered until it is left.
+    """The gateway in several processes, as an async context manager: its workers serve from entry to exit.
 
     Args:
         settings: See :class:`rsws.settings.Settings`.
-        limits: What each worker may hold, and how long is waited for it.
+        limits: The bounds and timeouts of each worker.
 
     Raises:
         SetupError: On entry: it can't start; the text says what to do.
-        UsageError: On entry: a setting can't be used.
+        UsageError: On entry: a setting is invalid.
     """
 
     def __init__(self, settings: Settings, *, limits: Limits = DEFAULTS) -> None:
@@ -81,7 +81,7 @@ class Supervisor(Gateway):
 
     @property
     def client_count(self) -> int:
-        """How many are connected now, to all workers."""
+        """The number of clients connected to all workers now."""
         return self._board.clients
 
     async def _start(self) -> None:
@@ -103,12 +103,12 @@ class Supervisor(Gateway):
         self._board.publish()
         settings = replace(settings, secret_key=key.secret, redis_url=redis.url)
         for number, sockets in enumerate(listening, 1):
-            own = settings if number == 1 else replace(settings, retain=())  # one trims for all
-            orders = WorkerConfig(own, tuple([each.fileno() for each in sockets]), memory, processes, self._limits)
-            self._workers.append(_Worker(number, orders, self._board))
+            own = settings if number == 1 else replace(settings, retain=())  # the first trims for all
+            config = WorkerConfig(own, tuple([each.fileno() for each in sockets]), memory, processes, self._limits)
+            self._workers.append(_Worker(number, config, self._board))
         stack.push_async_callback(self._stop_core)
         stack.push_async_callback(self._stop_workers)
-        for sockets in listening:  # closed first: whoever connects while the workers stop is refused
+        for sockets in listening:  # closed first: new connections are refused while the workers stop
             for each in sockets:
                 stack.callback(each.close)
         for error in await asyncio.gather(*[worker.start() for worker in self._workers], return_exceptions=True):
@@ -118,14 +118,14 @@ class Supervisor(Gateway):
         self._core = asyncio.create_task(self._run_core(redis.local), name="rsws core")
 
     async def _run_core(self, local: LocalRedis | None) -> None:
-        """Everything that has to go on for as long as the gateway serves; the first to fail ends it."""
+        """Run the tasks that are needed for as long as the gateway serves; the first failure ends all of them."""
         async with asyncio.TaskGroup() as tasks:
             if local is not None:
                 tasks.create_task(local.watch())
             self._keepers = [tasks.create_task(worker.keep()) for worker in self._workers]
 
     async def _stop_workers(self) -> None:
-        """All at once, while the local Redis is still looked after."""
+        """Stop all workers simultaneously, while the local Redis is still running."""
         for keeper in self._keepers:
             keeper.cancel()
         if self._keepers:
@@ -134,32 +134,32 @@ class Supervisor(Gateway):
 
 
 class _Worker:
-    """One of the workers: a process, and those that come in its place."""
+    """One of the workers: its process, and the processes that replace it."""
 
-    def __init__(self, number: int, orders: WorkerConfig, board: SharedMetrics) -> None:
+    def __init__(self, number: int, config: WorkerConfig, board: SharedMetrics) -> None:
         self._number = number
-        self._orders = orders
+        self._config = config
         self._board = board
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Return when it serves.
+        """Start the worker's process, and return once it serves.
 
         Raises:
-            SetupError: It can't.
+            SetupError: It can't be started, or did not report in time that it serves.
         """
-        orders = self._orders
+        config = self._config
         try:
             self._process = process = await start_module(
-                "rsws.gateway.process.worker", str(self._number), descriptors=(*orders.listening, orders.board)
+                "rsws.gateway.process.worker", str(self._number), descriptors=(*config.listening, config.board)
             )
         except OSError as error:
             raise SetupError(f"worker {self._number} can't start: {error.strerror}") from None
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(pickle.dumps(orders))  # and is left open, until this process ends
+        process.stdin.write(pickle.dumps(config))  # left open until this process ends
         try:
-            async with asyncio.timeout(START_TIMEOUT_S + orders.settings.redis_timeout_s):
+            async with asyncio.timeout(START_TIMEOUT_S + config.settings.redis_timeout_s):
                 report = (await process.stdout.readline()).decode().strip()
         except TimeoutError:
             report = "it took too long"
@@ -167,17 +167,17 @@ class _Worker:
             with suppress(ProcessLookupError):
                 process.kill()
             code = await process.wait()
-            raise SetupError(f"worker {self._number} can't start: {report or _how(code)}")
+            raise SetupError(f"worker {self._number} can't start: {report or _describe_exit(code)}")
         log.info("worker started worker=%d pid=%d", self._number, process.pid)
 
     async def keep(self) -> None:
-        """Start it again whenever it has ended, until cancelled."""
+        """Replace the process whenever it has ended, until cancelled."""
         clock = asyncio.get_running_loop().time
         failures = 0
         while True:
             assert self._process is not None
             since = clock()
-            how = _how(await self._ended(self._process))
+            how = _describe_exit(await self._ended(self._process))
             self._board.retire(self._number)
             failures = 0 if clock() - since > STEADY_S else failures + 1
             delay_s = RESTART.wait_s(failures)
@@ -195,11 +195,11 @@ class _Worker:
                 self._board.publish()
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
-        """Return its exit code when it has ended; one that hangs is killed."""
-        limits, ended = self._orders.limits, asyncio.ensure_future(process.wait())
+        """Return the exit code once the process has ended; kill a process that hangs."""
+        limits, ended = self._config.limits, asyncio.ensure_future(process.wait())
         try:
             written, silent_checks = -1, 0
-            # Turns are counted, and not the time: that passes too while the whole machine stands still.
+            # Checks are counted instead of time, which also passes while the whole machine is suspended.
             while not (await asyncio.wait([ended], timeout=limits.publish_s))[0]:
                 before, written = written, self._board.times_written(self._number)
                 silent_checks = silent_checks + 1 if written == before else 0
@@ -212,8 +212,8 @@ class _Worker:
             ended.cancel()
 
     async def stop(self) -> None:
-        """End it: SIGTERM, and SIGKILL when it does not end in its time."""
-        process, settings = self._process, self._orders.settings
+        """End the process with SIGTERM, and with SIGKILL when it does not end in time."""
+        process, settings = self._process, self._config.settings
         if process is None or process.returncode is not None:
             return
         with suppress(ProcessLookupError):
@@ -228,6 +228,6 @@ class _Worker:
             await process.wait()
 
 
-def _how(code: int) -> str:
-    """How a process with that exit code ended."""
+def _describe_exit(code: int) -> str:
+    """Describe how a process with that exit code ended."""
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

@@ -1,10 +1,11 @@
-"""A worker: the process, one of several on a port, that serves clients. Its supervisor starts it::
+"""A worker: one of several processes on a port that serve clients. Its supervisor starts it::
 
     python -P -m rsws.gateway.process.worker NUMBER
 
-Standard input brings the orders, and its end is the end of the supervisor: then the worker ends at once, as if it had
-been killed with it. Standard output takes one line: that it listens, or why it can't. SIGTERM stops it, once: a service
-manager may send one to all processes while the supervisor sends another.
+It reads its :class:`~rsws.gateway.process.supervisor.WorkerConfig` from standard input. The end of that input is the
+end of the supervisor, on which the worker ends immediately, as if killed with it. It writes one line to standard
+output: that it listens, or why it can't. The first SIGTERM stops it, and others are ignored: a service manager may send
+one to all processes while the supervisor sends another.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from rsws.runtime import collect_rarely, loop_factory
 
 
 def main() -> None:
-    """Do what the supervisor orders, and exit with the code of that."""
+    """Serve as the supervisor's configuration says, and exit with the resulting code."""
     number = int(sys.argv[1])
-    orders: WorkerConfig = pickle.load(sys.stdin.buffer)
+    config: WorkerConfig = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_supervisor, name="rsws supervisor", daemon=True).start()
-    logs.configure(orders.settings.log_level, number)
+    logs.configure(config.settings.log_level, number)
     collect_rarely()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            code = runner.run(until_signalled(_serve(number, orders), on_second=lambda signal: None))
+            code = runner.run(until_signalled(_serve(number, config), on_second=lambda signal: None))
     except RswsError as error:
         _report(str(error))
         code = 1
@@ -42,7 +43,10 @@ def main() -> None:
 
 
 def _end_with_supervisor() -> None:
-    """In a thread, which works while the event loop hangs; not by a file object, which Python can't close meanwhile."""
+    """End the process with its supervisor, even while the event loop hangs: this runs in a thread.
+
+    It reads the descriptor, as Python can't close a file object that a thread is reading.
+    """
     while os.read(0, 1):
         pass
     os._exit(1)
@@ -52,10 +56,10 @@ def _report(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-async def _serve(number: int, orders: WorkerConfig) -> None:
-    listening = [socket.socket(fileno=descriptor) for descriptor in orders.listening]
-    board = SharedMetrics(orders.processes, number, orders.board)
-    async with SingleProcess(orders.settings, listening, board, limits=orders.limits) as server:
+async def _serve(number: int, config: WorkerConfig) -> None:
+    listening = [socket.socket(fileno=descriptor) for descriptor in config.listening]
+    board = SharedMetrics(config.processes, number, config.board)
+    async with SingleProcess(config.settings, listening, board, limits=config.limits) as server:
         _report(LISTENING)
         await server.failed()
 

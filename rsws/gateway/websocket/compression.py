@@ -1,9 +1,9 @@
 """permessage-deflate (RFC 7692): a message is compressed once for all receivers that agreed on the same window.
 
-No message that it sends builds on the one before it (``server_no_context_takeover``), which costs some of the
-compression and saves the memory of a window for each client. It asks nothing of a client that this has not offered, as
-some refuse such an answer: what one sends may build on what it sent before, in a window of the same size if it will.
-The sections in comments are those of RFC 7692.
+No message that the gateway sends refers back to an earlier one (``server_no_context_takeover``), which compresses less
+and saves the memory of a window for each client. The gateway asks a client for nothing that it has not offered, as some
+clients reject such an answer: a client's messages may refer back to its earlier ones, in a window of the same size, if
+it likes. The sections in comments are those of RFC 7692.
 """
 
 from __future__ import annotations
@@ -19,31 +19,34 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from rsws.gateway.websocket.frames import compressed_text_frame, text_payloads
 
 WINDOW_BITS = 12
-"""A window of 4 KiB: most messages are smaller, and zlib has less to prepare for each."""
+"""The base-2 logarithm of the window, 4 KiB: most messages are smaller, and zlib has less to prepare for each."""
 MEMORY_LEVEL = 5
 REMEMBERED_BYTES = 256 * 1024
-"""Of messages whose compressed form is kept, for those who are written the same a moment later; of one in any case."""
+"""The size of the cache of compressed messages, in bytes, for clients that are sent the same a moment later.
+
+The newest entry is kept even if it is larger.
+"""
 _END = b"\x00\x00\xff\xff"
-"""What zlib writes at the end of a flush, and the extension leaves out (section 7.2.1)."""
+"""The end of what zlib writes on a flush, which the extension leaves out (section 7.2.1)."""
 
 COMPRESSION: Sequence[ServerExtensionFactory] = [
     # Sections 7.1.1.1 and 7.1.2.2.
     ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_max_window_bits=WINDOW_BITS)
 ]
-"""What the gateway offers in a handshake when it compresses."""
+"""The extensions that the gateway accepts in a handshake when it compresses."""
 
 
 class Compressor:
-    """Compresses messages for receivers with a window of ``window_bits`` bits."""
+    """A compressor of messages for receivers with a window of ``window_bits`` bits."""
 
     def __init__(self, window_bits: int) -> None:
         self._zlib = zlib.compressobj(wbits=-window_bits, memLevel=MEMORY_LEVEL)
         self._compressed: OrderedDict[bytes, bytes] = OrderedDict()
-        """By text frames, the newest last."""
+        """The compressed form of text frames, the newest last."""
         self._compressed_bytes = 0
 
     def compress(self, frames: bytes) -> bytes:
-        """Compress the text frames of a server, each for itself where that makes it smaller."""
+        """Compress a server's text frames, each separately, and only where that makes it smaller."""
         known = self._compressed.get(frames)
         if known is None:
             known = self._compressed[frames] = self._compress(frames)
@@ -55,7 +58,7 @@ class Compressor:
     def _compress(self, frames: bytes) -> bytes:
         result = []
         for frame, payload in text_payloads(frames):
-            # A full flush forgets what came before, as a new compressor would, at a tenth of its cost.
+            # A full flush resets the context, as a new compressor would, at a tenth of its cost.
             deflated = self._zlib.compress(payload) + self._zlib.flush(zlib.Z_FULL_FLUSH)
             smaller = compressed_text_frame(deflated.removesuffix(_END))
             result.append(smaller if len(smaller) < len(frame) else frame)
@@ -64,12 +67,12 @@ class Compressor:
 
 @cache
 def compressor(window_bits: int) -> Compressor:
-    """The one compressor for all receivers with that window."""
+    """Return the compressor that all receivers with that window share."""
     return Compressor(window_bits)
 
 
 def agreed_compressor(extensions: Sequence[Extension]) -> Compressor | None:
-    """The compressor for a client, by what the handshake agreed on; None for one that takes only plain messages."""
+    """Return the compressor for the extensions agreed on in the handshake; None when compression is not among them."""
     for extension in extensions:
         if isinstance(extension, PerMessageDeflate):
             return compressor(min(WINDOW_BITS, extension.local_max_window_bits))  # section 7.1.2.1

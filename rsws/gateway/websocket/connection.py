@@ -1,7 +1,7 @@
-"""One WebSocket: messages in, bounded writes out, signs of life, close codes. Knows no Redis.
+"""A client's WebSocket connection: messages in, bounded writes out, liveness, close codes. It knows nothing of Redis.
 
-An asyncio protocol: there is no task, no queue and no coroutine for a connection or a message. The sections in comments
-are those of RFC 6455.
+It is an asyncio protocol: no connection or message has a task, a queue or a coroutine. The sections in comments are
+those of RFC 6455.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from rsws.settings import KIB
 log = logging.getLogger("rsws.gateway")
 
 REPLIES_ROOM = 4
-"""A client may let this many times the high-water mark of replies pile up before its requests have to wait."""
+"""The size of buffered replies, in high-water marks, above which a client's requests have to wait."""
 IGNORED_BYTES = 64 * KIB
-"""What is taken from a client that was sent away, so that the end of its connection is seen."""
+"""The bytes that are read and discarded from a refused client, so that the end of its connection is noticed."""
 LEAST_REQUESTS, LEAST_BYTES = REQUESTS_UNDER_WAY[0], BYTES_UNDER_WAY[0]
 
 
 class MessageHandler(Interface):
-    """What a connection needs of whoever answers its messages."""
+    """The interface of a client's session that its connection needs."""
 
     __slots__ = ()
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has enough to do for now, and is to be given no more."""
+        """Whether the handler can accept no more messages for now."""
         raise NotImplementedError
 
     def text_received(self, text: str) -> None:
-        """One message of the client."""
+        """Handle one message of the client."""
         raise NotImplementedError
 
 
 class ConnectionOwner(Interface):
-    """What a connection needs of the server it belongs to."""
+    """The interface of the client registry that a connection needs."""
 
     __slots__ = ()
 
@@ -62,36 +62,36 @@ class ConnectionOwner(Interface):
     turns: Turns
 
     def connected(self, connection: ClientConnection) -> None:
-        """There is a new one, before its handshake."""
+        """Add a new connection, before its handshake."""
         raise NotImplementedError
 
     def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
-        """The answer to what the client asked for, a handshake or something else; a status is a refusal."""
+        """Return the answer to a request: an opening for a handshake, else a response; a status becomes a refusal."""
         raise NotImplementedError
 
     def opened(self, connection: ClientConnection, path: str) -> None:
-        """The handshake is done: who answers is given to :meth:`ClientConnection.start`."""
+        """Admit the client after its handshake, and pass a handler to :meth:`ClientConnection.start`; or refuse it."""
         raise NotImplementedError
 
     def turn(self) -> int:
-        """The number of this turn of the loop, positive."""
+        """Return the number of the current turn of the event loop, which is positive."""
         raise NotImplementedError
 
     def will_flush(self, connection: ClientConnection) -> None:
-        """Something was written: its :meth:`ClientConnection.flush` is to be called at the end of this turn."""
+        """Schedule a call of the connection's :meth:`~ClientConnection.flush` at the end of this turn."""
         raise NotImplementedError
 
     def closing(self, connection: ClientConnection) -> None:
-        """An open connection is open no more, for whatever reason."""
+        """Note that an open connection is no longer open, for whatever reason."""
         raise NotImplementedError
 
     def lost(self, connection: ClientConnection) -> None:
-        """The connection is gone, whether it was open or not."""
+        """Remove a lost connection, whether it was open or not."""
         raise NotImplementedError
 
 
 class ClientConnection(asyncio.Protocol, Outlet, Receiver):
-    """A client's connection, from its first to its last moment."""
+    """A client's connection, from its first byte to its end."""
 
     __slots__ = (
         "_compressor",
@@ -102,20 +102,20 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         "_ignored_bytes",
         "_in_flight",
         "_in_flight_bytes",
-        "_last_words",
         "_life",
         "_loop",
         "_out",
         "_out_bytes",
         "_owner",
         "_paused",
+        "_pending_close",
         "_reading_page",
         "_reading_paused",
         "_request",
         "_sent_in",
         "_waiting",
         "_written",
-        "is_deaf",
+        "ignores_input",
         "is_full",
         "is_open",
         "peer",
@@ -129,19 +129,19 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._loop = asyncio.get_running_loop()
         self._request: RequestReader | None = None
         self._frames: FrameReader | None = None
-        """Reads the client, once the handshake is done."""
+        """The reader of the client's frames, once the handshake is done."""
         self._compressor: Compressor | None = None
         self._handler: MessageHandler | None = None
         self.is_open = False
         """Whether messages can be sent: between the handshake and a close frame."""
-        self.is_deaf = False
+        self.ignores_input = False
         self._ignored_bytes = 0
         self._cutting_off: asyncio.TimerHandle | None = None
         self._paused = False
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._last_words: tuple[CloseCode, str] | None = None
-        self._waiting: dict[Subscription, None] | None = None  # in turn
+        self._pending_close: tuple[CloseCode, str] | None = None
+        self._waiting: dict[Subscription, None] | None = None  # first in, first served
         self._in_flight = 0
         self._in_flight_bytes = 0
         self.is_full = False
@@ -152,34 +152,34 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._sent_in = 0
         self._written = 0
 
-    # --- in ---
+    # --- input ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio's hook for the beginning of the connection."""
+        """Start the connection (a callback of asyncio)."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(self._owner.high_water_bytes)
         address = transport.get_extra_info("peername")
-        # On a socket that is for IPv4 as well, its addresses have a prefix.
+        # IPv4 addresses have a prefix on a socket that is for IPv6, too.
         self.peer = f"{address[0].removeprefix('::ffff:')}:{address[1]}" if address else "unknown"
-        """The client's address, for a log line."""
+        """The client's address and port, for log lines."""
         self._owner.connected(self)
 
     def start(self, handler: MessageHandler) -> None:
-        """Hand messages to ``handler`` from now on."""
+        """Pass messages to ``handler`` from now on."""
         self._handler = handler
 
     def data_received(self, data: bytes) -> None:
-        """asyncio's hook for bytes from the client."""
+        """Handle bytes from the client (a callback of asyncio)."""
         self._life.heard_at = self._loop.time()
-        if self._frames is None and not self.is_deaf:
+        if self._frames is None and not self.ignores_input:
             data = self._read_handshake(data)
-        if self.is_deaf:
+        if self.ignores_input:
             self._ignore(data)
         elif self._frames is not None:
             self._frames.receive(data)
 
     def _read_handshake(self, data: bytes) -> bytes:
-        """Answer the request once it is all there; what is behind it, if it has opened a WebSocket."""
+        """Answer the request once it is complete; return the bytes after it, if it has opened a WebSocket."""
         reader = self._request
         if reader is None:
             reader = self._request = RequestReader()
@@ -188,7 +188,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             return b""
         answer = self._owner.answer(self, request)
         if isinstance(answer, bytes):
-            self.is_deaf = True
+            self.ignores_input = True
             self._write(answer)
             self._write_end()
             return b""
@@ -202,11 +202,11 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         return reader.behind
 
     def ignore(self) -> None:
-        """Look at nothing that the client sends from now on: it is refused, or answered once for all."""
-        self.is_deaf = True
+        """Ignore everything that the client sends from now on: it is refused."""
+        self.ignores_input = True
 
     def _ignore(self, data: bytes) -> None:
-        """Take what comes only to notice its end, and only so much of it."""
+        """Discard input, which is read only to notice its end, and stop reading after ``IGNORED_BYTES``."""
         self._ignored_bytes += len(data)
         if self._ignored_bytes > IGNORED_BYTES:
             self.transport.pause_reading()
@@ -230,7 +230,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self._close_began()
 
     def request_started(self, size: int) -> None:
-        """A request of that many characters is under way; with too many of them the client has to wait."""
+        """Count a request of ``size`` characters as under way; pause reading when the client has too many."""
         turns = self._owner.turns
         if not self._in_flight:
             turns.busy_clients += 1
@@ -240,7 +240,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self.adjust_reading()
 
     def request_done(self, size: int) -> None:
-        """It is answered; ``size`` is that of then."""
+        """Count a request as answered; ``size`` is the one passed to :meth:`request_started`."""
         if not self.is_open:
             return
         self._in_flight -= 1
@@ -249,11 +249,11 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self._owner.turns.busy_clients -= 1
         if self._reading_paused:
             self.adjust_reading()
-        if not self._in_flight and self._last_words is not None:
-            self.close(*self._last_words)
+        if not self._in_flight and self._pending_close is not None:
+            self.close(*self._pending_close)
 
     def adjust_reading(self) -> None:
-        """Read the client, or read it no more: it has had its share, or does not read what it has asked for."""
+        """Pause or resume reading: a client waits while it has used its share, or does not read its replies."""
         turns, frames = self._owner.turns, self._frames
         self.is_full = (
             turns.is_over_share(self._in_flight, self._in_flight_bytes)
@@ -272,23 +272,23 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             else:
                 self.transport.resume_reading()
 
-    # --- out ---
+    # --- output ---
 
     @property
     def buffered_bytes(self) -> int:
-        """Bytes written but not yet taken by the kernel."""
+        """The bytes written but not yet accepted by the kernel."""
         return self._out_bytes + self.transport.get_write_buffer_size()
 
     @property
     def has_room(self) -> bool:
-        """Whether a subscription may write: false above the high-water mark, until the client has read."""
+        """Whether a subscription may write: False above the high-water mark, until the buffer has drained."""
         return not self._paused and self._out_bytes < self._owner.high_water_bytes
 
     def try_send(self, frames: bytes) -> bool:
-        """Write text frames if there is room.
+        """Write text frames if there is room; return False when there is none.
 
-        Those that are the first in a turn of the loop leave at once, so that in a wide fan-out the first clients have
-        them while the last are still written to; what comes after them in the same turn is gathered like all else.
+        The first frames of a turn of the event loop are sent immediately, so that in a wide fan-out the first clients
+        have them while others are still being written to. Further frames of that turn are sent together at its end.
         """
         if not self.has_room:
             return False
@@ -304,7 +304,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         return True
 
     def write(self, frames: bytes) -> None:
-        """Write text frames behind everything written before; they leave at the end of this turn of the loop."""
+        """Queue text frames behind everything written before, to be sent at the end of this turn of the event loop."""
         self._write(frames if self._compressor is None else self._compressor.compress(frames))
 
     def _write(self, frames: bytes) -> None:
@@ -314,12 +314,12 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._out_bytes += len(frames)
 
     def reply(self, payload: bytes) -> None:
-        """Write one text message in answer to a request."""
+        """Queue one text message."""
         if self.is_open:
             self._answer(text_frame(payload))
 
     def _answer(self, data: bytes) -> None:
-        """Write what the client has asked for; one that does not read it is not read any more."""
+        """Queue a reply; reading may pause when the write queue has no room."""
         self._write(data)
         if not self.has_room:
             self.adjust_reading()
@@ -346,7 +346,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self._loop.call_soon(self._serve_waiting)
 
     def flush(self) -> None:
-        """Hand everything written so far to the transport in one piece."""
+        """Pass everything written so far to the transport in one write."""
         out = self._out
         if out:
             self.transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -359,11 +359,11 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self.adjust_reading()
 
     def pause_writing(self) -> None:
-        """asyncio's hook for a write buffer above the high-water mark."""
+        """Note that the write buffer is above the high-water mark (a callback of asyncio)."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """asyncio's hook for a write buffer that has drained."""
+        """Continue writing and reading after the write buffer has drained (a callback of asyncio)."""
         self._paused = False
         self._serve_waiting()
         if self._reading_paused:
@@ -379,12 +379,12 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             subscription.advance()
 
     def _send_protocol_data(self, websocket: Protocol) -> None:
-        """Send what websockets has to say, after what was written so far; its word for the end is nothing."""
+        """Queue the data websockets has to send after what was written so far; empty data from it ends the writing."""
         for data in websocket.data_to_send():
             if data:
                 self._answer(data)  # section 5.5.3: a pong; 5.5.1: a close frame, once
-            else:  # section 7.1.1: the server is the first to end TCP
-                self.is_deaf = True
+            else:  # section 7.1.1: the server closes TCP first
+                self.ignores_input = True
                 self._write_end()
 
     def _write_end(self) -> None:
@@ -393,13 +393,13 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self.flush()
         try:
             self.transport.write_eof()
-        except OSError:  # the client has gone, and asyncio has yet to find that out
+        except OSError:  # the client is gone, which asyncio has not noticed yet
             self.transport.abort()
 
-    # --- life and end ---
+    # --- liveness and end ---
 
     def check_alive(self, now: float, ping_after_s: float, dead_after_s: float) -> None:
-        """Ping a silent client; cut off one from which nothing came and to which nothing drained for too long."""
+        """Ping a silent client; abort one from which nothing came and to which nothing drained for too long."""
         if self.transport.is_closing():
             return
         if not self.is_open:
@@ -413,21 +413,21 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
                 self.transport.abort()
             case Verdict.PING:
                 self.flush()
-                self.transport.write(PING)  # section 5.5.2; not counted as written: that it drains is no sign of life
+                self.transport.write(PING)  # section 5.5.2; not counted in _written: its draining is no sign of life
 
-    def drain(self, code: CloseCode, reason: str, patience_s: float) -> None:
-        """Look at nothing the client sends from now on; close once its requests are answered, or patience has ended."""
+    def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
+        """Ignore further messages; close once the client's requests are answered, or after ``timeout_s`` seconds."""
         self._handler = None
         if self._in_flight:
-            self._last_words = code, reason
-            self._loop.call_later(patience_s, self._lose_patience)
+            self._pending_close = code, reason
+            self._loop.call_later(timeout_s, self._drain_timed_out)
         else:
             self.close(code, reason)
 
-    def _lose_patience(self) -> None:
-        if self.is_open and self._last_words is not None:
+    def _drain_timed_out(self) -> None:
+        if self.is_open and self._pending_close is not None:
             log.warning("closing before Redis answered client=%s", self.peer)
-            self.close(*self._last_words)
+            self.close(*self._pending_close)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Close after what was written so far."""
@@ -438,7 +438,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self._close_began()
 
     def fail(self, code: CloseCode, reason: str) -> None:
-        """Close after what was written so far, and look at nothing more: the client broke the rules, or is refused."""
+        """Close after what was written so far, and ignore further input: the client is refused, or broke the rules."""
         if self.is_open and self._frames is not None:
             websocket = self._frames.get_websocket()
             websocket.fail(code, reason)  # section 7.1.7
@@ -447,32 +447,32 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     @property
     def end_code(self) -> int:
-        """The close code of a connection that has ended, or is about to."""
+        """The close code of a connection that is closed, or closing."""
         websocket = self._frames and self._frames.websocket
         closed = websocket and (websocket.close_rcvd or websocket.close_sent)
         return closed.code if closed else 1006  # section 7.1.5: gone without a close frame
 
     def _close_began(self) -> None:
-        if self.is_open:  # section 7.1.3: from the first close frame on, in either direction, nothing more is said
+        if self.is_open:  # section 7.1.3: after the first close frame, in either direction, nothing more is sent
             self.is_open = False
             self._handler = None
             self._waiting = None
             if self._in_flight:
                 self._owner.turns.busy_clients -= 1
-            # The client need not answer, or read.
+            # The client may neither answer nor read.
             self._cutting_off = self._loop.call_later(self._owner.close_timeout_s, self.transport.abort)
             self._owner.closing(self)
 
     def eof_received(self) -> None:
-        """asyncio's hook for the end of the client's bytes; the transport closes itself then."""
+        """Handle the end of the client's input, on which the transport closes itself (a callback of asyncio)."""
         self._close_began()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio's hook for the end of the connection."""
+        """Clean up after the end of the connection (a callback of asyncio)."""
         self._close_began()
         if self._cutting_off is not None:
             self._cutting_off.cancel()
-            self._cutting_off = None  # which would keep the two alive
+            self._cutting_off = None  # the reference cycle would keep both alive
         self._out.clear()
         if self._frames is not None:
             self._frames.break_cycles()

@@ -1,7 +1,7 @@
-"""Text frames as a server sends them, made once and sent to many; and what a client's frame is, by its first bytes.
+"""The text frames that the server sends, encoded once for many clients, and the kinds of a client's frames.
 
-websockets reads and writes all but ordinary text messages, whole and unfragmented. The sections in comments are
-those of RFC 6455, where no other is named.
+These functions handle unfragmented text messages; the websockets library reads and writes everything else. The sections
+in comments are those of RFC 6455 unless another one is named.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from rsws.frames import MASKED, TEXT, bounds, header
 from rsws.gateway.delivery.channel import Framer
 
 _COMPRESSED = 0x40
-"""RSV1 (RFC 7692, section 6)."""
+"""The RSV1 bit, which marks a compressed message (RFC 7692, section 6)."""
 _OPCODES = frozenset(Opcode)  # section 5.2: the others are reserved
 PING = Frame(Opcode.PING, b"").serialize(mask=False)  # section 5.5.2
 
 
 def text_frame(payload: bytes, first_byte: int = TEXT) -> bytes:
-    """``payload``, valid UTF-8, as one unfragmented text frame of a server, which is not masked."""
+    """Return ``payload``, valid UTF-8, as one unfragmented, unmasked text frame of a server."""
     return header(len(payload), first_byte) + payload  # section 5.1: a server must not mask; 5.6: text is UTF-8
 
 
 class MessageFramer(Framer):
-    """Makes the frames of one channel's messages, header and payload in one go.
+    """The encoder of one channel's messages as frames, header and payload in one formatting step.
 
     Args:
-        template: The payload, with a ``%b`` for the id and one for the data.
+        template: The payload with a ``%b`` for the id, followed by one for the data.
     """
 
     __slots__ = ("_medium", "_size", "_template")
@@ -39,7 +39,7 @@ class MessageFramer(Framer):
         self._medium = b"\x81\x7e%%c%%c%b" % template
 
     def frame(self, stream_id: bytes, data: bytes) -> bytes:
-        """The frame of one message; ``data`` is JSON."""
+        """Return the frame of one message; ``data`` is JSON."""
         size = self._size + len(stream_id) + len(data)
         if 126 <= size < 65536:
             return self._medium % (size >> 8, size & 255, stream_id, data)
@@ -47,12 +47,12 @@ class MessageFramer(Framer):
 
 
 def compressed_text_frame(payload: bytes) -> bytes:
-    """The same of a payload that permessage-deflate has compressed."""
+    """Return a payload that permessage-deflate has compressed as one text frame of a server."""
     return text_frame(payload, TEXT | _COMPRESSED)
 
 
 def text_payloads(frames: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Each frame and its payload, of frames that :func:`text_frame` made."""
+    """Yield each frame and its payload from joined frames that :func:`text_frame` made."""
     start = 0
     while (found := bounds(frames, start)) is not None:
         body, end = found
@@ -61,18 +61,18 @@ def text_payloads(frames: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def is_plain(data: bytes, start: int) -> bool:
-    """Whether what is there of the frame at ``start`` begins a whole, uncompressed text message of a client."""
+    """Whether the frame at ``start``, as far as received, is a client's unfragmented, uncompressed text message."""
     return data[start] == TEXT and (len(data) - start < 2 or data[start + 1] >= MASKED)
 
 
 def breaks_rules(data: bytes, start: int) -> bool:
-    """Whether no client may begin a frame as the one at ``start`` does: not masked, or of no known kind."""
+    """Whether the first bytes of the frame at ``start`` are invalid from a client: unmasked, or an unknown opcode."""
     # Section 5.1: a client has to mask. Section 5.2: an unknown opcode fails the connection.
     return len(data) - start >= 2 and (data[start + 1] < MASKED or data[start] & 0x0F not in _OPCODES)
 
 
 def is_compressed(data: bytes, start: int) -> bool:
-    """Whether the frame at ``start`` says so."""
+    """Whether the frame at ``start`` is marked as compressed."""
     return bool(data[start] & _COMPRESSED)  # RFC 7692, section 6
 
 

@@ -1,6 +1,6 @@
-"""The opening handshake (RFC 6455, section 4.2), by the rules of the npm package ``ws``: old clients work with them.
+"""The opening handshake (RFC 6455, section 4.2), by the rules of the npm package ``ws``, which old clients work with.
 
-The sections in comments are those of RFC 6455; the numbers behind them are those of the items in their lists.
+The sections in comments are those of RFC 6455; numbers in parentheses after them are items of the sections' lists.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from rsws.gateway.http import TOKEN, Request, response
 from rsws.gateway.websocket.protocols import agree_on_extensions
 
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_VERSIONS = (b"13", b"8")  # the frames of 8, a draft's, are those of the RFC
+_VERSIONS = (b"13", b"8")  # version 8 is a draft with the same frames as the RFC
 _SUBPROTOCOLS = re.compile(TOKEN + rb"(?:[ \t]*,[ \t]*" + TOKEN + rb")*")
 
 
 class Opening(NamedTuple):
-    """A handshake that is fine."""
+    """A successful handshake."""
 
     path: str
-    """What the client asked for."""
+    """The request target, usually the path and its query."""
     answer: bytes
     extensions: Sequence[Extension] = ()
-    """Those that were agreed on."""
+    """The extensions that were agreed on."""
 
 
 def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactory]) -> Opening | bytes | None:
-    """The answer to a handshake.
+    """Return the answer to a handshake.
 
     Args:
-        factories: The extensions there are.
+        factories: The extensions that the gateway supports.
 
     Returns:
-        Bytes for one that is refused, None for a request that is no handshake, as one for another upgrade.
+        The opening; the bytes of the response when the handshake is refused; None when the request is not a WebSocket
+        handshake, for instance one for another upgrade.
     """
     headers = request.headers
     upgrade = headers.get(b"upgrade", b"").lower()
     options = headers.get(b"connection", b"").lower()
-    # Section 4.2.1 (3, 4): what asks for a WebSocket.
+    # Section 4.2.1 (3, 4): the headers that ask for a WebSocket.
     if b"websocket" not in upgrade or (options != b"upgrade" and b"upgrade" not in _list(options)):
         return None
     if request.method != "GET":  # section 4.2.1 (1)
@@ -61,7 +62,7 @@ def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactor
         b"Sec-WebSocket-Accept: %b\r\n" % accept_key(key.decode()).encode()
     )
     offered = headers.get(b"sec-websocket-protocol")
-    if offered is not None:  # sections 4.2.1 (8) and 4.2.2 (4): one of those that the client offers
+    if offered is not None:  # sections 4.2.1 (8) and 4.2.2 (4): the server chooses one that the client offers
         chosen = _first_subprotocol(offered)
         if chosen is None:
             return _refusal("Sec-WebSocket-Protocol", "is not a list of different names")
@@ -79,11 +80,11 @@ def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactor
 
 
 def _first_subprotocol(offered: bytes) -> bytes | None:
-    """The one that a client likes best; None where the header breaks the rules. A browser insists on an answer."""
+    """Return the subprotocol a client prefers, as browsers require one to be chosen; None for an invalid header."""
     if not _SUBPROTOCOLS.fullmatch(offered):
         return None
     names = _list(offered)
-    return names[0] if len(set(names)) == len(names) else None  # section 4.1 (10): all different, the best first
+    return names[0] if len(set(names)) == len(names) else None  # section 4.1 (10): unique, in order of preference
 
 
 def _list(value: bytes) -> list[bytes]:

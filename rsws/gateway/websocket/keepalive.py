@@ -1,4 +1,4 @@
-"""Signs of life: what is heard of a client, and what it takes of what it is sent."""
+"""Liveness of connections: a client is alive while bytes arrive from it, or bytes sent to it drain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 
 class Verdict(Enum):
-    """What to do about a client."""
+    """The liveness of a client: leave it alone, ping it, or cut it off."""
 
     ALIVE = auto()
     PING = auto()
@@ -18,12 +18,12 @@ class Verdict(Enum):
 
 
 class Liveness:
-    """Of one connection.
+    """The signs of life of one connection.
 
-    A ping would queue behind data and cut off a slow client: that data drains is a sign of life like any other.
+    Draining data counts as one: a ping is queued behind data, so that a slow client would otherwise be cut off.
 
     Attributes:
-        heard_at: When something came last, by the clock of the event loop.
+        heard_at: The time at which bytes last arrived, by the clock of the event loop.
     """
 
     __slots__ = ("_drained", "_drained_at", "_pinged_at", "heard_at")
@@ -33,10 +33,10 @@ class Liveness:
         self._drained = 0
 
     def judge(self, now: float, drained: int, ping_after_s: float, dead_after_s: float) -> Verdict:
-        """What to do now; a ping is taken for done.
+        """Return what to do now; for ``PING`` it assumes that the caller sends one.
 
         Args:
-            drained: Bytes that the client has taken since it has connected.
+            drained: The bytes that have drained to the client since it connected.
         """
         if drained > self._drained:
             self._drained = drained
@@ -51,8 +51,8 @@ class Liveness:
 
 
 def unacknowledged_bytes(transport: asyncio.Transport) -> int:
-    """Bytes the kernel took, but the other machine has not confirmed: one that lost its power never will."""
-    if sys.platform != "linux":  # it is not to be had there: the kernel's word counts
+    """Return the bytes in the kernel's send queue that the peer has not acknowledged; one without power never does."""
+    if sys.platform != "linux":  # not available: what the kernel has accepted counts as drained
         return 0
     answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
     return int.from_bytes(answer, sys.byteorder)

@@ -1,4 +1,4 @@
-"""websockets' protocols without I/O: made for what is not a plain message, and let go of afterwards."""
+"""The websockets library's Sans-I/O protocols, created for what is not a plain message, and discarded afterwards."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 
 _log = logging.getLogger("rsws.gateway.websocket")
-_log.setLevel(logging.WARNING)  # at DEBUG websockets logs the request line, and the token is in it
+_log.setLevel(logging.WARNING)  # at DEBUG websockets logs the request line, which contains the token
 
 
 def agree_on_extensions(
     factories: Sequence[ServerExtensionFactory], offered: str
 ) -> tuple[str | None, Sequence[Extension]]:
-    """What a handshake's answer says of the extensions that a client offered, and those that were agreed on.
+    """Return the extensions header of the handshake's answer to a client's offer, and the extensions agreed on.
 
     Raises:
-        InvalidHeader: The offer can't be read.
+        InvalidHeader: The offer can't be parsed.
     """
     protocol = ServerProtocol(extensions=factories, logger=_log)
     try:
@@ -30,11 +30,11 @@ def agree_on_extensions(
 
 
 def after_handshake(extensions: Sequence[Extension], max_bytes: int) -> Protocol:
-    """One of an open connection, between two frames.
+    """Return a protocol in the state of an open connection, between two frames.
 
     Args:
-        extensions: Those that the handshake agreed on.
-        max_bytes: Of a message.
+        extensions: The extensions agreed on in the handshake.
+        max_bytes: The maximum size of a message.
     """
     protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=max_bytes, logger=_log)  # RFC 6455, section 4.2.2
     protocol.extensions = list(extensions)
@@ -42,7 +42,7 @@ def after_handshake(extensions: Sequence[Extension], max_bytes: int) -> Protocol
 
 
 def break_cycles(protocol: Protocol) -> None:
-    """Break its cycles: its parser, errors and what it has read last would wait for the garbage collector."""
+    """Break the protocol's reference cycles, which would keep its parser, errors and last data until a collection."""
     protocol.parser.close()
     error: BaseException | None
     for error in (protocol.parser_exc, protocol.handshake_exc):

@@ -1,8 +1,8 @@
-"""What a client sends once its WebSocket is open, read in turn with the others.
+"""The reader of a client's frames after the handshake, in turn with other clients.
 
-Plain messages are read here. Everything else, and a closing handshake, is left to websockets' Sans-I/O protocol, of
-which there is none between two messages: that is a third of a connection's memory, and half the time a message takes.
-The sections in comments are those of RFC 6455.
+Plain messages are parsed here. Everything else, the closing handshake included, is left to websockets' Sans-I/O
+protocol, which exists only while it is needed: keeping none between messages saves a third of a connection's memory and
+half the time of a message. The sections in comments are those of RFC 6455.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ from rsws.gateway.websocket.frames import breaks_rules, is_close, is_compressed,
 from rsws.gateway.websocket.turns import BYTES_A_TURN, FRAMES_A_TURN, HEAVY_BYTES, PARSED_FRAME_COST, TurnTaker
 
 AT_ONCE = 8
-"""Messages that are handed on before it is looked whether there may be more."""
+"""The number of messages that are parsed and handled before the limits are checked again."""
 _DATA = (Opcode.TEXT, Opcode.CONT, Opcode.BINARY)
 
 
 class Receiver(Interface):
-    """What a reader needs of the connection it reads."""
+    """The interface of a connection that a :class:`FrameReader` needs."""
 
     __slots__ = ()
 
     is_open: bool
-    is_deaf: bool
-    """Whether nothing matters that still comes: the client was sent away, or has said goodbye."""
+    ignores_input: bool
+    """Whether further input is ignored: the client was refused, or the connection is being closed."""
     is_full: bool
-    """Whether the client has to wait for answers, or to read them, before more is read."""
+    """Whether nothing more is read until the client's requests are answered, or it has read its replies."""
 
     def message_received(self, payload: bytes) -> None:
-        """One message of the client."""
+        """Handle one message of the client."""
         raise NotImplementedError
 
     def frame_parsed(self, websocket: Protocol) -> None:
-        """websockets has read something: it may have an answer, or have closed the connection."""
+        """Handle the result of websockets having parsed a frame or a part of one: data to send, or the closing."""
         raise NotImplementedError
 
     def fail(self, code: CloseCode, reason: str) -> None:
-        """The client broke the rules of the gateway."""
+        """Close the connection: the client violated the gateway's rules."""
         raise NotImplementedError
 
     def adjust_reading(self) -> None:
-        """Something waits to be read, or no more."""
+        """Pause or resume reading: there is input that waits for its turn now, or none any more."""
         raise NotImplementedError
 
 
 class FrameReader(TurnTaker):
-    """Reads the frames of one client.
+    """The reader of one client's frames.
 
     Args:
         receiver: The connection.
-        extensions: Those that the handshake agreed on.
-        max_bytes: Of a message.
+        extensions: The extensions agreed on in the handshake.
+        max_bytes: The maximum size of a message.
 
     Attributes:
-        is_in_line: Whether it waits for its turn.
-        websocket: websockets' protocol, while there is one.
+        is_in_line: Whether this reader is queued for its turn.
+        websocket: The protocol of websockets, while it is needed.
     """
 
     __slots__ = (
@@ -78,28 +78,28 @@ class FrameReader(TurnTaker):
         self._extensions = extensions
         self._max_bytes = max_bytes
         self._rest: bytearray | None = None
-        """The beginning of a frame that is not all there."""
+        """The received part of an incomplete frame."""
         self._rest_wanted = 0
         self._unread: tuple[bytes, int] | None = None
-        """What waits for its turn, and where it begins."""
+        """The input that waits for its turn, and the offset at which it begins."""
         self._frame_left = 0
-        """Bytes that websockets lacks of the frame that it is reading."""
+        """The bytes still missing from the frame that websockets is parsing."""
         self._partial: bytearray | None = None
-        """The beginning of a fragmented message."""
+        """The received fragments of an incomplete message."""
 
     @property
     def has_unread(self) -> bool:
-        """Whether there is more than the client's turns so far had room for."""
+        """Whether there is input that waits for the client's next turn."""
         return self._unread is not None
 
     def get_websocket(self) -> Protocol:
-        """websockets' protocol; a new one where there is none."""
+        """Return the protocol of websockets, a new one if there is none."""
         if self.websocket is None:
             self.websocket = protocols.after_handshake(self._extensions, self._max_bytes)
         return self.websocket
 
     def break_cycles(self) -> None:
-        """Forget what was not read to its end."""
+        """Drop unread input, and the reference cycles of websockets' protocol."""
         self._rest = self._unread = self._partial = None
         self._drop_websocket()
 
@@ -109,8 +109,8 @@ class FrameReader(TurnTaker):
             protocols.break_cycles(websocket)
 
     def receive(self, data: bytes) -> None:
-        """Take bytes, and read what this turn has room for."""
-        if self._unread is not None:  # TLS may have some left after reading was paused
+        """Feed received bytes, and read as much as this turn allows."""
+        if self._unread is not None:  # TLS may deliver buffered bytes after reading was paused
             unread, start = self._unread
             self._unread = unread[start:] + data, 0
         elif self._rest is None:
@@ -130,17 +130,17 @@ class FrameReader(TurnTaker):
             self._receiver.adjust_reading()
 
     def _read(self, data: bytes, start: int, *, in_turn: bool = False) -> None:
-        """Read frames until the client has had its share of this turn of the loop.
+        """Read frames until the client has used its share of this turn of the event loop.
 
         Args:
-            in_turn: Whether nobody else of those with much to read is read in this turn.
+            in_turn: Whether this is the reader's turn from the queue, so that it may read a long message.
         """
         receiver = self._receiver
         frames_left, stop = FRAMES_A_TURN, start + BYTES_A_TURN
         max_bytes = self._max_bytes if in_turn else min(HEAVY_BYTES, self._max_bytes)
-        while start < len(data) and not receiver.is_deaf:
+        while start < len(data) and not receiver.ignores_input:
             if frames_left <= 0 or start >= stop or receiver.is_full:
-                self._keep(data, start)
+                self._defer(data, start)
                 return
             if self.websocket is None:
                 payloads, start = read_messages(data, start, max_bytes, min(AT_ONCE, frames_left), stop)
@@ -152,13 +152,13 @@ class FrameReader(TurnTaker):
             is_heavy = False
             if not self._frame_left:
                 found = bounds(data, start)
-                size = 0 if found is None else found[1] - start  # 0: its length is not there
-                if self._has_to_come(data, start, found):
+                size = 0 if found is None else found[1] - start  # 0: its length has not been received
+                if self._needs_more(data, start, found):
                     self._rest, self._rest_wanted = bytearray(data[start:]), size or len(data) - start + 1
                     return
                 is_heavy = self._is_heavy(data, start, size)
                 if is_heavy and not in_turn:
-                    self._keep(data, start)
+                    self._defer(data, start)
                     return
                 self._begin_frame(data, start, size)
             part = data[start : start + self._frame_left]
@@ -167,30 +167,30 @@ class FrameReader(TurnTaker):
             frames_left = 0 if is_heavy else frames_left - PARSED_FRAME_COST
             self._parse(part)
 
-    def _keep(self, data: bytes, start: int) -> None:
-        """Have the rest wait for its turn; nothing more is read meanwhile."""
+    def _defer(self, data: bytes, start: int) -> None:
+        """Keep the rest until its turn; nothing more is read from the client meanwhile."""
         self._unread = data, start
         self._receiver.adjust_reading()
 
-    def _has_to_come(self, data: bytes, start: int, found: tuple[int, int] | None) -> bool:
-        """Whether more of the frame at ``start`` has to come first.
+    def _needs_more(self, data: bytes, start: int, found: tuple[int, int] | None) -> bool:
+        """Whether more bytes of the frame at ``start`` are needed before it can be parsed.
 
-        That is so for its length, and for a plain message. websockets reads anything else in pieces, and answers what
-        breaks the rules as soon as it can.
+        They are needed for an incomplete length and for an incomplete plain message. websockets parses anything else in
+        parts, and responds to a violation as soon as it finds one.
         """
         if found is None:
-            return not breaks_rules(data, start)  # one that does ends the connection at once (7.1.7)
+            return not breaks_rules(data, start)  # a frame that does ends the connection immediately (7.1.7)
         body, end = found
         return len(data) < end and self.websocket is None and is_plain(data, start) and end - body <= self._max_bytes
 
     def _is_heavy(self, data: bytes, start: int, size: int) -> bool:
-        """Whether reading the frame may take long: so may a small one that is compressed, or ends a message."""
+        """Whether parsing the frame may take long: it is long, compressed, or comes in a long fragmented message."""
         return size > HEAVY_BYTES or is_compressed(data, start) or len(self._partial or b"") > HEAVY_BYTES
 
     def _begin_frame(self, data: bytes, start: int, size: int) -> None:
-        """Have websockets read a frame; one without a size breaks the rules, whatever follows."""
+        """Start to parse a frame with websockets; a frame of size 0 is invalid, whatever follows."""
         self._frame_left = size or len(data) - start
-        if self._partial is not None and is_close(data, start):  # section 5.4: it may stand between fragments
+        if self._partial is not None and is_close(data, start):  # section 5.4: it may come between fragments
             self._partial = None
             self._drop_websocket()
 
@@ -205,7 +205,7 @@ class FrameReader(TurnTaker):
             self._drop_websocket()
 
     def _frame_received(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.BINARY:  # section 7.4.1: 1003, a type of data that is not accepted
+        if frame.opcode is Opcode.BINARY:  # section 7.4.1: close code 1003, a data type that is not accepted
             self._receiver.fail(CloseCode.UNSUPPORTED_DATA, "text frames only")
         elif frame.fin and self._partial is None:
             self._receiver.message_received(bytes(frame.data))

@@ -1,4 +1,4 @@
-"""Fair shares: what is done for one client before the others have their turn, and how much of it may be under way."""
+"""Fairness: how much is read from one client before the others get their turn, and how much may be under way."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from rsws.settings import KIB, MIB
 log = logging.getLogger("rsws.gateway")
 
 FRAMES_A_TURN = 64
-"""Plain messages of one client that are read in a turn of the event loop."""
+"""The plain messages of one client that are read in a turn of the event loop."""
 PARSED_FRAME_COST = 4
-"""A frame that websockets reads takes as long as so many of those."""
+"""The cost of a frame that websockets parses, in plain messages that take as long."""
 BYTES_A_TURN = 64 * KIB
 HEAVY_BYTES = 16 * KIB
-"""A message that is longer takes so long that no two are read in one turn, whosever they are."""
+"""The size above which a message takes so long that only one is read in a turn, of all clients."""
 REQUESTS_UNDER_WAY = (16, 1000, 4000)
-"""Of one client however many there are, of one at most, and of all together: about 40 ms of work."""
+"""The limits on requests under way: a client's least and greatest share, and all together (about 40 ms of work)."""
 BYTES_UNDER_WAY = (HEAVY_BYTES, MIB, MIB)
 CROWDED_RETRY_S = 0.005
 REST_AFTER_S, REST = 0.001, 2
-"""When turns have taken so long the others have so many times as much: they wait little, whoever sends how much."""
+"""After this many seconds of turns comes a pause of this many times as long, so that other clients wait only little."""
 
 
 class TurnTaker(Protocol):
-    """What waits for its turn."""
+    """A reader that waits for its turn."""
 
     __slots__ = ()
 
     def read_on(self) -> None:
-        """Read what one turn has room for, and wait for another one if there is more."""
+        """Read as much as one turn allows, and wait for another turn if there is more."""
         raise NotImplementedError
 
 
 class Turns:
-    """Whose turn it is to be read, of those who have sent more than one turn of the event loop has room for.
+    """A queue of clients that have sent more than is read in one turn of the event loop.
 
-    One of them is served in each turn, behind all those who have sent little.
+    One of them is read in each turn, after all clients that have sent little.
 
     Args:
-        is_crowded: Whether so much waits for Redis that nobody has a turn for now.
+        is_crowded: Returns whether so much waits for Redis that nothing is read from the queue for now.
     """
 
     def __init__(self, is_crowded: Callable[[], bool]) -> None:
         self.busy_clients = 0
-        """Clients with requests under way, among whom what may be under way is divided."""
+        """The number of clients with requests under way, among which the limits are divided."""
         self._is_crowded = is_crowded
         self._waiting: deque[TurnTaker] = deque()
         self._taken_s = 0.0
-        """What the turns since the last rest have taken."""
+        """The time that the turns since the last pause have taken."""
 
     def wait(self, reader: TurnTaker) -> None:
-        """Have ``reader.read_on()`` called when its turn has come, never within this call."""
+        """Queue ``reader``: its ``read_on()`` is called when its turn has come, never within this call."""
         self._waiting.append(reader)
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_soon(self._serve_next)
@@ -83,7 +83,7 @@ class Turns:
             self._taken_s = 0.0
 
     def is_over_share(self, requests: int, size: int) -> bool:
-        """Whether a client with so much under way, in characters, has to wait before it may ask for more."""
+        """Whether a client with that many requests of ``size`` characters under way has to wait before sending more."""
         others = self.busy_clients or 1
         return requests >= _share(REQUESTS_UNDER_WAY, others) or size >= _share(BYTES_UNDER_WAY, others)
 

@@ -63,7 +63,8 @@ async def test_odd_channel_names_work(redis_server: RedisServer, name: str) -> N
     async with gateway(redis_server.url) as server, connect(server) as client:
         await client.subscribe(name)
         await client.send(action="publish", channel=name, data=1, messageId="m")
-        assert {(await client.next()).get("status"), (await client.next()).get("event")} & {"ack", "message"}
+        said = [await client.next(), await client.next()]
+        assert {each.get("status") or each.get("event") for each in said} == {"ack", "message"}
         assert [fields for _, fields in entries(redis_server, name)] == [{"messageData": "1"}]
     redis_server.call("DEL", name)
 

@@ -147,7 +147,7 @@ class _Talk:
 
     async def _take(self, text: str) -> None:
         """Do what was typed or pasted: what each of its lines says, up to the first that can't be done."""
-        lines = _lines(text)
+        lines = lines_of(text)
         sending = Sending(by_line=len(lines) > 1)
         for number, line in enumerate(lines, 1):
             try:
@@ -279,7 +279,7 @@ class _Talk:
         await run_in_terminal(write)
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
     """What was typed or pasted, line by line; JSON that goes over several lines is one."""
     text = text.strip()
     return (
@@ -303,7 +303,7 @@ class _Checked(Validator):
     """Refuses what is meant to be JSON and is not, while it can be fixed."""
 
     def validate(self, document: Document) -> None:
-        lines = _lines(document.text)
+        lines = lines_of(document.text)
         for number, line in enumerate(lines, 1):
             try:
                 _message(line.encode())

@@ -47,6 +47,10 @@ class WrongTokens:
         self._seen: dict[str | IPv6Network, tuple[int, float]] = {}
         """How many of an address, and when the last one came; the longest ago first."""
 
+    def __len__(self) -> int:
+        """How many addresses are remembered."""
+        return len(self._seen)
+
     def wait_s(self, address: str, now: float) -> float:
         """Count one more wrong token; how long its refusal has to wait.
 

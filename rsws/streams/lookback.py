@@ -56,6 +56,11 @@ class LookBack:
         self._turns = asyncio.Semaphore(STEPS_AT_ONCE)  # which are given to those who wait for one in their order
         self._next_at = 0.0
 
+    @property
+    def under_way(self) -> int:
+        """How many counts somebody waits for."""
+        return len(self._counts)
+
     async def position(self, channel: str, count: int, end: StreamId) -> StreamId:
         """The id with exactly ``count`` entries after it up to ``end``, that of an entry; ``0-0`` if there are no more.
 

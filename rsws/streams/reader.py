@@ -125,6 +125,11 @@ class Reader:
         self._is_told = True
         """Whether Redis tells what has changed; an old one does not, or a user may not ask for it."""
 
+    @property
+    def is_down(self) -> bool:
+        """Whether Redis could not be reached when that was tried last: what is followed now is read once it can be."""
+        return self._link.is_down
+
     async def run(self) -> None:
         """Read until cancelled. Nothing may be followed before this runs."""
         async with asyncio.TaskGroup() as tasks:
@@ -145,6 +150,10 @@ class Reader:
     def unfollow(self, name: str) -> None:
         """Read this stream no more; nothing of it is delivered after this call."""
         self._remove(name.encode())
+
+    def is_at_tail(self, name: str) -> bool:
+        """Whether this stream was read to its end, and Redis says when there is more."""
+        return self._followed[name.encode()].at_tail
 
     def _remove(self, key: bytes) -> _Followed | None:
         followed = self._followed.pop(key, None)

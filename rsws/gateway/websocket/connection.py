@@ -252,6 +252,11 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if not self._in_flight and self._last_words is not None:
             self.close(*self._last_words)
 
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """The requests that are not answered yet: how many, and how many characters."""
+        return self._in_flight, self._in_flight_bytes
+
     def adjust_reading(self) -> None:
         """Read the client, or read it no more: it has had its share, or does not read what it has asked for."""
         turns, frames = self._owner.turns, self._frames

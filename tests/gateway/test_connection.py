@@ -272,7 +272,7 @@ async def test_no_timer_keeps_what_has_gone(redis_server: RedisServer) -> None:
 async def test_who_does_not_come_to_a_handshake_is_cut_off(
     redis_server: RedisServer, start: bytes, more: bytes
 ) -> None:
-    limits = replace(DEFAULTS, open_timeout_s=0.1)
+    limits = replace(DEFAULTS, open_timeout_s=0.3)
     async with gateway(redis_server.url, limits) as server, connect(server) as client, Wire(server) as wire:
         await wire.send(start)
         reading = asyncio.create_task(wire.read_to_end())

@@ -381,11 +381,11 @@ async def test_the_proxy_carries_cuts_and_swallows(redis_server: RedisServer, ch
         started = loop.time()
         with front.delayed(0.1):
             await client.nothing_more()
-        assert 0.15 < loop.time() - started < 5
+        assert loop.time() - started > 0.15
         started = loop.time()
         with front.limited(100_000):
             await client.publish(channel, "x" * 20_000)
-        assert 0.15 < loop.time() - started < 5
+        assert loop.time() - started > 0.15
         front.cut()
         assert (await client.closed())[0] == 1006
         with front.refusing():

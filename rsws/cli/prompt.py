@@ -147,7 +147,7 @@ class _Talk:
 
     async def _handle_input(self, text: str) -> None:
         """Carry out the lines that were typed or pasted, up to the first that fails."""
-        lines = _lines(text)
+        lines = lines_of(text)
         sending = Sending(by_line=len(lines) > 1)
         for number, line in enumerate(lines, 1):
             try:
@@ -279,7 +279,7 @@ class _Talk:
         await run_in_terminal(write)
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
     """Split what was typed or pasted into lines; JSON that spans several lines is one."""
     text = text.strip()
     return (
@@ -303,7 +303,7 @@ class _Checked(Validator):
     """A validator that refuses a line that begins like JSON and is not valid, while the user can still fix it."""
 
     def validate(self, document: Document) -> None:
-        lines = _lines(document.text)
+        lines = lines_of(document.text)
         for number, line in enumerate(lines, 1):
             try:
                 _message(line.encode())

@@ -80,6 +80,11 @@ class Client:
         self.url = link.address.url
         self._producer = uuid.uuid4().hex
 
+    @property
+    def queued(self) -> int:
+        """Requests that wait to be sent: for a connection, or for a gateway that reads too slowly."""
+        return self._link.queued
+
     async def publish(
         self, channel: str, data: Any, *, message_id: str | None = None, timeout_s: float = 30
     ) -> StreamId:

@@ -150,6 +150,11 @@ class GatewayLink:
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 
+    @property
+    def queued(self) -> int:
+        """How much waits to be sent."""
+        return len(self._outbox)
+
     def has_feed(self, channel: str) -> bool:
         """Whether there is a subscription of ``channel``, or one that the gateway has not confirmed as ended."""
         return channel in self._feeds

@@ -89,6 +89,11 @@ class Inbox:
         self._error: Exception | None = None
 
     @property
+    def queued(self) -> int:
+        """How many items there are to get."""
+        return len(self._queue)
+
+    @property
     def full(self) -> bool:
         """Whether the queue is full, so that the next message has to wait in the stream."""
         return len(self._queue) >= self._most_entries or self._bytes >= self._most_bytes
@@ -329,6 +334,11 @@ class Subscription(AsyncIterator[T_co]):
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
+
+    @property
+    def queued(self) -> int:
+        """Messages and events that were received and not taken yet."""
+        return self._inbox.queued
 
     def __aiter__(self) -> Self:
         return self

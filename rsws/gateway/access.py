@@ -47,6 +47,10 @@ class WrongTokens:
         self._seen: dict[str | IPv6Network, tuple[int, float]] = {}
         """The number of wrong tokens and the time of the last one, by address; that seen longest ago is first."""
 
+    def __len__(self) -> int:
+        """How many addresses are remembered."""
+        return len(self._seen)
+
     def wait_s(self, address: str, now: float) -> float:
         """Count one more wrong token from ``address``; return the delay before it is refused.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -88,10 +88,22 @@ class ClientRegistry(ConnectionOwner):
         self._awaited: set[ClientConnection] = set()
         self._all_lost = asyncio.Event()
 
+    def __len__(self) -> int:
+        """How many connections there are, those in their handshake and those that are closing included."""
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[ClientConnection]:
+        return iter(self._connections)
+
+    @property
+    def at_the_door(self) -> int:
+        """Connections that were not let in: those that have sent no whole request, and those that were dismissed."""
+        return len(self._silent) + len(self._dismissed)
+
     # --- see rsws.gateway.websocket.connection.ConnectionOwner ---
 
     def connected(self, connection: ClientConnection) -> None:
-        if len(self._silent) + len(self._dismissed) >= self._reserved:
+        if self.at_the_door >= self._reserved:
             self._make_room()
         self._connections.add(connection)
         self._silent[connection] = None
@@ -160,7 +172,7 @@ class ClientRegistry(ConnectionOwner):
         """Abort the oldest connections that are not admitted while they fill their share and the room clients leave."""
         left = self._limit - len(self.sessions) - len(self._ending)
         room = max(self._reserved, min(self.limits.door_most, left))
-        while len(self._silent) + len(self._dismissed) >= room:
+        while self.at_the_door >= room:
             self._count_turned_away()
             crowd: dict[ClientConnection, Any] = max(self._silent, self._dismissed, key=len)
             oldest = next(iter(crowd))

@@ -117,6 +117,11 @@ class LocalRedis:
     def directory(self) -> Path | None:
         return self._directory if self.embedded else None
 
+    @property
+    def server(self) -> ServerProcess | None:
+        """The embedded server that this gateway started last; None when it uses another Redis."""
+        return self._server
+
     async def __aenter__(self) -> Self:
         await self._claim()
         return self

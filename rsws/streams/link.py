@@ -66,6 +66,11 @@ class RedisLink:
         return self._up is True and self._healthy
 
     @property
+    def is_down(self) -> bool:
+        """Whether Redis could not be reached when that was tried last: what is submitted is refused at once."""
+        return self._up is False
+
+    @property
     def is_crowded(self) -> bool:
         """Whether the queue is so long that Redis will take some tens of milliseconds to execute it."""
         return self._queue.held_bytes > self._crowded_bytes

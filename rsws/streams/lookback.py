@@ -56,6 +56,11 @@ class LookBack:
         self._turns = asyncio.Semaphore(STEPS_AT_ONCE)  # which serves its waiters in order
         self._next_at = 0.0
 
+    @property
+    def under_way(self) -> int:
+        """How many counts somebody waits for."""
+        return len(self._counts)
+
     async def position(self, channel: str, count: int, end: StreamId) -> StreamId:
         """Return the id of the entry with exactly ``count`` entries after it up to ``end``; ``0-0`` if there is none.
 

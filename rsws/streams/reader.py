@@ -126,6 +126,11 @@ class Reader:
         self._tracks_changes = True
         """Whether Redis tells which streams change; an old version does not, or a user may not be allowed to ask."""
 
+    @property
+    def is_down(self) -> bool:
+        """Whether Redis could not be reached when that was tried last: what is followed now is read once it can be."""
+        return self._link.is_down
+
     async def run(self) -> None:
         """Read until cancelled. Streams may be followed only once this runs."""
         async with asyncio.TaskGroup() as tasks:
@@ -146,6 +151,10 @@ class Reader:
     def unfollow(self, name: str) -> None:
         """Stop reading this stream; nothing of it is delivered after this call."""
         self._remove(name.encode())
+
+    def is_at_tail(self, name: str) -> bool:
+        """Whether this stream was read to its end, and Redis says when there is more."""
+        return self._followed[name.encode()].at_tail
 
     def _remove(self, key: bytes) -> _Followed | None:
         followed = self._followed.pop(key, None)

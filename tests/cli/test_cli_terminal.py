@@ -194,7 +194,7 @@ def paste(terminal: Terminal, *lines: str) -> None:
     ],
 )
 def test_lines_end_where_a_terminal_ends_them(text: str, lines: list[str]) -> None:
-    assert prompt._lines(text) == lines
+    assert prompt.lines_of(text) == lines
 
 
 def test_each_line_that_is_pasted_is_a_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:

@@ -54,7 +54,7 @@ def nothing_to_connect_to() -> Iterator[None]:
 
 def check_end(code: int, stderr: str) -> None:
     """That it has ended as a command ends, with what to do in one line."""
-    assert code in ExitCode._value2member_map_
+    assert code in {*ExitCode}
     assert "Traceback" not in stderr
     assert "Input should be" not in stderr  # pydantic's words
     if code:

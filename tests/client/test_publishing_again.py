@@ -86,8 +86,7 @@ async def test_an_unknown_outcome_is_asked_for_until_it_is_known() -> None:
 
 @in_a_loop
 async def test_what_is_asked_for_again_keeps_its_order() -> None:
-    async with connected() as (_, peer, client):
-        client._link._publishes._delays = iter([0.01] * 3)
+    async with connected(replace(QUICK, retry=Backoff(0.01, 0.01))) as (_, peer, client):
         publishing = [asyncio.create_task(client.publish("c", 0, message_id=str(name))) for name in range(20)]
         asked = [await peer.hear_publish() for _ in publishing]
         for _ in range(3):
@@ -128,16 +127,19 @@ async def test_asking_again_is_put_off_more_and_more(monkeypatch: pytest.MonkeyP
 
 
 @in_a_loop
-async def test_one_that_waits_to_be_asked_again_is_sent_once_over_the_next_connection() -> None:
+async def test_one_that_waits_to_be_asked_again_is_sent_once_over_the_next_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits = iter((0.2, 0.0))  # until it is asked for again, and until there is a connection again
+    monkeypatch.setattr(Backoff, "wait_s", lambda backoff, failures: next(waits))
     async with connected() as (script, peer, client):
-        client._link._publishes._delays = iter([0.2])
         publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
         await peer.hear_publish()
         await peer.say(UNKNOWN)
         await peer.drop()
         peer = await script.peer()
         await peer.hear_publish()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # the time when it was to be asked for again is past
         pinging = asyncio.create_task(client.ping())
         await peer.expect(action="ping")
         await peer.say(Ack("m", StreamId(1, 0)), Pong())
@@ -201,16 +203,16 @@ async def test_a_gateway_that_might_not_know_a_repeat_any_more_is_not_asked() ->
 
 @in_a_loop
 async def test_a_repeat_that_was_sent_in_time_may_be_answered_later() -> None:
-    async with connected(replace(QUICK, resend_s=0.5)) as (_, peer, client):
+    async with connected(replace(QUICK, resend_s=1.5)) as (_, peer, client):
         in_time = asyncio.create_task(client.publish("c", 1, message_id="a"))
         await peer.hear_publish()
         await peer.say(msgspec.structs.replace(UNKNOWN, message_id="a"))
         await peer.hear_publish()
         too_late = asyncio.create_task(client.publish("c", 1, message_id="m"))
         await peer.hear_publish()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         await peer.say(UNKNOWN)
-        with pytest.raises(PublishFailed, match=r"no ack within 0\.5 s"):
+        with pytest.raises(PublishFailed, match=r"no ack within 1\.5 s"):
             await too_late
         await peer.say(Ack("a", StreamId(1, 0)))
         assert await in_time == StreamId(1, 0)
@@ -239,8 +241,7 @@ async def test_no_answer_that_says_what_became_of_it_in_time(loses: bool) -> Non
 
 @in_a_loop
 async def test_a_publish_cancelled_while_it_waits_to_be_sent_again_is_not() -> None:
-    async with connected() as (_, peer, client):
-        client._link._publishes._delays = iter([0.1])
+    async with connected(replace(QUICK, retry=Backoff(0.1, 0.1))) as (_, peer, client):
         publishing = asyncio.create_task(client.publish("c", 1, message_id="m"))
         await peer.hear_publish()
         pinging = asyncio.create_task(client.ping())
@@ -251,7 +252,7 @@ async def test_a_publish_cancelled_while_it_waits_to_be_sent_again_is_not() -> N
         await asyncio.wait([publishing])
         again = asyncio.create_task(client.publish("c", 2, message_id="m"))
         assert (await peer.hear())["data"] == 2
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.15)  # likewise
         pinging = asyncio.create_task(client.ping())
         await peer.expect(action="ping")
         await peer.say(Ack("m", StreamId(2, 0)), Pong())

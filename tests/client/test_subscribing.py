@@ -310,7 +310,7 @@ async def test_closing_a_subscription_does_not_wait_for_a_connection() -> None:
         await (await script.peer()).hear()
     await lost.wait()
     await messages.close()
-    assert not client._link._outbox
+    assert client.queued == 0
     client.subscribe("c")
     await context.__aexit__(None, None, None)
 

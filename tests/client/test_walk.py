@@ -87,8 +87,8 @@ class Walk:
         await asyncio.sleep(0)  # retries
 
     async def consume(self) -> None:
-        assert len(self.inbox._queue) <= LIMITS.queue_entries
-        if self.inbox._queue:
+        assert self.inbox.queued <= LIMITS.queue_entries
+        if self.inbox.queued:
             item = await self.inbox.get()
             assert isinstance(item, Message)
             self.seen[item.channel].append(item.id.ms)

@@ -77,7 +77,7 @@ async def test_the_oldest_silent_one_makes_room(redis_server: RedisServer) -> No
         for number in range(6):
             silent.append(await stack.enter_async_context(Wire(server)))
             await silent[-1].send(b"GET / HTTP/1.1\r\n"[:number])
-            await until(lambda n=number: len(server.server.clients._silent) == min(n + 1, 4))  # type: ignore[misc]
+            await until(lambda n=number: server.server.clients.at_the_door == min(n + 1, 4))  # type: ignore[misc]
         assert await silent[0].read_to_end() == b""
         assert await silent[1].read_to_end() == b""
         await silent[2].send(b"GET /?token=k HTTP/1.1\r\n\r\n"[2:])
@@ -94,7 +94,7 @@ async def test_those_who_got_something_else_than_a_welcome_make_room_too(redis_s
             await wire.send(b"GET /healthz HTTP/1.1\r\n\r\n")
             while b"ok" not in wire.received:  # and it does not go then
                 assert await wire.read_some()
-        assert len(server.server.clients._dismissed) <= 4
+        assert server.server.clients.at_the_door <= 4
         async with connect(server) as other:
             await other.nothing_more()
         await client.nothing_more()
@@ -107,13 +107,15 @@ async def test_clients_that_close_are_not_cut_off(redis_server: RedisServer) -> 
         for wire in wires:
             await wire.handshake()
             assert await wire.text() == WELCOME
-        for session in list(server.server.clients.sessions):
-            session.close(CloseCode.GOING_AWAY, "bye")
+        closing = [*server.server.clients.sessions]
+        for each in closing:
+            each.close(CloseCode.GOING_AWAY, "bye")
         for _ in range(8):
             await stack.enter_async_context(Wire(server))
-        await until(lambda: len(server.server.clients._silent) == 4)
+        await until(lambda: server.server.board.metrics.clients_turned_away == 4)
         assert [await wire.close_code() for wire in wires] == [1001] * 4
-        assert len(server.server.clients._ending) == 4
+        assert {*closing} < {*server.server.clients}
+        assert server.server.clients.at_the_door == 4
 
 
 # --- wrong tokens ---
@@ -137,9 +139,11 @@ async def test_who_has_the_token_does_not_wait(redis_server: RedisServer) -> Non
         async with connect(server) as client:
             await client.nothing_more()
         assert wire.received == b""
-        assert len(server.server.clients._dismissed) == 1
+        with pytest.raises(BlockingIOError):  # there is nothing to be read, and no end either
+            wire.socket.recv(1)
+        assert server.server.clients.at_the_door == 1
         assert (await http(server, "/healthz"))[0] == 200
-    assert not server.server.clients._dismissed
+    assert server.server.clients.at_the_door == 0
 
 
 @async_test
@@ -151,7 +155,7 @@ async def test_no_more_than_the_door_holds_wait_for_their_refusal(redis_server: 
             wire = await stack.enter_async_context(Wire(server))
             await wire.send(gateway_kit.handshake("/?token=wrong"))
         await until(lambda: server.server.board.metrics.tokens_refused == 13)
-        assert len(server.server.clients._dismissed) <= 4
+        assert server.server.clients.at_the_door <= 4
         async with connect(server) as client:
             await client.nothing_more()
 
@@ -198,7 +202,7 @@ def test_no_more_addresses_are_kept_than_there_is_room_for() -> None:
     assert wrong.wait_s("192.0.2.1", 1.0) > 0
     for number in range(DEFAULTS.max_addresses):
         wrong.wait_s(f"11.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1.0)
-    assert len(wrong._seen) == DEFAULTS.max_addresses
+    assert len(wrong) == DEFAULTS.max_addresses
     assert wrong.wait_s("192.0.2.1", 1.0) == 0
 
 

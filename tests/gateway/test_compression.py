@@ -16,7 +16,7 @@ from websockets.frames import Frame, Opcode
 from kit.gateway import KEY, Wire, add, async_test, first_frame, frame, gateway, handshake, request
 from kit.support import RedisServer
 from rsws.gateway.websocket.compression import COMPRESSION, REMEMBERED_BYTES, Compressor, compressor
-from rsws.gateway.websocket.frames import text_frame
+from rsws.gateway.websocket.frames import compressed_text_frame, text_frame
 
 BROWSER = "permessage-deflate; client_max_window_bits"
 LONG = json.dumps({"text": "the same again and " * 20})
@@ -116,13 +116,13 @@ async def test_history_and_live_say_the_same_to_all(redis_server: RedisServer, c
 async def test_it_is_done_once_for_all_receivers(
     redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really, done = Compressor._compress, []
+    done: list[bytes] = []
 
-    def noted(self: Compressor, frames: bytes) -> bytes:
-        done.append(frames)
-        return really(self, frames)
+    def noted(payload: bytes) -> bytes:
+        done.append(payload)
+        return compressed_text_frame(payload)
 
-    monkeypatch.setattr(Compressor, "_compress", noted)
+    monkeypatch.setattr("rsws.gateway.websocket.compression.compressed_text_frame", noted)
     async with gateway(redis_server.url, compress=True) as server, AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(Wire(server)) for _ in range(20)]
         for wire in wires:

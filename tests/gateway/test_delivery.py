@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -28,6 +29,7 @@ from kit.gateway import (
     until,
 )
 from kit.support import MIB, RedisServer, free_port, sent_by
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
 
 KIB = 1024
@@ -373,23 +375,28 @@ async def test_who_asks_for_much_and_goes_leaves_nothing_under_way(own_redis: Re
     for _ in range(20):
         add(own_redis, channel, *["1"] * 1000)
     async with gateway(own_redis.url) as server:
+        async with connect(server) as client:
+            await client.subscribe(channel, last=3000)
+            alone = command_calls(own_redis, "xrevrange")
         async with AsyncExitStack() as stack:
             for number in range(5):
                 client = await stack.enter_async_context(connect(server))
                 await client.send(action="subscribe", channel=channel, last=19_000 - number)
             before = command_calls(own_redis, "xrevrange")
-            await until(lambda: command_calls(own_redis, "xrevrange") > before + 5)
+            await until(lambda: command_calls(own_redis, "xrevrange") > before + alone)
         await until(lambda: not server.server.clients.sessions)
-        await asyncio.sleep(0.02)
         stopped = command_calls(own_redis, "xrevrange")
-        await asyncio.sleep(0.05)
-        assert command_calls(own_redis, "xrevrange") == stopped
-        async with connect(server) as client:
-            await client.subscribe(channel, last=300)
-            await client.messages(channel, 300)
+        async with connect(server) as client:  # others would take their turns with this one
+            await client.subscribe(channel, last=3000)
+            assert command_calls(own_redis, "xrevrange") - stopped < 2 * alone
+            await client.messages(channel, 3000)
 
 
 # --- many channels ---
+
+
+BLOCKS_LONG = replace(DEFAULTS, streams=replace(DEFAULTS.streams, block_s=4 * PATIENCE_S))
+"""Whoever has to wait for the end of a read of Redis waits too long."""
 
 
 @pytest.mark.parametrize("connections", [1, 100])
@@ -398,32 +405,24 @@ async def test_100_channels_do_not_wait_for_each_other(
     redis_server: RedisServer, channel: str, connections: int
 ) -> None:
     names = [f"{channel}-{index}" for index in range(100)]
-    async with gateway(redis_server.url) as server, AsyncExitStack() as stack:
+    async with gateway(redis_server.url, BLOCKS_LONG) as server, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connect(server)) for _ in range(connections)]
         readers = [clients[index % connections] for index in range(100)]
         for name, client in zip(names, readers, strict=True):
             await client.subscribe(name)
-        loop = asyncio.get_running_loop()
-        slowest = 0.0
         for name, client in random.Random(3).sample(list(zip(names, readers, strict=True)), 100):
-            started = loop.time()
             [stream_id] = add(redis_server, name, "1")
             assert await client.message(name) == (stream_id, 1)
-            slowest = max(slowest, loop.time() - started)
-        assert slowest < 2  # a read that blocks for its 5 s would show
 
 
 @async_test
 async def test_a_new_channel_is_read_at_once_while_others_are_quiet(redis_server: RedisServer, channel: str) -> None:
-    async with gateway(redis_server.url) as server, connect(server) as client:
-        loop = asyncio.get_running_loop()
+    async with gateway(redis_server.url, BLOCKS_LONG) as server, connect(server) as client:
         for index in range(150):
             name = f"{channel}-{index}"
             await client.subscribe(name)
-            started = loop.time()
             add(redis_server, name, "1")
             await client.message(name)
-            assert loop.time() - started < 2
             if index % 3 == 0:
                 await client.send(action="unsubscribe", channel=name)
                 await client.next()

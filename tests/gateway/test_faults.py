@@ -24,6 +24,7 @@ from kit.checker import History, Publisher, Subscriber, open_anywhere, stream_of
 from kit.faults import (
     Proxy,
     Way,
+    command_calls,
     demoted,
     filled_up,
     forbidden,
@@ -35,6 +36,7 @@ from kit.faults import (
 )
 from kit.gateway import (
     KEY,
+    PATIENCE_S,
     Client,
     add,
     async_test,
@@ -361,9 +363,8 @@ def test_shutdown_drains(own_redis: RedisServer, channel: str) -> None:
             at, code = await task
             times.append(at - started)
             assert code == 1012
-        assert 0.7 < max(times) < 1.4, times
-        # One at a time: in no quarter of the time do half of them go.
-        assert max(sum(start <= at < start + 0.25 for at in times) for start in times) < 20, times
+        # One at a time: with the publisher and those that are deaf they are 46, and have a second.
+        assert all(at >= number / 46 for number, at in enumerate(sorted(times))), times
         publishing.cancel()
         await asyncio.wait([publishing])
         for sent in history.sends.values():
@@ -376,9 +377,8 @@ def test_shutdown_drains(own_redis: RedisServer, channel: str) -> None:
         url = process.wait_for(r"ws://\S+")[0].rstrip("/")
         with deaf_clients(url, 5):
             clients(url)
-            started = time.monotonic()
-            assert process.wait(4) == 0, process.output()
-            assert time.monotonic() - started < 2.2
+            assert process.wait(PATIENCE_S) == 0, process.output()
+            assert "cutting off clients" not in process.output(), "each is cut off before the end of all patience"
 
 
 @contextmanager
@@ -438,7 +438,8 @@ async def test_retention_goes_on_behind_a_key_that_redis_forbids(
             # It may not look at what it may not trim: ask for the allowed ones only.
             allowed = [name for name in names if name.startswith("news.1")]
             await until(lambda: all(own_redis.call("XLEN", name) == 1 for name in allowed))
-            await asyncio.sleep(0.3)
+            scans = command_calls(own_redis, "scan")
+            await until(lambda: command_calls(own_redis, "scan") > scans + 5)
     assert len([record for record in caplog.records if "trimming failed" in record.getMessage()]) == 1
 
 

@@ -13,12 +13,14 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 from kit.gateway import frame, handshake
+from rsws.errors import CloseCode
 from rsws.frames import bounds, read_messages
 from rsws.gateway.http import Request
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer, text_frame, text_payloads
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
+from rsws.gateway.websocket.receiving import FrameReader
 from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import Message, StreamId, encode_reply, message_template
 
@@ -33,6 +35,7 @@ class Transport(asyncio.Transport):
         super().__init__({"peername": ("192.0.2.1", 1)})
         self.written = bytearray()
         self.aborted = False
+        self.paused = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
@@ -47,10 +50,10 @@ class Transport(asyncio.Transport):
         pass
 
     def pause_reading(self) -> None:
-        pass
+        self.paused = True
 
     def resume_reading(self) -> None:
-        pass
+        self.paused = False
 
     def is_closing(self) -> bool:
         return self.aborted
@@ -101,6 +104,26 @@ class Everyone:
         pass
 
 
+class Listening:
+    """A receiver that has time for everything."""
+
+    is_open = True
+    ignores_input = False
+    is_full = False
+
+    def message_received(self, payload: bytes) -> None:
+        pass
+
+    def frame_parsed(self, websocket: Protocol) -> None:
+        pass
+
+    def fail(self, code: CloseCode, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def adjust_reading(self) -> None:
+        raise AssertionError("there is more than one turn has room for")
+
+
 def ours(pieces: list[bytes]) -> tuple[list[str], int | None]:
     """The messages in what a client sends piece by piece, and the code with which the connection is closed."""
 
@@ -111,7 +134,7 @@ def ours(pieces: list[bytes]) -> tuple[list[str], int | None]:
         connection.data_received(handshake("/"))
         for piece in pieces:
             connection.data_received(piece)
-            while connection._reading_paused and connection.is_open:  # noqa: ASYNC110 - it waits for its turn
+            while transport.paused and connection.is_open:  # noqa: ASYNC110 - it waits for its turn
                 await asyncio.sleep(0)
         return host.messages, None if connection.is_open else connection.end_code
 
@@ -237,12 +260,9 @@ def test_a_message_above_the_limit_is_left_to_websockets() -> None:
 
 @pytest.mark.parametrize("sent", [b"", frame(b"x") * 9, frame(b"", 9), frame(b"x", fin=False) + frame(b"y", 0)])
 def test_between_messages_there_is_no_parser(sent: bytes) -> None:
-    async def feed() -> None:
-        connection = ClientConnection(Everyone())
-        connection.connection_made(Transport())
-        for piece in (handshake("/"), sent):
-            connection.data_received(piece)
-            assert connection._frames is not None
-            assert connection._frames.websocket is None
-
-    asyncio.run(feed())
+    reader = FrameReader(Listening(), (), MAX_BYTES)
+    assert reader.websocket is None
+    reader.receive(sent[:1])
+    reader.receive(sent[1:])
+    assert reader.websocket is None
+    assert not reader.has_unread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from kit.gateway import (
     until_status,
 )
 from kit.support import RedisServer, free_port
+from rsws.gateway.limits import DEFAULTS
 
 pytestmark = pytest.mark.usefixtures("event_loop_kind")
 
@@ -159,7 +161,8 @@ async def test_a_redis_that_was_restarted_while_nothing_was_written(own_redis: R
 
 @async_test
 async def test_readyz_knows_soon_that_redis_is_gone(own_redis: RedisServer) -> None:
-    async with gateway(own_redis.url) as server:
+    limits = replace(DEFAULTS, streams=replace(DEFAULTS.streams, idle_ping_s=600))
+    async with gateway(own_redis.url, limits) as server:
         await until_status(server, "/readyz", 200)
         own_redis.kill()
-        await until_status(server, "/readyz", 503, within_s=2)
+        await until_status(server, "/readyz", 503)

@@ -7,7 +7,6 @@ import asyncio
 from kit.gateway import add, async_test, until
 from kit.interleavings import Client, Connection, make_channel
 from kit.support import RedisServer
-from rsws.gateway.delivery import pages as pages_module
 from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.pages import Pages
 from rsws.gateway.delivery.subscription import Subscription
@@ -77,17 +76,22 @@ async def test_a_read_that_nobody_waits_for_any_more_ends(own_redis: RedisServer
         pages = Pages(store, tasks, no_check)
         room = make_channel(channel, StreamId(1 << 60, 0))
         clients = [Client(0, Connection(room=1000)) for _ in range(2)]
+        others = asyncio.all_tasks()
         for client in clients:
             client.subscription = Subscription(room, ZERO, client, pages)
             client.subscription.advance()
         first, second = [client.subscription for client in clients if client.subscription is not None]
-        read = pages._reads[pages_module._key(first)]
-        assert read.task is not None
+        [read] = asyncio.all_tasks() - others
         for subscription in (first, second):
-            assert not read.task.cancelling()
+            assert not read.cancelling()
             subscription.close()
             pages.leave(subscription)
-        assert read.task.cancelling()
-        assert not pages._reads
+        assert read.cancelling()
+        late = Subscription(room, ZERO, Client(0, Connection(room=1000)), pages)
+        late.advance()
+        [another] = asyncio.all_tasks() - others - {read}  # it does not wait for what has ended
+        late.close()
+        pages.leave(late)
+        assert another.cancelling()
     running.cancel()
     await asyncio.wait([running])

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import pytest
 
 from kit.checker import Gap, History, stream_of
+from kit.faults import command_calls
 from kit.gateway import (
     Wire,
     add,
@@ -124,7 +125,8 @@ async def test_a_live_subscriber_of_a_stream_that_is_changed(own_redis: RedisSer
                 frames = [*frames[1:], await client.next()]
             new = [entry for entry in stored if int(entry[0][:-2]) > 6]
             assert [(frame["streamId"], frame["data"]) for frame in frames] == new
-        await asyncio.sleep(0.25)  # two more looks at the stream find nothing new
+        looks = command_calls(own_redis, "xinfo|stream")
+        await until(lambda: command_calls(own_redis, "xinfo|stream") >= looks + 3)  # which find nothing new
         await client.nothing_more()
         new_id = add(own_redis, channel, "99")[0]
         assert await client.message(channel) == (new_id, 99)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kit.gateway import (
+    PATIENCE_S,
     async_test,
     connect,
     gateway,
@@ -132,7 +133,7 @@ async def test_a_part_that_fails_at_the_start_ends_the_start(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("rsws.gateway.server.Reader.run", broken)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(ExceptionGroup) as failure:
             await new_server(redis_server.url).__aenter__()
     assert failure.group_contains(ZeroDivisionError)

@@ -8,11 +8,13 @@ import json
 import socket
 import struct
 import sys
+import tracemalloc
 
 import pytest
 
 from kit.gateway import (
     KEY,
+    PATIENCE_S,
     WELCOME,
     Wire,
     add,
@@ -26,6 +28,7 @@ from kit.gateway import (
     until,
 )
 from kit.support import MIB, RedisServer
+from rsws.gateway.websocket.keepalive import unacknowledged_bytes
 
 pytestmark = pytest.mark.usefixtures("event_loop_kind")
 
@@ -158,12 +161,16 @@ async def test_fragments_of_nothing_take_no_memory(redis_server: RedisServer) ->
     async with gateway(redis_server.url) as server, Wire(server) as wire:
         await wire.handshake()
         assert await wire.text() == WELCOME
-        await wire.send(frame(b'{"action"', fin=False) + frame(b"", 0, fin=False) * 10_000 + frame(b"", 9))
+        nothing, fragments = frame(b"", 0, fin=False), 10_000
+        await wire.send(frame(b'{"action"', fin=False) + nothing * 100 + frame(b"", 9))
         assert await wire.frame() == (10, b"")
-        [connection] = server.server.clients.sessions
-        assert connection._frames is not None
-        assert connection._frames._partial is not None
-        assert len(connection._frames._partial) < 10
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        await wire.send(nothing * fragments + frame(b"", 9))
+        assert await wire.frame() == (10, b"")
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert after - before < 4 * fragments  # less than a pointer for each
         await wire.send(frame(b':"ping"}', 0))
         assert await wire.text() == '{"status":"pong"}'
 
@@ -221,7 +228,7 @@ async def test_what_is_no_handshake(redis_server: RedisServer, data: bytes) -> N
 @async_test
 async def test_a_silent_client_is_pinged_and_a_dead_one_cut_off(redis_server: RedisServer) -> None:
     async with (
-        gateway(redis_server.url, ping_interval_s=0.1, idle_timeout_s=0.4) as server,
+        gateway(redis_server.url, ping_interval_s=0.1, idle_timeout_s=2) as server,
         connect(server) as client,
         Wire(server) as wire,
     ):
@@ -235,28 +242,38 @@ async def test_a_silent_client_is_pinged_and_a_dead_one_cut_off(redis_server: Re
 
 @async_test
 async def test_a_client_that_reads_slowly_is_not_dead(redis_server: RedisServer, channel: str) -> None:
-    add(redis_server, channel, *[json.dumps("x" * 10_000)] * 30)
-    async with gateway(redis_server.url, ping_interval_s=0.1, idle_timeout_s=0.3) as server, Wire(server, 4096) as wire:
+    add(redis_server, channel, *[json.dumps("x" * 100_000)] * 30)
+    async with gateway(redis_server.url) as server, Wire(server, 4096) as wire:
         await wire.handshake()
         await wire.send(request(action="subscribe", channel=channel))
+        [connection] = server.server.clients.sessions
+        await until(lambda: not connection.has_room)
+        now = asyncio.get_running_loop().time()
         for _ in range(20):  # it sends nothing, not even pongs
-            await asyncio.sleep(0.05)
-            assert await wire.read_some(4096)
-        assert len(server.server.clients.sessions) == 1
+            wire.received.clear()
+            while len(wire.received) < 64 * 1024:  # more than the kernel had of it
+                assert await wire.read_some(4096)
+            connection.check_alive(now := now + 50, 20, 60)
+        assert list(server.server.clients.sessions) == [connection]
+        connection.check_alive(now + 60, 20, 60)
+        await until(lambda: not server.server.clients.sessions)
 
 
 @async_test
 async def test_a_client_that_only_takes_is_pinged_and_stays(redis_server: RedisServer, channel: str) -> None:
-    async with gateway(redis_server.url, ping_interval_s=0.1, idle_timeout_s=0.3) as server, Wire(server) as wire:
+    async with gateway(redis_server.url) as server, Wire(server) as wire:
         await wire.handshake()
         await wire.send(request(action="subscribe", channel=channel, lastMessageId="$"))
-        opcodes = []
-        for _ in range(40):
-            opcodes.append((await wire.frame())[0])
-            await asyncio.sleep(0.02)
+        [connection] = server.server.clients.sessions
+        assert [(await wire.frame())[0] for _ in ("welcome", "subscribed")] == [1, 1]
+        now = asyncio.get_running_loop().time()
+        for _ in range(20):
             add(redis_server, channel, "1")
-        assert opcodes.count(9) >= 3
-        assert len(server.server.clients.sessions) == 1
+            assert (await wire.frame())[0] == 1
+            await until(lambda: not unacknowledged_bytes(connection.transport))
+            connection.check_alive(now := now + 50, 20, 60)
+            assert (await wire.frame())[0] == 9
+        assert list(server.server.clients.sessions) == [connection]
 
 
 def lose_power(peer: socket.socket) -> None:
@@ -277,23 +294,29 @@ async def test_a_client_that_lost_its_power_is_found_on_an_active_channel(
         assert await wire.text() == WELCOME
         assert json.loads(await wire.text())["status"] == "subscribed"
         lose_power(wire.socket)
-        for _ in range(60):
-            add(redis_server, channel, "1")
-            await asyncio.sleep(0.02)
-            if not server.server.clients.sessions:
-                return
-        raise AssertionError("it still counts as alive")
+        async with asyncio.timeout(PATIENCE_S):
+            while server.server.clients.sessions:
+                add(redis_server, channel, "1")
+                await asyncio.sleep(0.02)
 
 
 @async_test
-async def test_a_client_that_sends_and_never_reads_is_not_dead(redis_server: RedisServer, channel: str) -> None:
+async def test_a_client_that_sends_and_never_reads_is_not_dead(
+    redis_server: RedisServer, channel: str, received: list[bytes]
+) -> None:
     add(redis_server, channel, *[json.dumps("x" * 100_000)] * 100)
-    async with gateway(redis_server.url, ping_interval_s=0.1, idle_timeout_s=0.3) as server, Wire(server, 4096) as wire:
+    async with gateway(redis_server.url) as server, Wire(server, 4096) as wire:
         await wire.handshake()
         await wire.send(request(action="subscribe", channel=channel))
         [connection] = server.server.clients.sessions
         await until(lambda: connection.buffered_bytes > 1000)
+        loop = asyncio.get_running_loop()
         for _ in range(20):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
+            received.clear()
+            sent_at = loop.time()
             await wire.send(frame(b"", 10))
+            await until(lambda: received)
+            now = loop.time()
+            connection.check_alive(now, 20, now - sent_at + 0.05)  # who is silent since before this is dead
         assert list(server.server.clients.sessions) == [connection]

@@ -158,6 +158,6 @@ UNKNOWN = refused("redis_unavailable", Outcome.UNKNOWN)
 
 async def sending_stops(client: Client) -> None:
     left = -1
-    while left != len(client._link._outbox) or not client._link._connection.paused:
-        left = len(client._link._outbox)
+    while left != client.queued or not client._link._connection.paused:
+        left = client.queued
         await asyncio.sleep(0.02)

@@ -29,7 +29,7 @@ from rsws.streams.embedded import LocalRedis
 
 async def main():
     async with LocalRedis(DataDir(Path(sys.argv[1])), int(sys.argv[2])) as local:
-        print(local._server.pid, local._server._watchdog.pid, flush=True)
+        print(local.server.pid, local.server.watchdog_pid, flush=True)
         await local.watch()
 
 asyncio.run(main())

@@ -66,7 +66,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     path = find_server_binary() if request.param == "valkey-server" else shutil.which(request.param)
     if path is None:
         pytest.skip(f"there is no {request.param}")
-    monkeypatch.setattr(valkey, "_candidates", lambda: iter([path]))
+    monkeypatch.setattr(valkey, "candidates", lambda: iter([path]))
 
 
 DANGEROUS = (
@@ -149,9 +149,8 @@ def test_the_server_gets_no_secret(data_dir: DataDir, port: int, monkeypatch: py
 
     async def main() -> None:
         async with LocalRedis(data_dir, port) as local:
-            assert local._server is not None
-            assert local._server._watchdog is not None
-            read = os.open(f"/proc/{local._server._watchdog.pid}/environ", os.O_RDONLY)  # the server wipes its own
+            assert local.server is not None
+            read = os.open(f"/proc/{local.server.watchdog_pid}/environ", os.O_RDONLY)  # the server wipes its own
             environment = os.read(read, 1 << 20)
             os.close(read)
             assert b"PATH=" in environment

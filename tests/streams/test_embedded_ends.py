@@ -107,11 +107,11 @@ def test_a_restart_that_fails_is_tried_again(
 ) -> None:
     async def main() -> None:
         async with watched(LocalRedis(data_dir, port)):
-            candidates = valkey._candidates
-            monkeypatch.setattr(valkey, "_candidates", lambda: iter(()))
+            candidates = valkey.candidates
+            monkeypatch.setattr(valkey, "candidates", lambda: iter(()))
             os.kill(server_pid(port), signal.SIGKILL)
             await until_seen(lambda: "pip install" in caplog.text, "the failure")
-            monkeypatch.setattr(valkey, "_candidates", candidates)
+            monkeypatch.setattr(valkey, "candidates", candidates)
             await until_seen(lambda: answers(port), "the restart")
 
     asyncio.run(main())
@@ -120,13 +120,14 @@ def test_a_restart_that_fails_is_tried_again(
 def test_the_death_of_the_watchdog_brings_another(data_dir: DataDir, port: int) -> None:
     async def main() -> None:
         async with watched(LocalRedis(data_dir, port)) as local:
-            server = local._server
+            server = local.server
             assert server is not None
-            assert server._watchdog is not None
-            before = server._watchdog.pid
+            before = server.watchdog_pid
+            assert before is not None
             os.kill(before, signal.SIGKILL)
-            await until_seen(lambda: server._watchdog and server._watchdog.pid != before, "another watchdog")
-            assert is_running(server._watchdog.pid)
+            await until_seen(lambda: server.watchdog_pid != before, "another watchdog")
+            assert server.watchdog_pid is not None
+            assert is_running(server.watchdog_pid)
             assert server_pid(port) == server.pid
 
     asyncio.run(main())

@@ -182,7 +182,7 @@ async def test_what_was_sent_when_the_link_broke_is_unknown_and_what_was_not_is_
         own_redis.pause()
         try:
             link.submit(pack(b"INCR", b"sent"), answers.append)
-            await asyncio.sleep(0.05)
+            await until(lambda: link.is_busy)
             link.submit(pack(b"INCR", b"waiting"), answers.append)
             await until(lambda: len(answers) == 2)
         finally:
@@ -268,7 +268,7 @@ async def test_a_link_that_is_stopped_answers_what_is_under_way(own_redis: Redis
         await link.call(b"PING")
         own_redis.pause()
         link.submit(pack(b"PING"), answers.append)
-        await asyncio.sleep(0.02)
+        await until(lambda: link.is_busy)
     own_redis.resume()
     assert [answer.outcome for answer in answers] == [Outcome.UNKNOWN]
 

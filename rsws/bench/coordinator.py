@@ -51,13 +51,19 @@ async def run(plan: Plan, token: str, on_progress: OnProgress, stop: asyncio.Eve
         stop: Ends the run early when it is set.
 
     Raises:
-        UsageError: The system does not allow so many connections.
+        UsageError: The system does not allow so many connections, or the environment names a proxy.
         CannotConnect: No gateway answers at the beginning.
         Unauthorized: The gateway refuses the token at the beginning.
         BenchFailed: A process has died, or has not reported in time.
     """
     check_files(plan)
-    probe = await Address.of(plan.url, token).open(plan.timeout_s)
+    address = Address.of(plan.url, token)
+    if address.proxy is not None:
+        raise UsageError(
+            f"the environment names a proxy for {address.url}, and rsws bench measures without one: unset it, or put "
+            "the gateway's host into no_proxy"
+        )
+    probe = await address.open(plan.timeout_s)
     await probe.close()
     memory = Counters.memory(plan.processes)
     try:
@@ -101,6 +107,7 @@ async def _workers(plan: Plan, token: str, memory: int) -> AsyncIterator[list[Pr
         for worker in workers:
             with suppress(ProcessLookupError):
                 worker.kill()
+        for worker in workers:
             await worker.wait()
 
 
@@ -139,9 +146,13 @@ class Coordinator:
 
     async def _watch(self, stop: asyncio.Event) -> NoReturn:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PROGRESS_S):
-                    await (asyncio.Event() if self._interrupted else stop).wait()
+            if stop.is_set():
+                await asyncio.sleep(PROGRESS_S)
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PROGRESS_S):
+                        await stop.wait()
+            if stop.is_set() and not self._interrupted:
                 self._interrupted = True
                 if self._phase is Phase.MEASURING:
                     self._tell_all(Stop())
@@ -155,7 +166,7 @@ class Coordinator:
     async def _follow_worker(self, worker: Process) -> None:
         """Read a worker's lines until its findings: begin a phase when all are ready, end the run on a fault."""
         assert worker.stdout is not None
-        while line := await worker.stdout.readline():
+        while (line := await worker.stdout.readline()).endswith(b"\n"):  # it may die in the middle of one
             match decode_from_worker(line):
                 case Ready() as ready:
                     self._ready.append(ready)
@@ -171,6 +182,7 @@ class Coordinator:
     def _begin(self, phase: Phase) -> None:
         published: dict[int, Published] = {}
         for each in self._ready:
+            assert each.phase is phase, "a worker is in another phase"
             published |= each.published
         self._ready.clear()
         self._phase = phase

@@ -86,9 +86,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """The pattern, in Redis' syntax, that matches all channels of the run."""
         return self.channel(0) if self.channels == 1 else f"{self.prefix}{self.run_id}:*"
 
-    def share(self, process: int) -> range:
-        """Return the numbers of the clients that the process has to run."""
-        return range(process * self.clients // self.processes, (process + 1) * self.clients // self.processes)
+    def share(self, process: int, of: int | None = None) -> range:
+        """Return the numbers of the clients that the process has to run, or its share of so many other things."""
+        count = self.clients if of is None else of
+        return range(process * count // self.processes, (process + 1) * count // self.processes)
 
 
 class Phase(StrEnum):

@@ -190,12 +190,13 @@ class BenchPublisher(BenchClient):
         if self._unanswered.pop(number, None) is None:
             return
         self._holes.append(number)
-        if not self.context.findings.refusal:
-            self.context.findings.refusal, self.context.findings.refusal_code = refusal.error, refusal.code
+        findings = self.context.findings
         if refusal.outcome is Outcome.UNKNOWN:
-            self.context.findings.unknown += 1
+            findings.unknown += 1
         else:
-            self.context.findings.refused += 1
+            findings.refused += 1
+            if not findings.refusal:
+                findings.refusal, findings.refusal_code = refusal.error, refusal.code
         if not self._paused:
             self._paused = True
             asyncio.get_running_loop().call_later(REFUSED_S, self._resume)

@@ -185,7 +185,7 @@ class Worker:
         self._add_subscribers()
         await context.step(Phase.MEASURING)
         self._begin_measuring()
-        await self._unless_stopped(join(context, self._subscribers, max(1, plan.window // plan.processes)))
+        await self._unless_stopped(join(context, self._subscribers, len(plan.share(context.process, plan.window))))
         self._end_measuring()
         await context.step(Phase.FINISHING)
 

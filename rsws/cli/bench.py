@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import typer
 
 from rsws.cli import stdio, terminal
-from rsws.cli.exits import ExitCode, Failure, StdoutClosed, epilog, wire_error
+from rsws.cli.exits import ExitCode, Failure, StdoutClosed, describe, epilog, wire_error
 from rsws.cli.options import find_gateway, finite, from_settings
 from rsws.cli.redis_cli import redis_cli
 from rsws.errors import ErrorCode, UsageError
@@ -90,19 +90,19 @@ _ALL = {
 """The options of all these commands: the type and the default, by name."""
 
 
-def _command(workload: str, summary: str, **options: tuple[Any, Any]) -> Callable[..., None]:
+def _command(workload: str, summary: str, **own: tuple[Any, Any]) -> Callable[..., None]:
     """Make the command of one workload.
 
     Args:
         workload: The workload's name.
         summary: The command's help text.
-        options: The command's options beside those of all: type and default, by name, in the order of the help.
+        own: The command's options beside those of all: type and default, by name, in the order of the help.
     """
 
     def command(settings: ClientSettings, **values: Any) -> None:
         _measure(settings, workload, values)
 
-    takes = {"settings": (ClientSettings, Parameter.empty), **options, **_ALL}
+    takes = {"settings": (ClientSettings, Parameter.empty), **own, **_ALL}
     command.__name__ = workload
     command.__doc__ = summary
     command.__signature__ = Signature(  # type: ignore[attr-defined]
@@ -159,9 +159,11 @@ COMMANDS = (
 def _measure(settings: ClientSettings, workload: str, values: Mapping[str, Any]) -> None:
     """Run the benchmark, print its result, and exit as the result requires."""
     gateway = find_gateway(settings)
-    plan = _plan(workload, gateway.url, **values)
+    chosen = dict(values)
+    as_json = chosen.pop("as_json")
+    plan = _plan(workload, gateway.url, **chosen)
     report = asyncio.run(_run(plan, gateway.token or ""))
-    asyncio.run(_print(report, as_json=values["as_json"]))
+    asyncio.run(_print(report, as_json=as_json))
     _end(report)
 
 
@@ -180,7 +182,6 @@ def _plan(
     window: int = 0,
     concurrency: int = 0,
     kill_every: float | None = None,
-    **_: Any,
 ) -> Plan:
     """Make the plan of a run from the command's options.
 
@@ -198,7 +199,7 @@ def _plan(
         run_id=secrets.token_hex(4),
         prefix=prefix,
         clients=clients,
-        processes=min(clients, processes or _default_processes()),
+        processes=min(clients, processes or _default_processes(), concurrency or clients),
         size_bytes=size,
         messages=messages,
         duration_s=duration or (None if messages else DURATION_S),
@@ -232,10 +233,12 @@ async def _run(plan: Plan, token: str) -> Report:
     with LiveDisplay(plan) as display:
 
         def on_interrupt() -> None:
-            if stop.is_set():
+            if stop.is_set() or not display.has_begun:
                 task.cancel()
-            display.stopping()
-            stop.set()
+                loop.add_signal_handler(signal.SIGINT, lambda: None)  # the workers are being ended
+            else:
+                display.stopping()
+                stop.set()
 
         loop.add_signal_handler(signal.SIGINT, on_interrupt)
         try:
@@ -284,6 +287,8 @@ def _end(report: Report) -> None:
         RswsError: The run failed, or messages were lost, doubled, reordered, foreign or refused.
     """
     if report.interrupted:
+        if report.failure is not None:
+            terminal.print_line(terminal.format_error(describe(report.failure)))
         raise typer.Exit(ExitCode.INTERRUPTED)
     if report.failure is not None:
         raise report.failure
@@ -295,3 +300,5 @@ def _end(report: Report) -> None:
         text = f"publishes refused: {found.refused:,}; the first: {wire_error(found.refusal, found.refusal_code)}"
         down = found.refusal_code == ErrorCode.REDIS_UNAVAILABLE
         raise Failure(text, ExitCode.NOT_CONNECTED if down else ExitCode.ERROR)
+    if found.unknown and report.plan.kill_every_s is None:  # with it any server but rsws leaves some
+        raise Failure(f"publishes not acked, stored or not: {found.unknown:,}", ExitCode.ERROR)

@@ -68,6 +68,11 @@ class LiveDisplay:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the workers run."""
+        return bool(self._seen)
+
     def show(self, phase: Phase, seconds: float, counts: list[int]) -> None:
         """Show the current progress: see :data:`rsws.bench.coordinator.OnProgress`."""
         if self._seen and seconds < self._seen[-1][0]:

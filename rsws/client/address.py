@@ -96,6 +96,11 @@ class Address:
             raise UsageError(f"not a gateway's URL: {shown!r}: no valid host name") from None
         return cls(shown, full_url)
 
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that the environment names for this address, by curl's rules; None for none."""
+        return _proxy(self.full_url)
+
     async def open(self, timeout_s: float, limits: Limits = DEFAULTS) -> ClientConnection:
         """Connect, and wait until the gateway has accepted the token.
 
@@ -103,7 +108,7 @@ class Address:
             CannotConnect: No gateway answers there.
             Unauthorized: The gateway refuses the token.
         """
-        proxy = _proxy(self.full_url)
+        proxy = self.proxy
         create = partial(Connection, max_pong_bytes=limits.max_pong_bytes)
         # Errors are raised `from None`: the texts and attributes of the originals hold the URL, token included.
         try:
@@ -132,7 +137,7 @@ class Address:
                 raise self.unauthorized() from None
             raise self.cannot_connect(ending.reason) from None
         except (OSError, WebSocketException, ImportError, ValueError) as error:
-            raise self.cannot_connect((proxy and _explain_proxy(error, proxy)) or _explain(error)) from None
+            raise self.cannot_connect((proxy and _explain_proxy(error, proxy)) or explain(error)) from None
         return connection
 
     async def _await_welcome(self, connection: ClientConnection) -> None:
@@ -207,7 +212,7 @@ def _explain_proxy(error: Exception, proxy: str) -> str | None:
     return None
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return what went wrong and what to do, without the URL (an InvalidURI after a redirect would show it whole)."""
     match error:
         case InvalidStatus(response=response):

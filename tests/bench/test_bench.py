@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -378,8 +379,9 @@ def test_publishes_that_are_refused_are_said() -> None:
     assert faults(result) == {}
     assert "publishes refused: 8; the first: no room" in result["stderr"]
     with Refusing("unknown").running() as env:
-        result = measure("fanout", *options, env=env)
-    assert (result["refused"], result["unknown"]) == (0, 8)
+        result = measure("fanout", *options, env=env, expected=ExitCode.ERROR)
+    assert (result["refused"], result["unknown"], result["refusal"]) == (0, 8, None)
+    assert "publishes not acked, stored or not: 8" in result["stderr"]
     assert faults(result) == {}
 
 
@@ -398,6 +400,31 @@ def test_publishes_that_redis_is_not_there_for_are_told_likewise() -> None:
     assert done.returncode == ExitCode.NOT_CONNECTED
     assert "publishes; Redis can't be reached (Server Redis tidak siap)\n" in done.stdout
     assert "publishes refused: 8; the first: Redis can't be reached (Server Redis tidak siap)\n" in done.stderr
+
+
+def test_a_proxy_is_not_measured_along() -> None:
+    env = {"RSWS_URL": "ws://gateway.example:1", "RSWS_TOKEN": KEY, "http_proxy": "http://127.0.0.1:1"}
+    done = run_rsws("bench", "connect", env=env)
+    assert done.returncode == ExitCode.USAGE
+    assert "the environment names a proxy" in done.stderr
+
+
+def test_so_many_connections_are_made_at_once_and_no_more() -> None:
+    result_of = {}
+    with OldServer(right).running() as env:
+        for concurrency in ("1", "3"):
+            options = ("--clients", "8", "--processes", "2", "--concurrency", concurrency)
+            result_of[concurrency] = measure("connect", *options, env=env)
+    assert (result_of["1"]["processes"], result_of["3"]["processes"]) == (1, 2)
+    assert all(result["connected"] == 8 for result in result_of.values())
+
+
+def test_ctrl_c_while_nobody_answers_ends_it_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = {"RSWS_URL": f"ws://127.0.0.1:{silent.getsockname()[1]}", "RSWS_TOKEN": KEY}
+        with RswsProcess("bench", "connect", env=env) as bench:
+            with silent.accept()[0]:
+                assert bench.stop(signal.SIGINT) == ExitCode.INTERRUPTED
 
 
 def test_how_it_ends_is_the_same_whoever_reads_the_result() -> None:

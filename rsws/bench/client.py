@@ -8,7 +8,7 @@ from itertools import count, islice
 
 from rsws.bench.context import WorkerContext
 from rsws.bench.counters import Count
-from rsws.bench.messages import now_us, text_frame
+from rsws.bench.messages import now_us, text_header
 from rsws.bench.socket import FrameHandler, Socket
 from rsws.errors import CannotConnect, RswsError, SubscribeRefused
 from rsws.protocol import Connected, Error, Gap, Refused, Reply, decode_reply
@@ -45,6 +45,8 @@ class BenchClient(FrameHandler):
 
         Raises:
             CannotConnect: The client can't connect or does not become ready in time.
+            Unauthorized: The gateway refuses the token.
+            SubscribeRefused: It refuses the subscription.
         """
         self._joined = asyncio.get_running_loop().create_future()
         self._since_us = now_us()
@@ -112,7 +114,7 @@ class BenchClient(FrameHandler):
 
     def _send_text(self, text: bytes) -> None:
         assert self._socket is not None
-        self._socket.write(text_frame(len(text)) + text)
+        self._socket.write(text_header(len(text)) + text)
 
     # --- what comes over the connection ---
 
@@ -125,7 +127,9 @@ class BenchClient(FrameHandler):
         try:
             reply = decode_reply(text.decode())
         except ValueError:
-            self._fail(self.context.cannot_connect("what answers there is no rsws gateway; is the address right?"))
+            self._fail(
+                self.context.cannot_connect("what answers there is no gateway of this protocol; is the address right?")
+            )
             return
         match reply:
             case Connected():

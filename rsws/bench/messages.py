@@ -34,7 +34,7 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-def text_frame(length: int) -> bytes:
+def text_header(length: int) -> bytes:
     """Return the header of a client's text frame of that length; its mask of zeros leaves the payload unchanged."""
     return header(length, TEXT, MASKED) + bytes(4)
 
@@ -57,7 +57,7 @@ class PublishFrames:
         middle = f'{_padding(plan)}","messageId":"'
         tail = '"}' if producer is None else f'","producer":"{producer}"}}'
         length = len(head) + NUMBER_DIGITS + TIME_DIGITS + len(middle) + NUMBER_DIGITS + len(tail)
-        self._head = text_frame(length) + head.encode()
+        self._head = text_header(length) + head.encode()
         self._middle = middle.encode()
         self._tail = tail.encode()
 

@@ -33,7 +33,7 @@ class Report:
 
     @property
     def is_right(self) -> bool:
-        """Whether every message arrived once and in order."""
+        """Whether nothing was lost, duplicated, reordered or foreign; outstanding and unknown ones say nothing."""
         return not any(self.faults.values())
 
     @property

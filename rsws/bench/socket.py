@@ -55,7 +55,7 @@ class Socket(asyncio.Protocol):
         self._fragments: list[bytes] = []
 
     def write(self, frames: bytes) -> None:
-        """Send whole frames, headers included: see :func:`rsws.bench.messages.text_frame`."""
+        """Send whole frames, headers included: see :func:`rsws.bench.messages.text_header`."""
         assert self._transport is not None
         self._transport.write(frames)
 

@@ -20,8 +20,9 @@ log = logging.getLogger("rsws.redis")
 class RedisLink:
     """A connection to Redis that many callers share, and that reconnects.
 
-    All commands submitted in one turn of the event loop are sent in one write, and answered in the order in which they
-    were submitted. While Redis can't be reached, commands are refused immediately.
+    Commands submitted in one turn of the event loop are sent in one write, as far as a batch has room and none is under
+    way, and answered in the order in which they were submitted. After a failed attempt to connect, commands are refused
+    immediately; before the first one after a break they wait for it.
 
     Args:
         target: The Redis to connect to.

@@ -54,7 +54,7 @@ class Follower(Protocol):
         raise NotImplementedError
 
     def unreadable(self, error: StoreError, /) -> None:
-        """Handle that Redis refuses to read this stream; called again after each failed retry, every 30 s."""
+        """Handle that Redis refuses to read this stream; called again after each failed retry."""
         raise NotImplementedError
 
     def interrupted(self) -> None:

@@ -1,4 +1,4 @@
-"""The Lua scripts for what Redis has to do in one step; any Redis from 5.0 runs them."""
+"""The Lua scripts for what Redis has to do in one step; any Redis from 6.0 runs them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ end
 """
 """A Lua function that visits up to ``count`` entries, until their size reaches ``bytes``.
 
-It returns the id of the last entry visited, and whether there are no more. It reads at most four entries at a time, as
+It returns the id of the last entry visited, and whether there are no more. It reads at most four new entries at a time, as
 they may be a megabyte each; more are hardly faster. Each step begins with the last entry of the one before, as an
 exclusive start would need Redis 6.2.
 """

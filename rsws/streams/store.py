@@ -23,7 +23,7 @@ from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE, Script
 from rsws.streams.target import RedisTarget
 
 _FIELD = FIELD.encode()
-FEW_ENTRIES = 4
+PLAIN_READ_ENTRIES = 4
 """The number of entries read without a bound in bytes: the script that has one costs Redis several times as much."""
 HISTORY_READS = 16
 """The reads of history that may be under way simultaneously."""
@@ -87,7 +87,7 @@ class IdempotencyKey(NamedTuple):
 
 
 class Store:
-    """The streams in one Redis, over two shared connections: one for writes and positions, one for history.
+    """The streams in one Redis, over two shared connections: one for publishes and bounds, one for history and trims.
 
     Commands on the first connection are executed in the order of the calls: a subscription made before a publish starts
     before it.
@@ -181,7 +181,7 @@ class Store:
             reply = _ask(self.commands, LOOK, (channel.encode(),), weight=self._look_weight)
             self._looks[channel] = self.commands.batches, reply
             reply.add_done_callback(lambda reply: self._forget_look(channel, reply))
-        return _TipAsked(channel, reply)
+        return _BoundsAsked(channel, reply)
 
     def _forget_look(self, channel: str, reply: asyncio.Future[Any]) -> None:
         if not reply.cancelled() and reply.exception() is None:  # the caller may be gone
@@ -194,14 +194,14 @@ class Store:
 
         Args:
             limit: The approximate maximum number of entries.
-            limit_bytes: The size at which reading stops; ignored for a ``limit`` of up to ``FEW_ENTRIES``.
+            limit_bytes: The size at which reading stops; ignored for a ``limit`` of up to ``PLAIN_READ_ENTRIES``.
 
         Raises:
             StoreError: See :func:`store_error`.
         """
         async with self._reads:
             try:
-                if limit <= FEW_ENTRIES:
+                if limit <= PLAIN_READ_ENTRIES:
                     history = await self._read_few(channel, after, limit)
                     if history is not None:
                         return history
@@ -247,7 +247,7 @@ class Store:
         return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
 
 
-class _TipAsked(NamedTuple):
+class _BoundsAsked(NamedTuple):
     """An awaitable reply to LOOK, which any number of callers may await, or none."""
 
     channel: str

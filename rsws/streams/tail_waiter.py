@@ -54,7 +54,7 @@ class TailWaiter:
             await asyncio.get_running_loop().create_future()
 
     def _add_shard(self) -> _Shard:
-        assert self._tasks is not None, "the ends are not running"
+        assert self._tasks is not None, "run() has not started"
         shard = _Shard(self._target, self._commands, self._tasks, self._limits)
         self._shards.append(shard)
         return shard

@@ -1,9 +1,9 @@
 """A channel: its cursor, its recent messages and its listeners. No I/O, no await.
 
-The channel's cursor is the id last dispatched. The ring holds exactly the dispatched messages in (floor, cursor],
-already encoded; a listener whose position is in that range is served from it. Only :meth:`Channel.deliver` moves the
-cursor forward, and it never awaits, so that nothing can happen between a subscription's check that it is at the cursor
-and its becoming live.
+The channel's cursor is the id up to which it has dispatched the stream. The ring holds exactly the dispatched messages
+in (floor, cursor], already encoded; a listener whose position is in that range is served from it. Whatever moves the
+cursor never awaits, so that nothing can happen between a subscription's check that it is at the cursor and its becoming
+live.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Channel(Follower):
         self.ring_in_use = False
         """Whether anything was added to the ring since its last turn to make room."""
         self.is_unreadable = False
-        """Whether Redis refuses to read the stream for now. This is the only place that knows; listeners were told."""
+        """Whether the listeners were told that Redis refuses to read the stream."""
         self.page_entries = 16
         """The number of entries to read for a page of history, estimated from the size of the last page."""
         self.generation = 0

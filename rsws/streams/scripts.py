@@ -73,8 +73,8 @@ end
 """
 """A Lua function that visits up to ``count`` entries, until their size reaches ``bytes``.
 
-It returns the id of the last entry visited, and whether there are no more. It reads at most four new entries at a time, as
-they may be a megabyte each; more are hardly faster. Each step begins with the last entry of the one before, as an
+It returns the id of the last entry visited, and whether there are no more. It reads at most four new entries at a time,
+as they may be a megabyte each; more are hardly faster. Each step begins with the last entry of the one before, as an
 exclusive start would need Redis 6.2.
 """
 

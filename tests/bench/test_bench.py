@@ -422,9 +422,8 @@ def test_so_many_connections_are_made_at_once_and_no_more() -> None:
 def test_ctrl_c_while_nobody_answers_ends_it_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         env = {"RSWS_URL": f"ws://127.0.0.1:{silent.getsockname()[1]}", "RSWS_TOKEN": KEY}
-        with RswsProcess("bench", "connect", env=env) as bench:
-            with silent.accept()[0]:
-                assert bench.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+        with RswsProcess("bench", "connect", env=env) as bench, silent.accept()[0]:
+            assert bench.stop(signal.SIGINT) == ExitCode.INTERRUPTED
 
 
 def test_how_it_ends_is_the_same_whoever_reads_the_result() -> None:

@@ -12,7 +12,7 @@ from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.subscription import Page, PageReader, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import FEW_ENTRIES, History, Store
+from rsws.streams.store import PLAIN_READ_ENTRIES, History, Store
 
 PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 2 * 1024 * 1024
@@ -95,7 +95,7 @@ class Pages(PageReader):
     def _read_ahead(self, key: _PageKey, page: Page) -> None:
         """Start to read the next page while clients are sent this one: many small entries take Redis as long."""
         following = key._replace(after=page.last)
-        if page.complete or key.channel.page_entries <= FEW_ENTRIES or following in self._reads:
+        if page.complete or key.channel.page_entries <= PLAIN_READ_ENTRIES or following in self._reads:
             return
         if self._cache.get(following) is None:
             self._start(following)

@@ -104,7 +104,7 @@ def test_no_text_of_what_is_made_of_them_holds_a_secret(tmp_path: Path) -> None:
         FoundRedis(target, settings.redis_url or "", "", None),
         WorkerConfig(settings, (), 0, 0),
         target,
-        target.connection("rsws"),
+        target.connection(),
         Address.of("ws://127.0.0.1", SENTINEL),
         TokenCheck(key.secret),
     ]

@@ -16,8 +16,10 @@ class Limits:
     """The size of a link's queue above which further commands are refused as unavailable."""
     crowded_bytes: int = 512 * KIB
     """The size of a link's queue above which callers that can wait should wait."""
-    reconnect: Backoff = Backoff(0.1, 2.0, least=0.5)
+    reconnect: Backoff = Backoff(0.1, 0.8, least=0.5)
     """The backoff before reconnecting to Redis."""
+    role_check_s: float = 0.5
+    """How often a server is asked whether it is still a primary."""
     idle_ping_s: float = 5.0
     """The time without commands after which a link sends a PING to check the connection."""
     gather_s: float = 0.001

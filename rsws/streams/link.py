@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from rsws.errors import LoginRefused, Outcome, RedisUnavailable
+from rsws.errors import Outcome, RedisUnavailable, SetupError
 from rsws.streams.command_queue import CommandQueue
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.redis_connection import OnReply, RedisConnection, pack
-from rsws.streams.target import RedisTarget
+from rsws.streams.redis_connection import OnReply, RedisConnection, ReplyError, pack
+from rsws.streams.target import ASK_ROLE, RedisTarget
 
 log = logging.getLogger("rsws.redis")
 
@@ -31,6 +31,7 @@ class RedisLink:
         on_greeting: Called with the reply to each command of the greeting.
         on_change: Called with None when Redis can be reached (again), and with the cause when it no longer can.
         on_push: Called with each push message of Redis, for which the greeting has to select RESP3.
+        watch_role: Whether to keep asking if the server is still a primary, for all connections of the target.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class RedisLink:
         on_greeting: OnReply | None = None,
         on_change: Callable[[str | None], None] | None = None,
         on_push: OnReply | None = None,
+        watch_role: bool = False,
         limits: Limits = DEFAULTS,
     ) -> None:
         self._target = target
@@ -54,12 +56,14 @@ class RedisLink:
         self._crowded_bytes = limits.crowded_bytes
         self._reconnect = limits.reconnect
         self._idle_ping_s = limits.idle_ping_s
+        self._role_check_s = limits.role_check_s if watch_role else None
         self._queue = CommandQueue()
         self._sent_at = 0.0
         self._connection: RedisConnection | None = None
         self._up: bool | None = None  # None: not known yet, commands wait for one attempt to connect
         self._cause = "not connected yet"
         self._healthy = False
+        self._asks_role = False
 
     @property
     def ready(self) -> bool:
@@ -129,7 +133,7 @@ class RedisLink:
         while True:
             try:
                 connection = await self._target.connect(self._name)
-            except (RedisUnavailable, LoginRefused) as error:
+            except (RedisUnavailable, SetupError) as error:
                 self._down(error.cause if isinstance(error, RedisUnavailable) else str(error))
                 failures += 1
                 await self._reconnect.wait(failures)
@@ -154,6 +158,7 @@ class RedisLink:
         if self._on_push is not None:
             connection.on_push = self._on_push
         greeting = [*self._greeting, pack(b"PING")]
+        self._asks_role = False
         self._queue.add_first(greeting, [*[self._on_greeting] * len(self._greeting), self._note_health])
         self._send_soon()
         cause = "the gateway stopped"
@@ -174,8 +179,11 @@ class RedisLink:
         limit_s = self._target.timeout_s
         quiet_since = time.monotonic()
         while not connection.ended.done():
-            await asyncio.wait([connection.ended], timeout=limit_s / 10)
+            await asyncio.wait([connection.ended], timeout=min(limit_s / 10, self._role_check_s or limit_s))
             now = time.monotonic()
+            if self._role_check_s is not None and not self._asks_role:
+                self._asks_role = True
+                self.submit(ASK_ROLE, self._note_role)
             if connection.unanswered:
                 quiet_since = now
                 if now - self._sent_at > limit_s:
@@ -204,7 +212,12 @@ class RedisLink:
             self._send_soon()
 
     def _note_health(self, reply: Any) -> None:
-        self._healthy = not isinstance(reply, Exception)
+        self._healthy = not isinstance(reply, Exception) or (isinstance(reply, ReplyError) and reply.is_forbidden)
+
+    def _note_role(self, reply: Any) -> None:
+        self._asks_role = isinstance(reply, ReplyError) and reply.is_forbidden  # then it is left at that
+        if not isinstance(reply, RedisUnavailable) and (trouble := self._target.role_trouble(reply)) is not None:
+            self._target.end_all(trouble)
 
     def _down(self, cause: str) -> None:
         self._cause = cause

@@ -20,11 +20,26 @@ OnReply: TypeAlias = Callable[[Any], None]
 _INCOMPLETE = object()
 
 
+END_S = 0.2
+"""How long the replies under way may still take where a connection is to end."""
+
+
 class ReplyError(Exception):
     """An error reply of Redis: its text, which starts with the code (``WRONGTYPE ...``) unless that is ``ERR``."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text.removeprefix("ERR "))
+
+    @property
+    def is_forbidden(self) -> bool:
+        """Whether this user may not send the command, or the server does not have it: asking again is in vain."""
+        return str(self).startswith(("NOPERM", "unknown command", "unknown subcommand", "Unknown subcommand"))
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether it was a write, plain or in a script, and the server is a replica: nothing was stored."""
+        text = str(self)
+        return text.startswith("READONLY ") or ("script" in text and "-READONLY " in text)
 
 
 def pack(*arguments: bytes) -> bytes:
@@ -43,6 +58,7 @@ class RedisConnection(asyncio.Protocol):
         unanswered: The callbacks for the outstanding replies, in order.
         on_idle: Called whenever all commands sent have been answered.
         on_push: Called with each push message, which Redis sends in RESP3 only.
+        on_read_only: Called when the server refuses a write because it is a replica.
         ended: Done as soon as the connection is unusable, with the reason: an OSError, or an exception that a callback
             raised. It is cancelled by :meth:`close`.
     """
@@ -51,9 +67,12 @@ class RedisConnection(asyncio.Protocol):
         self.unanswered: deque[OnReply] = deque()
         self.on_idle: Callable[[], None] = _nothing
         self.on_push: OnReply = _refuse
+        self.on_read_only: Callable[[], None] = _nothing
         self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._connection = connection
-        self._parser = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
+        self._parser = hiredis.Reader(replyError=self._error, notEnoughData=_INCOMPLETE)
+        self._last_words: Exception | None = None
+        """Why it ends once all is answered."""
         reader, writer = _streams(connection)
         self._transport = writer.transport
         self._transport.set_protocol(self)
@@ -113,6 +132,12 @@ class RedisConnection(asyncio.Protocol):
             raise self.ended.result()
         return replies
 
+    def end_soon(self, reason: Exception) -> None:
+        """End it with ``reason`` once what was sent is answered, in :data:`END_S` at the latest."""
+        if self._last_words is None:
+            self._last_words = reason
+            asyncio.get_running_loop().call_later(END_S if self.unanswered else 0, self._end, reason)
+
     async def close(self) -> None:
         """Close the connection, whatever is under way; no callback is called any more."""
         self.unanswered.clear()
@@ -139,10 +164,18 @@ class RedisConnection(asyncio.Protocol):
             self._end(ConnectionError(str(error)))
             return
         if not unanswered and not was_idle:
+            if self._last_words is not None:
+                self._end(self._last_words)
             self.on_idle()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end(error or ConnectionResetError("connection closed by Redis"))
+
+    def _error(self, text: str) -> ReplyError:
+        error = ReplyError(text)
+        if error.is_read_only:
+            self.on_read_only()
+        return error
 
     def _end(self, reason: Exception) -> None:
         if not self.ended.done():

@@ -101,7 +101,7 @@ class Store:
         self, target: RedisTarget, on_change: Callable[[str | None], None], *, limits: Limits = DEFAULTS
     ) -> None:
         self.commands = RedisLink(
-            target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, limits=limits
+            target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, watch_role=True, limits=limits
         )
         self.history = RedisLink(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
         self._reads = asyncio.Semaphore(HISTORY_READS)

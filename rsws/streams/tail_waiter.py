@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from rsws.errors import LoginRefused, RedisUnavailable
+from rsws.errors import RedisUnavailable, SetupError
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
@@ -132,7 +132,7 @@ class _Shard:
         while True:
             try:
                 connection = await self._target.connect("rsws-ends")
-            except (RedisUnavailable, LoginRefused):  # the store has the same error, and reports it
+            except (RedisUnavailable, SetupError):  # the store has the same error, and reports it
                 failures += 1
                 await self._limits.reconnect.wait(failures)
                 continue

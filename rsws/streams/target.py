@@ -1,13 +1,15 @@
 """The Redis to use, and how to connect to it.
 
 redis-py makes the connection (TCP, TLS or Unix socket, password, database). Its retries are off everywhere: on the
-write path they would store a message twice when a reply is lost.
+write path they would store a message twice when a reply is lost. Each server is asked for its role before anything
+else, since an address can lead to a primary today and to a replica tomorrow.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
@@ -15,9 +17,29 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
-from rsws.errors import LoginRefused, RedisUnavailable, UsageError
-from rsws.streams.redis_connection import RedisConnection
+from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
+from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
 from rsws.urls import host_fault, redact_url
+
+log = logging.getLogger("rsws.redis")
+
+PRIMARY_ROLES = (b"master", b"active-replica")  # the second is KeyDB's, which takes writes
+ASK_ROLE = pack(b"ROLE")
+
+
+class ServerFacts(NamedTuple):
+    """What a server says of itself. Each field is empty where it does not say."""
+
+    kind: str = ""
+    """The server's software: ``redis``, ``valkey`` and so on."""
+    version: str = ""
+    mode: str = ""
+    """``standalone``, ``sentinel`` or ``cluster``."""
+
+    @property
+    def text(self) -> str:
+        """For a person: ``Redis 7.2.4``."""
+        return f"{self.kind.capitalize() or 'Redis'} {self.version or 'of an unknown version'}"
 
 
 class RedisTarget:
@@ -35,14 +57,18 @@ class RedisTarget:
         _check(url)
         self.shown = redact_url(url)
         self.timeout_s = timeout_s
+        self.facts = ServerFacts()
+        """Of the server that answered last."""
+        self._connections: set[RedisConnection] = set()
+        self._role_is_known = True
         try:
             self._arguments: dict[str, Any] = dict(parse_url(url))
             self._class: type[AbstractConnection] = self._arguments.pop("connection_class", Connection)
-            self.connection("rsws")
+            self.connection()
         except (ValueError, TypeError, RedisError):
             raise _unusable(url, "Redis' client does not take its options") from None
 
-    def connection(self, name: str) -> AbstractConnection:
+    def connection(self) -> AbstractConnection:
         """Return a connection, not connected yet, that replies in bytes and never retries.
 
         Its reads have no timeout of their own: each caller sets one that fits what it waits for.
@@ -50,7 +76,7 @@ class RedisTarget:
         return self._class(
             **{
                 **self._arguments,
-                "client_name": name,
+                "client_name": None,  # see _greet: a server that forbids names is no error
                 "protocol": 2,
                 "decode_responses": False,
                 "retry": Retry(NoBackoff(), 0),
@@ -63,25 +89,93 @@ class RedisTarget:
         )
 
     async def connect(self, name: str) -> RedisConnection:
-        """Return a new connection that is up.
+        """Return a new connection to a primary.
+
+        Args:
+            name: The connection's name in Redis' ``CLIENT LIST``.
 
         Raises:
-            RedisUnavailable: Redis can't be reached now.
+            RedisUnavailable: No primary can be reached now.
             LoginRefused: Redis refused the password or the database.
+            SetupError: The server is a sentinel, which stores nothing.
         """
-        connection = self.connection(name)
+        connection = self.connection()
         try:
             async with asyncio.timeout(self.timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
-            return RedisConnection(connection)
+            made = RedisConnection(connection)
+            try:
+                await self._greet(made, name)
+            except BaseException:
+                await made.close()
+                raise
+            return made
         except (AuthenticationError, AuthorizationError, ResponseError) as error:
             failure: Exception = LoginRefused(f"Redis at {self.shown} refused the login: {_login_error(error)}")
         except TimeoutError:
             failure = RedisUnavailable(f"{self.shown}: no answer within {self.timeout_s:g} s")
-        except RedisError as error:
+        except (RedisError, OSError) as error:
             failure = RedisUnavailable(f"{self.shown}: {_login_error(error)}")
         await connection.disconnect(nowait=True)
         raise failure
+
+    async def _greet(self, connection: RedisConnection, name: str) -> None:
+        """Name the connection, and check what kind of server answers.
+
+        Raises:
+            RedisUnavailable: It is a replica.
+            SetupError: It is a sentinel.
+            OSError: It does not answer.
+        """
+        commands = (pack(b"CLIENT", b"SETNAME", name.encode()), pack(b"HELLO", b"2"), ASK_ROLE)
+        replies: list[Any] = []
+        try:
+            await connection.ask(*commands, timeout_s=self.timeout_s, replies=replies)
+        except ConnectionError:
+            if not replies:
+                raise
+            raise RedisUnavailable(f"{self.shown}: {replies[0]}") from None  # too many clients, for instance
+        named, hello, role = replies
+        if isinstance(named, ReplyError) and str(named).startswith("NOAUTH"):
+            raise LoginRefused(f"Redis at {self.shown} refused the login: {named}")
+        said = {} if isinstance(hello, ReplyError) else dict(zip(hello[::2], hello[1::2], strict=True))
+        self.facts = ServerFacts(
+            *(said.get(key, b"").decode(errors="replace") for key in (b"server", b"version", b"mode"))
+        )
+        if self.facts.mode == "sentinel" or (isinstance(role, list) and role[0] == b"sentinel"):
+            raise SetupError(
+                f"{self.shown} is a sentinel, which stores nothing: write redis+sentinel://host:port/NAME, with the "
+                "name under which it knows the primary"
+            )
+        if isinstance(role, ReplyError) and b"role" in said:
+            role = [said[b"role"]]
+        trouble = self.role_trouble(role)
+        if trouble is not None:
+            raise RedisUnavailable(trouble)
+        self._connections.add(connection)
+        connection.ended.add_done_callback(lambda _: self._connections.discard(connection))
+        connection.on_read_only = self._refused_a_write
+
+    def role_trouble(self, role: Any) -> str | None:
+        """What is wrong with a server that answers this to ``ROLE``; None where it is a primary, or does not say."""
+        if isinstance(role, ReplyError):
+            if self._role_is_known and role.is_forbidden:
+                self._role_is_known = False
+                log.warning("Redis does not say whether it is a primary, a failover may go unnoticed: %s", role)
+            return None
+        kind, *rest = role
+        if kind in PRIMARY_ROLES:
+            return None
+        of = f" of {rest[0].decode(errors='replace')}:{rest[1]}" if len(rest) >= 2 else ""
+        return f"{self.shown} leads to a replica{of}, which takes no writes"
+
+    def end_all(self, trouble: str) -> None:
+        """End every connection: the server is not the one to talk to any more."""
+        for connection in list(self._connections):
+            connection.end_soon(ConnectionError(trouble))
+
+    def _refused_a_write(self) -> None:
+        self.end_all("it has become a replica, and takes no writes")
 
 
 def _login_error(error: Exception) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from kit.cli import call_main, messages_in
+from kit.streams import PRIMARY_SAYS
 from kit.support import RedisServer, RswsProcess, run_rsws
 from rsws.cli.exits import ExitCode
 
@@ -193,7 +194,7 @@ def answering_once() -> Iterator[tuple[str, threading.Event]]:
             while data := connection.recv(65536):
                 came += data.count(b"XADD")
                 if came <= 1:
-                    connection.sendall(b"+OK\r\n" if came == 0 else b"$3\r\n1-0\r\n")
+                    connection.sendall(PRIMARY_SAYS if came == 0 else b"$3\r\n1-0\r\n")
                 elif came == 3:
                     all_came.set()
 

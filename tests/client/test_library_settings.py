@@ -93,7 +93,7 @@ async def test_answers_stay_bytes(redis_server: RedisServer, channel: str) -> No
 
 @async_test
 async def test_a_connection_says_nothing_of_its_own(redis_server: RedisServer) -> None:
-    made = RedisTarget(redis_server.url, 1).connection("rsws-test")
+    made = RedisTarget(redis_server.url, 1).connection()
     assert isinstance(made, Connection)
     assert made.health_check_interval == 0
     assert made.socket_connect_timeout == 1

@@ -207,6 +207,9 @@ class Proxy:
             target.close()
         except OSError:  # a side has gone: the other learns it
             joint.abort()
+        except asyncio.CancelledError:
+            joint.abort()
+            raise
         finally:
             self._joints.discard(joint)
 

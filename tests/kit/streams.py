@@ -19,6 +19,9 @@ from rsws.streams.target import RedisTarget
 TOP = 2**64 - 1
 PAGE_BYTES = 64 * 1024
 
+PRIMARY_SAYS = b"+OK\r\n-ERR unknown command 'HELLO'\r\n*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
+"""What an old primary answers to the first commands on a connection: CLIENT SETNAME, HELLO, ROLE."""
+
 
 def target_of(redis: RedisServer, timeout_s: float = 5.0) -> RedisTarget:
     return RedisTarget(redis.url, timeout_s)

@@ -14,7 +14,7 @@ import uvloop
 
 from kit.faults import Proxy
 from kit.gateway import async_test, until
-from kit.streams import running, target_of
+from kit.streams import PRIMARY_SAYS, running, target_of
 from kit.support import RedisServer, free_port
 from rsws.errors import (
     Outcome,
@@ -90,7 +90,7 @@ def test_a_connection_that_was_reset_is_an_error_of_the_connection() -> None:
         client, _ = listening.accept()
         with client:
             client.recv(1000)
-            client.sendall(b"+OK\r\n")
+            client.sendall(PRIMARY_SAYS)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async def send_after_the_reset(port: int) -> None:

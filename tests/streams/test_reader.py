@@ -13,7 +13,7 @@ import pytest
 from kit.faults import Proxy, command_calls
 from kit.gateway import add, async_test, until
 from kit.streams import parsed, running, target_of, waiting_at_ends
-from kit.support import RedisServer, free_port
+from kit.support import RedisServer
 from rsws.errors import (
     StoreError,
 )
@@ -291,12 +291,18 @@ async def test_a_stream_of_one_entry_is_read_without_gaps_once_that_is_known(
 
 
 @async_test
-async def test_a_redis_that_refuses_is_not_asked_all_the_time(own_redis: RedisServer) -> None:
+async def test_a_redis_that_refuses_is_not_asked_all_the_time() -> None:
+    with RedisServer(cluster_enabled="yes") as own_redis:
+        own_redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await until(lambda: b"cluster_state:ok" in own_redis.call("CLUSTER", "INFO"))
+        await refuse_for_a_while(own_redis)
+
+
+async def refuse_for_a_while(own_redis: RedisServer) -> None:
     async with following(own_redis) as room:
         room.follow("a")
         await room.until("a", ids := parsed(add(own_redis, "a", "1")))
-        own_redis.call("CONFIG", "SET", "replica-serve-stale-data", "no")
-        own_redis.call("REPLICAOF", "127.0.0.1", free_port())  # MASTERDOWN to every read, as LOADING would be
+        own_redis.call("CLUSTER", "DELSLOTSRANGE", 0, 16383)  # CLUSTERDOWN to every read, as LOADING would be
         own_redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
         def asked() -> tuple[int, int]:
@@ -308,7 +314,8 @@ async def test_a_redis_that_refuses_is_not_asked_all_the_time(own_redis: RedisSe
         await until(lambda: asked()[1] > 0)
         await asyncio.sleep(0.3)
         assert sum(asked()) < 20
-        own_redis.call("REPLICAOF", "NO", "ONE")
+        own_redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await until(lambda: b"cluster_state:ok" in own_redis.call("CLUSTER", "INFO"))
         await room.until("a", ids + parsed(add(own_redis, "a", "2")))
 
 

@@ -12,23 +12,25 @@ from typing import Any
 import pytest
 
 from kit.gateway import async_test, until
+from kit.streams import PRIMARY_SAYS
 from kit.support import free_port
 from rsws.errors import Outcome
 from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
-from rsws.streams.target import RedisTarget
+from rsws.streams.target import ASK_ROLE, RedisTarget
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def peer(serve: Serve) -> AsyncIterator[RedisTarget]:
-    """A server that lets everyone in and then does as ``serve`` says."""
+async def peer(serve: Serve, *, greets: bool = True) -> AsyncIterator[RedisTarget]:
+    """A server that lets everyone in, says it is a primary, and then does as ``serve`` says."""
     serving: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"SETNAME\r\n$4\r\ntest\r\n")
-        writer.write(b"+OK\r\n")
+        if greets:
+            await reader.readuntil(ASK_ROLE)
+            writer.write(PRIMARY_SAYS)
         with suppress(OSError):
             await serve(reader, writer)
 
@@ -165,8 +167,8 @@ async def test_what_is_no_answer_ends_the_connection(said: bytes) -> None:
 @pytest.mark.parametrize("end", [hang_up, reset, shut_down])
 @async_test
 async def test_the_end_that_came_before_the_taking_over(end: Serve) -> None:
-    async with peer(end) as target:
-        made = target.connection("test")
+    async with peer(end, greets=False) as target:
+        made = target.connection()
         await made.connect()  # type: ignore[no-untyped-call]
         reader, writer = made._reader, made._writer
         assert reader is not None

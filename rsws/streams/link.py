@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from rsws.errors import Outcome, RedisUnavailable, SetupError
 from rsws.streams.command_queue import CommandQueue
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.redis_connection import OnReply, RedisConnection, ReplyError, pack
+from rsws.streams.redis_connection import NotPrimary, OnReply, RedisConnection, ReplyError, pack
 from rsws.streams.target import ASK_ROLE, RedisTarget
 
 log = logging.getLogger("rsws.redis")
@@ -130,6 +130,7 @@ class RedisLink:
     async def run(self) -> NoReturn:
         """Keep the connection up and send the commands submitted, until cancelled."""
         failures = 0
+        demoted: NotPrimary | None = None
         while True:
             try:
                 connection = await self._target.connect(self._name)
@@ -138,10 +139,14 @@ class RedisLink:
                 failures += 1
                 await self._reconnect.wait(failures)
                 continue
-            failures = 0
+            if demoted is not None and failures == 0 and self._role_check_s is not None:
+                log.warning("%s: connected anew", demoted)  # an outage would have said it
+            failures, demoted = 0, None
             self._set_up(True)
             try:
                 await self._serve(connection)
+            except NotPrimary as error:
+                demoted = error
             except OSError as error:
                 log.info("link broken name=%s: %s", self._name, error)
             finally:

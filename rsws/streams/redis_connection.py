@@ -24,6 +24,10 @@ END_S = 0.2
 """How long the replies under way may still take where a connection is to end."""
 
 
+class NotPrimary(ConnectionError):
+    """The server does not take writes, or not any more."""
+
+
 class ReplyError(Exception):
     """An error reply of Redis: its text, which starts with the code (``WRONGTYPE ...``) unless that is ``ERR``."""
 

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
-from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
+from rsws.streams.redis_connection import NotPrimary, RedisConnection, ReplyError, pack
 from rsws.urls import host_fault, redact_url
 
 log = logging.getLogger("rsws.redis")
@@ -172,7 +172,7 @@ class RedisTarget:
     def end_all(self, trouble: str) -> None:
         """End every connection: the server is not the one to talk to any more."""
         for connection in list(self._connections):
-            connection.end_soon(ConnectionError(trouble))
+            connection.end_soon(NotPrimary(trouble))
 
     def _refused_a_write(self) -> None:
         self.end_all("it has become a replica, and takes no writes")

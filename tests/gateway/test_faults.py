@@ -25,7 +25,6 @@ from kit.faults import (
     Proxy,
     Way,
     command_calls,
-    demoted,
     filled_up,
     forbidden,
     killed,
@@ -206,7 +205,6 @@ async def test_scripts_that_redis_forgot(redis_server: RedisServer, channel: str
 
 REFUSALS: dict[str, Callable[[RedisServer], AbstractContextManager[None]]] = {
     "OOM": filled_up,
-    "READONLY": demoted,
     "NOREPLICAS": without_replicas,
     "MISCONF": unable_to_save,
 }

@@ -111,6 +111,10 @@ class Proxy:
         for joint in self._joints:
             joint.abort()
 
+    def lead_to(self, server_port: int) -> None:
+        """From now on carry new connections there; those that are open stay where they are."""
+        self._server_port = server_port
+
     @contextmanager
     def refusing(self) -> Iterator[None]:
         """Every connection is reset, and each new one at once."""
@@ -286,6 +290,13 @@ def demoted(redis: RedisServer) -> Iterator[None]:
         yield
     finally:
         redis.call("REPLICAOF", "NO", "ONE")
+
+
+def link_is_up(replica: RedisServer) -> None:
+    """Wait until it has all that its primary has."""
+    eventually(
+        lambda: b"master_link_status:up" in replica.call("INFO", "replication"), what="a replica that is in step"
+    )
 
 
 @contextmanager

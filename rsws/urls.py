@@ -9,11 +9,14 @@ from urllib.parse import urlsplit
 from rsws.errors import UsageError
 from rsws.text import safe
 
-_SCHEME = re.compile(r"(?:redis|rediss|unix|ws|wss|http|https|socks4a?|socks5h?)://", re.IGNORECASE)
+_SCHEME = re.compile(
+    r"(?:(?:rediss?|valkeys?)(?:\+sentinel)?|unix|ws|wss|http|https|socks4a?|socks5h?)://", re.IGNORECASE
+)
+_PLACE = r"(?:\[[0-9a-f:.]+(?:%\w+)?\]|[^\s@:/?#\[\],]+)(?::[0-9]{1,5})?"
 # Everything before the last @ is secret, however a parser would read it. The address can't contain a password.
 _SHOWN = re.compile(
     rf"(?P<scheme>{_SCHEME.pattern})(?P<secret>[^?#]*@)?"
-    r"(?P<address>(?:(?:\[[0-9a-f:.]+(?:%\w+)?\]|[^\s@:/?#\[\]]+)(?::[0-9]{1,5})?)?(?:/[^@?#]*)?)"
+    rf"(?P<address>(?:{_PLACE}(?:,{_PLACE})*)?(?:/[^@?#]*)?)"
     r"(?:[?#][^@]*)?",
     re.IGNORECASE,
 )

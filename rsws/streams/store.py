@@ -100,6 +100,7 @@ class Store:
     def __init__(
         self, target: RedisTarget, on_change: Callable[[str | None], None], *, limits: Limits = DEFAULTS
     ) -> None:
+        self._target = target
         self.commands = RedisLink(
             target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, watch_role=True, limits=limits
         )
@@ -126,6 +127,7 @@ class Store:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.commands.run())
             tasks.create_task(self.history.run())
+            tasks.create_task(self._target.watch())
 
     def append(
         self,

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+import ssl
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn
 
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
 from rsws.streams.redis_connection import NotPrimary, RedisConnection, ReplyError, pack
-from rsws.urls import host_fault, redact_url
+from rsws.streams.redis_url import TlsFiles, parse_redis_url
+from rsws.streams.sentinel import Sentinels
 
 log = logging.getLogger("rsws.redis")
 
@@ -43,39 +46,48 @@ class ServerFacts(NamedTuple):
 
 
 class RedisTarget:
-    """The address of a Redis, and the way to connect to it.
+    """The Redis to use, and how to connect to its primary.
 
     Args:
-        url: A ``redis://``, ``rediss://`` or ``unix://`` URL, as redis-py reads it.
-        timeout_s: The timeout for a connection attempt, in seconds.
+        url: See :func:`rsws.streams.redis_url.parse_redis_url`; or a callable that reads it anew for each attempt to
+            connect, from a file in which a password may change.
+        timeout_s: How long a connection attempt may take.
+        tls: The files for TLS.
+
+    Attributes:
+        shown: The URL without secrets.
+        timeout_s: As given.
+        facts: What the server that answered last says of itself.
+        primary: The address at which it answered, where sentinels have named it; else empty.
 
     Raises:
-        UsageError: The URL can't be parsed; the text says what to write.
+        UsageError: The URL can't be used; the text says what to write.
     """
 
-    def __init__(self, url: str, timeout_s: float) -> None:
-        _check(url)
-        self.shown = redact_url(url)
+    def __init__(self, url: str | Callable[[], str], timeout_s: float, tls: TlsFiles | None = None) -> None:
+        self._read_url = url if callable(url) else None
+        self._text = url() if callable(url) else url
+        self._tls = tls
+        self._url = parse_redis_url(self._text, tls)
+        self.shown = self._url.shown
         self.timeout_s = timeout_s
         self.facts = ServerFacts()
-        """Of the server that answered last."""
-        self._connections: set[RedisConnection] = set()
+        self.primary = ""
+        self._connections: dict[RedisConnection, tuple[str, int] | None] = {}
+        """Those that are open, with the address where sentinels have named it."""
         self._role_is_known = True
-        try:
-            self._arguments: dict[str, Any] = dict(parse_url(url))
-            self._class: type[AbstractConnection] = self._arguments.pop("connection_class", Connection)
-            self.connection()
-        except (ValueError, TypeError, RedisError):
-            raise _unusable(url, "Redis' client does not take its options") from None
 
-    def connection(self) -> AbstractConnection:
+    def connection(self, places: Mapping[str, Any] = MappingProxyType({})) -> AbstractConnection:
         """Return a connection, not connected yet, that replies in bytes and never retries.
 
         Its reads have no timeout of their own: each caller sets one that fits what it waits for.
+
+        Args:
+            places: Arguments of redis-py that differ from the URL's.
         """
-        return self._class(
+        return self._url.connection_class(
             **{
-                **self._arguments,
+                **self._url.arguments,
                 "client_name": None,  # see _greet: a server that forbids names is no error
                 "protocol": 2,
                 "decode_responses": False,
@@ -85,8 +97,47 @@ class RedisTarget:
                 "socket_connect_timeout": self.timeout_s,
                 "health_check_interval": 0,
                 "driver_info": None,
+                **places,
             }
         )
+
+    @property
+    def description(self) -> str:
+        """Which Redis it is, for a person: the URL, the primary behind it, and the server's software."""
+        facts = [each for each in (self.primary and f"primary {self.primary}", self.facts.text) if each]
+        return f"{self.shown} ({', '.join(facts)})"
+
+    async def watch(self) -> NoReturn:
+        """Until cancelled, leave a primary as soon as the sentinels have made another one."""
+        if self._url.sentinels:
+            await self._sentinels().watch(self._switched)
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    def _sentinels(self) -> Sentinels:
+        return Sentinels(self._url, self.timeout_s, self.connection)
+
+    def _switched(self, primary: tuple[str, int]) -> None:
+        for connection, address in list(self._connections.items()):
+            if address != primary:
+                connection.end_soon(NotPrimary(f"{self.shown}: the sentinels have made {_join(primary)} the primary"))
+
+    def _read_again(self) -> None:
+        """Read the URL anew, where it comes from a file.
+
+        Raises:
+            RedisUnavailable: It can't be used now.
+        """
+        if self._read_url is None:
+            return
+        try:
+            text = self._read_url()
+            if text != self._text:
+                self._url = parse_redis_url(text, self._tls)
+                self._text, self.shown = text, self._url.shown
+                log.info("the Redis URL has changed, it is %s now", self.shown)
+        except UsageError as error:
+            raise RedisUnavailable(str(error)) from None
 
     async def connect(self, name: str) -> RedisConnection:
         """Return a new connection to a primary.
@@ -99,27 +150,47 @@ class RedisTarget:
             LoginRefused: Redis refused the password or the database.
             SetupError: The server is a sentinel, which stores nothing.
         """
-        connection = self.connection()
+        self._read_again()
+        if not self._url.sentinels:
+            return await self._connect(name, None)
+        failure: RedisUnavailable | None = None
+        for address in await self._sentinels().primaries():
+            try:
+                return await self._connect(name, address)
+            except RedisUnavailable as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+    async def _connect(self, name: str, address: tuple[str, int] | None) -> RedisConnection:
+        """Return a connection to the primary at ``address``, None for that of the URL; see :meth:`connect`."""
+        shown = self.shown if address is None else f"{self.shown}: {_join(address)}"
+        connection = self.connection({} if address is None else {"host": address[0], "port": address[1]})
         try:
             async with asyncio.timeout(self.timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
             made = RedisConnection(connection)
             try:
-                await self._greet(made, name)
+                await self._greet(made, name, shown)
             except BaseException:
                 await made.close()
                 raise
-            return made
         except (AuthenticationError, AuthorizationError, ResponseError) as error:
-            failure: Exception = LoginRefused(f"Redis at {self.shown} refused the login: {_login_error(error)}")
+            failure: Exception = LoginRefused(f"Redis at {shown} refused the login: {_login_error(error)}")
         except TimeoutError:
-            failure = RedisUnavailable(f"{self.shown}: no answer within {self.timeout_s:g} s")
+            failure = RedisUnavailable(f"{shown}: no answer within {self.timeout_s:g} s")
         except (RedisError, OSError) as error:
-            failure = RedisUnavailable(f"{self.shown}: {_login_error(error)}")
+            failure = RedisUnavailable(f"{shown}: {_connection_error(error)}")
+        else:
+            self.primary = "" if address is None else _join(address)
+            self._connections[made] = address
+            made.ended.add_done_callback(lambda _: self._connections.pop(made, None))
+            made.on_read_only = self._refused_a_write
+            return made
         await connection.disconnect(nowait=True)
         raise failure
 
-    async def _greet(self, connection: RedisConnection, name: str) -> None:
+    async def _greet(self, connection: RedisConnection, name: str, shown: str) -> None:
         """Name the connection, and check what kind of server answers.
 
         Raises:
@@ -134,17 +205,17 @@ class RedisTarget:
         except ConnectionError:
             if not replies:
                 raise
-            raise RedisUnavailable(f"{self.shown}: {replies[0]}") from None  # too many clients, for instance
+            raise RedisUnavailable(f"{shown}: {replies[0]}") from None  # too many clients, for instance
         named, hello, role = replies
         if isinstance(named, ReplyError) and str(named).startswith("NOAUTH"):
-            raise LoginRefused(f"Redis at {self.shown} refused the login: {named}")
+            raise LoginRefused(f"Redis at {shown} refused the login: {named}")
         said = {} if isinstance(hello, ReplyError) else dict(zip(hello[::2], hello[1::2], strict=True))
         self.facts = ServerFacts(
             *(said.get(key, b"").decode(errors="replace") for key in (b"server", b"version", b"mode"))
         )
         if self.facts.mode == "sentinel" or (isinstance(role, list) and role[0] == b"sentinel"):
             raise SetupError(
-                f"{self.shown} is a sentinel, which stores nothing: write redis+sentinel://host:port/NAME, with the "
+                f"{shown} is a sentinel, which stores nothing: write redis+sentinel://host:port/NAME, with the "
                 "name under which it knows the primary"
             )
         if isinstance(role, ReplyError) and b"role" in said:
@@ -152,9 +223,6 @@ class RedisTarget:
         trouble = self.role_trouble(role)
         if trouble is not None:
             raise RedisUnavailable(trouble)
-        self._connections.add(connection)
-        connection.ended.add_done_callback(lambda _: self._connections.discard(connection))
-        connection.on_read_only = self._refused_a_write
 
     def role_trouble(self, role: Any) -> str | None:
         """What is wrong with a server that answers this to ``ROLE``; None where it is a primary, or does not say."""
@@ -178,48 +246,28 @@ class RedisTarget:
         self.end_all("it has become a replica, and takes no writes")
 
 
+def _join(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _connection_error(error: Exception) -> str:
+    """Return why there is no connection; of a certificate that is refused, what is wrong with it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate can't be trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed: {cause.reason or cause}"
+        cause = cause.__cause__ or cause.__context__
+    return _login_error(error)
+
+
 def _login_error(error: Exception) -> str:
     """Return the text of Redis' error, with the code that redis-py strips, or what happened to the connection."""
     code = getattr(error, "status_code", None)
     text = str(error) or type(error).__name__
     return text if code in (None, "ERR") else f"{code} {text}"
-
-
-def _check(url: str) -> None:
-    """Refuse a URL that redis-py would misread or not accept.
-
-    Raises:
-        UsageError: The reason.
-    """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise _unusable(url, "it has no valid host and port") from None
-    database = parts.path.strip("/")
-    if any(character.isspace() for character in url):
-        raise _unusable(url, "it has white space in it")
-    if parts.fragment:
-        raise _unusable(url, "it has a # in it")
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise _unusable(url, "it does not begin with redis://, rediss:// or unix://")
-    if parts.scheme == "unix" and not parts.path:
-        raise _unusable(url, "it names no socket")
-    if parts.scheme != "unix" and not host:
-        raise _unusable(url, "it names no host")
-    if host and host_fault(host) is not None:
-        raise _unusable(url, "its host is not a valid name")
-    if parts.scheme != "unix" and database and not database.isdigit():
-        raise _unusable(url, "the database is not a number")
-
-
-def _unusable(url: str, reason: str) -> UsageError:
-    """Return the error for an unusable ``url``; a parser's text is left out, as it repeats supposed ports or hosts."""
-    return UsageError(
-        f"the Redis URL {redact_url(url)} (REDIS_URL or --redis-url) can't be used: {reason}; write "
-        "redis://[[user]:password@]host[:port][/database], special characters of a password percent-encoded "
-        "(/ as %2F, # as %23, @ as %40)"
-    )
 
 
 async def probe(target: RedisTarget) -> None:

@@ -1,0 +1,203 @@
+"""The URL that says which Redis to use: one server, or a name that sentinels know."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
+from redis.exceptions import RedisError
+
+from rsws.errors import UsageError
+from rsws.urls import host_fault, redact_url
+
+SENTINEL_PORT = 26379
+_SENTINEL = "+sentinel"
+_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
+"""What redis-py calls each scheme."""
+_IGNORED = ("max_connections", "socket_timeout", "socket_connect_timeout", "client_name", "protocol")
+"""Options that people write for other programs, and that mean nothing here or are set otherwise."""
+_CERT_REQS = {"cert_none": "none", "cert_optional": "optional", "cert_required": "required"}
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files for TLS with Redis, each a path; None for none."""
+
+    ca: Path | None = None
+    """The certificates of the authorities that are trusted, in place of the system's."""
+    cert: Path | None = None
+    """The client's certificate."""
+    key: Path | None = None
+    """The key of that certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """What a URL says."""
+
+    shown: str
+    """The URL without user, password and query, safe for a log line."""
+    connection_class: type[AbstractConnection]
+    arguments: dict[str, Any] = field(repr=False)
+    """The arguments of that class, as redis-py reads them from the URL."""
+    sentinels: tuple[tuple[str, int], ...] = ()
+    """Host and port of each sentinel to ask for the primary; empty where the URL leads to the server itself."""
+    service: str = ""
+    """The name under which the sentinels know the primary."""
+    sentinel_login: Mapping[str, str] | None = field(repr=False, default=None)
+    """The login at the sentinels, as arguments; None for that of the servers, or none where they want none."""
+
+
+def parse_redis_url(url: str, tls: TlsFiles | None = None) -> RedisUrl:
+    """Read a URL: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``, or of sentinels.
+
+    Raises:
+        UsageError: It can't be used; the text says what to write, and shows no password.
+    """
+    scheme, _, rest = url.partition("://")
+    for_sentinels = scheme.endswith(_SENTINEL)
+    plain = scheme.removesuffix(_SENTINEL)
+    if plain not in _SCHEMES or (for_sentinels and plain == "unix"):
+        raise _unusable(url, "it does not begin with redis://, rediss:// or unix://")
+    options = dict(parse_qsl(urlsplit(f"{plain}://{rest}").query, keep_blank_values=True)) if "?" in rest else {}
+    if options.pop("ssl", "").lower() in ("true", "1", "yes"):
+        plain = "rediss"
+    sentinel_login = _take_sentinel_login(options) if for_sentinels else None
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service = ""
+    base = f"{_SCHEMES[plain]}://{rest.partition('?')[0]}"
+    if for_sentinels:
+        sentinels, service, base = _split_sentinels(url, base)
+    _check(url, base)
+    try:
+        arguments: dict[str, Any] = dict(parse_url(_with_options(base, options)))
+        made: type[AbstractConnection] = arguments.pop("connection_class", Connection)
+    except (ValueError, TypeError, RedisError):
+        raise _unusable(url, "Redis' client does not take its options") from None
+    arguments |= _tls_arguments(url, made, arguments, tls or TlsFiles())
+    _try(url, made, arguments, options)
+    return RedisUrl(redact_url(url), made, arguments, sentinels, service, sentinel_login)
+
+
+def _take_sentinel_login(options: dict[str, str]) -> dict[str, str] | None:
+    login = {
+        name: options.pop(f"sentinel_{name}") for name in ("username", "password") if f"sentinel_{name}" in options
+    }
+    return login or None
+
+
+def _with_options(base: str, options: Mapping[str, str]) -> str:
+    kept = {name: value for name, value in options.items() if name not in _IGNORED}
+    if "ssl_cert_reqs" in kept:
+        kept["ssl_cert_reqs"] = _CERT_REQS.get(kept["ssl_cert_reqs"].lower(), kept["ssl_cert_reqs"])
+    return base + (f"?{urlencode(kept)}" if kept else "")
+
+
+def _split_sentinels(url: str, base: str) -> tuple[tuple[tuple[str, int], ...], str, str]:
+    """Return the sentinels, the name they know, and the URL of a server without its address."""
+    scheme, _, rest = base.partition("://")
+    address, _, path = rest.rpartition("@")[2].partition("/")
+    login = rest.rpartition("@")[0]
+    service, _, database = path.partition("/")
+    if not service:
+        raise _unusable(url, "it lacks the name under which the sentinels know the primary")
+    sentinels = []
+    for each in address.split(","):
+        try:
+            parts = urlsplit(f"//{each}")
+            host, port = parts.hostname, parts.port or SENTINEL_PORT
+        except ValueError:
+            raise _unusable(url, "it has no valid host and port") from None
+        if not host or host_fault(host) is not None:
+            raise _unusable(url, "its host is not a valid name")
+        sentinels.append((host, port))
+    return tuple(sentinels), unquote(service), f"{scheme}://{login}{'@' if login else ''}sentinels/{database}"
+
+
+def _tls_arguments(
+    url: str, made: type[AbstractConnection], said: Mapping[str, Any], files: TlsFiles
+) -> dict[str, Any]:
+    """Return redis-py's arguments for the files, each of which is checked to be readable.
+
+    Raises:
+        UsageError: One can't be read, or the URL is not one of TLS.
+    """
+    arguments = {"ssl_ca_certs": files.ca, "ssl_certfile": files.cert, "ssl_keyfile": files.key}
+    given = {name: str(path) for name, path in arguments.items() if path is not None}
+    if given and not issubclass(made, SSLConnection):
+        raise UsageError("the certificates for Redis are of no use without TLS: write rediss:// in the Redis URL")
+    for name, path in {**{name: said[name] for name in arguments if said.get(name)}, **given}.items():
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise UsageError(f"the file for Redis' TLS can't be read: {path}: {error.strerror} ({name})") from None
+    return given
+
+
+def _try(url: str, made: type[AbstractConnection], arguments: Mapping[str, Any], options: Mapping[str, str]) -> None:
+    """Make a connection, without connecting it, and name the option that is at fault where it can be named.
+
+    Raises:
+        UsageError: Redis' client does not take the options.
+    """
+    try:
+        made(**arguments)
+    except (ValueError, TypeError, RedisError):
+        known = _options_of(Connection) | _options_of(SSLConnection) | _options_of(UnixDomainSocketConnection)
+        refused = [name for name in options if name in known - _options_of(made)]
+        if refused:  # only what is known to be an option: anything else could be a part of a password
+            raise _unusable(url, f"its option {refused[0]} is not for this scheme") from None
+        raise _unusable(url, "Redis' client does not take its options") from None
+
+
+def _options_of(made: type[AbstractConnection]) -> set[str]:
+    return {name for each in made.__mro__ if each is not object for name in inspect.signature(each).parameters}
+
+
+def _check(url: str, base: str) -> None:
+    """Refuse a URL that redis-py would misread or not accept.
+
+    Raises:
+        UsageError: The reason.
+    """
+    try:
+        parts = urlsplit(base)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise _unusable(url, "it has no valid host and port") from None
+    database = parts.path.strip("/")
+    if any(character.isspace() for character in url):
+        raise _unusable(url, "it has white space in it")
+    if "#" in url:
+        raise _unusable(url, "it has a # in it")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise _unusable(url, "it names no socket")
+        return
+    if not host:
+        raise _unusable(url, "it names no host")
+    if host_fault(host) is not None:
+        raise _unusable(url, "its host is not a valid name")
+    if database and not database.isdigit():
+        raise _unusable(url, "the database is not a number")
+
+
+def _unusable(url: str, reason: str) -> UsageError:
+    """Return the error for a Redis URL, never in a parser's words: they quote what it took for a port or a host."""
+    return UsageError(
+        f"the Redis URL {redact_url(url)} (REDIS_URL or --redis-url) can't be used: {reason}; write "
+        "redis://[[user]:password@]host[:port][/database] or redis+sentinel://[[user]:password@]host:port,.../NAME, "
+        "special characters of a password percent-encoded (/ as %2F, # as %23, @ as %40)"
+    )

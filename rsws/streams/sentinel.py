@@ -1,0 +1,140 @@
+"""Sentinels: who knows which server is the primary now (https://redis.io/docs/latest/develop/reference/sentinel-clients/).
+
+They are asked at each attempt to connect, all of them. What they name is checked by its role: a sentinel may name the
+demoted server for a while, and one that is cut off from the others for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+
+from rsws.errors import RedisUnavailable
+from rsws.streams.redis_url import RedisUrl
+
+log = logging.getLogger("rsws.redis")
+
+STRAGGLERS_S = 0.2
+"""How long the others are waited for once one sentinel has answered."""
+LISTEN_S = 30.0
+"""How long one sentinel is listened to before it is asked again, in case it is gone and nobody has said so."""
+RETRY_S = 1.0
+_LOGIN = ("username", "password")
+
+Connect = Callable[[Mapping[str, Any]], AbstractConnection]
+"""Makes a connection, not yet connected, with these arguments in place of the usual ones."""
+
+
+class Sentinels:
+    """The sentinels of one name.
+
+    Args:
+        url: What is known of them.
+        timeout_s: How long one may take to answer.
+        connect: Makes a connection to one.
+    """
+
+    def __init__(self, url: RedisUrl, timeout_s: float, connect: Connect) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._connect = connect
+
+    async def primaries(self) -> list[tuple[str, int]]:
+        """Return the addresses that the sentinels name, the one that most of them name first.
+
+        Raises:
+            RedisUnavailable: None of them knows one.
+        """
+        asking = {asyncio.create_task(self._ask(place)) for place in self._url.sentinels}
+        votes: Counter[tuple[str, int]] = Counter()
+        reasons: list[str] = []
+        waiting, timeout = asking, self._timeout_s
+        try:
+            while waiting and timeout:
+                done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                for each in done:
+                    answer = each.result()
+                    if isinstance(answer, str):
+                        reasons.append(answer)
+                    else:
+                        votes[answer] += 1
+                if not done:
+                    break
+                if votes:
+                    timeout = min(timeout, STRAGGLERS_S)
+        finally:
+            for each in asking:
+                each.cancel()
+            await asyncio.wait(asking)
+        if not votes:
+            raise RedisUnavailable(f"{self._url.shown}: " + "; ".join(sorted(reasons) or ["no sentinel answers"]))
+        return [address for address, _ in votes.most_common()]
+
+    async def _ask(self, place: tuple[str, int]) -> tuple[str, int] | str:
+        """Return the address of the primary, or why this sentinel does not say it."""
+        shown = f"sentinel {place[0]}:{place[1]}"
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                connection = await self._log_in(place)
+                try:
+                    await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.service)
+                    address = await connection.read_response()
+                finally:
+                    await connection.disconnect(nowait=True)
+        except TimeoutError:
+            return f"{shown}: no answer within {self._timeout_s:g} s"
+        except (RedisError, OSError) as error:
+            return f"{shown}: {error}"
+        if address is None:
+            return f"{shown} knows no {self._url.service!r}"
+        host, port = address
+        return host.decode(), int(port)
+
+    async def _log_in(self, place: tuple[str, int]) -> AbstractConnection:
+        """Return a connection, by default with the servers' login, and without any where that is refused."""
+        host, port = place
+        own = self._url.sentinel_login
+        servers = {name: self._url.arguments.get(name) for name in _LOGIN}
+        none = dict.fromkeys(_LOGIN)
+        for login in [{**none, **own}] if own is not None else [servers, none]:
+            connection = self._connect({"host": host, "port": port, "db": 0, **login})
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+            except BaseException as error:
+                await connection.disconnect(nowait=True)
+                refused = isinstance(error, (AuthenticationError, AuthorizationError, ResponseError))
+                if refused and own is None and login is not none:
+                    continue
+                raise
+            return connection
+        raise AssertionError("the last login either succeeds or raises")
+
+    async def watch(self, on_switch: Callable[[tuple[str, int]], None]) -> NoReturn:
+        """Listen to one sentinel after the other until cancelled, and call ``on_switch`` with each new primary."""
+        while True:
+            for place in self._url.sentinels:
+                try:
+                    async with asyncio.timeout(LISTEN_S):
+                        await self._listen(place, on_switch)
+                except (RedisError, OSError, TimeoutError):
+                    await asyncio.sleep(RETRY_S)  # whoever connects says what is wrong with the sentinels
+
+    async def _listen(self, place: tuple[str, int], on_switch: Callable[[tuple[str, int]], None]) -> NoReturn:
+        connection = await self._log_in(place)
+        try:
+            await connection.send_command("SUBSCRIBE", "+switch-master")
+            while True:
+                kind, _, said = await connection.read_response(timeout=None, disconnect_on_error=False)
+                if kind != b"message":
+                    continue
+                service, _, _, host, port = said.decode().split(" ")
+                if service == self._url.service:
+                    on_switch((host, int(port)))
+        finally:
+            await connection.disconnect(nowait=True)

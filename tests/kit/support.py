@@ -212,22 +212,19 @@ class RedisServer:
         """What the server has written to its log."""
         return (self.directory / "server.log").read_text()
 
+    @property
+    def command(self) -> list[str]:
+        """The command line that runs it."""
+        place = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.directory)]
+        return [self.binary, *place, *(part for name, value in self.options.items() for part in (f"--{name}", value))]
+
     def start(self, wait: bool = True) -> None:
         """Run it, and return when it answers (and has loaded its data) or at once."""
         assert self.process is None, "it is running"
-        arguments = [part for name, value in self.options.items() for part in (f"--{name}", value)]
         with open(self.directory / "server.log", "ab") as log:
             self.process = subprocess.Popen(
-                [
-                    self.binary,
-                    "--bind",
-                    "127.0.0.1",
-                    "--port",
-                    str(self.port),
-                    "--dir",
-                    str(self.directory),
-                    *arguments,
-                ],
+                self.command,
+                cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

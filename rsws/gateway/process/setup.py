@@ -84,6 +84,8 @@ async def find_redis(settings: Settings, data: DataDir, stack: AsyncExitStack) -
     description = local.description if local is not None else target.shown
     try:
         await probe(target)
+        if local is None:
+            description = target.description
     except RedisUnavailable as error:
         description += f" (not ready: {error.cause}; trying until it is)"
     return FoundRedis(target, url, description, local)

@@ -93,12 +93,24 @@ class Settings:
     redis_url: str | None = option(
         None,
         "REDIS_URL",
-        "Redis to use: redis://, rediss:// or unix://. Not set: a local one that answers, else the embedded server.",
+        "Redis to use: redis://, rediss://, unix://, or redis+sentinel://HOST:PORT,.../NAME. Not set: a local one that "
+        "answers, else the embedded server.",
         secret=True,
     )
     redis_url_file: Path | None = option(
-        None, "REDIS_URL_FILE", "A file that holds the URL of Redis, for one with a password."
+        None,
+        "REDIS_URL_FILE",
+        "A file that holds the URL of Redis, for one with a password; it is read again at each attempt to connect.",
     )
+    redis_tls_ca: Path | None = option(
+        None,
+        "RSWS_REDIS_TLS_CA",
+        "With rediss://: the certificates of the authorities to trust for Redis. Not set: the system's.",
+    )
+    redis_tls_cert: Path | None = option(
+        None, "RSWS_REDIS_TLS_CERT", "With rediss://: the certificate to show to Redis, where it wants one."
+    )
+    redis_tls_key: Path | None = option(None, "RSWS_REDIS_TLS_KEY", "The key of that certificate.")
     secret_key: str | None = option(
         None,
         "WEBSOCKET_SECRET_KEY",

@@ -104,6 +104,9 @@ def _first_steps(gateway: Gateway) -> _Steps:
         redis += [flag("redis_url_file"), str(settings.redis_url_file.absolute())]
     elif settings.local_redis_port != defaults.local_redis_port:
         redis += [flag("local_redis_port"), str(settings.local_redis_port)]
+    for name in ("redis_tls_ca", "redis_tls_cert", "redis_tls_key"):
+        if (path := getattr(settings, name)) is not None:
+            redis += [flag(name), str(path.absolute())]
     words = [["sub", "news", *client], ["pub", "news", *client, _DATA], ["xadd", "news", *redis, _DATA]]
     variables = [options(Settings)[name].env for name in secret]
     return _Steps(

@@ -31,7 +31,18 @@ EPILOG = epilog(
 )
 
 
-@from_settings(Settings, panel="Redis", only=("redis_url", "redis_url_file", "local_redis_port", "redis_timeout_s"))
+_OPTIONS = (
+    "redis_url",
+    "redis_url_file",
+    "redis_tls_ca",
+    "redis_tls_cert",
+    "redis_tls_key",
+    "local_redis_port",
+    "redis_timeout_s",
+)
+
+
+@from_settings(Settings, panel="Redis", only=_OPTIONS)
 def xadd(
     channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The stream to add to.")],
     settings: Settings,
@@ -55,14 +66,14 @@ def xadd(
     check_channel(channel)
     if lines:
         check_no_data(data)
-    from rsws.streams.target import RedisTarget
+    from rsws.streams.target import redis_target
 
     url = settings.given_redis_url
     if url is None:
         url = f"redis://127.0.0.1:{settings.local_redis_port}"
         if owners := strangers("127.0.0.1", settings.local_redis_port):
             terminal.print_line(terminal.format_warning(f"the Redis at {url} is not yours: it belongs to {owners}"))
-    target = RedisTarget(url, settings.redis_timeout_s)
+    target = redis_target(settings, url)
     if print_command:
         asyncio.run(_print(url, channel, data, lines=lines, text=text, maxlen=maxlen))
     else:

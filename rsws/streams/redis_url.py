@@ -25,6 +25,11 @@ SENTINEL_PORT = 26379
 _SENTINEL = "+sentinel"
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
 """What redis-py calls each scheme."""
+_CLASSES: dict[str, type[AbstractConnection]] = {
+    "redis": Connection,
+    "rediss": SSLConnection,
+    "unix": UnixDomainSocketConnection,
+}
 _IGNORED = ("max_connections", "socket_timeout", "socket_connect_timeout", "client_name", "protocol")
 """Options that people write for other programs, and that mean nothing here or are set otherwise."""
 _CERT_REQS = {"cert_none": "none", "cert_optional": "optional", "cert_required": "required"}
@@ -58,6 +63,16 @@ class RedisUrl:
     sentinel_login: Mapping[str, str] | None = field(repr=False, default=None)
     """The login at the sentinels, as arguments; None for that of the servers, or none where they want none."""
 
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return issubclass(self.connection_class, SSLConnection)
+
+    @property
+    def has_certificate(self) -> bool:
+        """Whether there is a certificate to show to the server."""
+        return "ssl_certfile" in self.arguments
+
 
 def parse_redis_url(url: str, tls: TlsFiles | None = None) -> RedisUrl:
     """Read a URL: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``, or of sentinels.
@@ -80,13 +95,15 @@ def parse_redis_url(url: str, tls: TlsFiles | None = None) -> RedisUrl:
     if for_sentinels:
         sentinels, service, base = _split_sentinels(url, base)
     _check(url, base)
+    made = _CLASSES[_SCHEMES[plain]]
+    _check_options(url, base, made, options)
     try:
         arguments: dict[str, Any] = dict(parse_url(_with_options(base, options)))
-        made: type[AbstractConnection] = arguments.pop("connection_class", Connection)
+        arguments.pop("connection_class", None)
+        arguments |= _tls_arguments(made, arguments, tls or TlsFiles())
+        made(**arguments)
     except (ValueError, TypeError, RedisError):
         raise _unusable(url, "Redis' client does not take its options") from None
-    arguments |= _tls_arguments(url, made, arguments, tls or TlsFiles())
-    _try(url, made, arguments, options)
     return RedisUrl(redact_url(url), made, arguments, sentinels, service, sentinel_login)
 
 
@@ -125,41 +142,41 @@ def _split_sentinels(url: str, base: str) -> tuple[tuple[tuple[str, int], ...], 
     return tuple(sentinels), unquote(service), f"{scheme}://{login}{'@' if login else ''}sentinels/{database}"
 
 
-def _tls_arguments(
-    url: str, made: type[AbstractConnection], said: Mapping[str, Any], files: TlsFiles
-) -> dict[str, Any]:
-    """Return redis-py's arguments for the files, each of which is checked to be readable.
+def _tls_arguments(made: type[AbstractConnection], said: Mapping[str, Any], files: TlsFiles) -> dict[str, Any]:
+    """Return redis-py's arguments for the files, after a look at whether they and those of the URL can be read.
 
     Raises:
         UsageError: One can't be read, or the URL is not one of TLS.
     """
-    arguments = {"ssl_ca_certs": files.ca, "ssl_certfile": files.cert, "ssl_keyfile": files.key}
-    given = {name: str(path) for name, path in arguments.items() if path is not None}
+    paths = {"ssl_ca_certs": files.ca, "ssl_certfile": files.cert, "ssl_keyfile": files.key}
+    given = {name: str(path) for name, path in paths.items() if path is not None}
     if given and not issubclass(made, SSLConnection):
         raise UsageError("the certificates for Redis are of no use without TLS: write rediss:// in the Redis URL")
-    for name, path in {**{name: said[name] for name in arguments if said.get(name)}, **given}.items():
+    for name in paths:
+        path = given.get(name) or said.get(name)
         try:
-            with open(path, "rb"):
-                pass
+            if path:
+                Path(path).read_bytes()
         except OSError as error:
             raise UsageError(f"the file for Redis' TLS can't be read: {path}: {error.strerror} ({name})") from None
     return given
 
 
-def _try(url: str, made: type[AbstractConnection], arguments: Mapping[str, Any], options: Mapping[str, str]) -> None:
-    """Make a connection, without connecting it, and name the option that is at fault where it can be named.
+def _check_options(url: str, base: str, made: type[AbstractConnection], options: Mapping[str, str]) -> None:
+    """Name the option that can't be used, if its name is known: any other could be a part of a password.
 
     Raises:
-        UsageError: Redis' client does not take the options.
+        UsageError: It is not for this kind of connection, or its value is none.
     """
-    try:
-        made(**arguments)
-    except (ValueError, TypeError, RedisError):
-        known = _options_of(Connection) | _options_of(SSLConnection) | _options_of(UnixDomainSocketConnection)
-        refused = [name for name in options if name in known - _options_of(made)]
-        if refused:  # only what is known to be an option: anything else could be a part of a password
-            raise _unusable(url, f"its option {refused[0]} is not for this scheme") from None
-        raise _unusable(url, "Redis' client does not take its options") from None
+    known = set().union(*map(_options_of, _CLASSES.values())) - set(_IGNORED)
+    for name, value in options.items():
+        if name in known and name not in _options_of(made):
+            raise _unusable(url, f"its option {name} is not for this scheme")
+        try:
+            parse_url(_with_options(base, {name: value}))
+        except ValueError:
+            if name in known:
+                raise _unusable(url, f"its option {name} has no valid value") from None
 
 
 def _options_of(made: type[AbstractConnection]) -> set[str]:

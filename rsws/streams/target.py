@@ -11,6 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
+from rsws.settings import Settings, read_secret
 from rsws.streams.redis_connection import NotPrimary, RedisConnection, ReplyError, pack
 from rsws.streams.redis_url import TlsFiles, parse_redis_url
 from rsws.streams.sentinel import Sentinels
@@ -178,9 +180,14 @@ class RedisTarget:
         except (AuthenticationError, AuthorizationError, ResponseError) as error:
             failure: Exception = LoginRefused(f"Redis at {shown} refused the login: {_login_error(error)}")
         except TimeoutError:
-            failure = RedisUnavailable(f"{shown}: no answer within {self.timeout_s:g} s")
+            hint = "; does it speak TLS there?" if self._url.is_tls else ""
+            failure = RedisUnavailable(f"{shown}: no answer within {self.timeout_s:g} s{hint}")
         except (RedisError, OSError) as error:
-            failure = RedisUnavailable(f"{shown}: {_connection_error(error)}")
+            closed = (
+                isinstance(error, ConnectionError) and self._url.is_tls and "ssl_certfile" not in self._url.arguments
+            )
+            hint = "; does it want a certificate of its clients (--redis-tls-cert)?" if closed else ""
+            failure = RedisUnavailable(f"{shown}: {_connection_error(error)}{hint}")
         else:
             self.primary = "" if address is None else _join(address)
             self._connections[made] = address
@@ -268,6 +275,19 @@ def _login_error(error: Exception) -> str:
     code = getattr(error, "status_code", None)
     text = str(error) or type(error).__name__
     return text if code in (None, "ERR") else f"{code} {text}"
+
+
+def redis_target(settings: Settings, local_url: str) -> RedisTarget:
+    """Return the Redis that the settings name, else the one at ``local_url``.
+
+    Raises:
+        UsageError: It can't be used: the URL, the file that holds it, or a file for TLS.
+    """
+    url: str | Callable[[], str] = settings.redis_url or local_url
+    if settings.redis_url is None and (file := settings.redis_url_file) is not None:
+        url = partial(read_secret, file, "Redis URL")
+    tls = TlsFiles(settings.redis_tls_ca, settings.redis_tls_cert, settings.redis_tls_key)
+    return RedisTarget(url, settings.redis_timeout_s, tls)
 
 
 async def probe(target: RedisTarget) -> None:

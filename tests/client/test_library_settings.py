@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +22,8 @@ from websockets.asyncio.client import connect as websocket_connect
 
 from kit.faults import Proxy
 from kit.gateway import KEY, async_test, connect, gateway
-from kit.support import RedisServer, free_port
+from kit.support import RedisServer
+from kit.tls import Authority
 from rsws.gateway.process.single import SingleProcess
 from rsws.gateway.server import NOTSENT_BYTES, TCP_NOTSENT_LOWAT
 from rsws.gateway.websocket.connection import ClientConnection
@@ -116,11 +116,12 @@ def test_what_redis_py_has_connected_is_taken_over(kind: str, loop: str, public_
     path = public_path / "redis.sock"
 
     async def main(redis: RedisServer) -> None:
-        async with tls_in_front_of(redis.port, public_path) as tls_port:
+        authority = Authority(public_path)
+        async with authority.in_front_of(redis.port) as tls_port:
             url = {
                 "redis": f"redis://:right@127.0.0.1:{redis.port}/3",
                 "unix": f"unix://:right@{path}?db=3",
-                "rediss": f"rediss://:right@localhost:{tls_port}/3?ssl_ca_certs={public_path}/cert.pem",
+                "rediss": f"rediss://:right@localhost:{tls_port}/3?ssl_ca_certs={authority.ca}",
             }[kind]
             async with connected(url) as connection:
                 info = await ask(connection, b"CLIENT", b"INFO")
@@ -144,33 +145,6 @@ def test_what_redis_py_has_connected_is_taken_over(kind: str, loop: str, public_
 
     with RedisServer(requirepass="right", unixsocket=str(path)) as redis:
         LOOPS[loop](main(redis))
-
-
-@asynccontextmanager
-async def tls_in_front_of(port: int, directory: Path) -> AsyncIterator[int]:
-    """The port of a TLS server that carries everything to ``port``; its certificate is ``cert.pem``."""
-    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(directory / "key.pem"), "-out", str(directory / "cert.pem")]
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    made = await asyncio.create_subprocess_exec(
-        "openssl", "req", "-x509", *curve, "-nodes", *files, "-days", "2", *name, stderr=asyncio.subprocess.DEVNULL
-    )
-    assert await made.wait() == 0
-
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, server = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(carry(reader, server), carry(from_server, writer), return_exceptions=True)
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
-    server = await asyncio.start_server(accept, "127.0.0.1", free_port(), ssl=context)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
 
 
 # --- websockets ---

@@ -16,7 +16,7 @@ from rsws.datadir import DataDir
 from rsws.errors import RedisUnavailable, SetupError
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
-from rsws.streams.target import RedisTarget, probe
+from rsws.streams.target import RedisTarget, probe, redis_target
 
 BACKLOG = 4096
 """The number of connections that may wait to be accepted."""
@@ -59,7 +59,6 @@ class FoundRedis:
     """The Redis to use."""
 
     target: RedisTarget
-    url: str = field(repr=False)
     description: str
     """A description for people."""
     local: LocalRedis | None
@@ -74,13 +73,11 @@ async def find_redis(settings: Settings, data: DataDir, stack: AsyncExitStack) -
         UsageError: The URL can't be used, or the file given for it.
     """
     local: LocalRedis | None = None
-    url = settings.given_redis_url
-    if url is None:
+    if settings.given_redis_url is None:
         local = await stack.enter_async_context(
             LocalRedis(data, settings.local_redis_port, settings.embedded_maxmemory_bytes)
         )
-        url = local.url
-    target = RedisTarget(url, settings.redis_timeout_s)
+    target = redis_target(settings, local.url if local is not None else "")
     description = local.description if local is not None else target.shown
     try:
         await probe(target)
@@ -88,7 +85,7 @@ async def find_redis(settings: Settings, data: DataDir, stack: AsyncExitStack) -
             description = target.description
     except RedisUnavailable as error:
         description += f" (not ready: {error.cause}; trying until it is)"
-    return FoundRedis(target, url, description, local)
+    return FoundRedis(target, description, local)
 
 
 async def reserve_port(settings: Settings, stack: AsyncExitStack) -> list[socket.socket]:

@@ -101,7 +101,9 @@ class Supervisor(Gateway):
         stack.callback(os.close, memory)
         self._board = SharedMetrics(processes, 0, memory)
         self._board.publish()
-        settings = replace(settings, secret_key=key.secret, redis_url=redis.url)
+        settings = replace(settings, secret_key=key.secret)
+        if redis.local is not None:
+            settings = replace(settings, redis_url=redis.local.url)
         for number, sockets in enumerate(listening, 1):
             own = settings if number == 1 else replace(settings, retain=())  # the first trims for all
             config = WorkerConfig(own, tuple([each.fileno() for each in sockets]), memory, processes, self._limits)

@@ -1,0 +1,86 @@
+"""Which Redis a URL says, and what is said of one that can't be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rsws.errors import UsageError
+from rsws.streams.redis_url import TlsFiles, parse_redis_url
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://h:7000/2", {"host": "h", "port": 7000, "db": 2}),
+        ("valkey://ann:pass%2Fword@h", {"host": "h", "username": "ann", "password": "pass/word"}),
+        ("unix:///run/redis.sock?db=4", {"path": "/run/redis.sock", "db": 4}),
+        ("redis://h?max_connections=10&socket_timeout=3", {"host": "h"}),
+        ("redis+sentinel://:pw@a:1,b/main/3", {"password": "pw", "db": 3}),
+    ],
+)
+def test_what_it_says(url: str, expected: dict[str, Any]) -> None:
+    arguments = parse_redis_url(url).arguments
+    assert {name: arguments[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "is_tls"),
+    [
+        ("redis://h", False),
+        ("rediss://h", True),
+        ("valkeys://h", True),
+        ("redis://h?ssl=true", True),
+        ("rediss+sentinel://h/main", True),
+    ],
+)
+def test_tls(url: str, is_tls: bool) -> None:
+    assert (parse_redis_url(url).connection_class.__name__ == "SSLConnection") is is_tls
+
+
+@pytest.mark.parametrize("requirement", ["CERT_NONE", "none", "cert_required"])
+def test_how_people_write_what_certificates_are_required(requirement: str) -> None:
+    assert parse_redis_url(f"rediss://h?ssl_cert_reqs={requirement}")
+
+
+def test_the_sentinels() -> None:
+    url = parse_redis_url("redis+sentinel://ann:pw@a:1,[::1]:2,c/my%20name/1?sentinel_username=s&sentinel_password=t")
+    assert url.sentinels == (("a", 1), ("::1", 2), ("c", 26379))
+    assert url.service == "my name"
+    assert url.sentinel_login == {"username": "s", "password": "t"}
+    assert url.shown == "redis+sentinel://***@a:1,[::1]:2,c/my%20name/1"
+    assert parse_redis_url("redis+sentinel://a/main").sentinel_login is None
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://h", "does not begin with redis://"),
+        ("unix+sentinel://h/main", "does not begin with redis://"),
+        ("redis+sentinel://h:1", "lacks the name"),
+        ("redis+sentinel://h:1/", "lacks the name"),
+        ("redis+sentinel://h:x/main", "no valid host and port"),
+        ("redis+sentinel://a,,b/main", "not a valid name"),
+        ("redis+sentinel://h/main/x", "the database is not a number"),
+        ("redis://h?ssl_min_version=TLSv1.2", "its option ssl_min_version is not for this scheme"),
+        ("redis://h?ssl_ca_certs=/ca.pem", "its option ssl_ca_certs is not for this scheme"),
+        ("redis://h?nonsense=1", "does not take its options"),
+    ],
+)
+def test_what_can_not_be_used(url: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        parse_redis_url(url)
+
+
+def test_files_for_tls(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    with pytest.raises(UsageError, match=r"can't be read: .*ca\.pem: No such file"):
+        parse_redis_url("rediss://h", TlsFiles(ca=authority))
+    with pytest.raises(UsageError, match=r"can't be read: .*ca\.pem: No such file"):
+        parse_redis_url(f"rediss://h?ssl_ca_certs={authority}")
+    authority.touch()
+    assert parse_redis_url("rediss://h", TlsFiles(ca=authority)).arguments["ssl_ca_certs"] == str(authority)
+    with pytest.raises(UsageError, match="write rediss://"):
+        parse_redis_url("redis://h", TlsFiles(ca=authority))

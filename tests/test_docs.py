@@ -135,7 +135,16 @@ def test_replies_in_the_documents_are_replies(frame: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "docs/protocol.md", "docs/bench.md", "docs/secrets.md", "examples/README.md", "CHANGELOG.md"]
+    "path",
+    [
+        "README.md",
+        "docs/protocol.md",
+        "docs/bench.md",
+        "docs/redis.md",
+        "docs/secrets.md",
+        "examples/README.md",
+        "CHANGELOG.md",
+    ],
 )
 def test_links_lead_somewhere(path: str) -> None:
     document = ROOT / path
@@ -249,12 +258,14 @@ def test_python_blocks_run(block: str, own_redis: RedisServer) -> None:
     assert re.fullmatch(r"stored as (\S+)\nnews \1 \{'text': 'hi'\}\n", done.stdout)
 
 
-def test_the_redis_user_of_the_readme_has_the_rights_it_needs(own_redis: RedisServer, channel: str) -> None:
-    for rights in re.findall(r"^ACL SETUSER .*$", README, flags=re.MULTILINE):
+def test_the_redis_user_of_the_document_has_the_rights_it_needs(own_redis: RedisServer, channel: str) -> None:
+    document = (ROOT / "docs" / "redis.md").read_text()
+    for rights in re.findall(r"^ACL SETUSER .*$", document, flags=re.MULTILINE):
         own_redis.call(*rights.split())
+    own_redis.call("SELECT", 3)
     own_redis.call("XADD", channel, "5-1", "messageData", "1")
     settings = {
-        "REDIS_URL": own_redis.url.replace("//", "//gateway:PASSWORD@"),
+        "REDIS_URL": own_redis.url.replace("//", "//gateway:PASSWORD@") + "/3",
         "WEBSOCKET_SECRET_KEY": "k",
         "RSWS_RETAIN": "*=1000",
     }

@@ -268,14 +268,16 @@ async def _print(report: Report, *, as_json: bool) -> None:
 
 def _redis_cli(plan: Plan) -> str:
     """Return the ``redis-cli`` command line for the Redis that holds the streams, as far as the client knows it."""
+    from rsws.streams.redis_url import parse_redis_url
+
     said = options(Settings)
     url = os.environ.get(said["redis_url"].env)
     if not url and not is_loopback(urlsplit(plan.url).hostname or ""):
         return "redis-cli -h HOST -p PORT"
     port = os.environ.get(said["local_redis_port"].env) or Settings().local_redis_port
     try:
-        return shlex.join(redis_cli(url or f"redis://127.0.0.1:{port}"))
-    except ValueError:  # the variable is not a URL
+        return shlex.join(redis_cli(parse_redis_url(url or f"redis://127.0.0.1:{port}")))
+    except UsageError:  # the variable is not a URL, or sentinels know the server
         return "redis-cli"
 
 

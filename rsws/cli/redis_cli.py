@@ -1,32 +1,48 @@
-"""The ``redis-cli`` command line for a Redis URL, for the user to copy."""
+"""``redis-cli`` in a line to copy."""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import TYPE_CHECKING
 
 from rsws.cli import terminal
+from rsws.errors import UsageError
+
+if TYPE_CHECKING:
+    from rsws.streams.redis_url import RedisUrl
+
+_TLS = {"ssl_ca_certs": "--cacert", "ssl_certfile": "--cert", "ssl_keyfile": "--key"}
 
 
-def redis_cli(url: str) -> list[str]:
-    """Return ``redis-cli`` with the options for ``url``, without the password: a note says where that goes."""
-    parts = urlsplit(url)
+def redis_cli(url: RedisUrl) -> list[str]:
+    """Return ``redis-cli`` with the options that lead it to ``url``; a note says where the password goes.
+
+    Raises:
+        UsageError: Only sentinels know the address.
+    """
+    if url.sentinels:
+        host, port = url.sentinels[0]
+        raise UsageError(
+            "sentinels name the server, so there is no line that stays right; "
+            f"redis-cli -h {host} -p {port} SENTINEL GET-MASTER-ADDR-BY-NAME {url.service} says which it is now"
+        )
+    arguments = url.arguments
     words = ["redis-cli"]
-    if parts.scheme == "unix":
-        words += ["-s", unquote(parts.path)]
-        database = parse_qs(parts.query).get("db", [""])[0]
-    else:
-        if parts.hostname not in (None, "127.0.0.1", "localhost"):
-            words += ["-h", str(parts.hostname)]
-        if parts.port not in (None, 6379):
-            words += ["-p", str(parts.port)]
-        if parts.scheme == "rediss":
-            words.append("--tls")
-        database = parts.path.strip("/")
-    if database not in ("", "0"):
-        words += ["-n", database]
-    if parts.username:
-        words += ["--user", unquote(parts.username)]
-    if parts.password:
+    if "path" in arguments:
+        words += ["-s", arguments["path"]]
+    if arguments.get("host", "localhost") not in ("127.0.0.1", "localhost"):
+        words += ["-h", arguments["host"]]
+    if arguments.get("port", 6379) != 6379:
+        words += ["-p", str(arguments["port"])]
+    if url.is_tls:
+        words.append("--tls")
+        for name, option in _TLS.items():
+            words += [option, arguments[name]] if arguments.get(name) else []
+        words += ["--insecure"] if arguments.get("ssl_cert_reqs") == "none" else []
+    if arguments.get("db"):
+        words += ["-n", str(arguments["db"])]
+    if arguments.get("username"):
+        words += ["--user", arguments["username"]]
+    if arguments.get("password"):
         note = "the password is left out: redis-cli takes it from the environment variable REDISCLI_AUTH"
         terminal.print_line(terminal.format_note(note))
     return words

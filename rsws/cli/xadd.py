@@ -22,6 +22,7 @@ from rsws.settings import Settings
 from rsws.text import safe
 
 if TYPE_CHECKING:
+    from rsws.streams.redis_url import RedisUrl
     from rsws.streams.target import RedisTarget
 
 EPILOG = epilog(
@@ -75,7 +76,7 @@ def xadd(
             terminal.print_line(terminal.format_warning(f"the Redis at {url} is not yours: it belongs to {owners}"))
     target = redis_target(settings, url)
     if print_command:
-        asyncio.run(_print(url, channel, data, lines=lines, text=text, maxlen=maxlen))
+        asyncio.run(_print(target.url, channel, data, lines=lines, text=text, maxlen=maxlen))
     else:
         asyncio.run(_add(target, channel, data, lines=lines, text=text, maxlen=maxlen))
 
@@ -101,7 +102,9 @@ async def _add(
         raise Failure(f"{describe(error)}; {hint}", exit_code(error)) from None
 
 
-async def _print(url: str, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None) -> None:
+async def _print(
+    url: RedisUrl, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None
+) -> None:
     from rsws.streams.publisher import xadd
 
     client = redis_cli(url)

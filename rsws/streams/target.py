@@ -57,6 +57,7 @@ class RedisTarget:
         tls: The files for TLS.
 
     Attributes:
+        url: What the URL says.
         shown: The URL without secrets.
         timeout_s: As given.
         facts: What the server that answered last says of itself.
@@ -70,8 +71,8 @@ class RedisTarget:
         self._read_url = url if callable(url) else None
         self._text = url() if callable(url) else url
         self._tls = tls
-        self._url = parse_redis_url(self._text, tls)
-        self.shown = self._url.shown
+        self.url = parse_redis_url(self._text, tls)
+        self.shown = self.url.shown
         self.timeout_s = timeout_s
         self.facts = ServerFacts()
         self.primary = ""
@@ -87,9 +88,9 @@ class RedisTarget:
         Args:
             places: Arguments of redis-py that differ from the URL's.
         """
-        return self._url.connection_class(
+        return self.url.connection_class(
             **{
-                **self._url.arguments,
+                **self.url.arguments,
                 "client_name": None,  # see _greet: a server that forbids names is no error
                 "protocol": 2,
                 "decode_responses": False,
@@ -111,13 +112,13 @@ class RedisTarget:
 
     async def watch(self) -> NoReturn:
         """Until cancelled, leave a primary as soon as the sentinels have made another one."""
-        if self._url.sentinels:
+        if self.url.sentinels:
             await self._sentinels().watch(self._switched)
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
     def _sentinels(self) -> Sentinels:
-        return Sentinels(self._url, self.timeout_s, self.connection)
+        return Sentinels(self.url, self.timeout_s, self.connection)
 
     def _switched(self, primary: tuple[str, int]) -> None:
         for connection, address in list(self._connections.items()):
@@ -135,8 +136,8 @@ class RedisTarget:
         try:
             text = self._read_url()
             if text != self._text:
-                self._url = parse_redis_url(text, self._tls)
-                self._text, self.shown = text, self._url.shown
+                self.url = parse_redis_url(text, self._tls)
+                self._text, self.shown = text, self.url.shown
                 log.info("the Redis URL has changed, it is %s now", self.shown)
         except UsageError as error:
             raise RedisUnavailable(str(error)) from None
@@ -153,7 +154,7 @@ class RedisTarget:
             SetupError: The server is a sentinel, which stores nothing.
         """
         self._read_again()
-        if not self._url.sentinels:
+        if not self.url.sentinels:
             return await self._connect(name, None)
         failure: RedisUnavailable | None = None
         for address in await self._sentinels().primaries():
@@ -180,12 +181,10 @@ class RedisTarget:
         except (AuthenticationError, AuthorizationError, ResponseError) as error:
             failure: Exception = LoginRefused(f"Redis at {shown} refused the login: {_login_error(error)}")
         except TimeoutError:
-            hint = "; does it speak TLS there?" if self._url.is_tls else ""
+            hint = "; does it speak TLS there?" if self.url.is_tls else ""
             failure = RedisUnavailable(f"{shown}: no answer within {self.timeout_s:g} s{hint}")
         except (RedisError, OSError) as error:
-            closed = (
-                isinstance(error, ConnectionError) and self._url.is_tls and "ssl_certfile" not in self._url.arguments
-            )
+            closed = isinstance(error, ConnectionError) and self.url.is_tls and "ssl_certfile" not in self.url.arguments
             hint = "; does it want a certificate of its clients (--redis-tls-cert)?" if closed else ""
             failure = RedisUnavailable(f"{shown}: {_connection_error(error)}{hint}")
         else:

@@ -80,6 +80,8 @@ def test_the_printed_command_does_the_same(redis_server: RedisServer, channel: s
         ("redis://cache:7000", "redis-cli -h cache -p 7000"),
         ("rediss://ann:secret@cache/0", "redis-cli -h cache --tls --user ann"),
         ("unix:///run/redis.sock?db=2", "redis-cli -s /run/redis.sock -n 2"),
+        ("valkey://cache?db=4", "redis-cli -h cache -n 4"),
+        ("rediss://cache?ssl_cert_reqs=none", "redis-cli -h cache --tls --insecure"),
     ],
 )
 def test_the_printed_command_leads_to_the_same_redis_but_shows_no_password(
@@ -90,6 +92,23 @@ def test_the_printed_command_leads_to_the_same_redis_but_shows_no_password(
     assert shown.out == f"{words} XADD c '*' messageData 1\n"
     assert "secret" not in shown.err
     assert ("REDISCLI_AUTH" in shown.err) is ("secret" in url)
+
+
+def test_the_printed_command_has_what_tls_needs(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("ca.pem", "client.pem", "client.key")]
+    flags = ["--redis-tls-ca", "--redis-tls-cert", "--redis-tls-key"]
+    for file in files:
+        file.touch()
+    options = [word for flag, file in zip(flags, files, strict=True) for word in (flag, str(file))]
+    assert call_main("xadd", "c", "1", "--print-command", "--redis-url", "rediss://cache", *options) == ExitCode.DONE
+    said = capfd.readouterr().out
+    assert said.startswith(f"redis-cli -h cache --tls --cacert {files[0]} --cert {files[1]} --key {files[2]} XADD c ")
+
+
+def test_there_is_no_printed_command_for_sentinels(capfd: pytest.CaptureFixture[str]) -> None:
+    url = "redis+sentinel://a:1,b:2/main"
+    assert call_main("xadd", "c", "1", "--print-command", "--redis-url", url) == ExitCode.USAGE
+    assert "redis-cli -h a -p 1 SENTINEL GET-MASTER-ADDR-BY-NAME main" in capfd.readouterr().err
 
 
 def test_all_is_added_whoever_reads_the_ids(

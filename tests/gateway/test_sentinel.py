@@ -36,6 +36,7 @@ async def test_the_primary_is_found_and_failed_over(group: Sentinels, channel: s
             assert (await client.message(channel))[1] == number
             assert time.monotonic() - since < 1
             await until_status(server, "/readyz", 200, within_s=1)
+            await asyncio.to_thread(group.settle)
         assert [fields["messageData"] for _, fields in entries(group.primary, channel)] == ["0", "1", "2"]
 
 

@@ -90,6 +90,20 @@ class Sentinels:
         self.sentinels[0].call("SENTINEL", "FAILOVER", NAME)
         self.until_primary_is_not(before)
 
+    def settle(self) -> None:
+        """Wait until all others are replicas that have what the primary has, and the sentinels know it."""
+        for each in self.servers:
+            if each is not self.primary:
+                eventually(lambda each=each: b"role:slave" in each.call("INFO", "replication"), what="a replica")  # type: ignore[misc]
+                link_is_up(each)
+        for sentinel in self.sentinels:
+            eventually(lambda sentinel=sentinel: self._has_good_replica(sentinel), what="a replica to promote")  # type: ignore[misc]
+
+    def _has_good_replica(self, sentinel: RedisServer) -> bool:
+        replicas = sentinel.call("SENTINEL", "REPLICAS", NAME)
+        states = [dict(zip(*[iter(each)] * 2, strict=True)) for each in replicas]
+        return any(each[b"flags"] == b"slave" and each[b"master-link-status"] == b"ok" for each in states)
+
     def until_primary_is_not(self, server: RedisServer) -> None:
         """Wait until the sentinels name another one."""
         eventually(lambda: self.primary is not server, what="a failover")

@@ -10,6 +10,7 @@ The exception tree::
     ├── StoreError               Redis did not do what it was asked to do
     │   ├── RedisUnavailable     Redis can't be reached, or the connection broke
     │   ├── RedisRefused         Redis answered with an error
+    │   ├── NotReplicated        stored, but too few replicas have it
     │   ├── Conflict             the same producer stored other data under the same messageId
     │   └── ChannelUnreadable    the key is not a stream, or Redis forbids it
     ├── BenchFailed              a benchmark can't go on, and no other error here says why
@@ -42,6 +43,7 @@ class ErrorCode(StrEnum):
     CONFLICT = "conflict"
     REDIS_UNAVAILABLE = "redis_unavailable"
     REDIS_REFUSED = "redis_refused"
+    NOT_REPLICATED = "not_replicated"
 
 
 ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
@@ -68,6 +70,10 @@ ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
     ),
     ErrorCode.REDIS_UNAVAILABLE: ("Redis can't be reached", "try again later"),
     ErrorCode.REDIS_REFUSED: ("Redis answered with an error, which the text names", "ask the operator"),
+    ErrorCode.NOT_REPLICATED: (
+        "a publish is stored, but not enough replicas have it (`--wait-replicas`); a failover may lose it",
+        "publish it again, with `producer`",
+    ),
 }
 """A map from each error code to when it is sent and what a client should do about it."""
 
@@ -182,6 +188,12 @@ class ChannelUnreadable(StoreError):
     """The key exists and is not a stream, or Redis forbids it to this user."""
 
     code = ErrorCode.CHANNEL_UNREADABLE
+
+
+class NotReplicated(StoreError):
+    """The message is stored, but too few replicas have it: a failover may lose it."""
+
+    code = ErrorCode.NOT_REPLICATED
 
 
 class Conflict(StoreError):

@@ -147,6 +147,13 @@ class Settings:
         "Seconds Redis may take to answer before the link counts as broken.",
         minimum=0.1,
     )
+    wait_replicas: int = option(
+        0,
+        "RSWS_WAIT_REPLICAS",
+        "Acknowledge a publish once so many replicas of Redis have it, too; 0: once the primary has.",
+        minimum=0,
+        maximum=100,
+    )
     max_message_bytes: int = option(
         1 * MIB,
         "RSWS_MAX_MESSAGE_BYTES",
@@ -196,7 +203,8 @@ class Settings:
         (),
         "RSWS_RETAIN",
         "Trim the channels a pattern names to about COUNT entries, and to those younger than AGE (s, m, h, d); "
-        "may be repeated. Not set: nothing is ever trimmed.",
+        "PATTERN=COUNT,AGE,expire deletes those with nothing new for AGE; may be repeated. Not set: nothing is ever "
+        "trimmed.",
     )
     shutdown_timeout_s: float = option(
         8 * SECONDS, "RSWS_SHUTDOWN_TIMEOUT", "Seconds the gateway may take to stop.", minimum=0.1, maximum=600

@@ -32,7 +32,7 @@ _METAVARS = {
     "port": "PORT",
     "url": "URL",
     "_file": "PATH",
-    "retain": "PATTERN=COUNT[,AGE]",
+    "retain": "PATTERN=COUNT[,AGE[,expire]]",
 }
 """The placeholder for the value of a flag in the help, by the end of the field's name."""
 

@@ -75,7 +75,7 @@ class Server:
         self._limits = limits
         self._tasks = asyncio.TaskGroup()
         """The tasks that run for as long as it serves, and those of clients' requests."""
-        self.store = Store(redis, self._redis_changed, limits=limits.streams)
+        self.store = Store(redis, self._redis_changed, wait_replicas=settings.wait_replicas, limits=limits.streams)
         self._reader = Reader(redis, limits=limits.streams)
         self._retention = Retention(rules, self.store.history, every_s=limits.streams.trim_every_s)
         self.hub = Hub(self.store, self._reader, self._tasks, self._metrics, MessageFramer, limits=limits)

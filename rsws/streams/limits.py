@@ -38,6 +38,8 @@ class Limits:
     """The time from one step of counting back to the next, so that they use a quarter of Redis' time, however many
     counts wait. It is fixed, not derived from measured durations, which include delays of the gateway's event loop.
     """
+    replica_wait_s: float = 1.0
+    """How long replicas may take to have what is published, where they are waited for."""
     trim_every_s: float = 10.0
     """The pause between two rounds of applying all retention rules."""
 

@@ -1,6 +1,7 @@
 """Retention: trims the channels that match its rules, and no others.
 
-Trimming is approximate (``~``): Redis drops whole nodes of a stream, so that a little more than asked for is kept.
+A rule may also have channels deleted that have been quiet for long. Trimming is approximate (``~``): Redis drops whole
+nodes of a stream, so that a little more than asked for is kept.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from rsws.settings import UNIT_S
 from rsws.streams.limits import DEFAULTS
 from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import ReplyError
+from rsws.streams.scripts import DELETE_QUIET
+from rsws.streams.store import ask_script
 
 log = logging.getLogger("rsws.retention")
 
-_RULE = re.compile(r"(?P<pattern>.+)=(?P<count>[0-9]{1,15})(?:,(?P<age>[0-9]{1,9})(?P<unit>[smhd]))?")
+_RULE = re.compile(
+    r"(?P<pattern>.+)=(?P<count>[0-9]{1,15})(?:,(?P<age>[0-9]{1,9})(?P<unit>[smhd])(?P<expire>,expire)?)?"
+)
 _SCAN_KEYS = b"1000"
 
 
@@ -33,10 +38,12 @@ class Rule:
     entries: int
     age_s: int | None
     """The age in seconds, by their ids, above which entries are trimmed, too; None for no limit."""
+    expires: bool = False
+    """Whether a channel is deleted that has had nothing new for ``age_s``."""
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """Parse ``PATTERN=COUNT[,AGE]``.
+        """Parse ``PATTERN=COUNT[,AGE[,expire]]``.
 
         Raises:
             UsageError: The text is not a rule.
@@ -44,10 +51,11 @@ class Rule:
         match = _RULE.fullmatch(text)
         if match is None:
             raise UsageError(
-                f"not a retention rule: {text!r}; write PATTERN=COUNT or PATTERN=COUNT,AGE, as in 'news.*=10000,7d'"
+                f"not a retention rule: {text!r}; write PATTERN=COUNT or PATTERN=COUNT,AGE, as in 'news.*=10000,7d', "
+                "or PATTERN=COUNT,AGE,expire to delete what has had nothing new for so long"
             )
         age_s = int(match["age"]) * UNIT_S[match["unit"]] if match["age"] else None
-        return cls(match["pattern"], int(match["count"]), age_s)
+        return cls(match["pattern"], int(match["count"]), age_s, match["expire"] is not None)
 
 
 class Retention:
@@ -110,6 +118,8 @@ class Retention:
             if rule.age_s is not None:
                 oldest_ms = max(0, int((time.time() - rule.age_s) * 1000))
                 await self._link.call(b"XTRIM", key, b"MINID", b"~", b"%d" % oldest_ms)
+                if rule.expires:
+                    await ask_script(self._link, DELETE_QUIET, (key,), (b"%d" % oldest_ms,))
         except ReplyError as error:
             text = str(error)
             return None if text.startswith("WRONGTYPE") else f"{key.decode(errors='replace')!r}: {text}"

@@ -142,6 +142,7 @@ the entries' bodies.
 STORE_ONCE = Script(b"""
 local seen = redis.call('GET', KEYS[2])
 if seen then
+  if ARGV[5] == '1' then redis.call('SET', KEYS[2], seen, 'KEEPTTL') end
   local id, digest = string.match(seen, '^(%S+) (%S+)$')
   return {id, digest, 1}
 end
@@ -159,5 +160,18 @@ last ARGV[4] ms.
 
 Returns the entry's id, the digest it was stored with (ARGV[3]), and whether it was there before. Two commands would not
 be safe: a crash between them would lose a message that looks stored. KEYS[2] is set first, so that nothing is stored
-when Redis refuses that (out of memory, no permission for the key).
+when Redis refuses that (out of memory, no permission for the key). With ARGV[5] = 1 a repeat writes, too: otherwise a
+WAIT after it would not cover the first time, which may have come over another connection.
 """
+
+DELETE_QUIET = Script(
+    _LOOK
+    + b"""
+local bounds = look(KEYS[1])
+if bounds.err then return bounds end
+local ms = string.match(bounds[2], '^(%d+)-')
+if bounds[2] ~= '0-0' and tonumber(ms) < tonumber(ARGV[1]) then return redis.call('UNLINK', KEYS[1]) end
+return 0
+"""
+)
+"""Deletes the stream KEYS[1] if its last id, of an entry or not, is from before the time ARGV[1] in ms."""

@@ -19,6 +19,7 @@ from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import RedisLink, future_reply
 from rsws.streams.lookback import LookBack
 from rsws.streams.redis_connection import OnReply, ReplyError
+from rsws.streams.replication import ReplicaWait
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE, Script
 from rsws.streams.target import RedisTarget
 
@@ -95,16 +96,24 @@ class Store:
     Args:
         target: The Redis to connect to.
         on_change: Called with None when Redis can be reached, and with the cause when it no longer can.
+        wait_replicas: How many replicas are to have a message before it counts as stored.
     """
 
     def __init__(
-        self, target: RedisTarget, on_change: Callable[[str | None], None], *, limits: Limits = DEFAULTS
+        self,
+        target: RedisTarget,
+        on_change: Callable[[str | None], None],
+        *,
+        wait_replicas: int = 0,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self._target = target
         self.commands = RedisLink(
             target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, watch_role=True, limits=limits
         )
         self.history = RedisLink(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
+        wait_s = min(limits.replica_wait_s, target.timeout_s / 2)
+        self._replica_wait = ReplicaWait(self.commands, wait_replicas, wait_s) if wait_replicas else None
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._look_back = LookBack(self._step_back, step_s=limits.step_s)
         self._look_weight = LOOK_WEIGHT
@@ -144,6 +153,8 @@ class Store:
                 with an error whose ``outcome`` says whether the message may be stored all the same.
             once: The key with which it is stored at most once; None stores it in any case.
         """
+        if self._replica_wait is not None:
+            on_result = self._replica_wait.hold(on_result)
         if once is not None:
             self._append_once(channel, data, on_result, once)
             return
@@ -167,7 +178,8 @@ class Store:
                 on_result(Conflict(f"messageId {once.message_id[:100]!r} was used for other data before"))
 
         keys = (channel.encode(), idempotency_key_name(channel, once))
-        arguments = (_FIELD, data, digest, b"%d" % (once.window_s * 1000))
+        must_write = b"0" if self._replica_wait is None else b"1"
+        arguments = (_FIELD, data, digest, b"%d" % (once.window_s * 1000), must_write)
         run_script(self.commands, STORE_ONCE, keys, arguments, on_reply)
 
     def bounds(self, channel: str) -> Awaitable[StreamBounds]:
@@ -180,7 +192,7 @@ class Store:
         """
         turn, reply = self._looks.get(channel, (None, None))
         if reply is None or turn != self.commands.batches:
-            reply = _ask(self.commands, LOOK, (channel.encode(),), weight=self._look_weight)
+            reply = ask_script(self.commands, LOOK, (channel.encode(),), weight=self._look_weight)
             self._looks[channel] = self.commands.batches, reply
             reply.add_done_callback(lambda reply: self._forget_look(channel, reply))
         return _BoundsAsked(channel, reply)
@@ -223,7 +235,7 @@ class Store:
 
     async def _read(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         arguments = read_arguments(str(after).encode(), limit, limit_bytes)
-        reply = await _ask(self.history, READ, (channel.encode(),), arguments)
+        reply = await ask_script(self.history, READ, (channel.encode(),), arguments)
         entries, is_end, bounds = parse_read(reply)
         return History(entries, is_end, None if bounds is None else broken_continuity(after, bounds), bounds)
 
@@ -243,7 +255,7 @@ class Store:
         """See :data:`rsws.streams.lookback.Step`."""
         arguments = (str(end).encode(), b"%d" % limit, b"%d" % STEP_BYTES)
         try:
-            found, first, is_first = await _ask(self.history, STEP_BACK, (channel.encode(),), arguments)
+            found, first, is_first = await ask_script(self.history, STEP_BACK, (channel.encode(),), arguments)
         except (ReplyError, RedisUnavailable) as error:
             raise store_error(channel, error) from None
         return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
@@ -284,9 +296,10 @@ def run_script(
     link.submit(script.call(*keys, arguments=arguments), on_first_reply, weight)
 
 
-def _ask(
+def ask_script(
     link: RedisLink, script: Script, keys: Keys, arguments: Keys = (), weight: int = READ_WEIGHT
 ) -> asyncio.Future[Any]:
+    """Run a script; the future has its reply. See :func:`run_script`."""
     future, on_reply = future_reply()
     run_script(link, script, keys, arguments, on_reply, weight)
     return future

@@ -424,6 +424,27 @@ async def test_retention_trims_what_it_names_and_nothing_else(own_redis: RedisSe
 
 
 @async_test
+async def test_channels_with_nothing_new_are_deleted_where_a_rule_says_so(own_redis: RedisServer) -> None:
+    now_ms = int(time.time() * 1000)
+    hour_ms = 3_600_000
+    for key, ids in {
+        "quiet": [now_ms - 3 * hour_ms, now_ms - 2 * hour_ms],
+        "busy": [now_ms - 3 * hour_ms, now_ms],
+        "emptied": [now_ms],
+        "kept.quiet": [now_ms - 2 * hour_ms],
+    }.items():
+        for each in ids:
+            own_redis.call("XADD", key, f"{each}-0", "messageData", "1")
+    own_redis.call("XTRIM", "emptied", "MAXLEN", 0)
+    own_redis.call("SET", "string", "x")
+    async with gateway(own_redis.url, TRIMS_OFTEN, retain=("[^k]*=1000,1h,expire", "kept.*=1000,1h")):
+        await until(lambda: not own_redis.call("EXISTS", "quiet"))
+        rounds = command_calls(own_redis, "scan") + 4
+        await until(lambda: command_calls(own_redis, "scan") > rounds)
+        assert set(own_redis.call("KEYS", "*")) == {b"busy", b"emptied", b"kept.quiet", b"string"}
+
+
+@async_test
 async def test_retention_goes_on_behind_a_key_that_redis_forbids(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

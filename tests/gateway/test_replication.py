@@ -1,0 +1,96 @@
+"""Acks that wait for replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kit.faults import command_calls, link_is_up
+from kit.gateway import async_test, connect, entries, gateway, until_status
+from kit.support import RedisServer
+from rsws.gateway.limits import DEFAULTS
+
+SHORT = replace(DEFAULTS, streams=replace(DEFAULTS.streams, replica_wait_s=0.2))
+
+
+@pytest.fixture
+def primary() -> Iterator[RedisServer]:
+    with RedisServer(repl_diskless_sync_delay="0") as running:
+        yield running
+
+
+@pytest.fixture
+def replica(primary: RedisServer) -> Iterator[RedisServer]:
+    with RedisServer(replicaof=f"127.0.0.1 {primary.port}") as running:
+        link_is_up(running)
+        yield running
+
+
+@async_test
+async def test_an_ack_says_that_a_replica_has_it(primary: RedisServer, replica: RedisServer) -> None:
+    async with gateway(primary.url, SHORT, wait_replicas=1) as server, connect(server) as client:
+        await until_status(server, "/readyz", 200)
+        for number in range(20):
+            stored = await client.publish("c", number)
+            assert entries(replica, "c")[-1] == (stored, {"messageData": str(number)})
+
+
+@async_test
+async def test_one_wait_for_all_of_a_moment(primary: RedisServer, replica: RedisServer) -> None:
+    async with gateway(primary.url, SHORT, wait_replicas=1) as server, connect(server) as client:
+        await until_status(server, "/readyz", 200)
+        await client.publish("c", 0)
+        before = command_calls(primary, "wait")
+        await asyncio.gather(
+            *(client.send(action="publish", channel="c", data=1, messageId=str(number)) for number in range(200))
+        )
+        acks = [await client.next() for _ in range(200)]
+        assert [ack["messageId"] for ack in acks] == [str(number) for number in range(200)]
+        assert command_calls(primary, "wait") - before < 100
+
+
+@pytest.mark.parametrize("named", [{}, {"producer": "p"}], ids=["plain", "once"])
+@async_test
+async def test_what_too_few_replicas_have_is_not_acked(
+    primary: RedisServer, replica: RedisServer, named: dict[str, Any]
+) -> None:
+    async with gateway(primary.url, SHORT, wait_replicas=1) as server, connect(server) as client:
+        await until_status(server, "/readyz", 200)
+        publish: dict[str, Any] = {"action": "publish", "channel": "c", "data": 1, "messageId": "m", **named}
+        replica.pause()
+        await client.send(**publish)
+        refused = await client.expect_error_ack("m", "not_replicated", "unknown")
+        assert refused["error"] == "only 0 of 1 replicas have it"
+        assert len(entries(primary, "c")) == 1
+        if named:  # a repeat is no ack of what nobody else has
+            await client.send(**publish)
+            await client.expect_error_ack("m", "not_replicated", "unknown")
+        replica.resume()
+        await client.send(**publish)
+        ack = await client.next()
+        assert (ack["status"], ack.get("duplicate", False)) == ("ack", bool(named))
+        assert len(entries(replica, "c")) == (1 if named else 2)
+
+
+@async_test
+async def test_a_script_that_redis_forgot_is_waited_for_too(primary: RedisServer, replica: RedisServer) -> None:
+    async with gateway(primary.url, SHORT, wait_replicas=1) as server, connect(server) as client:
+        await until_status(server, "/readyz", 200)
+        primary.call("SCRIPT", "FLUSH")
+        await client.send(action="publish", channel="c", data=1, messageId="m", producer="p")
+        assert (await client.next())["status"] == "ack"
+        assert len(entries(replica, "c")) == 1
+
+
+@async_test
+async def test_a_redis_that_may_not_wait(own_redis: RedisServer) -> None:
+    own_redis.call("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-wait")
+    url = f"redis://limited:secret@127.0.0.1:{own_redis.port}"
+    async with gateway(url, SHORT, wait_replicas=1) as server, connect(server) as client:
+        await until_status(server, "/readyz", 200)
+        await client.send(action="publish", channel="c", data=1, messageId="m")
+        assert "NOPERM" in (await client.expect_error_ack("m", "not_replicated", "unknown"))["error"]

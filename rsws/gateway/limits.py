@@ -22,6 +22,8 @@ class Limits:
     """The maximum size of all channels' rings together."""
     chunk_bytes: int = 64 * KIB
     """The approximate size of one write to a client that is catching up."""
+    connections_check_s: float = 1.0
+    """How often it is checked that all connections to Redis are up; one missing twice is reported."""
     check_s: float = 5.0
     """The interval at which quiet channels are checked: a read of a stream that was reset would wait forever."""
     open_timeout_s: float = 10.0

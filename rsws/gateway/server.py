@@ -13,6 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from rsws.errors import RedisUnavailable
 from rsws.gateway.access import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
@@ -133,6 +134,7 @@ class Server:
             tasks.create_task(self._reader.run())
             tasks.create_task(self.hub.check_quiet())
             tasks.create_task(self._retention.run())
+            tasks.create_task(self._watch_connections())
             tasks.create_task(self.clients.look_after())
             tasks.create_task(_keep_memory_small())
             if self.board.shared:
@@ -172,7 +174,23 @@ class Server:
     # --- Redis ---
 
     def _is_ready(self) -> bool:
-        return self.store.ready
+        return self.store.ready and self._reader.trouble is None
+
+    async def _watch_connections(self) -> None:
+        """Report, once, that a connection is missing while Redis takes publishes over another one."""
+        before: str | None = None
+        is_told = False
+        while True:
+            await asyncio.sleep(self._limits.connections_check_s)
+            trouble = self._reader.trouble or self.store.history.trouble if self.store.commands.ready else None
+            if trouble is not None and before is not None and not is_told:
+                is_told = True
+                log.warning("redis takes publishes, but a connection to read is missing, trying again: %s", trouble)
+                self.hub.tell_all(RedisUnavailable(trouble))
+            elif trouble is None and is_told:
+                is_told = False
+                log.info("redis connected for reading, too")
+            before = trouble
 
     def _is_crowded(self) -> bool:
         return self.store.is_crowded
@@ -190,7 +208,7 @@ class Server:
         """Write this process's metrics to where the other processes of the gateway read them."""
         metrics, channels, limits = self._metrics, self.hub.channels, self._limits
         metrics.channels = len(channels)
-        metrics.redis_up = int(self.store.ready)
+        metrics.redis_up = int(self._is_ready())
         now = time.monotonic()
         if len(channels) <= limits.counted_at_once or now - self._counted_at >= limits.publish_s:
             self._counted_at = now

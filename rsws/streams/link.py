@@ -17,6 +17,12 @@ from rsws.streams.target import ASK_ROLE, RedisTarget
 log = logging.getLogger("rsws.redis")
 
 
+SHORTEST_IDLE_S = 0.5
+"""How often a server that closes idle connections (its ``timeout``) is asked something at most; else twice as often as
+it would close them.
+"""
+
+
 class RedisLink:
     """A connection to Redis that many callers share, and that reconnects.
 
@@ -69,6 +75,11 @@ class RedisLink:
     def ready(self) -> bool:
         """Whether Redis could be reached and served commands, neither loading nor down, when last checked."""
         return self._up is True and self._healthy
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the connection is not :attr:`ready`, as far as that is known; None when it is."""
+        return None if self.ready else self._cause
 
     @property
     def is_down(self) -> bool:
@@ -196,6 +207,8 @@ class RedisLink:
             elif now - quiet_since > self._idle_ping_s:
                 quiet_since = now
                 self.submit(pack(b"PING"), self._note_health)
+        if not connection.unanswered and time.monotonic() - quiet_since > SHORTEST_IDLE_S:
+            self._idle_ping_s = max(SHORTEST_IDLE_S, min(self._idle_ping_s, (time.monotonic() - quiet_since) / 2))
         return connection.ended.result()
 
     def _send_soon(self) -> None:

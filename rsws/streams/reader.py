@@ -127,6 +127,11 @@ class Reader:
         """Whether Redis tells which streams change; an old version does not, or a user may not be allowed to ask."""
 
     @property
+    def trouble(self) -> str | None:
+        """Why Redis can't be asked what is new; None when it can."""
+        return self._link.trouble
+
+    @property
     def is_down(self) -> bool:
         """Whether Redis could not be reached when that was tried last: what is followed now is read once it can be."""
         return self._link.is_down

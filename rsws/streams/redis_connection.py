@@ -7,6 +7,7 @@ itself needs for the command.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
@@ -24,6 +25,13 @@ END_S = 0.2
 """How long the replies under way may still take where a connection is to end."""
 
 
+_LUA = re.compile(
+    r"^Error running script \(call to f_[0-9a-f]{40}\): (?:@user_script: ?[0-9]+: )+-?"  # Redis 6
+    r"|\.? script: (?:[0-9a-f]{40}, )?on @user_script:[0-9]+\.?$"  # Redis 7 and later, Valkey
+)
+"""What a server says of the script in which a command failed."""
+
+
 class NotPrimary(ConnectionError):
     """The server does not take writes, or not any more."""
 
@@ -32,7 +40,7 @@ class ReplyError(Exception):
     """An error reply of Redis: its text, which starts with the code (``WRONGTYPE ...``) unless that is ``ERR``."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text.removeprefix("ERR "))
+        super().__init__(_LUA.sub("", text.removeprefix("ERR ")))
 
     @property
     def is_forbidden(self) -> bool:
@@ -42,8 +50,7 @@ class ReplyError(Exception):
     @property
     def is_read_only(self) -> bool:
         """Whether it was a write, plain or in a script, and the server is a replica: nothing was stored."""
-        text = str(self)
-        return text.startswith("READONLY ") or ("script" in text and "-READONLY " in text)
+        return str(self).startswith("READONLY ")
 
 
 def pack(*arguments: bytes) -> bytes:
@@ -77,10 +84,12 @@ class RedisConnection(asyncio.Protocol):
         self._parser = hiredis.Reader(replyError=self._error, notEnoughData=_INCOMPLETE)
         self._last_words: Exception | None = None
         """Why it ends once all is answered."""
-        reader, writer = _streams(connection)
+        self._reader, writer = _streams(connection)
         self._transport = writer.transport
         self._transport.set_protocol(self)
-        if reader.at_eof() or not self.is_open:  # the old protocol was told of the end, and the new one will not be
+        if (
+            self._reader.at_eof() or not self.is_open
+        ):  # the old protocol was told of the end, and the new one will not be
             self.connection_lost(None)
 
     @property
@@ -135,6 +144,15 @@ class RedisConnection(asyncio.Protocol):
         if self.unanswered:
             raise self.ended.result()
         return replies
+
+    async def first_words(self) -> str:
+        """Return what the server said before it was asked anything, such as that it has too many clients; or nothing."""
+        try:
+            async with asyncio.timeout(0):
+                said = await self._reader.read(1000)
+        except TimeoutError:
+            return ""
+        return said.decode(errors="replace").strip().removeprefix("-").removeprefix("ERR ")
 
     def end_soon(self, reason: Exception) -> None:
         """End it with ``reason`` once what was sent is answered, in :data:`END_S` at the latest."""

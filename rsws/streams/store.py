@@ -124,7 +124,7 @@ class Store:
     @property
     def ready(self) -> bool:
         """Whether Redis could be reached and served commands when last checked, at most some seconds ago."""
-        return self.commands.ready
+        return self.commands.ready and self.history.ready
 
     @property
     def is_crowded(self) -> bool:

@@ -209,23 +209,24 @@ class RedisTarget:
         try:
             await connection.ask(*commands, timeout_s=self.timeout_s, replies=replies)
         except ConnectionError:
-            if not replies:
+            said = str(replies[0]) if replies else await connection.first_words()
+            if not said:
                 raise
-            raise RedisUnavailable(f"{shown}: {replies[0]}") from None  # too many clients, for instance
+            raise RedisUnavailable(f"{shown}: {said}") from None
         named, hello, role = replies
         if isinstance(named, ReplyError) and str(named).startswith("NOAUTH"):
             raise LoginRefused(f"Redis at {shown} refused the login: {named}")
-        said = {} if isinstance(hello, ReplyError) else dict(zip(hello[::2], hello[1::2], strict=True))
+        facts = {} if isinstance(hello, ReplyError) else dict(zip(hello[::2], hello[1::2], strict=True))
         self.facts = ServerFacts(
-            *(said.get(key, b"").decode(errors="replace") for key in (b"server", b"version", b"mode"))
+            *(facts.get(key, b"").decode(errors="replace") for key in (b"server", b"version", b"mode"))
         )
         if self.facts.mode == "sentinel" or (isinstance(role, list) and role[0] == b"sentinel"):
             raise SetupError(
                 f"{shown} is a sentinel, which stores nothing: write redis+sentinel://host:port/NAME, with the "
                 "name under which it knows the primary"
             )
-        if isinstance(role, ReplyError) and b"role" in said:
-            role = [said[b"role"]]
+        if isinstance(role, ReplyError) and b"role" in facts:
+            role = [facts[b"role"]]
         trouble = self.role_trouble(role)
         if trouble is not None:
             raise RedisUnavailable(trouble)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 import pytest
 
 from kit.faults import Proxy, demoted, link_is_up
 from kit.gateway import Client, add, async_test, connect, entries, gateway, http, until, until_status
 from kit.support import RedisServer
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
 
 
@@ -131,3 +135,53 @@ async def test_a_redis_that_does_not_say_what_it_is_can_be_used(commands: list[s
         await until_status(server, "/readyz", 200)
         await client.publish("c", 1)
         await until(lambda: len(entries(own_redis, "c")) == 1)
+
+
+@async_test
+async def test_a_connection_to_read_that_is_missing_is_told(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="rsws")
+    quick = replace(DEFAULTS, connections_check_s=0.1)
+    async with gateway(own_redis.url, quick) as server, connect(server) as client, connect(server) as publisher:
+        await until_status(server, "/readyz", 200)
+        await client.subscribe("c")
+        clients = own_redis.client.client_list(_type="normal")
+        reader = next(each for each in clients if each["name"] == "rsws-reader")
+        with socket.create_connection(("127.0.0.1", own_redis.port)):
+            await until(lambda: len(own_redis.client.client_list(_type="normal")) == len(clients) + 1)
+            own_redis.call("CONFIG", "SET", "maxclients", len(clients))  # so that the reader's is missing
+            own_redis.call("CLIENT", "KILL", "ID", reader["id"])
+            await client.expect_error("redis_unavailable", "c")
+            assert (await http(server, "/readyz"))[0] == 503
+            stored = await publisher.publish("c", 1)
+            await asyncio.sleep(0.5)  # it is told once
+        own_redis.call("CONFIG", "SET", "maxclients", 10_000)
+        assert await client.message("c") == (stored, 1)
+        await until_status(server, "/readyz", 200)
+    said = [record.getMessage() for record in caplog.records if "to read is missing" in record.getMessage()]
+    assert len(said) == 1
+    assert "max number of clients reached" in said[0]
+
+
+@async_test
+async def test_a_server_that_closes_idle_connections(own_redis: RedisServer) -> None:
+    own_redis.call("CONFIG", "SET", "timeout", 1)
+    async with gateway(own_redis.url) as server:
+        await until_status(server, "/readyz", 200)
+        await asyncio.sleep(4)  # in which each connection learns how patient the server is
+        before = {each["id"] for each in own_redis.client.client_list(_type="normal") if each["name"] == "rsws-history"}
+        await asyncio.sleep(3)
+        after = {each["id"] for each in own_redis.client.client_list(_type="normal") if each["name"] == "rsws-history"}
+        assert before == after != set()
+
+
+@pytest.mark.parametrize("once", [False, True])
+@async_test
+async def test_what_redis_refuses_is_said_without_lua(own_redis: RedisServer, once: bool) -> None:
+    async with gateway(own_redis.url) as server, connect(server) as client:
+        own_redis.call("CONFIG", "SET", "maxmemory", 1)
+        await client.send(action="publish", channel="c", data=1, messageId="m", **({"producer": "p"} if once else {}))
+        error = (await client.expect_error_ack("m", "redis_refused"))["error"]
+        assert "OOM command not allowed" in error
+        assert "script" not in error

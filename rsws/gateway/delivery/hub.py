@@ -177,6 +177,12 @@ class Hub:
         with suppress(StoreError):  # the reader gets the same error, and reports it
             self._reset_if_rolled_back(look, await look.bounds)
 
+    def tell_all(self, error: StoreError) -> None:
+        """Tell every subscription that its channel can't be read for now; it goes on by itself."""
+        for channel in self.channels:
+            for listener in channel.listeners:
+                listener.unreadable(error)
+
     async def check_quiet(self) -> None:
         """Check quiet channels for streams that were reset, every ``check_s`` seconds until cancelled."""
         while True:

@@ -28,6 +28,7 @@ from rich.table import Table
 from kit.hostile import hostile
 from kit.proofs.bad_input import bad_input, fuzz
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
+from kit.proofs.failover import demoted, sentinel
 from kit.proofs.proof import Figure, Proof
 from kit.proofs.publishing import redis_killed, redis_paused, reply_cut
 
@@ -43,6 +44,8 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "bad-input": bad_input,
     "fuzz": fuzz,
     "hostile": hostile,
+    "demoted": demoted,
+    "sentinel": sentinel,
 }
 
 

@@ -87,9 +87,7 @@ class RedisConnection(asyncio.Protocol):
         self._reader, writer = _streams(connection)
         self._transport = writer.transport
         self._transport.set_protocol(self)
-        if (
-            self._reader.at_eof() or not self.is_open
-        ):  # the old protocol was told of the end, and the new one will not be
+        if self._reader.at_eof() or not self.is_open:  # the old protocol was told; the new one will not be
             self.connection_lost(None)
 
     @property
@@ -146,7 +144,7 @@ class RedisConnection(asyncio.Protocol):
         return replies
 
     async def first_words(self) -> str:
-        """Return what the server said before it was asked anything, such as that it has too many clients; or nothing."""
+        """Return what the server said before it was asked anything, as that it has too many clients; or nothing."""
         try:
             async with asyncio.timeout(0):
                 said = await self._reader.read(1000)

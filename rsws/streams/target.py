@@ -216,6 +216,9 @@ class RedisTarget:
         named, hello, role = replies
         if isinstance(named, ReplyError) and str(named).startswith("NOAUTH"):
             raise LoginRefused(f"Redis at {shown} refused the login: {named}")
+        refusals = [reply for reply in replies if isinstance(reply, ReplyError) and not reply.is_forbidden]
+        if len(refusals) == len(commands):
+            raise RedisUnavailable(f"{shown}: {refusals[0]}")
         facts = {} if isinstance(hello, ReplyError) else dict(zip(hello[::2], hello[1::2], strict=True))
         self.facts = ServerFacts(
             *(facts.get(key, b"").decode(errors="replace") for key in (b"server", b"version", b"mode"))

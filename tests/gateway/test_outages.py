@@ -59,7 +59,7 @@ async def test_redis_out_of_reach_at_the_start_and_there_later(channel: str) -> 
         with RedisServer(port) as redis:
             async with asyncio.timeout(10):
                 stream_id = await publish_until_it_works(client, channel)
-            assert (await http(server, "/readyz"))[0] == 200
+            await until_status(server, "/readyz", 200)
             await client.subscribe(channel)
             assert await client.message(channel) == (stream_id, 1)
             add(redis, channel, "2")

@@ -87,15 +87,17 @@ class GatewayProcess:
         url: Where to connect.
     """
 
-    def __init__(self, redis: RedisServer, *arguments: str, files: int | None = None) -> None:
+    def __init__(self, redis: RedisServer | str, *arguments: str, files: int | None = None) -> None:
         """
         Args:
+            redis: The Redis, or its URL.
             files: How many it may open; None for as many as the system allows.
         """
         self.port = free_port()
         self.url = f"ws://127.0.0.1:{self.port}"
         self._files = files
-        self._arguments = ("serve", "--port", str(self.port), "--redis-url", redis.url, *arguments)
+        url = redis if isinstance(redis, str) else redis.url
+        self._arguments = ("serve", "--port", str(self.port), "--redis-url", url, *arguments)
         self.process = self._start()
 
     def _start(self) -> RswsProcess:

@@ -90,8 +90,8 @@ def redis_that_says(line: str) -> Iterator[str]:
 
     class Answer(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            while self.request.recv(65536):
-                self.request.sendall(f"{line}\r\n".encode())
+            while commands := self.request.recv(65536):
+                self.request.sendall(f"{line}\r\n".encode() * len(re.findall(rb"^\*[0-9]", commands, re.MULTILINE)))
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True

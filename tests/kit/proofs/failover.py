@@ -54,7 +54,7 @@ async def demoted(proof: Proof) -> None:
 
 async def sentinel(proof: Proof) -> None:
     """10 times kill -9 of the primary that sentinels name, with 20 publishers and 100 subscribers."""
-    with Sentinels(replicas=2) as group:
+    with Sentinels() as group:
         killed: list[RedisServer] = []
 
         async def fail(history: History) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
@@ -201,6 +202,27 @@ class RedisConnection(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_result(reason)
         self._transport.abort()
+
+
+_ADDRESS = re.compile(r"^Error -?[0-9]+ connecting to \S+\. ")
+"""How redis-py begins, which is said already."""
+
+
+def connection_error_text(error: Exception) -> str:
+    """Return why redis-py has not connected or logged in; of a certificate that is refused, what is wrong with it.
+
+    An error of Redis has its code in front, which redis-py strips, but for ``ERR``.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate can't be trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed: {cause.reason or cause}"
+        cause = cause.__cause__ or cause.__context__
+    code = getattr(error, "status_code", None)
+    text = _ADDRESS.sub("", str(error)).rstrip(".") or type(error).__name__
+    return text if code in (None, "ERR") else f"{code} {text}"
 
 
 def _streams(connection: AbstractConnection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -16,6 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from rsws.errors import RedisUnavailable
+from rsws.streams.redis_connection import connection_error_text
 from rsws.streams.redis_url import RedisUrl
 
 log = logging.getLogger("rsws.redis")
@@ -90,7 +91,7 @@ class Sentinels:
         except TimeoutError:
             return f"{shown}: no answer within {self._timeout_s:g} s"
         except (RedisError, OSError) as error:
-            return f"{shown}: {error}"
+            return f"{shown}: {connection_error_text(error)}"
         if address is None:
             return f"{shown} knows no {self._url.service!r}"
         host, port = address

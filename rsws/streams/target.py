@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -22,7 +21,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 
 from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
 from rsws.settings import Settings, read_secret
-from rsws.streams.redis_connection import NotPrimary, RedisConnection, ReplyError, pack
+from rsws.streams.redis_connection import NotPrimary, RedisConnection, ReplyError, connection_error_text, pack
 from rsws.streams.redis_url import TlsFiles, parse_redis_url
 from rsws.streams.sentinel import Sentinels
 
@@ -179,14 +178,14 @@ class RedisTarget:
                 await made.close()
                 raise
         except (AuthenticationError, AuthorizationError, ResponseError) as error:
-            failure: Exception = LoginRefused(f"Redis at {shown} refused the login: {_login_error(error)}")
+            failure: Exception = LoginRefused(f"Redis at {shown} refused the login: {connection_error_text(error)}")
         except TimeoutError:
             hint = "; does it speak TLS there?" if self.url.is_tls else ""
             failure = RedisUnavailable(f"{shown}: no answer within {self.timeout_s:g} s{hint}")
         except (RedisError, OSError) as error:
             closed = isinstance(error, ConnectionError) and self.url.is_tls and "ssl_certfile" not in self.url.arguments
             hint = "; does it want a certificate of its clients (--redis-tls-cert)?" if closed else ""
-            failure = RedisUnavailable(f"{shown}: {_connection_error(error)}{hint}")
+            failure = RedisUnavailable(f"{shown}: {connection_error_text(error)}{hint}")
         else:
             self.primary = "" if address is None else _join(address)
             self._connections[made] = address
@@ -259,25 +258,6 @@ class RedisTarget:
 def _join(address: tuple[str, int]) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _connection_error(error: Exception) -> str:
-    """Return why there is no connection; of a certificate that is refused, what is wrong with it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate can't be trusted: {cause.verify_message}"
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS failed: {cause.reason or cause}"
-        cause = cause.__cause__ or cause.__context__
-    return _login_error(error)
-
-
-def _login_error(error: Exception) -> str:
-    """Return the text of Redis' error, with the code that redis-py strips, or what happened to the connection."""
-    code = getattr(error, "status_code", None)
-    text = str(error) or type(error).__name__
-    return text if code in (None, "ERR") else f"{code} {text}"
 
 
 def redis_target(settings: Settings, local_url: str) -> RedisTarget:

@@ -84,7 +84,7 @@ async def find_redis(settings: Settings, data: DataDir, stack: AsyncExitStack) -
         if local is None:
             description = target.description
     except RedisUnavailable as error:
-        description += f" (not ready: {error.cause}; trying until it is)"
+        description = f"{error.cause} (trying until it is ready)"
     return FoundRedis(target, description, local)
 
 

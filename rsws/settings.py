@@ -223,6 +223,11 @@ class Settings:
         return read_secret(self.secret_key_file, "secret key") if self.secret_key_file is not None else None
 
     @property
+    def names_redis(self) -> bool:
+        """Whether a Redis was given, directly or in a file."""
+        return self.redis_url is not None or self.redis_url_file is not None
+
+    @property
     def given_redis_url(self) -> str | None:
         """The URL of Redis that was given, directly or in a file; None when none was.
 

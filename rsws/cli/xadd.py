@@ -69,11 +69,9 @@ def xadd(
         check_no_data(data)
     from rsws.streams.target import redis_target
 
-    url = settings.given_redis_url
-    if url is None:
-        url = f"redis://127.0.0.1:{settings.local_redis_port}"
-        if owners := strangers("127.0.0.1", settings.local_redis_port):
-            terminal.print_line(terminal.format_warning(f"the Redis at {url} is not yours: it belongs to {owners}"))
+    url = f"redis://127.0.0.1:{settings.local_redis_port}"
+    if not settings.names_redis and (owners := strangers("127.0.0.1", settings.local_redis_port)):
+        terminal.print_line(terminal.format_warning(f"the Redis at {url} is not yours: it belongs to {owners}"))
     target = redis_target(settings, url)
     if print_command:
         asyncio.run(_print(target.url, channel, data, lines=lines, text=text, maxlen=maxlen))

@@ -187,7 +187,7 @@ class Server:
                 is_told = True
                 log.warning("redis takes publishes, but a connection to read is missing, trying again: %s", trouble)
                 self.hub.tell_all(RedisUnavailable(trouble))
-            elif trouble is None and is_told:
+            elif trouble is None and is_told and self.store.commands.ready:
                 is_told = False
                 log.info("redis connected for reading, too")
             before = trouble

@@ -17,6 +17,8 @@ from rsws.streams.target import ASK_ROLE, RedisTarget
 log = logging.getLogger("rsws.redis")
 
 
+STEADY_S = 1.0
+"""How long a server has to be taken for a primary before it may be connected to again immediately."""
 SHORTEST_IDLE_S = 0.5
 """How often a server that closes idle connections (its ``timeout``) is asked something at most; else twice as often as
 it would close them.
@@ -70,6 +72,9 @@ class RedisLink:
         self._cause = "not connected yet"
         self._healthy = False
         self._asks_role = False
+        self._connections = 0
+        self._idle_closes = 0
+        """How often in a row the server has closed the connection while it was idle."""
 
     @property
     def ready(self) -> bool:
@@ -100,6 +105,11 @@ class RedisLink:
     def is_busy(self) -> bool:
         """Whether commands were sent that are not answered."""
         return self._queue.has_batch_under_way
+
+    @property
+    def connections(self) -> int:
+        """How many connections there have been: what is answered belongs to the last one."""
+        return self._connections
 
     @property
     def batches(self) -> int:
@@ -152,8 +162,9 @@ class RedisLink:
                 continue
             if demoted is not None and failures == 0 and self._role_check_s is not None:
                 log.warning("%s: connected anew", demoted)  # an outage would have said it
-            failures, demoted = 0, None
+            demoted = None
             self._set_up(True)
+            since = time.monotonic()
             try:
                 await self._serve(connection)
             except NotPrimary as error:
@@ -162,6 +173,12 @@ class RedisLink:
                 log.info("link broken name=%s: %s", self._name, error)
             finally:
                 await connection.close()
+            if demoted is not None and time.monotonic() - since < STEADY_S:  # it does not say that it is a replica
+                self._down(str(demoted))
+                failures += 1
+                await self._reconnect.wait(failures)
+            else:
+                failures = 0
 
     async def _serve(self, connection: RedisConnection) -> NoReturn:
         """Send commands over a new connection until it ends, or Redis stops answering.
@@ -170,6 +187,7 @@ class RedisLink:
             OSError: The reason for the end.
         """
         self._connection = connection
+        self._connections += 1
         connection.on_idle = self._answered
         if self._on_push is not None:
             connection.on_push = self._on_push
@@ -207,9 +225,13 @@ class RedisLink:
             elif now - quiet_since > self._idle_ping_s:
                 quiet_since = now
                 self.submit(pack(b"PING"), self._note_health)
-        if not connection.unanswered and time.monotonic() - quiet_since > SHORTEST_IDLE_S:
-            self._idle_ping_s = max(SHORTEST_IDLE_S, min(self._idle_ping_s, (time.monotonic() - quiet_since) / 2))
-        return connection.ended.result()
+        reason = connection.ended.result()
+        quiet_s = time.monotonic() - quiet_since
+        was_idle = type(reason) is ConnectionResetError and not connection.unanswered and quiet_s > SHORTEST_IDLE_S
+        self._idle_closes = self._idle_closes + 1 if was_idle else 0
+        if self._idle_closes > 1:
+            self._idle_ping_s = max(SHORTEST_IDLE_S, min(self._idle_ping_s, quiet_s / 2))
+        return reason
 
     def _send_soon(self) -> None:
         """Send the waiting commands at the end of this turn of the event loop, unless a batch is under way."""

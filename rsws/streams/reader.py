@@ -129,7 +129,7 @@ class Reader:
     @property
     def trouble(self) -> str | None:
         """Why Redis can't be asked what is new; None when it can."""
-        return self._link.trouble
+        return self._link.trouble or self._tail_waiter.trouble
 
     @property
     def is_down(self) -> bool:

@@ -221,7 +221,7 @@ def connection_error_text(error: Exception) -> str:
             return f"TLS failed: {cause.reason or cause}"
         cause = cause.__cause__ or cause.__context__
     code = getattr(error, "status_code", None)
-    text = _ADDRESS.sub("", str(error)).rstrip(".") or type(error).__name__
+    text = _ADDRESS.sub("", str(error)).partition(", with args")[0].rstrip(".") or type(error).__name__  # AUTH's too
     return text if code in (None, "ERR") else f"{code} {text}"
 
 

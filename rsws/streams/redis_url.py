@@ -30,8 +30,20 @@ _CLASSES: dict[str, type[AbstractConnection]] = {
     "rediss": SSLConnection,
     "unix": UnixDomainSocketConnection,
 }
-_IGNORED = ("max_connections", "socket_timeout", "socket_connect_timeout", "client_name", "protocol")
+_IGNORED = (
+    "max_connections",
+    "socket_timeout",
+    "socket_connect_timeout",
+    "client_name",
+    "protocol",
+    "decode_responses",
+    "retry_on_timeout",
+    "health_check_interval",
+)
 """Options that people write for other programs, and that mean nothing here or are set otherwise."""
+_ON_OFF = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_TAKEN = ("db", "username", "password", "socket_keepalive")
+"""Options of redis-py that may be written, beside those that begin with ``ssl_``."""
 _CERT_REQS = {"cert_none": "none", "cert_optional": "optional", "cert_required": "required"}
 
 
@@ -80,27 +92,38 @@ def parse_redis_url(url: str, tls: TlsFiles | None = None) -> RedisUrl:
     Raises:
         UsageError: It can't be used; the text says what to write, and shows no password.
     """
+    try:
+        return _parse(url, tls or TlsFiles())
+    except (ValueError, TypeError, AttributeError, RedisError):  # whatever they say, it may quote the password
+        raise _unusable(url, "Redis' client can't read it") from None
+
+
+def _parse(url: str, tls: TlsFiles) -> RedisUrl:
     scheme, _, rest = url.partition("://")
     for_sentinels = scheme.endswith(_SENTINEL)
     plain = scheme.removesuffix(_SENTINEL)
     if plain not in _SCHEMES or (for_sentinels and plain == "unix"):
         raise _unusable(url, "it does not begin with redis://, rediss:// or unix://")
-    options = dict(parse_qsl(urlsplit(f"{plain}://{rest}").query, keep_blank_values=True)) if "?" in rest else {}
-    if options.pop("ssl", "").lower() in ("true", "1", "yes"):
-        plain = "rediss"
+    options = dict(parse_qsl(rest.partition("?")[2], keep_blank_values=True))
+    kind = _SCHEMES[plain]
+    if (wanted := options.pop("ssl", None)) is not None:
+        is_on = _ON_OFF.get(wanted.lower())
+        if is_on is None or kind == "unix" or (kind == "rediss" and not is_on):
+            raise _unusable(url, "its option ssl has no valid value")
+        kind = "rediss" if is_on else kind
     sentinel_login = _take_sentinel_login(options) if for_sentinels else None
     sentinels: tuple[tuple[str, int], ...] = ()
     service = ""
-    base = f"{_SCHEMES[plain]}://{rest.partition('?')[0]}"
+    base = f"{kind}://{rest.partition('?')[0]}"
     if for_sentinels:
         sentinels, service, base = _split_sentinels(url, base)
     _check(url, base)
-    made = _CLASSES[_SCHEMES[plain]]
+    made = _CLASSES[kind]
     _check_options(url, base, made, options)
     try:
         arguments: dict[str, Any] = dict(parse_url(_with_options(base, options)))
         arguments.pop("connection_class", None)
-        arguments |= _tls_arguments(made, arguments, tls or TlsFiles())
+        arguments |= _tls_arguments(made, arguments, tls)
         made(**arguments)
     except (ValueError, TypeError, RedisError):
         raise _unusable(url, "Redis' client does not take its options") from None
@@ -172,6 +195,8 @@ def _check_options(url: str, base: str, made: type[AbstractConnection], options:
     for name, value in options.items():
         if name in known and name not in _options_of(made):
             raise _unusable(url, f"its option {name} is not for this scheme")
+        if name in known and name not in _TAKEN and not name.startswith("ssl_"):
+            raise _unusable(url, f"its option {name} can't be written in a URL")
         try:
             parse_url(_with_options(base, {name: value}))
         except ValueError:

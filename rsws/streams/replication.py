@@ -1,8 +1,7 @@
-"""Acks that wait for replicas: one WAIT for all that was appended in a turn of the event loop.
+"""Acks that wait for replicas: one WAIT for all that was appended since the last one.
 
-WAIT speaks of all writes that came before it over the same connection, and replies come in the order of the commands.
-So it stands behind what it speaks of, and the results are held until its own reply.
-See https://redis.io/docs/latest/commands/wait/.
+WAIT speaks of all writes that came before it over the same connection, so it is sent once they are answered, and what
+was appended over another connection than it came over is not acked. See https://redis.io/docs/latest/commands/wait/.
 """
 
 from __future__ import annotations
@@ -20,18 +19,6 @@ OnResult: TypeAlias = Callable[[Any], None]
 """Gets what became of an append: that it is stored, or the error."""
 
 
-class _Group:
-    """The appends of one turn of the event loop."""
-
-    __slots__ = ("is_open", "stored")
-
-    def __init__(self) -> None:
-        self.stored: list[tuple[OnResult, Any]] = []
-        """What is stored of them, with whom to tell."""
-        self.is_open = True
-        """Whether the reply to their WAIT has not come."""
-
-
 class ReplicaWait:
     """Holds the results of appends until enough replicas have them.
 
@@ -45,30 +32,28 @@ class ReplicaWait:
         self._link = link
         self._replicas = replicas
         self._command = pack(b"WAIT", b"%d" % replicas, b"%d" % (timeout_s * 1000))
-        self._group: _Group | None = None
-        """The appends since the last turn of the event loop."""
+        self._stored: list[tuple[int, OnResult, Any]] = []
+        """What is stored and was not waited for yet: over which connection, whom to tell, and what."""
+        self._is_waiting = False
 
     def hold(self, on_result: OnResult) -> OnResult:
-        """Return the callback to append with immediately after this; ``on_result`` gets the result when it may."""
-        if self._group is None:
-            self._group = _Group()
-            asyncio.get_running_loop().call_soon(self._wait, self._group)
-        return partial(self._appended, self._group, on_result)
+        """Return the callback to append with; ``on_result`` gets the result when it may."""
+        return partial(self._appended, on_result)
 
-    def _wait(self, group: _Group) -> None:
-        self._group = None
-        self._link.submit(self._command, partial(self._waited, group))
-
-    def _appended(self, group: _Group, on_result: OnResult, result: Any) -> None:
+    def _appended(self, on_result: OnResult, result: Any) -> None:
         if isinstance(result, StoreError):
             on_result(result)
-        elif group.is_open:
-            group.stored.append((on_result, result))
-        else:  # a script that Redis had forgotten was run again, after the WAIT
-            self.hold(on_result)(result)
+            return
+        self._stored.append((self._link.connections, on_result, result))
+        if not self._is_waiting:
+            self._is_waiting = True
+            asyncio.get_running_loop().call_soon(self._wait)  # with all that the same batch has brought
 
-    def _waited(self, group: _Group, reply: Any) -> None:
-        group.is_open = False
+    def _wait(self) -> None:
+        group, self._stored = self._stored, []
+        self._link.submit(self._command, partial(self._waited, group))
+
+    def _waited(self, group: list[tuple[int, OnResult, Any]], reply: Any) -> None:
         fault: StoreError | None = None
         if isinstance(reply, RedisUnavailable):
             fault = RedisUnavailable(reply.cause, Outcome.UNKNOWN)
@@ -76,5 +61,9 @@ class ReplicaWait:
             fault = NotReplicated(f"Redis does not wait for replicas ({reply})", Outcome.UNKNOWN)
         elif reply < self._replicas:
             fault = NotReplicated(f"only {reply} of {self._replicas} replicas have it", Outcome.UNKNOWN)
-        for on_result, stored in group.stored:
-            on_result(stored if fault is None else fault)
+        lost = NotReplicated("the connection was lost before replicas could be asked", Outcome.UNKNOWN)
+        for connection, on_result, stored in group:
+            on_result(fault or (stored if connection == self._link.connections else lost))
+        self._is_waiting = bool(self._stored)
+        if self._is_waiting:
+            self._wait()

@@ -103,16 +103,19 @@ class Sentinels:
         own = self._url.sentinel_login
         servers = {name: self._url.arguments.get(name) for name in _LOGIN}
         none = dict.fromkeys(_LOGIN)
-        for login in [{**none, **own}] if own is not None else [servers, none]:
+        logins = [{**none, **own}] if own is not None else [servers] if servers == none else [servers, none]
+        first: BaseException | None = None
+        for login in logins:
             connection = self._connect({"host": host, "port": port, "db": 0, **login})
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
             except BaseException as error:
                 await connection.disconnect(nowait=True)
+                first = first or error
                 refused = isinstance(error, (AuthenticationError, AuthorizationError, ResponseError))
-                if refused and own is None and login is not none:
-                    continue
-                raise
+                if not refused or login is logins[-1]:
+                    raise first from None
+                continue
             return connection
         raise AssertionError("the last login either succeeds or raises")
 
@@ -134,8 +137,8 @@ class Sentinels:
                 kind, _, said = await connection.read_response(timeout=None, disconnect_on_error=False)
                 if kind != b"message":
                     continue
-                service, _, _, host, port = said.decode().split(" ")
-                if service == self._url.service:
-                    on_switch((host, int(port)))
+                match said.decode(errors="replace").split(" "):
+                    case [self._url.service, _, _, host, port] if port.isdigit():
+                        on_switch((host, int(port)))
         finally:
             await connection.disconnect(nowait=True)

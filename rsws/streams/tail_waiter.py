@@ -59,6 +59,11 @@ class TailWaiter:
         self._shards.append(shard)
         return shard
 
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection to wait over, where something has to be waited for; None when there is."""
+        return next((shard.trouble for shard in self._shards if shard.waiting and shard.trouble), None)
+
     def wait(self, key: bytes, position: bytes, on_news: Callable[[list[Any]], None]) -> None:
         """Wait for the entry after ``position``, the end of the stream ``key``.
 
@@ -86,6 +91,8 @@ class _Shard:
 
     def __init__(self, target: RedisTarget, commands: RedisLink, tasks: asyncio.TaskGroup, limits: Limits) -> None:
         self.waiting: dict[bytes, _Waiting] = {}
+        self.trouble: str | None = None
+        """Why there is no connection, since an attempt to connect has failed."""
         self._target = target
         self._commands = commands
         self._tasks = tasks
@@ -132,10 +139,12 @@ class _Shard:
         while True:
             try:
                 connection = await self._target.connect("rsws-ends")
-            except (RedisUnavailable, SetupError):  # the store has the same error, and reports it
+            except (RedisUnavailable, SetupError) as error:
+                self.trouble = error.cause if isinstance(error, RedisUnavailable) else str(error)
                 failures += 1
                 await self._limits.reconnect.wait(failures)
                 continue
+            self.trouble = None
             try:
                 (client_id,) = await self._ask(connection, pack(b"CLIENT", b"ID"))
                 self._client_id = b"%d" % client_id

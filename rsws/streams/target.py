@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -29,6 +30,7 @@ log = logging.getLogger("rsws.redis")
 
 PRIMARY_ROLES = (b"master", b"active-replica")  # the second is KeyDB's, which takes writes
 ASK_ROLE = pack(b"ROLE")
+WATCH_S = 60.0
 
 
 class ServerFacts(NamedTuple):
@@ -111,10 +113,12 @@ class RedisTarget:
 
     async def watch(self) -> NoReturn:
         """Until cancelled, leave a primary as soon as the sentinels have made another one."""
-        if self.url.sentinels:
-            await self._sentinels().watch(self._switched)
-        await asyncio.get_running_loop().create_future()
-        raise AssertionError
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_S):  # the URL may be another one then, where it comes from a file
+                    if self.url.sentinels:
+                        await self._sentinels().watch(self._switched)
+                    await asyncio.get_running_loop().create_future()
 
     def _sentinels(self) -> Sentinels:
         return Sentinels(self.url, self.timeout_s, self.connection)
@@ -240,6 +244,8 @@ class RedisTarget:
                 self._role_is_known = False
                 log.warning("Redis does not say whether it is a primary, a failover may go unnoticed: %s", role)
             return None
+        if not isinstance(role, list) or not role or not isinstance(role[0], bytes):
+            return None  # not as Redis has it
         kind, *rest = role
         if kind in PRIMARY_ROLES:
             return None
@@ -252,7 +258,7 @@ class RedisTarget:
             connection.end_soon(NotPrimary(trouble))
 
     def _refused_a_write(self) -> None:
-        self.end_all("it has become a replica, and takes no writes")
+        self.end_all(f"{self.shown} leads to a replica now, which takes no writes")
 
 
 def _join(address: tuple[str, int]) -> str:
@@ -268,7 +274,8 @@ def redis_target(settings: Settings, local_url: str) -> RedisTarget:
     """
     url: str | Callable[[], str] = settings.redis_url or local_url
     if settings.redis_url is None and (file := settings.redis_url_file) is not None:
-        url = partial(read_secret, file, "Redis URL")
+        read = partial(read_secret, file, "Redis URL")
+        url = read if file.is_file() else read()  # a pipe can be read once
     tls = TlsFiles(settings.redis_tls_ca, settings.redis_tls_cert, settings.redis_tls_key)
     return RedisTarget(url, settings.redis_timeout_s, tls)
 

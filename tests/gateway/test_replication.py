@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from kit.faults import command_calls, link_is_up
 from kit.gateway import async_test, connect, entries, gateway, until_status
 from kit.support import RedisServer
+from rsws.errors import NotReplicated
 from rsws.gateway.limits import DEFAULTS
+from rsws.streams.link import RedisLink
+from rsws.streams.replication import ReplicaWait
 
 SHORT = replace(DEFAULTS, streams=replace(DEFAULTS.streams, replica_wait_s=0.2))
 
@@ -74,6 +77,46 @@ async def test_what_too_few_replicas_have_is_not_acked(
         ack = await client.next()
         assert (ack["status"], ack.get("duplicate", False)) == ("ack", bool(named))
         assert len(entries(replica, "c")) == (1 if named else 2)
+
+
+@async_test
+async def test_replicas_that_never_answer_do_not_break_the_link(primary: RedisServer, replica: RedisServer) -> None:
+    async with gateway(primary.url, SHORT, wait_replicas=1, redis_timeout_s=0.6) as server, connect(server) as client:
+        await until_status(server, "/readyz", 200)
+        replica.pause()
+        for number in range(100):
+            await client.send(action="publish", channel="c", data=1, messageId=str(number))
+            await asyncio.sleep(0.01)
+        answers = [await client.next() for _ in range(100)]
+        assert {(each["code"], each["outcome"]) for each in answers} == {("not_replicated", "unknown")}
+        replica.resume()
+        await client.publish("c", 1)
+
+
+@async_test
+async def test_a_wait_over_another_connection_says_nothing(primary: RedisServer, replica: RedisServer) -> None:
+    link = FakeLink()
+    wait = ReplicaWait(cast(RedisLink, link), 1, 1.0)
+    results: list[Any] = []
+    for name in ("before", "after"):
+        wait.hold(results.append)(name)
+        if name == "before":
+            link.connections += 1
+    await asyncio.sleep(0)
+    link.on_replies.pop()(1)
+    assert isinstance(results[0], NotReplicated)
+    assert results[1] == "after"
+
+
+class FakeLink:
+    """A link that is told when to answer."""
+
+    def __init__(self) -> None:
+        self.connections = 1
+        self.on_replies: list[Any] = []
+
+    def submit(self, command: bytes, on_reply: Any) -> None:
+        self.on_replies.append(on_reply)
 
 
 @async_test

@@ -33,6 +33,8 @@ def test_what_it_says(url: str, expected: dict[str, Any]) -> None:
         ("rediss://h", True),
         ("valkeys://h", True),
         ("redis://h?ssl=true", True),
+        ("redis://h?ssl=on", True),
+        ("redis://h?ssl=false", False),
         ("rediss+sentinel://h/main", True),
     ],
 )
@@ -67,11 +69,23 @@ def test_the_sentinels() -> None:
         ("redis://h?ssl_min_version=TLSv1.2", "its option ssl_min_version is not for this scheme"),
         ("redis://h?ssl_ca_certs=/ca.pem", "its option ssl_ca_certs is not for this scheme"),
         ("redis://h?nonsense=1", "does not take its options"),
+        ("redis://h?ssl=require", "its option ssl has no valid value"),
+        ("rediss://h?ssl=false", "its option ssl has no valid value"),
+        ("redis://h?credential_provider=x", "its option credential_provider can't be written in a URL"),
+        ("redis://h?retry=3", "its option retry can't be written in a URL"),
     ],
 )
 def test_what_can_not_be_used(url: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         parse_redis_url(url)
+
+
+@pytest.mark.parametrize("url", ["redis://:se\N{ACCOUNT OF}ret@h/0?db=1", "redis://:secret@[::1/0?db=1"])
+def test_what_a_parser_quotes_is_not_said(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_redis_url(url)
+    assert "ret" not in str(caught.value).replace("write redis", "").replace("[user]", "")
+    assert caught.value.__suppress_context__
 
 
 def test_files_for_tls(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ async def find_redis(settings: Settings, data: DataDir, stack: AsyncExitStack) -
         UsageError: The URL can't be used, or the file given for it.
     """
     local: LocalRedis | None = None
-    if settings.given_redis_url is None:
+    if not settings.names_redis:
         local = await stack.enter_async_context(
             LocalRedis(data, settings.local_redis_port, settings.embedded_maxmemory_bytes)
         )

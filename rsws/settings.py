@@ -228,17 +228,6 @@ class Settings:
         return self.redis_url is not None or self.redis_url_file is not None
 
     @property
-    def given_redis_url(self) -> str | None:
-        """The URL of Redis that was given, directly or in a file; None when none was.
-
-        Raises:
-            UsageError: The file can't be read or is empty.
-        """
-        if self.redis_url is None and self.redis_url_file is not None:
-            return read_secret(self.redis_url_file, "Redis URL")
-        return self.redis_url
-
-    @property
     def on_loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.host)

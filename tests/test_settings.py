@@ -18,7 +18,7 @@ from rsws.gateway.access import TokenCheck
 from rsws.gateway.process.setup import FoundRedis, choose_key
 from rsws.gateway.process.supervisor import WorkerConfig
 from rsws.settings import ClientSettings, Settings, environment_of_others, is_from_env_file, load_env_file, options
-from rsws.streams.target import RedisTarget
+from rsws.streams.target import RedisTarget, redis_target
 from rsws.urls import is_loopback, redact_url, websocket_url
 
 # --- .env ---
@@ -157,7 +157,7 @@ def test_a_file_of_a_secret_that_can_not_be_used(tmp_path: Path, content: bytes 
     with pytest.raises(UsageError, match=rf"the file of the secret key, {path}, (can't be read|is empty)"):
         _ = Settings(secret_key_file=path).given_key
     with pytest.raises(UsageError, match=rf"the file of the Redis URL, {path}, (can't be read|is empty)"):
-        _ = Settings(redis_url_file=path).given_redis_url
+        redis_target(Settings(redis_url_file=path), "")
 
 
 @pytest.mark.parametrize(("host", "key", "is_taken"), [

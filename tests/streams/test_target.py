@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from kit.gateway import async_test
 from kit.support import RedisServer
 from kit.tls import Authority
 from rsws.errors import LoginRefused, RedisUnavailable
+from rsws.streams.redis_connection import connection_error_text
 from rsws.streams.redis_url import TlsFiles
 from rsws.streams.target import RedisTarget, probe
 
@@ -95,3 +97,8 @@ async def test_what_a_server_says_of_itself(redis_server: RedisServer) -> None:
     assert target.facts.version.encode() in version
     assert target.facts.kind in ("redis", "valkey")
     assert target.description == f"{redis_server.url} ({target.facts.kind.capitalize()} {target.facts.version})"
+
+
+def test_a_server_that_quotes_the_password_is_not_quoted() -> None:
+    error = ResponseError("unknown command 'AUTH', with args beginning with: 'hunter2' ")
+    assert connection_error_text(error) == "unknown command 'AUTH'"

@@ -62,9 +62,10 @@ class Socket(asyncio.Protocol):
     def cut(self) -> None:
         """Break the connection as an outage does, without a close frame (TCP RST)."""
         self._handler = None
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None:
             tcp = self._transport.get_extra_info("socket")
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            if tcp is not None:  # uvloop has none any more where connecting was cancelled
+                tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
 
     def close(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from typing import Any
 
 import msgspec
 import pytest
+from websockets.uri import parse_uri
 
 from kit.gateway import first_frame, frame
 from rsws.bench.histogram import Histogram
@@ -15,6 +17,7 @@ from rsws.bench.messages import BATCH_MESSAGES, MIN_SIZE_BYTES, Batch, MessageRe
 from rsws.bench.plan import Findings, Plan, Workload
 from rsws.bench.report import Report
 from rsws.bench.sequence import MAX_RANGES, Received, as_ranges
+from rsws.bench.socket import FrameHandler, Socket
 from rsws.cli.bench_display import format_report, plot
 from rsws.protocol import Message, Publish, StreamId, decode_request, encode_reply
 
@@ -242,6 +245,32 @@ def test_frames_of_every_length_are_found(length: int) -> None:
     data = b"?" + head + bytes(length)
     assert find_frame(data, 1) == (1 + len(head), len(data))
     assert all(find_frame(data[:end], 1) is None for end in {1, 2, len(head), len(data) - 1} if end < len(data))
+
+
+class WithoutSocket(asyncio.Transport):
+    """A connection whose socket has gone, as uvloop has it when connecting is cancelled."""
+
+    aborted = False
+
+    def write(self, data: object) -> None:
+        pass
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_connection_without_a_socket_can_be_cut() -> None:
+    connection, transport = Socket(parse_uri("ws://127.0.0.1"), Nobody()), WithoutSocket()
+    connection.connection_made(transport)
+    connection.cut()
+    assert transport.aborted
+
+
+class Nobody(FrameHandler):
+    """A handler to which nothing comes."""
 
 
 # --- plan ---

@@ -17,7 +17,7 @@ from rsws.bench.messages import BATCH_MESSAGES, MIN_SIZE_BYTES, Batch, MessageRe
 from rsws.bench.plan import Findings, Plan, Workload
 from rsws.bench.report import Report
 from rsws.bench.sequence import MAX_RANGES, Received, as_ranges
-from rsws.bench.socket import FrameHandler, Socket
+from rsws.bench.socket import Socket
 from rsws.cli.bench_display import format_report, plot
 from rsws.protocol import Message, Publish, StreamId, decode_request, encode_reply
 
@@ -263,14 +263,11 @@ class WithoutSocket(asyncio.Transport):
 
 
 def test_a_connection_without_a_socket_can_be_cut() -> None:
-    connection, transport = Socket(parse_uri("ws://127.0.0.1"), Nobody()), WithoutSocket()
+    nobody: Any = None
+    connection, transport = Socket(parse_uri("ws://127.0.0.1"), nobody), WithoutSocket()
     connection.connection_made(transport)
     connection.cut()
     assert transport.aborted
-
-
-class Nobody(FrameHandler):
-    """A handler to which nothing comes."""
 
 
 # --- plan ---

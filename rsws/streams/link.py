@@ -150,7 +150,7 @@ class RedisLink:
 
     async def run(self) -> NoReturn:
         """Keep the connection up and send the commands submitted, until cancelled."""
-        failures = 0
+        failures = in_vain = 0
         demoted: NotPrimary | None = None
         while True:
             try:
@@ -173,12 +173,11 @@ class RedisLink:
                 log.info("link broken name=%s: %s", self._name, error)
             finally:
                 await connection.close()
-            if demoted is not None and time.monotonic() - since < STEADY_S:  # it does not say that it is a replica
+            failures = 0
+            in_vain = in_vain + 1 if demoted is not None and time.monotonic() - since < STEADY_S else 0
+            if in_vain > 1:  # it is a replica, and does not say so before it is written to
                 self._down(str(demoted))
-                failures += 1
-                await self._reconnect.wait(failures)
-            else:
-                failures = 0
+                await self._reconnect.wait(in_vain)
 
     async def _serve(self, connection: RedisConnection) -> NoReturn:
         """Send commands over a new connection until it ends, or Redis stops answering.

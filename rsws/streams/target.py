@@ -187,8 +187,8 @@ class RedisTarget:
             hint = "; does it speak TLS there?" if self.url.is_tls else ""
             failure = RedisUnavailable(f"{shown}: no answer within {self.timeout_s:g} s{hint}")
         except (RedisError, OSError) as error:
-            closed = isinstance(error, ConnectionError) and self.url.is_tls and "ssl_certfile" not in self.url.arguments
-            hint = "; does it want a certificate of its clients (--redis-tls-cert)?" if closed else ""
+            may_want_one = isinstance(error, ConnectionError) and self.url.is_tls and not self.url.has_certificate
+            hint = "; does it want a certificate of its clients (--redis-tls-cert)?" if may_want_one else ""
             failure = RedisUnavailable(f"{shown}: {connection_error_text(error)}{hint}")
         else:
             self.primary = "" if address is None else _join(address)

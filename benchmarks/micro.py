@@ -35,6 +35,7 @@ from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import ZERO, decode_request
 from rsws.settings import Settings
+from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import RedisConnection
 from rsws.streams.store import Entry, Store, parse_entries
 
@@ -113,8 +114,9 @@ class Gateway:
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         redis: Any = NullRedis()
-        self.store = Store(redis, lambda trouble: None)
-        self.running = tasks.create_task(self.store.run())
+        commands = RedisLink(redis, "rsws-commands")
+        self.store = Store(commands, commands)
+        self.running = tasks.create_task(commands.run())
         board = SharedMetrics()
         http = PlainHttp(lambda: True, board.text)
         self.clients = ClientRegistry(

@@ -26,9 +26,8 @@ from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.runtime import give_back_memory
 from rsws.settings import Settings
-from rsws.streams.reader import Reader
-from rsws.streams.retention import Retention, Rule
-from rsws.streams.store import Store
+from rsws.streams.primary import Primary
+from rsws.streams.retention import Rule
 from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.gateway")
@@ -58,7 +57,7 @@ class Server:
     Attributes:
         clients: The connections.
         hub: The open channels.
-        store: The access to Redis.
+        redis: The access to Redis.
     """
 
     def __init__(
@@ -76,18 +75,19 @@ class Server:
         self._limits = limits
         self._tasks = asyncio.TaskGroup()
         """The tasks that run for as long as it serves, and those of clients' requests."""
-        self.store = Store(redis, self._redis_changed, wait_replicas=settings.wait_replicas, limits=limits.streams)
-        self._reader = Reader(redis, limits=limits.streams)
-        self._retention = Retention(rules, self.store.history, every_s=limits.streams.trim_every_s)
-        self.hub = Hub(self.store, self._reader, self._tasks, self._metrics, MessageFramer, limits=limits)
+        self.redis = Primary(
+            redis, self._redis_changed, rules=rules, wait_replicas=settings.wait_replicas, limits=limits.streams
+        )
+        store = self.redis.store
+        self.hub = Hub(store, self.redis.reader, self._tasks, self._metrics, MessageFramer, limits=limits)
         self.clients = ClientRegistry(
             settings,
             _connection_limit(),
             TokenCheck(key),
-            PlainHttp(self._is_ready, self._metrics_text),
-            partial(Session, hub=self.hub, store=self.store, tasks=self._tasks, settings=settings),
+            PlainHttp(lambda: self.redis.ready, self._metrics_text),
+            partial(Session, hub=self.hub, store=store, tasks=self._tasks, settings=settings),
             self.board,
-            Turns(self._is_crowded),
+            Turns(lambda: self.redis.commands.is_crowded),
             limits=limits,
         )
         self._listeners: list[asyncio.Server] = []
@@ -130,10 +130,8 @@ class Server:
     async def _run(self, started: asyncio.Future[None]) -> None:
         """Run the tasks that are needed for as long as it serves; the first failure ends all of them."""
         async with self._tasks as tasks:
-            tasks.create_task(self.store.run())
-            tasks.create_task(self._reader.run())
+            tasks.create_task(self.redis.run())
             tasks.create_task(self.hub.check_quiet())
-            tasks.create_task(self._retention.run())
             tasks.create_task(self._watch_connections())
             tasks.create_task(self.clients.look_after())
             tasks.create_task(_keep_memory_small())
@@ -173,27 +171,21 @@ class Server:
 
     # --- Redis ---
 
-    def _is_ready(self) -> bool:
-        return self.store.ready and self._reader.trouble is None
-
     async def _watch_connections(self) -> None:
         """Report, once, that a connection is missing while Redis takes publishes over another one."""
         before: str | None = None
         is_told = False
         while True:
             await asyncio.sleep(self._limits.connections_check_s)
-            trouble = self._reader.trouble or self.store.history.trouble if self.store.commands.ready else None
+            trouble = self.redis.reading_trouble
             if trouble is not None and before is not None and not is_told:
                 is_told = True
                 log.warning("redis takes publishes, but a connection to read is missing, trying again: %s", trouble)
                 self.hub.tell_all(RedisUnavailable(trouble))
-            elif trouble is None and is_told and self.store.commands.ready:
+            elif trouble is None and is_told and self.redis.ready:
                 is_told = False
                 log.info("redis connected for reading, too")
             before = trouble
-
-    def _is_crowded(self) -> bool:
-        return self.store.is_crowded
 
     def _redis_changed(self, trouble: str | None) -> None:
         if trouble is None:
@@ -208,7 +200,7 @@ class Server:
         """Write this process's metrics to where the other processes of the gateway read them."""
         metrics, channels, limits = self._metrics, self.hub.channels, self._limits
         metrics.channels = len(channels)
-        metrics.redis_up = int(self._is_ready())
+        metrics.redis_up = int(self.redis.ready)
         now = time.monotonic()
         if len(channels) <= limits.counted_at_once or now - self._counted_at >= limits.publish_s:
             self._counted_at = now

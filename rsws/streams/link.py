@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from rsws.errors import Outcome, RedisUnavailable, SetupError
 from rsws.streams.command_queue import CommandQueue
@@ -23,6 +23,23 @@ SHORTEST_IDLE_S = 0.5
 """How often a server that closes idle connections (its ``timeout``) is asked something at most; else twice as often as
 it would close them.
 """
+
+
+class Submits(Protocol):
+    """What commands can be submitted to; see :class:`RedisLink`."""
+
+    @property
+    def batches(self) -> int:
+        """See :attr:`RedisLink.batches`."""
+        raise NotImplementedError
+
+    def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
+        """See :meth:`RedisLink.submit`."""
+        raise NotImplementedError
+
+    def call(self, *arguments: bytes) -> asyncio.Future[Any]:
+        """See :meth:`RedisLink.call`."""
+        raise NotImplementedError
 
 
 class RedisLink:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from binascii import crc_hqx
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import count
@@ -16,12 +16,11 @@ from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavaila
 from rsws.protocol import FIELD, ZERO, StreamId
 from rsws.streams.command_queue import BATCH_BYTES
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import RedisLink, future_reply
+from rsws.streams.link import Submits, future_reply
 from rsws.streams.lookback import LookBack
 from rsws.streams.redis_connection import OnReply, ReplyError
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE, Script
-from rsws.streams.target import RedisTarget
 
 _FIELD = FIELD.encode()
 PLAIN_READ_ENTRIES = 4
@@ -88,55 +87,34 @@ class IdempotencyKey(NamedTuple):
 
 
 class Store:
-    """The streams in one Redis, over two shared connections: one for publishes and bounds, one for history and trims.
+    """The streams of one server, over two shared connections: one for publishes and bounds, one for history.
 
     Commands on the first connection are executed in the order of the calls: a subscription made before a publish starts
     before it.
 
     Args:
-        target: The Redis to connect to.
-        on_change: Called with None when Redis can be reached, and with the cause when it no longer can.
-        wait_replicas: How many replicas are to have a message before it counts as stored.
+        commands: The connection for publishes and bounds.
+        history: The connection for history.
+        replica_wait: Holds back what is stored until replicas have it; None where nothing has to wait.
     """
 
     def __init__(
         self,
-        target: RedisTarget,
-        on_change: Callable[[str | None], None],
+        commands: Submits,
+        history: Submits,
+        replica_wait: ReplicaWait | None = None,
         *,
-        wait_replicas: int = 0,
         limits: Limits = DEFAULTS,
     ) -> None:
-        self._target = target
-        self.commands = RedisLink(
-            target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, watch_role=True, limits=limits
-        )
-        self.history = RedisLink(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
-        wait_s = min(limits.replica_wait_s, target.timeout_s / 2)
-        self._replica_wait = ReplicaWait(self.commands, wait_replicas, wait_s) if wait_replicas else None
+        self._commands = commands
+        self._history = history
+        self._replica_wait = replica_wait
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._look_back = LookBack(self._step_back, step_s=limits.step_s)
         self._look_weight = LOOK_WEIGHT
         """The weight of LOOK, estimated from the last ones; see :meth:`rsws.streams.link.RedisLink.submit`."""
-        self._looks: dict[str, tuple[int, asyncio.Future[Any]]] = {}
-        """The last request for bounds under way of each channel, and the link's batch count when it was submitted."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether Redis could be reached and served commands when last checked, at most some seconds ago."""
-        return self.commands.ready and self.history.ready
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether so much waits to be sent to Redis that only small requests should be added."""
-        return self.commands.is_crowded
-
-    async def run(self) -> None:
-        """Keep both connections up, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.commands.run())
-            tasks.create_task(self.history.run())
-            tasks.create_task(self._target.watch())
+        self._looks: dict[str, tuple[int, list[Callable[[StreamBounds | StoreError], None]]]] = {}
+        """Who waits for the last look under way at each channel, and the link's batch count when it was submitted."""
 
     def append(
         self,
@@ -162,7 +140,7 @@ class Store:
         command = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
             len(key), key, len(_FIELD), _FIELD, len(data), data
         )  # fmt: skip
-        self.commands.submit(command, partial(_appended, channel, on_result))
+        self._commands.submit(command, partial(_appended, channel, on_result))
 
     def _append_once(
         self, channel: str, data: bytes, on_result: Callable[[Stored | StoreError], None], once: IdempotencyKey
@@ -180,28 +158,40 @@ class Store:
         keys = (channel.encode(), idempotency_key_name(channel, once))
         must_write = b"0" if self._replica_wait is None else b"1"
         arguments = (_FIELD, data, digest, b"%d" % (once.window_s * 1000), must_write)
-        run_script(self.commands, STORE_ONCE, keys, arguments, on_reply)
+        run_script(self._commands, STORE_ONCE, keys, arguments, on_reply)
 
-    def bounds(self, channel: str) -> Awaitable[StreamBounds]:
+    def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
         """Return the bounds of ``channel`` as of a moment after this call and before anything appended after it.
 
-        All callers before the command is sent share one.
-
         Raises:
-            StoreError: (when awaited) See :func:`store_error`.
+            StoreError: (the future) See :func:`store_error`.
         """
-        turn, reply = self._looks.get(channel, (None, None))
-        if reply is None or turn != self.commands.batches:
-            reply = ask_script(self.commands, LOOK, (channel.encode(),), weight=self._look_weight)
-            self._looks[channel] = self.commands.batches, reply
-            reply.add_done_callback(lambda reply: self._forget_look(channel, reply))
-        return _BoundsAsked(channel, reply)
+        future, on_bounds = future_reply()
+        future.add_done_callback(_seen)  # the caller may be gone
+        self.look(channel, on_bounds)
+        return future
 
-    def _forget_look(self, channel: str, reply: asyncio.Future[Any]) -> None:
-        if not reply.cancelled() and reply.exception() is None:  # the caller may be gone
-            self._look_weight = max(LOOK_WEIGHT, reply.result()[3], self._look_weight * 3 // 4)
-        if self._looks.get(channel, (0, None))[1] is reply:
+    def look(self, channel: str, on_bounds: Callable[[StreamBounds | StoreError], None]) -> None:
+        """Call ``on_bounds`` with what :meth:`bounds` returns or raises. Calls before the command is sent share it."""
+        turn, waiting = self._looks.get(channel, (None, []))
+        if turn == self._commands.batches:
+            waiting.append(on_bounds)
+            return
+        waiting = [on_bounds]
+        self._looks[channel] = self._commands.batches, waiting
+        on_reply = partial(self._looked, channel, waiting)
+        run_script(self._commands, LOOK, (channel.encode(),), (), on_reply, self._look_weight)
+
+    def _looked(self, channel: str, waiting: list[Callable[[StreamBounds | StoreError], None]], reply: Any) -> None:
+        if self._looks.get(channel, (0, None))[1] is waiting:
             del self._looks[channel]
+        if isinstance(reply, Exception):
+            bounds: StreamBounds | StoreError = store_error(channel, reply)
+        else:
+            bounds = _parse_look(reply)
+            self._look_weight = max(LOOK_WEIGHT, reply[3], self._look_weight * 3 // 4)
+        for on_bounds in waiting:
+            on_bounds(bounds)
 
     async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         """Return the next entries of ``channel`` and whether they follow ``after`` without a gap.
@@ -227,7 +217,7 @@ class Store:
         """Return what follows ``after``; None if its entry is gone, so that the stream's bounds have to be checked."""
         count = limit if after == ZERO else limit + 1
         start = str(after).encode()
-        reply = await self.history.call(b"XRANGE", channel.encode(), start, b"+", b"COUNT", b"%d" % count)
+        reply = await self._history.call(b"XRANGE", channel.encode(), start, b"+", b"COUNT", b"%d" % count)
         entries, is_end = parse_entries(reply), len(reply) < count
         if after == ZERO:
             return History(entries, is_end)
@@ -235,7 +225,7 @@ class Store:
 
     async def _read(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         arguments = read_arguments(str(after).encode(), limit, limit_bytes)
-        reply = await ask_script(self.history, READ, (channel.encode(),), arguments)
+        reply = await ask_script(self._history, READ, (channel.encode(),), arguments)
         entries, is_end, bounds = parse_read(reply)
         return History(entries, is_end, None if bounds is None else broken_continuity(after, bounds), bounds)
 
@@ -255,36 +245,23 @@ class Store:
         """See :data:`rsws.streams.lookback.Step`."""
         arguments = (str(end).encode(), b"%d" % limit, b"%d" % STEP_BYTES)
         try:
-            found, first, is_first = await ask_script(self.history, STEP_BACK, (channel.encode(),), arguments)
+            found, first, is_first = await ask_script(self._history, STEP_BACK, (channel.encode(),), arguments)
         except (ReplyError, RedisUnavailable) as error:
             raise store_error(channel, error) from None
         return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
 
 
-class _BoundsAsked(NamedTuple):
-    """An awaitable reply to LOOK, which any number of callers may await, or none."""
-
-    channel: str
-    reply: asyncio.Future[Any]
-
-    def __await__(self) -> Generator[Any, None, StreamBounds]:
-        return self._bounds().__await__()
-
-    async def _bounds(self) -> StreamBounds:
-        try:
-            reply = await asyncio.shield(self.reply)  # other callers may wait for it, too
-        except (ReplyError, RedisUnavailable) as error:
-            raise store_error(self.channel, error) from None
-        return _parse_look(reply)
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Take note of the exception that the future may have, so that asyncio does not report it as never retrieved."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _appended(channel: str, on_result: Callable[[Stored | StoreError], None], reply: Any) -> None:
     on_result(Stored(reply) if isinstance(reply, bytes) else store_error(channel, reply))
 
 
-def run_script(
-    link: RedisLink, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply, weight: int = 0
-) -> None:
+def run_script(link: Submits, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply, weight: int = 0) -> None:
     """Run a script, and load it if necessary; ``weight`` as in :meth:`rsws.streams.link.RedisLink.submit`."""
 
     def on_first_reply(reply: Any) -> None:
@@ -297,7 +274,7 @@ def run_script(
 
 
 def ask_script(
-    link: RedisLink, script: Script, keys: Keys, arguments: Keys = (), weight: int = READ_WEIGHT
+    link: Submits, script: Script, keys: Keys, arguments: Keys = (), weight: int = READ_WEIGHT
 ) -> asyncio.Future[Any]:
     """Run a script; the future has its reply. See :func:`run_script`."""
     future, on_reply = future_reply()

@@ -11,7 +11,8 @@ from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.pages import Pages
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.protocol import ZERO, StreamId
-from rsws.streams.store import Store, StreamBounds
+from rsws.streams.primary import Primary
+from rsws.streams.store import StreamBounds
 from rsws.streams.target import RedisTarget
 
 
@@ -19,8 +20,9 @@ from rsws.streams.target import RedisTarget
 async def test_a_kept_page_of_a_stream_that_was_is_not_handed_over(redis_server: RedisServer, channel: str) -> None:
     for number in range(1, 41):
         redis_server.call("XADD", channel, f"{number}-0", "messageData", "1")
-    store = Store(RedisTarget(redis_server.url, 5.0), lambda cause: None)
-    running = asyncio.create_task(store.run())
+    primary = Primary(RedisTarget(redis_server.url, 5.0), lambda cause: None)
+    store = primary.store
+    running = asyncio.create_task(primary.run())
 
     async def no_check(channel: Channel) -> None:
         raise AssertionError("nobody stands beyond the end")
@@ -50,8 +52,9 @@ async def test_a_kept_page_of_a_stream_that_was_is_not_handed_over(redis_server:
 @async_test
 async def test_looking_back_sends_no_bodies(own_redis: RedisServer, channel: str) -> None:
     add(own_redis, channel, *['"' + "x" * 100_000 + '"'] * 100)
-    store = Store(RedisTarget(own_redis.url, 5.0), lambda cause: None)
-    running = asyncio.create_task(store.run())
+    primary = Primary(RedisTarget(own_redis.url, 5.0), lambda cause: None)
+    store = primary.store
+    running = asyncio.create_task(primary.run())
     bounds = await store.bounds(channel)
     before = own_redis.client.info("stats")["total_net_output_bytes"]
     assert await store.before_last(channel, 90, bounds) > ZERO
@@ -63,15 +66,16 @@ async def test_looking_back_sends_no_bodies(own_redis: RedisServer, channel: str
 @async_test
 async def test_a_read_that_nobody_waits_for_any_more_ends(own_redis: RedisServer, channel: str) -> None:
     add(own_redis, channel, *["1"] * 50)
-    store = Store(RedisTarget(own_redis.url, 5.0), lambda cause: None)
-    running = asyncio.create_task(store.run())
+    primary = Primary(RedisTarget(own_redis.url, 5.0), lambda cause: None)
+    store = primary.store
+    running = asyncio.create_task(primary.run())
     await store.bounds(channel)
 
     async def no_check(channel: Channel) -> None:
         raise AssertionError("nobody stands beyond the end")
 
     own_redis.kill()
-    await until(lambda: not store.ready)
+    await until(lambda: not primary.ready)
     async with asyncio.TaskGroup() as tasks:
         pages = Pages(store, tasks, no_check)
         room = make_channel(channel, StreamId(1 << 60, 0))

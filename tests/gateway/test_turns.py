@@ -178,8 +178,8 @@ async def test_those_who_flood_wait_while_much_is_waiting_and_others_do_not(
                 for number in range(messages)
                 for each in flood
             ]
-            commands = server.server.store.commands
-            await until(lambda: server.server.store.is_crowded)
+            commands = server.server.redis.commands
+            await until(lambda: commands.is_crowded)
             for number in range(20):
                 await honest.send(action="publish", channel=channel, data=number, messageId=str(number))
             for _ in range(100):

@@ -12,6 +12,7 @@ from rsws.errors import (
 )
 from rsws.protocol import StreamId
 from rsws.streams.link import RedisLink
+from rsws.streams.primary import Primary
 from rsws.streams.reader import Reader
 from rsws.streams.store import IdempotencyKey, Store, Stored
 from rsws.streams.target import RedisTarget
@@ -28,7 +29,7 @@ def target_of(redis: RedisServer, timeout_s: float = 5.0) -> RedisTarget:
 
 
 @asynccontextmanager
-async def running(*rooms: RedisLink | Store | Reader) -> AsyncIterator[None]:
+async def running(*rooms: RedisLink | Primary | Reader) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(room.run()) for room in rooms]
     try:
         await asyncio.sleep(0)  # each has run up to its first wait
@@ -42,9 +43,9 @@ async def running(*rooms: RedisLink | Store | Reader) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def running_store(redis: RedisServer, timeout_s: float = 5.0) -> AsyncIterator[Store]:
-    store = Store(target_of(redis, timeout_s), lambda cause: None)
-    async with running(store):
-        yield store
+    primary = Primary(target_of(redis, timeout_s), lambda cause: None)
+    async with running(primary):
+        yield primary.store
 
 
 def appended(

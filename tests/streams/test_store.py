@@ -8,7 +8,7 @@ import pytest
 from redis.crc import key_slot
 
 from kit.gateway import add, async_test, until
-from kit.streams import PAGE_BYTES, TOP, appended, parsed, running, running_store, stored
+from kit.streams import PAGE_BYTES, TOP, appended, parsed, running, running_store, stored, target_of
 from kit.support import RedisServer, sent_by
 from rsws.errors import (
     ChannelUnreadable,
@@ -19,11 +19,11 @@ from rsws.errors import (
     RedisUnavailable,
 )
 from rsws.protocol import ZERO, StreamId
+from rsws.streams.primary import Primary
 from rsws.streams.store import (
     Entry,
     History,
     IdempotencyKey,
-    Store,
     Stored,
     StreamBounds,
     broken_continuity,
@@ -41,7 +41,6 @@ async def test_append(redis_server: RedisServer, channel: str) -> None:
         reply = redis_server.call("XRANGE", channel, "-", "+")
         assert [id_ for id_, _ in reply] == [str(id_).encode() for id_ in ids]
         assert [fields for _, fields in reply] == [[b"messageData", b'{"n": %d}' % index] for index in range(2000)]
-        assert store.ready
 
 
 @async_test
@@ -133,14 +132,16 @@ async def test_tip(redis_server: RedisServer, channel: str) -> None:
 @async_test
 async def test_looks_that_take_long_do_not_share_a_batch(redis_server: RedisServer, channel: str) -> None:
     names = [f"{channel}-{number}" for number in range(5)]
-    async with running_store(redis_server) as store:
+    primary = Primary(target_of(redis_server), lambda cause: None)
+    store = primary.store
+    async with running(primary):
         for name in names:
             await stored(store, name)
 
         async def batches() -> int:
-            before = store.commands.batches
+            before = primary.commands.batches
             await asyncio.gather(*map(store.bounds, names))
-            return store.commands.batches - before
+            return primary.commands.batches - before
 
         assert await batches() == 1
         add(redis_server, channel, '"%s"' % ("x" * 1_000_000))
@@ -333,8 +334,9 @@ async def test_errors_of_reads(own_redis: RedisServer) -> None:
                 await store.page("text", after, 5, PAGE_BYTES)
         with pytest.raises(ChannelUnreadable, match="text"):
             await store.before_last("text", 5, StreamBounds(StreamId(1, 0), StreamId(9, 0), 9))
-    restricted = Store(RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0), lambda cause: None)
-    async with running(restricted):
+    primary = Primary(RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0), lambda cause: None)
+    restricted = primary.store
+    async with running(primary):
         for after in (ZERO, StreamId(5, 0)):
             with pytest.raises(ChannelUnreadable, match="NOPERM"):
                 await restricted.page("closed", after, 5, PAGE_BYTES)

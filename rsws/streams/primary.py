@@ -1,0 +1,71 @@
+"""A primary: one server that takes writes, and all that the gateway has of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from rsws.streams.limits import DEFAULTS, Limits
+from rsws.streams.link import RedisLink
+from rsws.streams.reader import Reader
+from rsws.streams.replication import ReplicaWait
+from rsws.streams.retention import Retention, Rule
+from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
+from rsws.streams.store import Store
+from rsws.streams.target import RedisTarget
+
+
+class Primary:
+    """The connections to one primary, and what uses them.
+
+    Args:
+        target: The server, which may be another one after a failover.
+        on_change: Called with None when it can be reached, and with the cause when it no longer can.
+        rules: The retention rules to apply there.
+        wait_replicas: How many replicas are to have a message before it counts as stored.
+
+    Attributes:
+        commands: The connection for publishes and bounds.
+        history: The connection for history and trims.
+        store: Access to the streams.
+        reader: What is new in them.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        on_change: Callable[[str | None], None],
+        *,
+        rules: Sequence[Rule] = (),
+        wait_replicas: int = 0,
+        limits: Limits = DEFAULTS,
+    ) -> None:
+        self._target = target
+        self.commands = RedisLink(
+            target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, watch_role=True, limits=limits
+        )
+        self.history = RedisLink(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
+        wait_s = min(limits.replica_wait_s, target.timeout_s / 2)
+        replica_wait = ReplicaWait(self.commands, wait_replicas, wait_s) if wait_replicas else None
+        self.store = Store(self.commands, self.history, replica_wait, limits=limits)
+        self.reader = Reader(target, limits=limits)
+        self._retention = Retention(rules, self.history, every_s=limits.trim_every_s)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all connections served commands when last checked, at most some seconds ago."""
+        return self.commands.ready and self.history.ready and self.reader.trouble is None
+
+    @property
+    def reading_trouble(self) -> str | None:
+        """Why nothing can be read while publishes are taken; None when it can, or publishes are not taken either."""
+        return self.reader.trouble or self.history.trouble if self.commands.ready else None
+
+    async def run(self) -> None:
+        """Keep the connections up, until cancelled. Streams may be followed only once this runs."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.commands.run())
+            tasks.create_task(self.history.run())
+            tasks.create_task(self.reader.run())
+            tasks.create_task(self._retention.run())
+            tasks.create_task(self._target.watch())

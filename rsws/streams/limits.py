@@ -26,6 +26,8 @@ class Limits:
     """The delay before a busy stream is read again: without it each message costs a read, and a write per client."""
     read_bytes: int = 256 * KIB
     """The size at which one read of a followed stream stops; its last entry may exceed it."""
+    table_bytes: int = 3 * MIB // 2
+    """How much of Redis' memory a reader may use to be told which of the streams that it has read change."""
     refused_retry_s: float = 0.5
     """The time before a read that Redis refuses for the moment is retried."""
     unreadable_retry_s: float = 30.0

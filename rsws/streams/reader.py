@@ -6,7 +6,9 @@ stops, and the follower has to find out where to continue.
 
 Redis remembers which connection has read a key, and tells it once when the key changes (``CLIENT TRACKING``). So a
 message costs one read of one stream, however many others are followed; the cost of an XREAD over all of them would grow
-with their number.
+with their number. What Redis remembers stays in its table until the key changes, whether it is still followed or not
+and the connection still there. So the table is used up to a bound only; beyond it Redis tells of every change of every
+key (``BCAST``), for which it needs no table.
 """
 
 from __future__ import annotations
@@ -42,6 +44,15 @@ FEW_ENTRIES = 20
 """The number of entries read without a bound in bytes: the script that has one costs Redis several times as much."""
 
 _BEGINNING = b"0-0"
+_TRACK = pack(b"CLIENT", b"TRACKING", b"ON")
+_TRACK_ALL = pack(b"CLIENT", b"TRACKING", b"ON", b"BCAST")
+_LISTED_BYTES = 128
+"""What Redis needs to remember a key, without its name."""
+_LISTED_AGAIN_BYTES = 64
+"""What Redis needs to remember that one more connection has read a key, even if the others have ended."""
+_VAIN_READS = 1000
+_VAIN_S = 60.0
+"""So many reads without news in so short a time, and three for each stream, are due to something else than changes."""
 
 
 class Follower(Protocol):
@@ -72,6 +83,7 @@ class _Followed:
     __slots__ = (
         "at_tail",
         "delivered_at",
+        "ended_bytes",
         "follower",
         "is_busy",
         "is_unreadable",
@@ -95,6 +107,8 @@ class _Followed:
         """Whether the stream was read to its end, and is read again when Redis tells that it has changed."""
         self.tail_trimmed = False
         """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one entry."""
+        self.ended_bytes = 0
+        """What Redis may need to remember that connections have read this key that have ended."""
         self.is_unreadable = False
         self.delivered_at = 0.0
         """The time of the last delivery, not by the event loop's clock, which stands still within a turn."""
@@ -112,10 +126,11 @@ class Reader:
         self._read_bytes = limits.read_bytes
         self._refused_retry_s = limits.refused_retry_s
         self._unreadable_retry_s = limits.unreadable_retry_s
+        self._greeting = [pack(b"HELLO", b"3"), _TRACK]
         self._link = RedisLink(
             target,
             "rsws-reader",
-            [pack(b"HELLO", b"3"), pack(b"CLIENT", b"TRACKING", b"ON")],
+            self._greeting,
             on_greeting=self._greeted,
             on_change=self._connected,
             on_push=self._invalidated,
@@ -125,6 +140,16 @@ class Reader:
         self._followed: dict[bytes, _Followed] = {}
         self._tracks_changes = True
         """Whether Redis tells which streams change; an old version does not, or a user may not be allowed to ask."""
+        self._is_told_all = False
+        """Whether Redis tells of every key that changes, and remembers none."""
+        self._table_bytes = limits.table_bytes
+        self._listed_bytes = 0
+        """What Redis needs for the keys read over this connection and earlier ones, as far as they may be listed."""
+        self._left: dict[bytes, int] = {}
+        """The part of that for each key that is no longer followed."""
+        self._client_id = 0
+        self._vain_reads = self._reads_with_news = 0
+        self._counted_since = 0.0
 
     @property
     def trouble(self) -> str | None:
@@ -151,6 +176,8 @@ class Reader:
         before = self._remove(followed.key)
         followed.tail_trimmed = before is not None and before.tail_trimmed
         self._followed[followed.key] = followed
+        if not self._is_told_all:
+            self._list(followed)
         self._read_bounded(followed)
 
     def unfollow(self, name: str) -> None:
@@ -163,8 +190,73 @@ class Reader:
 
     def _remove(self, key: bytes) -> _Followed | None:
         followed = self._followed.pop(key, None)
+        if followed is not None and not self._is_told_all:
+            self._unlist(followed)
         self._tail_waiter.forget(key)
         return followed
+
+    # --- what Redis remembers ---
+
+    def _list(self, followed: _Followed) -> None:
+        """Count a stream that is to be read, which Redis will remember unless it does already."""
+        before_bytes = self._left.pop(followed.key, 0)
+        if before_bytes:
+            followed.ended_bytes = before_bytes - _listed_bytes(followed.key)
+            return
+        self._listed_bytes += _listed_bytes(followed.key)
+        if self._listed_bytes > self._table_bytes:
+            self._be_told_all("it would keep too many names that were read in its memory")
+
+    def _list_again(self) -> None:
+        """Count the streams that will be read over a new connection: Redis still remembers the one that has ended."""
+        for followed in self._followed.values():
+            followed.ended_bytes += _LISTED_AGAIN_BYTES
+        self._listed_bytes += _LISTED_AGAIN_BYTES * len(self._followed)
+        if self._listed_bytes > self._table_bytes:
+            self._be_told_all("it would keep too many names that were read in its memory, once for each connection")
+
+    def _unlist(self, followed: _Followed) -> None:
+        """Stop counting a stream that is no longer followed, unless Redis still remembers it."""
+        listed_bytes = _listed_bytes(followed.key) + followed.ended_bytes
+        if self._tracks_changes:
+            self._left[followed.key] = listed_bytes
+        else:
+            self._listed_bytes -= listed_bytes
+
+    def _count_anew(self) -> None:
+        """Count what is followed: another server has another table."""
+        self._left.clear()
+        for followed in self._followed.values():
+            followed.ended_bytes = 0
+        self._listed_bytes = sum(map(_listed_bytes, self._followed))
+
+    def _count_vain_read(self) -> None:
+        """Notice that Redis forgets keys because its table is too small, which it tells as if they had changed."""
+        self._vain_reads += 1
+        if self._is_told_all or self._vain_reads < max(_VAIN_READS, 3 * len(self._followed)):
+            return
+        now = time.monotonic()
+        if now - self._counted_since < _VAIN_S and self._vain_reads > 4 * self._reads_with_news:
+            self._be_told_all("it forgets what was read (tracking-table-max-keys is too small)")
+        self._vain_reads = self._reads_with_news = 0
+        self._counted_since = now
+
+    def _be_told_all(self, why: str) -> None:
+        """Have Redis tell of every key that changes from now on, on this connection and all further ones."""
+        if not self._tracks_changes:
+            return
+        self._is_told_all = True
+        self._left.clear()
+        self._greeting[1] = _TRACK_ALL
+        log.warning("Redis tells of every key that changes from now on, which costs more where others write: %s", why)
+        self._link.submit(pack(b"CLIENT", b"TRACKING", b"OFF"), lambda _: None)
+        self._link.submit(_TRACK_ALL, self._told_all)
+
+    def _told_all(self, reply: Any) -> None:
+        """Read what may have changed while Redis told nothing; reads that are under way come after that."""
+        if not isinstance(reply, RedisUnavailable):  # else all that is followed is read on the next connection
+            self._greeted(reply)
+            self._read_all_at_tail()
 
     # --- callbacks of the link ---
 
@@ -172,18 +264,26 @@ class Reader:
         if isinstance(reply, ReplyError):
             self._tracks_changes = False
             log.warning("Redis does not tell which streams change, reading them costs more: %s", reply)
+        elif isinstance(reply, dict):
+            before, self._client_id = self._client_id, reply.get(b"id", 0)
+            if self._client_id < before:  # it has started since, as it counts them upwards
+                self._count_anew()
 
     def _connected(self, cause: str | None) -> None:
         """Read all streams on a new connection: Redis has forgotten what was read on the last one."""
         if cause is None:
             self._tracks_changes = True
+            self._vain_reads = self._reads_with_news = 0
+            if self._client_id and not self._is_told_all:
+                self._list_again()
             self._read_all_at_tail()
 
     def _invalidated(self, push: list[Any]) -> None:
         """Read the streams that Redis says have changed since they were read.
 
-        Redis tells each change once, in order with its replies: a change told while a read is under way happened before
-        that read, which returns it.
+        Redis tells of changes in order with its replies: a change told while a read is under way happened before that
+        read, which returns it. Where it tells of all changes it does so after the replies to what it has executed
+        before, so that this holds there, too.
         """
         kind, keys = push
         if kind != b"invalidate":
@@ -193,7 +293,13 @@ class Reader:
             return
         for key in keys:
             followed = self._followed.get(key)
-            if followed is not None and followed.at_tail:
+            if followed is None:
+                self._listed_bytes -= self._left.pop(key, 0)
+                continue
+            if followed.ended_bytes:
+                self._listed_bytes -= followed.ended_bytes
+                followed.ended_bytes = 0
+            if followed.at_tail:
                 self._read_soon(followed)
 
     def _read_all_at_tail(self) -> None:
@@ -235,6 +341,8 @@ class Reader:
             self._failed(followed, reply)
         elif followed.position == _BEGINNING or (reply and reply[0][0] == followed.position):
             news = reply if followed.position == _BEGINNING else reply[1:]
+            if not news:
+                self._count_vain_read()
             self._resume(followed, parse_entries(news), is_end=len(reply) < count)
         else:  # no entry at the position: only the stream's bounds tell whether something is missing
             self._read_bounded(followed)
@@ -269,6 +377,7 @@ class Reader:
     def _deliver_and_read_on(self, followed: _Followed, entries: list[Entry], has_more: bool) -> None:
         """Deliver the entries, if there are any, and continue reading after them."""
         if entries:
+            self._reads_with_news += 1
             followed.position = entries[-1].raw_id
             size = sum([len(entry.data or b"") for entry in entries])
             followed.limit = max(1, min(READ_ENTRIES, self._read_bytes * len(entries) // (size or 1)))
@@ -305,3 +414,8 @@ class Reader:
             log.warning("channel unreadable channel=%r: %s", followed.name, reason)
             followed.follower.unreadable(reason)
         asyncio.get_running_loop().call_later(retry_s, self._read, followed)
+
+
+def _listed_bytes(key: bytes) -> int:
+    """Return what Redis needs to remember that one connection has read a key, about."""
+    return _LISTED_BYTES + len(key) * 9 // 8

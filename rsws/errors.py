@@ -167,15 +167,21 @@ class StoreError(RswsError):
 
 
 class RedisUnavailable(StoreError):
-    """Redis can't be reached, or the connection to it broke. ``cause`` has the details for a log."""
+    """Redis can't be reached, or the connection to it broke.
+
+    Attributes:
+        cause: The details, for a log.
+        was_reset: Whether Redis ended the connection after it was asked, which may be due to what it was asked.
+    """
 
     code = ErrorCode.REDIS_UNAVAILABLE
     TEXT = "Server Redis tidak siap"
     """The exact text on the wire: deployed clients match on it."""
 
-    def __init__(self, cause: str, outcome: Outcome = Outcome.NOT_STORED) -> None:
+    def __init__(self, cause: str, outcome: Outcome = Outcome.NOT_STORED, *, was_reset: bool = False) -> None:
         super().__init__(self.TEXT, outcome)
         self.cause = cause
+        self.was_reset = was_reset
 
 
 class RedisRefused(StoreError):

@@ -211,10 +211,11 @@ class RedisLink:
         self._asks_role = False
         self._queue.add_first(greeting, [*[self._on_greeting] * len(self._greeting), self._note_health])
         self._send_soon()
-        cause = "the gateway stopped"
+        cause, was_reset = "the gateway stopped", False
         try:
             reason = await self._watch(connection)
             cause = f"{self._target.shown}: {reason}"
+            was_reset = isinstance(reason, ConnectionResetError | BrokenPipeError)
             raise reason
         finally:
             self._connection = None
@@ -222,7 +223,7 @@ class RedisLink:
             self._cause = cause
             self._queue.batch_done()
             for on_reply in list(connection.unanswered):
-                on_reply(RedisUnavailable(cause, Outcome.UNKNOWN))
+                on_reply(RedisUnavailable(cause, Outcome.UNKNOWN, was_reset=was_reset))
 
     async def _watch(self, connection: RedisConnection) -> Exception:
         """Wait until the connection is unusable, and return the reason; send a PING when it is idle."""

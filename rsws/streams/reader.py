@@ -21,6 +21,8 @@ from typing import Any, Protocol
 
 from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
+from rsws.streams.caution import Caution
+from rsws.streams.command_queue import BATCH_BYTES
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import ReplyError, pack
@@ -32,6 +34,7 @@ from rsws.streams.store import (
     read_arguments,
     run_script,
     store_error,
+    too_large,
 )
 from rsws.streams.tail_waiter import TailWaiter
 from rsws.streams.target import RedisTarget
@@ -82,6 +85,7 @@ class _Followed:
 
     __slots__ = (
         "at_tail",
+        "caution",
         "delivered_at",
         "ended_bytes",
         "follower",
@@ -107,6 +111,8 @@ class _Followed:
         """Whether the stream was read to its end, and is read again when Redis tells that it has changed."""
         self.tail_trimmed = False
         """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one entry."""
+        self.caution: Caution | None = None
+        """How much to ask for since the connection broke while it was read; None if that has not happened."""
         self.ended_bytes = 0
         """What Redis may need to remember that connections have read this key that have ended."""
         self.is_unreadable = False
@@ -174,7 +180,8 @@ class Reader:
         """
         followed = _Followed(name, after, follower)
         before = self._remove(followed.key)
-        followed.tail_trimmed = before is not None and before.tail_trimmed
+        if before is not None:
+            followed.tail_trimmed, followed.caution = before.tail_trimmed, before.caution
         self._followed[followed.key] = followed
         if not self._is_told_all:
             self._list(followed)
@@ -322,7 +329,7 @@ class Reader:
         if self._followed.get(followed.key) is not followed:
             return
         followed.at_tail = False
-        if followed.is_busy:
+        if followed.is_busy or (followed.caution is not None and not followed.caution.is_over):
             self._read_bounded(followed)
             return
         count = 1 + min(followed.limit, FEW_ENTRIES)
@@ -331,8 +338,12 @@ class Reader:
 
     def _read_bounded(self, followed: _Followed) -> None:
         """Read after the position, with a bound in bytes; the reply has the stream's ends if that entry is gone."""
-        arguments = read_arguments(followed.position, followed.limit, self._read_bytes)
-        run_script(self._link, READ, (followed.key,), arguments, partial(self._handle_read, followed))
+        limit, read_bytes, weight = followed.limit, self._read_bytes, 0
+        if followed.caution is not None and not followed.caution.is_over:
+            read_bytes, weight = followed.caution.room_bytes, BATCH_BYTES  # on its own, as the limit is for all replies
+            limit = READ_ENTRIES if read_bytes > 1 else 1
+        arguments = read_arguments(followed.position, limit, read_bytes)
+        run_script(self._link, READ, (followed.key,), arguments, partial(self._handle_read, followed), weight)
 
     def _handle_few(self, followed: _Followed, count: int, reply: Any) -> None:
         if self._followed.get(followed.key) is not followed:
@@ -380,6 +391,8 @@ class Reader:
             self._reads_with_news += 1
             followed.position = entries[-1].raw_id
             size = sum([len(entry.data or b"") for entry in entries])
+            if followed.caution is not None:
+                followed.caution.worked(max([len(entry.data or b"") for entry in entries]))
             followed.limit = max(1, min(READ_ENTRIES, self._read_bytes * len(entries) // (size or 1)))
         followed.is_busy = len(entries) >= FEW_ENTRIES
         if has_more:
@@ -404,9 +417,22 @@ class Reader:
 
     def _failed(self, followed: _Followed, error: Exception) -> None:
         if isinstance(error, RedisUnavailable):  # never because the queue is full: at most one read per stream waits
+            if error.was_reset and self._is_too_large(followed):
+                return
             followed.at_tail = True  # it is read again on the next connection
             return
-        reason = store_error(followed.name, error)
+        self._set_aside(followed, store_error(followed.name, error))
+
+    def _is_too_large(self, followed: _Followed) -> bool:
+        """Take note that the connection broke while a stream was read; return whether its next entry is to blame."""
+        caution = followed.caution = followed.caution or Caution(self._read_bytes)
+        caution.broke(caution.room_bytes)
+        if caution.is_hopeless:
+            self._set_aside(followed, too_large(followed.name))
+        return caution.is_hopeless
+
+    def _set_aside(self, followed: _Followed, reason: StoreError) -> None:
+        """Read a stream again later."""
         retry_s = self._refused_retry_s
         if isinstance(reason, ChannelUnreadable):
             retry_s = self._unreadable_retry_s

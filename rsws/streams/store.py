@@ -14,6 +14,7 @@ import msgspec
 
 from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
+from rsws.streams.caution import Caution
 from rsws.streams.command_queue import BATCH_BYTES
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import Submits, future_reply
@@ -35,6 +36,9 @@ LOOK_WEIGHT = BATCH_BYTES // 64
 """The least weight of LOOK, for a stream with small entries. A megabyte at both ends takes a hundred times as long."""
 STEP_BYTES = 256 * 1024
 """The size of the entries visited, in bytes, at which a step of counting back ends."""
+
+CAUTIONS = 1000
+"""The channels of which it is remembered that a link broke while they were read."""
 
 Keys: TypeAlias = tuple[bytes, ...]
 
@@ -110,6 +114,8 @@ class Store:
         self._history = history
         self._replica_wait = replica_wait
         self._reads = asyncio.Semaphore(HISTORY_READS)
+        self._cautions: dict[str, Caution] = {}
+        """How much to ask for of channels that were read when the link for history broke."""
         self._look_back = LookBack(self._step_back, step_s=limits.step_s)
         self._look_weight = LOOK_WEIGHT
         """The weight of LOOK, estimated from the last ones; see :meth:`rsws.streams.link.RedisLink.submit`."""
@@ -203,15 +209,42 @@ class Store:
         Raises:
             StoreError: See :func:`store_error`.
         """
+        caution = self._cautions.get(channel)
+        room_bytes = limit_bytes if caution is None else min(limit_bytes, caution.room_bytes)
         async with self._reads:
             try:
-                if limit <= PLAIN_READ_ENTRIES:
-                    history = await self._read_few(channel, after, limit)
-                    if history is not None:
-                        return history
-                return await self._read(channel, after, limit, limit_bytes)
+                if caution is not None and not caution.is_over:  # on its own, as a server's limit is for all replies
+                    history = await self._read(channel, after, limit if room_bytes > 1 else 1, room_bytes, BATCH_BYTES)
+                else:
+                    history = await self._read_freely(channel, after, limit, limit_bytes)
             except (ReplyError, RedisUnavailable) as error:
+                if isinstance(error, RedisUnavailable) and error.was_reset:
+                    self._broke(channel, limit_bytes, room_bytes)
                 raise store_error(channel, error) from None
+        if caution is not None and history.entries:
+            caution.worked(max([len(entry.data or b"") for entry in history.entries]))
+        return history
+
+    def _broke(self, channel: str, usual_bytes: int, asked_bytes: int) -> None:
+        """Take note that the link broke while a channel was read.
+
+        Raises:
+            ChannelUnreadable: Its next entry alone is too large for the link.
+        """
+        caution = self._cautions.pop(channel, None) or Caution(usual_bytes)
+        self._cautions[channel] = caution
+        if len(self._cautions) > CAUTIONS:
+            del self._cautions[next(iter(self._cautions))]
+        caution.broke(asked_bytes)
+        if caution.is_hopeless:
+            raise too_large(channel)
+
+    async def _read_freely(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
+        if limit <= PLAIN_READ_ENTRIES:
+            history = await self._read_few(channel, after, limit)
+            if history is not None:
+                return history
+        return await self._read(channel, after, limit, limit_bytes)
 
     async def _read_few(self, channel: str, after: StreamId, limit: int) -> History | None:
         """Return what follows ``after``; None if its entry is gone, so that the stream's bounds have to be checked."""
@@ -223,9 +256,11 @@ class Store:
             return History(entries, is_end)
         return History(entries[1:], is_end) if entries and entries[0].id == after else None
 
-    async def _read(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
+    async def _read(
+        self, channel: str, after: StreamId, limit: int, limit_bytes: int, weight: int = READ_WEIGHT
+    ) -> History:
         arguments = read_arguments(str(after).encode(), limit, limit_bytes)
-        reply = await ask_script(self._history, READ, (channel.encode(),), arguments)
+        reply = await ask_script(self._history, READ, (channel.encode(),), arguments, weight)
         entries, is_end, bounds = parse_read(reply)
         return History(entries, is_end, None if bounds is None else broken_continuity(after, bounds), bounds)
 
@@ -380,3 +415,10 @@ def store_error(channel: str, error: Any) -> StoreError:
     if text.startswith("NOPERM"):
         return ChannelUnreadable(f"Redis forbids the gateway to use {channel!r} ({text})")
     return RedisRefused(f"Redis refused: {text}")
+
+
+def too_large(channel: str) -> ChannelUnreadable:
+    """Return the error for an entry that breaks the connection over which it is read."""
+    return ChannelUnreadable(
+        f"Redis breaks the connection over the next entry of {channel!r}: too large for it to send"
+    )

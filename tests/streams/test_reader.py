@@ -445,3 +445,161 @@ async def test_a_server_that_does_not_tell_what_changed(
                 await room.until(name, expected[name])
         assert room.interruptions == 0
     assert len([record for record in caplog.records if "does not tell" in record.getMessage()]) == 1
+
+
+def listed(redis: RedisServer) -> tuple[int, int]:
+    """How many keys are in the table of those that were read, and how many connections are noted there in all."""
+    found = re.findall(rb"tracking_total_(?:keys|items):([0-9]+)", redis.call("INFO", "stats"))
+    return int(found[0]), int(found[1])
+
+
+async def all_at_rest(room: Following) -> None:
+    await until(lambda: all(room.is_at_rest(name) for name in room.delivered), "rest")
+
+
+def told_all(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "tells of every key" in record.getMessage()]
+
+
+@async_test
+async def test_names_that_were_left_stay_in_the_memory_of_redis_up_to_a_bound_only(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with following(own_redis, limits=replace(DEFAULTS, table_bytes=100_000)) as room:
+        for turn in range(5):
+            names = [f"{turn}-{index}-{'x' * 100}" for index in range(1000)]
+            for name in names:
+                room.follow(name)
+            await all_at_rest(room)
+            expected = {name: parsed(add(own_redis, name, "1")) for name in names[::100]}
+            for name, ids in expected.items():
+                await room.until(name, ids)
+            for name in names:
+                room.unfollow(name)
+        assert listed(own_redis)[0] < 100_000 / 200
+        assert len(told_all(caplog)) == 1
+        assert room.interruptions == 0
+
+
+@async_test
+async def test_names_that_were_published_to_when_they_had_been_left_count_no_more(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with following(own_redis, limits=replace(DEFAULTS, table_bytes=10_000)) as room:
+        room.follow("news")
+        for turn in range(20):
+            names = [f"name-{turn}-{index}" for index in range(10)]
+            for name in names:
+                room.follow(name)
+            await all_at_rest(room)
+            for name in names:
+                room.unfollow(name)
+                add(own_redis, name, "1")
+            count = len(room.delivered["news"]) + 1
+            add(own_redis, "news", "1")
+            await until(lambda: len(room.delivered["news"]) == count)  # noqa: B023
+        assert told_all(caplog) == []
+        assert listed(own_redis)[0] < 10
+
+
+@async_test
+async def test_new_connections_stay_in_the_memory_of_redis_up_to_a_bound_only(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"channel-{index}" for index in range(500)]
+    position = {name: parsed(add(own_redis, name, "1"))[0] for name in names[:100]}
+    async with following(own_redis, limits=replace(DEFAULTS, table_bytes=200_000)) as room:
+        for name in names:
+            room.follow(name, position.get(name, ZERO))
+        for _ in range(20):
+            await all_at_rest(room)
+            connection = reader_id(own_redis)
+            own_redis.call("CLIENT", "KILL", "ID", connection)
+            await until(lambda: reader_id(own_redis) not in ("", connection))  # noqa: B023
+            await asyncio.sleep(0.02)
+        await all_at_rest(room)
+        assert listed(own_redis)[1] < 500 + 200_000 / 64
+        assert len(told_all(caplog)) == 1
+        for name in names:
+            await room.until(name, parsed(add(own_redis, name, "2")))
+        assert room.interruptions == 0
+
+
+def reader_id(redis: RedisServer) -> str:
+    return next((client["id"] for client in redis.client.client_list() if client["name"] == "rsws-reader"), "")
+
+
+def commands_of(redis: RedisServer) -> int:
+    return int(re.findall(rb"total_commands_processed:([0-9]+)", redis.call("INFO", "stats"))[0])
+
+
+@async_test
+async def test_a_table_that_is_too_small_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"channel-{index}" for index in range(50)]
+    with RedisServer(tracking_table_max_keys="1") as own_redis:
+        async with following(own_redis) as room:
+            for name in names:
+                room.follow(name)
+            await until(lambda: len(told_all(caplog)) == 1)
+            await all_at_rest(room)
+            before = commands_of(own_redis)
+            await asyncio.sleep(0.5)
+            assert commands_of(own_redis) - before < 20
+            expected = {name: parsed(add(own_redis, name, "1", "2")) for name in names}
+            for name in names:
+                await room.until(name, expected[name])
+            assert room.interruptions == 0
+        assert len(told_all(caplog)) == 1
+
+
+@async_test
+async def test_nothing_is_missed_while_redis_begins_to_tell_of_all(own_redis: RedisServer) -> None:
+    """It is told nothing between the two commands, and what it reads before them is under way."""
+    async with following(own_redis, limits=replace(DEFAULTS, table_bytes=20_000)) as room:
+        expected: dict[str, list[StreamId]] = {}
+        for index in range(400):
+            name = f"channel-{index}"
+            room.follow(name)
+            expected[name] = []
+            for other in list(expected)[-20:]:
+                if index % 3 == 0:
+                    await asyncio.sleep(0)
+                expected[other] += parsed(add(own_redis, other, "1"))
+        for name, ids in expected.items():
+            await room.until(name, ids)
+        assert room.interruptions == 0
+
+
+@async_test
+async def test_entries_that_break_the_connection_are_read_one_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    large = "x" * 1_000_000
+    with RedisServer(client_output_buffer_limit="normal 2mb 2mb 1") as own_redis:
+        names = [f"channel-{index}" for index in range(4)]
+        expected = {name: parsed(add(own_redis, name, *[large] * 10)) for name in names}
+        async with following(own_redis) as room:
+            for name in names:
+                room.follow(name)
+            for _ in range(3):
+                for name in names:
+                    await room.until(name, expected[name])
+                for name in names:
+                    expected[name] += parsed(add(own_redis, name, large, large, large))
+            for name in names:
+                await room.until(name, expected[name])
+            assert room.interruptions == 0
+            broken = [record for record in caplog.records if "link broken" in record.getMessage()]
+            assert 0 < len(broken) < 8
+
+
+@async_test
+async def test_an_entry_that_breaks_the_connection_alone_is_set_aside() -> None:
+    with RedisServer(client_output_buffer_limit="normal 1mb 1mb 1") as own_redis:
+        add(own_redis, "large", "x" * 2_000_000)
+        async with following(own_redis, limits=replace(DEFAULTS, unreadable_retry_s=60)) as room:
+            room.follow("large")
+            room.follow("small")
+            await until(lambda: room.unreadable == ["large"])
+            for _ in range(5):
+                await room.until("small", room.delivered["small"] + parsed(add(own_redis, "small", "1")))
+            assert room.unreadable == ["large"]

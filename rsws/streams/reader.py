@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -53,6 +54,9 @@ _LISTED_BYTES = 128
 """What Redis needs to remember a key, without its name."""
 _LISTED_AGAIN_BYTES = 64
 """What Redis needs to remember that one more connection has read a key, even if the others have ended."""
+_POLL_S = 1.0
+_POLLS_PER_S = 100
+"""How often a stream is read where nothing tells that it has changed, and how many of them in all."""
 _VAIN_READS = 1000
 _VAIN_S = 60.0
 """So many reads without news in so short a time, and three for each stream, are due to something else than changes."""
@@ -125,9 +129,12 @@ class Reader:
 
     Args:
         target: The Redis to connect to.
+        slot_of: Returns a key's slot, if the server is one of a cluster.
     """
 
-    def __init__(self, target: RedisTarget, *, limits: Limits = DEFAULTS) -> None:
+    def __init__(
+        self, target: RedisTarget, *, slot_of: Callable[[bytes], int] | None = None, limits: Limits = DEFAULTS
+    ) -> None:
         self._gather_s = limits.gather_s
         self._read_bytes = limits.read_bytes
         self._refused_retry_s = limits.refused_retry_s
@@ -142,7 +149,9 @@ class Reader:
             on_push=self._invalidated,
             limits=limits,
         )
-        self._tail_waiter = TailWaiter(target, self._link, limits=limits)
+        self._tail_waiter = TailWaiter(target, self._link, slot_of=slot_of, limits=limits)
+        self._polled = 0
+        """The number of streams that Redis does not tell of and no connection waits for: they are read now and then."""
         self._followed: dict[bytes, _Followed] = {}
         self._tracks_changes = True
         """Whether Redis tells which streams change; an old version does not, or a user may not be allowed to ask."""
@@ -406,8 +415,24 @@ class Reader:
             followed.delivered_at = time.monotonic()
 
     def _wait(self, followed: _Followed) -> None:
-        """Wait with a blocking read: without an entry at the position only that proves that an entry is the next."""
-        self._tail_waiter.wait(followed.key, followed.position, partial(self._handle_tail, followed))
+        """Wait with a blocking read: without an entry at the position only that proves that an entry is the next.
+
+        Where there is no connection for that, what comes is read when Redis tells of it, or by and by, without a proof.
+        """
+        if self._tail_waiter.wait(followed.key, followed.position, partial(self._handle_tail, followed)):
+            return
+        if self._tracks_changes:
+            followed.at_tail = True
+            self._count_vain_read()
+        else:
+            self._polled += 1
+            pause_s = max(_POLL_S, self._polled / _POLLS_PER_S)
+            asyncio.get_running_loop().call_later(pause_s, self._poll, followed)
+
+    def _poll(self, followed: _Followed) -> None:
+        self._polled -= 1
+        if self._followed.get(followed.key) is followed:
+            self._read_bounded(followed)
 
     def _handle_tail(self, followed: _Followed, raw: list[Any]) -> None:
         if raw:  # the last entry may already have been trimmed again

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
+from redis.crc import key_slot
 
 from kit.faults import Proxy, command_calls
 from kit.gateway import add, async_test, until
@@ -21,6 +22,7 @@ from rsws.protocol import ZERO, StreamId
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.reader import Reader
 from rsws.streams.store import Entry
+from rsws.streams.tail_waiter import SLOT_SHARDS
 from rsws.streams.target import RedisTarget
 
 
@@ -603,3 +605,36 @@ async def test_an_entry_that_breaks_the_connection_alone_is_set_aside() -> None:
             for _ in range(5):
                 await room.until("small", room.delivered["small"] + parsed(add(own_redis, "small", "1")))
             assert room.unreadable == ["large"]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+@async_test
+async def test_emptied_streams_of_more_slots_than_connections(told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    names = [f"channel-{index}" for index in range(100)]
+    with RedisServer(cluster_enabled="yes") as own_redis:
+        own_redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await until(lambda: b"cluster_state:ok" in own_redis.call("CLUSTER", "INFO"))
+        position = {name: parsed(add(own_redis, name, "1"))[0] for name in names}
+        for name in names:
+            own_redis.call("XTRIM", name, "MAXLEN", 0)
+        own_redis.call(
+            "ACL", "SETUSER", "gateway", "on", ">secret", "~*", "+@all", *[] if told else ["-client|tracking"]
+        )
+        room = Following(own_redis)
+        target = RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0)
+        room.reader = Reader(target, slot_of=key_slot)
+        async with running(room.reader):
+            room.goes_on = False
+            for name in names:
+                room.follow(name, position[name])
+            await until(lambda: waiting_at_ends(own_redis) == SLOT_SHARDS)
+            await asyncio.sleep(0.2)
+            before = commands_of(own_redis)
+            await asyncio.sleep(1)
+            assert commands_of(own_redis) - before < (20 if told else 400)  # a script and what it calls
+            assert room.interruptions == 0
+            expected = {name: parsed(add(own_redis, name, "2")) for name in names}
+            await until(lambda: sum(room.delivered[name] == expected[name] for name in names) >= SLOT_SHARDS)
+            await until(lambda: room.interruptions == len(names) - SLOT_SHARDS)  # all others: nothing proves theirs
+        assert "waiting interrupted" not in caplog.text

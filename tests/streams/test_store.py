@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from redis.crc import key_slot
@@ -21,9 +22,11 @@ from rsws.errors import (
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.primary import Primary
 from rsws.streams.store import (
+    PLAIN_READ_ENTRIES,
     Entry,
     History,
     IdempotencyKey,
+    Store,
     Stored,
     StreamBounds,
     broken_continuity,
@@ -361,3 +364,43 @@ async def test_a_link_that_was_cut_by_redis_is_made_anew(redis_server: RedisServ
                 while not isinstance(await appended(store, channel, b"2"), Stored):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         assert (await store.bounds(channel)).first is not None
+
+
+@async_test
+async def test_pages_that_break_the_link_are_read_one_entry_at_a_time(channel: str) -> None:
+    with RedisServer(client_output_buffer_limit="normal 2mb 2mb 1") as own_redis:
+        names = [f"{channel}-{index}" for index in range(4)]
+        expected = {name: parsed(add(own_redis, name, *["x" * 1_000_000] * 5, *["1"] * 200)) for name in names}
+        breaks = 0
+
+        async def read_all(store: Store, name: str, limit: int) -> list[StreamId]:
+            nonlocal breaks
+            found: list[StreamId] = []
+            while len(found) < len(expected[name]):
+                try:
+                    page = await store.page(name, found[-1] if found else ZERO, limit, PAGE_BYTES)
+                except RedisUnavailable:
+                    breaks += 1
+                    await asyncio.sleep(0.02)
+                else:
+                    found += [entry.id for entry in page.entries]
+            return found
+
+        async with running_store(own_redis) as store:
+            for limit in (PLAIN_READ_ENTRIES, 16):
+                async with asyncio.timeout(20):
+                    found = await asyncio.gather(*[read_all(store, name, limit) for name in names])
+                assert found == list(expected.values())
+            assert 0 < breaks < 20
+
+
+@async_test
+async def test_an_entry_that_breaks_the_link_alone_can_not_be_read(channel: str) -> None:
+    with RedisServer(client_output_buffer_limit="normal 1mb 1mb 1") as own_redis:
+        add(own_redis, channel, "x" * 2_000_000)
+        async with running_store(own_redis) as store:
+            for _ in range(3):
+                with suppress(RedisUnavailable, ChannelUnreadable):
+                    await store.page(channel, ZERO, 16, PAGE_BYTES)
+            with pytest.raises(ChannelUnreadable):
+                await store.page(channel, ZERO, 16, PAGE_BYTES)

@@ -5,33 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+from redis.crc import key_slot
 
 from kit.faults import command_calls
 from kit.gateway import PATIENCE_S, add, async_test, until
 from kit.support import RedisServer
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import RedisLink
-from rsws.streams.tail_waiter import PAUSE_S, TailWaiter
+from rsws.streams.tail_waiter import PAUSE_S, SLOT_SHARDS, TailWaiter
 from rsws.streams.target import RedisTarget
 
 
 class Waiting:
     """TailWaiter, and what came at each: entries' ids, or none where nothing is proven."""
 
-    def __init__(self, target: RedisTarget, limits: Limits) -> None:
+    def __init__(self, target: RedisTarget, limits: Limits, slot_of: Callable[[bytes], int] | None = None) -> None:
         self.link = RedisLink(target, "test-commands", limits=limits)
-        self.ends = TailWaiter(target, self.link, limits=limits)
+        self.ends = TailWaiter(target, self.link, slot_of=slot_of, limits=limits)
         self.news: dict[str, list[str]] = {}
 
-    def wait(self, name: str, after: str = "0-0") -> None:
-        self.ends.wait(name.encode(), after.encode(), partial(self._came, name))
+    def wait(self, name: str, after: str = "0-0") -> bool:
+        return self.ends.wait(name.encode(), after.encode(), partial(self._came, name))
 
     def _came(self, name: str, raw: list[Any]) -> None:
         assert name not in self.news
@@ -45,9 +46,13 @@ class Waiting:
 
 @asynccontextmanager
 async def waiting(
-    redis: RedisServer, url: str | None = None, timeout_s: float = 5.0, limits: Limits = DEFAULTS
+    redis: RedisServer,
+    url: str | None = None,
+    timeout_s: float = 5.0,
+    limits: Limits = DEFAULTS,
+    slot_of: Callable[[bytes], int] | None = None,
 ) -> AsyncIterator[Waiting]:
-    room = Waiting(RedisTarget(url or redis.url, timeout_s), limits)
+    room = Waiting(RedisTarget(url or redis.url, timeout_s), limits, slot_of)
     tasks = [asyncio.create_task(room.link.run()), asyncio.create_task(room.ends.run())]
     await asyncio.sleep(0)
     try:
@@ -195,3 +200,26 @@ async def test_a_server_without_client_unblock_waits_a_little_later(
         async with asyncio.timeout(DEFAULTS.block_s / 2):
             await until(lambda: "fourth" in room.news)
     assert "UNBLOCK" in caplog.text
+
+
+@async_test
+async def test_in_a_cluster_a_connection_waits_for_one_slot(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with RedisServer(cluster_enabled="yes") as own_redis:
+        own_redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await until(lambda: b"cluster_state:ok" in own_redis.call("CLUSTER", "INFO"))
+        async with waiting(own_redis, slot_of=key_slot) as room:
+            names = [f"{{{slot}}}-{index}" for index in range(5) for slot in range(SLOT_SHARDS)]
+            assert all(room.wait(name) for name in names)
+            assert not room.wait("{another slot}")
+            await until(lambda: connections(own_redis) == [True] * SLOT_SHARDS)
+            for name in names:
+                id_ = own_redis.call("XADD", name, "*", "messageData", "1").decode()
+                await until(lambda: name in room.news)  # noqa: B023
+                assert room.news[name] in ([id_], [])
+            room.forget(*names)
+            assert room.wait("{another slot}")  # as there is a connection that waits for nothing
+            await until(lambda: sum(connections(own_redis)) == 1)
+            id_ = own_redis.call("XADD", "{another slot}", "*", "messageData", "1").decode()
+            await until(lambda: room.news == {"{another slot}": [id_]})
+    assert "interrupted" not in caplog.text

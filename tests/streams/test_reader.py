@@ -575,7 +575,7 @@ async def test_nothing_is_missed_while_redis_begins_to_tell_of_all(own_redis: Re
 @async_test
 async def test_entries_that_break_the_connection_are_read_one_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    large = "x" * 1_000_000
+    large = "x" * 1_060_000
     with RedisServer(client_output_buffer_limit="normal 2mb 2mb 1") as own_redis:
         names = [f"channel-{index}" for index in range(4)]
         expected = {name: parsed(add(own_redis, name, *[large] * 10)) for name in names}

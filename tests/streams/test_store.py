@@ -370,7 +370,7 @@ async def test_a_link_that_was_cut_by_redis_is_made_anew(redis_server: RedisServ
 async def test_pages_that_break_the_link_are_read_one_entry_at_a_time(channel: str) -> None:
     with RedisServer(client_output_buffer_limit="normal 2mb 2mb 1") as own_redis:
         names = [f"{channel}-{index}" for index in range(4)]
-        expected = {name: parsed(add(own_redis, name, *["x" * 1_000_000] * 5, *["1"] * 200)) for name in names}
+        expected = {name: parsed(add(own_redis, name, *["x" * 1_060_000] * 5, *["1"] * 200)) for name in names}
         breaks = 0
 
         async def read_all(store: Store, name: str, limit: int) -> list[StreamId]:

@@ -288,10 +288,10 @@ class Reader:
     def _connected(self, cause: str | None) -> None:
         """Read all streams on a new connection: Redis has forgotten what was read on the last one."""
         if cause is None:
+            if self._client_id and self._tracks_changes and not self._is_told_all:
+                self._list_again()
             self._tracks_changes = True
             self._vain_reads = self._reads_with_news = 0
-            if self._client_id and not self._is_told_all:
-                self._list_again()
             self._read_all_at_tail()
 
     def _invalidated(self, push: list[Any]) -> None:

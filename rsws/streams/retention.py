@@ -19,6 +19,7 @@ from rsws.streams.limits import DEFAULTS
 from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import ReplyError
 from rsws.streams.scripts import DELETE_QUIET
+from rsws.streams.slots import REDIRECTS
 from rsws.streams.store import ask_script
 
 log = logging.getLogger("rsws.retention")
@@ -122,5 +123,5 @@ class Retention:
                     await ask_script(self._link, DELETE_QUIET, (key,), (b"%d" % oldest_ms,))
         except ReplyError as error:
             text = str(error)
-            return None if text.startswith("WRONGTYPE") else f"{key.decode(errors='replace')!r}: {text}"
+            return None if text.startswith(("WRONGTYPE", *REDIRECTS)) else f"{key.decode(errors='replace')!r}: {text}"
         return None

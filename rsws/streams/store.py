@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from binascii import crc_hqx
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from hashlib import sha256
-from itertools import count
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -21,6 +19,7 @@ from rsws.streams.lookback import LookBack
 from rsws.streams.redis_connection import OnReply, ReplyError
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE, Script
+from rsws.streams.slots import REDIRECTS, Redirected, slot_tag
 
 _FIELD = FIELD.encode()
 PLAIN_READ_ENTRIES = 4
@@ -86,7 +85,33 @@ class IdempotencyKey(NamedTuple):
     window_s: float
 
 
-class Store:
+class Streams(Protocol):
+    """What can be asked of streams, in one server or in several."""
+
+    def append(
+        self,
+        channel: str,
+        data: bytes,
+        on_result: Callable[[Stored | StoreError], None],
+        once: IdempotencyKey | None = None,
+    ) -> None:
+        """See :meth:`Store.append`."""
+        raise NotImplementedError
+
+    def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
+        """See :meth:`Store.bounds`."""
+        raise NotImplementedError
+
+    async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
+        """See :meth:`Store.page`."""
+        raise NotImplementedError
+
+    async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
+        """See :meth:`Store.before_last`."""
+        raise NotImplementedError
+
+
+class Store(Streams):
     """The streams of one server, over two shared connections: one for publishes and bounds, one for history.
 
     Commands on the first connection are executed in the order of the calls: a subscription made before a publish starts
@@ -167,7 +192,7 @@ class Store:
             StoreError: (the future) See :func:`store_error`.
         """
         future, on_bounds = future_reply()
-        future.add_done_callback(_seen)  # the caller may be gone
+        future.add_done_callback(ignore_result)  # the caller may be gone
         self.look(channel, on_bounds)
         return future
 
@@ -251,7 +276,7 @@ class Store:
         return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
 
 
-def _seen(future: asyncio.Future[Any]) -> None:
+def ignore_result(future: asyncio.Future[Any]) -> None:
     """Take note of the exception that the future may have, so that asyncio does not report it as never retrieved."""
     if not future.cancelled():
         future.exception()
@@ -345,19 +370,7 @@ def _parse_look(reply: Sequence[Any]) -> StreamBounds:
 def idempotency_key_name(channel: str, once: IdempotencyKey) -> bytes:
     """Return the name of the Redis key that records a stored message, in the same cluster slot as its channel."""
     name = sha256(msgspec.json.encode([channel, once.producer, once.message_id])).hexdigest()
-    return b"rsws:once:{%b}:%b" % (_hash_tag(channel.encode()), name.encode())
-
-
-@lru_cache(maxsize=1024)
-def _hash_tag(key: bytes) -> bytes:
-    """Return the hash tag with which a key shares the slot of ``key`` (Redis Cluster specification, hash tags)."""
-    start = key.find(b"{")
-    end = key.find(b"}", start + 1) if start >= 0 else -1
-    hashed = key[start + 1 : end] if end > start + 1 else key
-    if b"}" not in hashed and hashed:
-        return hashed
-    slot = crc_hqx(hashed, 0) % 16384
-    return next(tag for tag in map(b"%d".__mod__, count()) if crc_hqx(tag, 0) % 16384 == slot)
+    return b"rsws:once:{%b}:%b" % (slot_tag(channel.encode()), name.encode())
 
 
 _FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
@@ -367,12 +380,17 @@ _FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script 
 def store_error(channel: str, error: Any) -> StoreError:
     """Convert an error reply of Redis to a StoreError.
 
-    It is ChannelUnreadable if it concerns only this key (not a stream, or forbidden), and RedisRefused with Redis' own
-    text for everything else; a StoreError such as RedisUnavailable is returned unchanged.
+    It is ChannelUnreadable if it concerns only this key (not a stream, or forbidden), Redirected where another node of
+    a cluster has the key, RedisUnavailable where none has it, and RedisRefused with Redis' own text for all else. A
+    StoreError is returned unchanged.
     """
     if isinstance(error, StoreError):
         return error
     text = str(error)
+    if text.startswith(REDIRECTS):
+        return Redirected(text)
+    if text.startswith("CLUSTERDOWN"):
+        return RedisUnavailable(text)
     if text.startswith("WRONGTYPE"):
         return ChannelUnreadable(f"the key {channel!r} in Redis is not a stream ({text})")
     if any(words in text for words in _FORBIDDEN_IN_SCRIPT):

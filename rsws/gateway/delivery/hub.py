@@ -16,8 +16,8 @@ from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import MAX_DEPTH, ZERO, Gap, StreamId, Subscribe, Subscribed
-from rsws.streams.reader import Reader
-from rsws.streams.store import Store, StreamBounds
+from rsws.streams.router import Router
+from rsws.streams.store import StreamBounds
 
 log = logging.getLogger("rsws.gateway")
 
@@ -41,16 +41,14 @@ class Hub:
 
     def __init__(
         self,
-        store: Store,
-        reader: Reader,
+        streams: Router,
         tasks: asyncio.TaskGroup,
         metrics: Metrics,
         make_framer: Callable[[bytes], Framer],
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
-        self._store = store
-        self._reader = reader
+        self._streams = streams
         self._tasks = tasks
         self._limits = limits
         self.metrics = metrics
@@ -64,7 +62,7 @@ class Hub:
             metrics=metrics,
         )
         self._portions = asyncio.Semaphore(YIELD_EVERY)
-        self._pages = Pages(store, tasks, self._check, limits=limits)
+        self._pages = Pages(streams, tasks, self._check, limits=limits)
         self._poison: dict[str, int] = {}
 
     @property
@@ -97,7 +95,7 @@ class Hub:
             bounds = await look.bounds
         gap = None
         if request.last is not None:
-            start = position = await self._store.before_last(name, request.last, bounds)
+            start = position = await self._streams.before_last(name, request.last, bounds)
         else:
             start = position = bounds.last if request.after is None else request.after
             if position > bounds.last:
@@ -115,7 +113,7 @@ class Hub:
         return Subscribed(name, start, bounds.last), gap, subscription
 
     def _follow(self, channel: Channel) -> None:
-        self._reader.follow(channel.name, channel.cursor, channel)
+        self._streams.follow(channel.name, channel.cursor, channel)
 
     def _is_open(self, channel: Channel) -> bool:
         return self._channels.get(channel.name) is channel
@@ -129,7 +127,7 @@ class Hub:
     def _request_bounds(self, name: str) -> _Look:
         """Request a stream's bounds, and record the current state of its channel."""
         channel = self._channels.get(name)
-        bounds = self._store.bounds(name)
+        bounds = self._streams.bounds(name)
         if channel is None:
             return _Look(bounds, None, 0, ZERO, ())
         return _Look(bounds, channel, channel.generation, channel.cursor, tuple(channel.beyond_cursor))
@@ -202,7 +200,7 @@ class Hub:
         if not channel.listeners and self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
             self._pages.forget(channel)
-            self._reader.unfollow(channel.name)
+            self._streams.unfollow(channel.name)
             channel.close()
 
     def _skipped(self, channel: str, entry: StreamId) -> None:

@@ -91,9 +91,7 @@ class Metrics:
 METRICS: dict[str, Metric] = {item.name: item.metadata["metric"] for item in fields(Metrics)}
 """The description of each field of :class:`Metrics`, by field name."""
 INFO = Metric("rsws_build_info", "gauge", "1, with the version as a label.")
-PRIMARIES = Metric(
-    "rsws_redis_primaries", "gauge", "Redis servers that channels are in, as this worker sees it."
-)
+PRIMARIES = Metric("rsws_redis_primaries", "gauge", "Redis servers that channels are in, as this worker sees it.")
 PRIMARY_UP = Metric(
     "rsws_redis_primary_up", "gauge", "1 while this worker can reach this one and it does its work, else 0."
 )

@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 from rsws.errors import RedisUnavailable, SetupError, StoreError
 from rsws.protocol import StreamId
-from rsws.streams.lanes import Lanes, Patience
+from rsws.streams.lanes import Lanes
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import future_reply
 from rsws.streams.primary import Primary
 from rsws.streams.reader import Follower
 from rsws.streams.redis_connection import ReplyError, pack
-from rsws.streams.slots import SLOTS, Redirected, Slots, parse_slots, slot_of
+from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, parse_slots, slot_of
 from rsws.streams.store import History, IdempotencyKey, Store, Stored, StreamBounds, Streams, ignore_result
 from rsws.streams.target import Address, RedisTarget
 
@@ -195,7 +195,7 @@ class Cluster(Streams):
         now = time.monotonic()
         followed.redirects = followed.redirects + 1 if now - followed.redirected_at < 1 else 1
         followed.redirected_at = now
-        if followed.redirects > FREE_REDIRECTS or redirect.address is None:
+        if followed.redirects > FREE_REDIRECTS:
             asyncio.get_running_loop().call_later(REDIRECT_PAUSE_S, self._follow_redirect, name, followed, redirect)
         else:
             self._follow_redirect(name, followed, redirect)
@@ -204,8 +204,8 @@ class Cluster(Streams):
         if self._followed.get(name) is not followed:
             return
         before = followed.primary
-        primary = self._redirected(name, redirect) if redirect.address is not None else before
-        if primary is not None and primary is before:  # it has been moved otherwise
+        primary = self._redirected(name, redirect)
+        if primary is before:  # else it has been moved
             self._move(name, followed, primary, is_asking=redirect.is_ask)
 
     # --- who has what ---

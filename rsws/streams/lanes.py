@@ -9,14 +9,13 @@ former and refuse the latter.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
 from rsws.errors import RedisUnavailable
-from rsws.streams.slots import Redirected
+from rsws.streams.slots import Patience, Redirected
 from rsws.streams.store import Store
 
 OnResult: TypeAlias = Callable[[Any], None]
@@ -27,33 +26,6 @@ Find: TypeAlias = Callable[[str, Redirected | None], Store]
 
 HELD_BYTES = 64 * 1024 * 1024
 """The size of what may wait for redirects before more is refused."""
-
-
-class Patience:
-    """How long redirects are followed, and how fast: at once at first, as a slot that moves costs one or two.
-
-    Args:
-        limit_s: After how long they are given up. Two nodes may name each other for as long as they disagree.
-    """
-
-    FREE = 3
-    PAUSE_S = 0.02
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._since = time.monotonic()
-        self._count = 0
-
-    def next_pause(self, redirect: Redirected) -> float:
-        """Return how long to wait before this redirect is followed.
-
-        Raises:
-            RedisUnavailable: It is time to give up.
-        """
-        self._count += 1
-        if self._count > self.FREE and time.monotonic() - self._since > self._limit_s:
-            raise RedisUnavailable(f"no node takes it: {redirect}")
-        return 0 if self._count <= self.FREE and redirect.address is not None else self.PAUSE_S
 
 
 class _Request:

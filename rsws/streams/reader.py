@@ -328,7 +328,7 @@ class Reader:
             followed.at_tail = True  # it is read again on the next connection
             return
         reason = store_error(followed.name, error)
-        if isinstance(reason, Redirected) and self._on_redirect is not None:
+        if isinstance(reason, Redirected) and reason.address is not None and self._on_redirect is not None:
             self._on_redirect(followed.name, reason)
             return
         retry_s = self._refused_retry_s

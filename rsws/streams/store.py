@@ -381,7 +381,7 @@ def store_error(channel: str, error: Any) -> StoreError:
     """Convert an error reply of Redis to a StoreError.
 
     It is ChannelUnreadable if it concerns only this key (not a stream, or forbidden), Redirected where another node of
-    a cluster has the key, RedisUnavailable where none has it, and RedisRefused with Redis' own text for all else. A
+    a cluster has the key or no node has it for now, and RedisRefused with Redis' own text for all else. A
     StoreError is returned unchanged.
     """
     if isinstance(error, StoreError):
@@ -389,8 +389,6 @@ def store_error(channel: str, error: Any) -> StoreError:
     text = str(error)
     if text.startswith(REDIRECTS):
         return Redirected(text)
-    if text.startswith("CLUSTERDOWN"):
-        return RedisUnavailable(text)
     if text.startswith("WRONGTYPE"):
         return ChannelUnreadable(f"the key {channel!r} in Redis is not a stream ({text})")
     if any(words in text for words in _FORBIDDEN_IN_SCRIPT):

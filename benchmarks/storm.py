@@ -41,8 +41,6 @@ ZONES = 3
 ROUND_TRIP_S = 0.02
 NOTICE_S = 3.0
 """How long the balancer goes on sending connects to a gateway that has gone: three checks, one each second."""
-STALL_S = 5.0
-"""How long a connect to a machine that does not answer takes to fail: ``timeout connect`` of the balancer."""
 START_S = 3.0
 """From the end of a gateway's drain to the moment at which it takes clients again."""
 BURST_S = 0.01
@@ -63,6 +61,8 @@ class Fleet:
     """The share of each CPU, of the workers and of Redis, that live messages take."""
     room: float = 3.0
     """The clients that one gateway admits (``--max-clients``), as a multiple of those it has."""
+    stall: float = 5.0
+    """The seconds that a connect to a machine takes to fail which does not answer: ``timeout connect`` of HAProxy."""
     scale: int = 8
 
     @property
@@ -312,7 +312,7 @@ class Storm:
         if gateway.is_up:
             self._knock(client, gateway, gateway.workers[int(random.random() * len(gateway.workers))], deadline, 1.0)
         elif self._is_silent:
-            self._at(min(self._now + STALL_S, deadline), self._fail, client)
+            self._at(min(self._now + self._fleet.stall, deadline), self._fail, client)
         else:
             self._fail(client)
 
@@ -409,6 +409,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=fleet.clients, help="clients of each (%(default)s)")
     parser.add_argument("--primaries", type=int, default=fleet.primaries, help="how many (%(default)s)")
     parser.add_argument("--busy", type=float, default=fleet.busy, help="share of CPU that messages take (%(default)s)")
+    parser.add_argument("--stall", type=float, default=fleet.stall, help="the balancer's wait, seconds (%(default)s)")
     parser.add_argument("--scale", type=int, default=fleet.scale, help="clients that one stands for (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of all chances (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object per event instead of the table")

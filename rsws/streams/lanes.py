@@ -28,17 +28,12 @@ HELD_BYTES = 64 * 1024 * 1024
 """The size of what may wait for redirects before more is refused."""
 
 
-class _Request:
-    __slots__ = ("keys", "on_result", "send", "size")
-
-    def __init__(self, send: Send, on_result: OnResult, size: int, keys: int) -> None:
-        self.send = send
-        self.on_result = on_result
-        self.size = size
-        self.keys = keys
+_Request: TypeAlias = tuple[Send, OnResult, int, int]
+"""How to send it, who gets the result, the bytes it holds, and how many keys it is for."""
 
 
 class _Lane:
+    # One is made for nearly each publish: what only a redirect needs is made when there is one.
     __slots__ = ("held", "keys", "patience", "redirect", "redirected", "store", "under_way")
 
     def __init__(self, store: Store) -> None:
@@ -48,8 +43,8 @@ class _Lane:
         """How many keys each request under way is for."""
         self.redirect: Redirected | None = None
         """Where it goes on, since a node has said so."""
-        self.redirected: list[_Request] = []
-        self.held: deque[_Request] = deque()
+        self.redirected: list[_Request] | None = None
+        self.held: deque[_Request] | None = None
         """What has to wait for all that is under way."""
         self.patience: Patience | None = None
 
@@ -84,30 +79,35 @@ class Lanes:
                 on_result(error)
                 return
             lane = self._lanes[channel] = _Lane(store)
-        request = _Request(send, on_result, size, keys)
         if lane.redirect is None and not lane.held and (keys == lane.keys or not lane.under_way):
-            self._send(channel, lane, request)
+            self._send(channel, lane, (send, on_result, size, keys))
         elif self._held_bytes > HELD_BYTES:
             on_result(RedisUnavailable("too much is waiting for slots that move"))
         else:
             self._held_bytes += size
-            lane.held.append(request)
+            lane.held = lane.held or deque()
+            lane.held.append((send, on_result, size, keys))
 
     def _send(self, channel: str, lane: _Lane, request: _Request) -> None:
         lane.under_way += 1
-        lane.keys = request.keys
-        request.send(lane.store, partial(self._answered, channel, lane, request))
+        lane.keys = request[3]
+        request[0](lane.store, partial(self._answered, channel, lane, request))
 
     def _answered(self, channel: str, lane: _Lane, request: _Request, result: Any) -> None:
         if type(result) is Redirected:
-            self._held_bytes += request.size
+            self._held_bytes += request[2]
+            lane.redirected = lane.redirected or []
             lane.redirected.append(request)
             lane.redirect = result
         else:
             lane.patience = None
-            request.on_result(result)
+            request[1](result)
         lane.under_way -= 1
-        if not lane.under_way:
+        if lane.under_way:
+            return
+        if lane.redirect is None and not lane.held:
+            del self._lanes[channel]
+        else:
             self._go_on(channel, lane)
 
     def _go_on(self, channel: str, lane: _Lane) -> None:
@@ -134,17 +134,18 @@ class Lanes:
             except RedisUnavailable as error:
                 self._give_up(channel, lane, error)
                 return
-        lane.held.extendleft(reversed(lane.redirected))
-        lane.redirected, lane.redirect = [], None
+        lane.held = deque([*(lane.redirected or ()), *(lane.held or ())])
+        lane.redirected = lane.redirect = None
         self._send_held(channel, lane)
 
     def _send_held(self, channel: str, lane: _Lane) -> None:
+        """Send as much of what is held as may be under way together."""
+        held = lane.held or deque()
         lane.under_way += 1  # this one, so that a request that is refused at once does not end the lane
-        if lane.held:
-            lane.keys = lane.held[0].keys
-        while lane.held and lane.held[0].keys == lane.keys:
-            request = lane.held.popleft()
-            self._held_bytes -= request.size
+        keys = held[0][3] if held else 1
+        while held and held[0][3] == keys:
+            request = held.popleft()
+            self._held_bytes -= request[2]
             self._send(channel, lane, request)
         lane.under_way -= 1
         if lane.under_way:
@@ -156,6 +157,6 @@ class Lanes:
 
     def _give_up(self, channel: str, lane: _Lane, error: RedisUnavailable) -> None:
         del self._lanes[channel]
-        for request in (*lane.redirected, *lane.held):
-            self._held_bytes -= request.size
-            request.on_result(error)
+        for _, on_result, size, _ in (*(lane.redirected or ()), *(lane.held or ())):
+            self._held_bytes -= size
+            on_result(error)

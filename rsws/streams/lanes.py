@@ -1,9 +1,9 @@
 """Lanes: what is asked of one channel of a cluster is done in the order of the calls, also when its slot moves.
 
 While a command is under way, those that follow it go to the same node. Once that node answers that another one has the
-channel, new ones wait; when all of them are answered, those that were redirected go to the other node, and then those
-that waited. Requests for one key and for two are never under way together: of a slot that moves a node may take the
-former and refuse the latter.
+channel, new ones wait; when all of them are answered, the first that was redirected goes to the other node, and the
+rest once it is done: of two that are sent together a node may refuse the first and do the second. For that reason
+requests for one key and for two, which a node with half a slot refuses, are never under way together.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class _Lane:
         self.held: deque[_Request] | None = None
         """What has to wait for all that is under way."""
         self.patience: Patience | None = None
+        """Set while it is not known if the node takes what was redirected to it; one request is tried meanwhile."""
 
 
 class Lanes:
@@ -79,7 +80,7 @@ class Lanes:
                 on_result(error)
                 return
             lane = self._lanes[channel] = _Lane(store)
-        if lane.redirect is None and not lane.held and (keys == lane.keys or not lane.under_way):
+        if lane.patience is None and not lane.held and (keys == lane.keys or not lane.under_way):
             self._send(channel, lane, (send, on_result, size, keys))
         elif self._held_bytes > HELD_BYTES:
             on_result(RedisUnavailable("too much is waiting for slots that move"))
@@ -99,8 +100,10 @@ class Lanes:
             lane.redirected = lane.redirected or []
             lane.redirected.append(request)
             lane.redirect = result
+            lane.patience = lane.patience or Patience(self._limit_s)
         else:
-            lane.patience = None
+            if lane.redirect is None:
+                lane.patience = None
             request[1](result)
         lane.under_way -= 1
         if lane.under_way:
@@ -115,7 +118,7 @@ class Lanes:
         if lane.redirect is None:
             self._send_held(channel, lane)
             return
-        lane.patience = lane.patience or Patience(self._limit_s)
+        assert lane.patience is not None
         try:
             pause_s = lane.patience.next_pause(lane.redirect)
         except RedisUnavailable as error:
@@ -147,6 +150,8 @@ class Lanes:
             request = held.popleft()
             self._held_bytes -= request[2]
             self._send(channel, lane, request)
+            if lane.patience is not None:
+                break
         lane.under_way -= 1
         if lane.under_way:
             return

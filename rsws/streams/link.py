@@ -33,6 +33,11 @@ class Submits(Protocol):
         """See :attr:`RedisLink.batches`."""
         raise NotImplementedError
 
+    @property
+    def connections(self) -> int:
+        """See :attr:`RedisLink.connections`."""
+        raise NotImplementedError
+
     def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
         """See :meth:`RedisLink.submit`."""
         raise NotImplementedError

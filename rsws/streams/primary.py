@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import RedisLink
 from rsws.streams.reader import Reader
+from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.retention import Retention, Rule
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
@@ -47,9 +48,10 @@ class Primary:
         self.history = RedisLink(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
         wait_s = min(limits.replica_wait_s, target.timeout_s / 2)
         replica_wait = ReplicaWait(self.commands, wait_replicas, wait_s) if wait_replicas else None
-        self.store = Store(self.commands, self.history, replica_wait, limits=limits)
-        self.reader = Reader(target, limits=limits)
-        self._retention = Retention(rules, self.history, every_s=limits.trim_every_s)
+        refusals = Refusals()
+        self.store = Store(self.commands, self.history, replica_wait, refusals, limits=limits)
+        self.reader = Reader(target, refusals, limits=limits)
+        self._retention = Retention(rules, self.history, refusals, every_s=limits.trim_every_s)
 
     @property
     def ready(self) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Sequence
+from hashlib import sha1
 from typing import Any, TypeAlias
 
 from rsws.protocol import StreamId
@@ -60,13 +61,17 @@ class PlainReads:
     def read(self, keys: Keys, arguments: Keys) -> Steps:
         """Do what READ does."""
         (key,) = keys
-        after, limit, limit_bytes, field = arguments
+        after, limit, limit_bytes, field, with_checksum = arguments
         is_start = after == _NOTHING
         count = int(limit)
         walked = yield from _walk(b"XRANGE", key, after, b"+", count + (not is_start), int(limit_bytes), skip=after)
         entries, is_end = walked
-        if is_start or (entries and entries[0][0] == after):
-            return [_flat(entries[not is_start :], field), is_end, None]
+        if is_start:
+            return [_flat(entries, field), is_end, None, None]
+        if entries and entries[0][0] == after:
+            flat = _flat(entries, field)
+            check = sha1(flat[1] or b"").hexdigest().encode() if with_checksum == b"1" else None
+            return [flat[2:], is_end, None, check]
         # The entry at the position is gone.
         asked = min(count, 2)
         replies = yield (*self._ask_last(key), _range(b"XRANGE", key, after, b"+", asked), _first(key))
@@ -81,7 +86,7 @@ class PlainReads:
         there = [entry for entry in entries if StreamId.from_redis(entry[0]) <= then]
         first = forwards[0][0] if forwards and StreamId.from_redis(forwards[0][0]) <= then else None
         bounds = [first, last, length if first else 0, size]
-        return [_flat(there, field), is_end or len(there) < len(entries), bounds]
+        return [_flat(there, field), is_end or len(there) < len(entries), bounds, None]
 
     def step_back(self, keys: Keys, arguments: Keys) -> Steps:
         """Do what STEP_BACK does; the entries' bodies are sent."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import zlib
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,6 +27,7 @@ from rsws.streams.script_runner import ScriptRunner
 from rsws.streams.scripts import READ
 from rsws.streams.store import (
     Entry,
+    checksum,
     lasting_error,
     parse_entries,
     parse_read,
@@ -108,7 +108,7 @@ class _Followed:
         """Whether the follower was told that it can't be read."""
         self.failing_since = 0.0
         """When the first of the last reads failed, all of which did; 0 if none has."""
-        self.checksum: int | None = None
+        self.checksum: bytes | None = None
         """That of the data of the entry at the position, by which a stream made anew within its millisecond shows."""
         self.delivered_at = 0.0
         """The time of the last delivery, not by the event loop's clock, which stands still within a turn."""
@@ -249,7 +249,7 @@ class Reader:
 
     def _read_bounded(self, followed: _Followed) -> None:
         """Read after the position, with a bound in bytes; the reply has the stream's ends if that entry is gone."""
-        arguments = read_arguments(followed.position, followed.limit, self._read_bytes)
+        arguments = read_arguments(followed.position, followed.limit, self._read_bytes, with_checksum=True)
         self._scripts.run(READ, (followed.key,), arguments, partial(self._handle_read, followed))
 
     def _handle_few(self, followed: _Followed, count: int, reply: Any) -> None:
@@ -259,12 +259,8 @@ class Reader:
             self._failed(followed, reply)
         elif followed.position == _BEGINNING or (reply and reply[0][0] == followed.position):
             entries = parse_entries(reply)
-            if followed.position != _BEGINNING:
-                checksum = _checksum(entries.pop(0))
-                if followed.checksum is not None and followed.checksum != checksum:
-                    followed.follower.replaced()
-                    return
-                followed.checksum = checksum
+            if followed.position != _BEGINNING and self._is_replaced(followed, checksum(entries.pop(0))):
+                return
             self._resume(followed, entries, is_end=len(reply) < count)
         else:  # no entry at the position: only the stream's bounds tell whether something is missing
             self._read_bounded(followed)
@@ -275,8 +271,10 @@ class Reader:
         if isinstance(reply, Exception):
             self._failed(followed, reply)
             return
-        entries, is_end, bounds = parse_read(reply)
+        entries, is_end, bounds, check = parse_read(reply)
         if bounds is None:
+            if check is not None and self._is_replaced(followed, check):
+                return
             self._resume(followed, entries, is_end=is_end)
         elif followed.failing_since and self._works_again(followed):
             followed.follower.interrupted()
@@ -285,6 +283,14 @@ class Reader:
         else:
             followed.tail_trimmed = bool(entries)
             followed.follower.interrupted()
+
+    def _is_replaced(self, followed: _Followed, check: bytes) -> bool:
+        """Whether the entry at the position is another one than before, which ends the reading of this stream."""
+        is_other = followed.checksum is not None and followed.checksum != check
+        followed.checksum = check
+        if is_other:
+            followed.follower.replaced()
+        return is_other
 
     def _resume(self, followed: _Followed, entries: list[Entry], *, is_end: bool) -> None:
         """Continue with entries that provably follow the position without a gap."""
@@ -299,7 +305,7 @@ class Reader:
         """Deliver the entries, if there are any, and continue reading after them."""
         if entries:
             followed.position = entries[-1].raw_id
-            followed.checksum = _checksum(entries[-1])
+            followed.checksum = checksum(entries[-1])
             size = sum([len(entry.data or b"") for entry in entries])
             followed.limit = max(1, min(READ_ENTRIES, self._read_bytes * len(entries) // (size or 1)))
         followed.is_busy = len(entries) >= FEW_ENTRIES
@@ -363,7 +369,3 @@ class Reader:
             self._in_trouble.remove(key)
             if not self._in_trouble:
                 log.info("channels can be read again")
-
-
-def _checksum(entry: Entry) -> int:
-    return zlib.crc32(entry.data or b"")

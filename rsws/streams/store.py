@@ -6,7 +6,7 @@ import asyncio
 from binascii import crc_hqx
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from hashlib import sha256
+from hashlib import sha1, sha256
 from itertools import count
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -243,7 +243,7 @@ class Store:
     async def _read(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         arguments = read_arguments(str(after).encode(), limit, limit_bytes)
         reply = await self._history_scripts.ask(READ, (channel.encode(),), arguments, READ_WEIGHT)
-        entries, is_end, bounds = parse_read(reply)
+        entries, is_end, bounds, _ = parse_read(reply)
         return History(entries, is_end, None if bounds is None else broken_continuity(after, bounds), bounds)
 
     async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
@@ -309,16 +309,26 @@ def parse_entries(reply: Sequence[Any]) -> list[Entry]:
     ]
 
 
-def read_arguments(after: bytes, limit: int, limit_bytes: int) -> Keys:
+def read_arguments(after: bytes, limit: int, limit_bytes: int, *, with_checksum: bool = False) -> Keys:
     """Return the arguments for READ."""
-    return after, b"%d" % limit, b"%d" % limit_bytes, _FIELD
+    return after, b"%d" % limit, b"%d" % limit_bytes, _FIELD, b"1" if with_checksum else b"0"
 
 
-def parse_read(reply: Any) -> tuple[list[Entry], bool, StreamBounds | None]:
-    """Parse READ's reply: entries, whether the stream ends after them, its bounds if the position's entry is gone."""
-    found, is_end, bounds = reply
+def parse_read(reply: Any) -> tuple[list[Entry], bool, StreamBounds | None, bytes | None]:
+    """Parse READ's reply.
+
+    Returns:
+        The entries, whether the stream ends after them, its bounds if the position's entry is gone, and the checksum of
+        that entry, if it was asked for.
+    """
+    found, is_end, bounds, check = reply
     values = iter(found)
-    return list(map(Entry, values, values)), is_end == 1, None if bounds is None else _parse_look(bounds)
+    return list(map(Entry, values, values)), is_end == 1, None if bounds is None else _parse_look(bounds), check
+
+
+def checksum(entry: Entry) -> bytes:
+    """Return what shows whether an entry with the same id is another one, as READ has it."""
+    return sha1(entry.data or b"").hexdigest().encode()
 
 
 def _data(fields: Sequence[bytes] | None) -> bytes | None:

@@ -11,7 +11,7 @@ import pytest
 from kit.faults import command_calls
 from kit.gateway import add, async_test
 from kit.streams import PAGE_BYTES, appended, parsed, running, stored
-from kit.support import RedisServer, sent_by
+from kit.support import RedisServer, RenamedServer, sent_by
 from rsws.errors import ErrorCode, NotPossible, Outcome, StoreError
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.primary import Primary
@@ -223,16 +223,3 @@ async def test_commands_that_are_renamed_away(channel: str) -> None:
             page = await store.page(channel, ids[6], 9, PAGE_BYTES)
             assert page.entries == [Entry(str(ids[7]).encode(), b"7"), Entry(str(ids[8]).encode(), b"8")]
             assert isinstance(await appended(store, channel, b"1", IdempotencyKey("p", "m", 120)), NotPossible)
-
-
-class RenamedServer(RedisServer):
-    """A server on which commands have names that nobody knows."""
-
-    def __init__(self, *commands: str) -> None:
-        super().__init__()
-        self.renamed = commands
-
-    @property
-    def command(self) -> list[str]:
-        renamed = (("--rename-command", name, f"gone-{name}") for name in self.renamed)
-        return [*super().command, *(part for parts in renamed for part in parts)]

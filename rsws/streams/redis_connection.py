@@ -27,7 +27,7 @@ END_S = 0.2
 
 
 _LUA = re.compile(
-    r"^Error running script \(call to f_[0-9a-f]{40}\): (?:@user_script: ?[0-9]+: )+-?"  # Redis 6
+    r"^(?:Error running script \(call to f_[0-9a-f]{40}\): )?(?:@user_script: ?[0-9]+: )+-?"  # Redis 6
     r"|\.? script: (?:[0-9a-f]{40}, )?on @user_script:[0-9]+\.?$"  # Redis 7 and later, Valkey
 )
 """What a server says of the script in which a command failed."""

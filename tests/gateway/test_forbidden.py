@@ -43,7 +43,7 @@ async def check_all(redis: RedisServer, client: Client) -> None:
     for number in range(4, 8):
         (new,) = add(redis, "c", str(number))
         assert await client.message("c") == (new, number)
-    assert await client.publish("other", 1) > new
+    await client.publish("other", 1)
 
 
 COMMANDS = {

@@ -19,7 +19,7 @@ from rsws.streams.limits import DEFAULTS
 from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import ReplyError
 from rsws.streams.refusals import Refusals
-from rsws.streams.script_runner import ScriptRunner
+from rsws.streams.script_runner import ScriptRunner, ScriptsForbidden
 from rsws.streams.scripts import DELETE_QUIET
 
 log = logging.getLogger("rsws.retention")
@@ -130,7 +130,11 @@ class Retention:
                 await self._link.call(b"XTRIM", key, b"MINID", b"~", b"%d" % oldest_ms)
                 if rule.expires:
                     await self._scripts.ask(DELETE_QUIET, (key,), (b"%d" % oldest_ms,))
+        except ScriptsForbidden:
+            return None  # it was said what that costs
         except ReplyError as error:
             text = str(error)
+            if error.forbids_command:
+                return text
             return None if text.startswith("WRONGTYPE") else f"{key.decode(errors='replace')!r}: {text}"
         return None

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from kit.faults import command_calls
-from kit.gateway import add, async_test
+from kit.gateway import add, async_test, until
 from kit.streams import PAGE_BYTES, appended, parsed, running, stored
 from kit.support import RedisServer, RenamedServer, sent_by
 from rsws.errors import ErrorCode, NotPossible, Outcome, StoreError
 from rsws.protocol import ZERO, StreamId
+from rsws.streams.limits import DEFAULTS
 from rsws.streams.primary import Primary
+from rsws.streams.retention import Rule
 from rsws.streams.store import Entry, History, IdempotencyKey, Store, Stored, StreamBounds
 from rsws.streams.target import RedisTarget
 
@@ -28,6 +32,12 @@ WAYS = {
     "xinfo": ("-xinfo",),
     "all": NO_INFO,
 }
+
+
+def refused_calls(redis: RedisServer) -> int:
+    """How many commands were refused by an ACL."""
+    found = re.search(rb"errorstat_NOPERM:count=([0-9]+)", redis.call("INFO", "errorstats"))
+    return 0 if found is None else int(found[1])
 
 
 @asynccontextmanager
@@ -186,6 +196,29 @@ async def test_each_refusal_is_said_once(
             await appended(store, channel, b"1", IdempotencyKey("p", "m", 120))
     said = [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
     assert [text.partition(",")[0] for text in said] == ["Redis refuses EVAL", "Redis refuses XINFO"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"), [("-eval", "Redis refuses EVAL"), ("-xtrim", "trimming failed"), ("-scan", "trimming failed")]
+)
+@async_test
+async def test_what_retention_is_refused_is_said_once(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture, rule: str, said: str
+) -> None:
+    own_redis.call("ACL", "SETUSER", "limited", "on", ">secret", "~*", "+@all", rule, "-evalsha")
+    for name in ("c.1", "c.2", "c.3"):
+        own_redis.call("XADD", name, "1-0", "messageData", "1")
+    target = RedisTarget(f"redis://limited:secret@127.0.0.1:{own_redis.port}", 5.0)
+    rules = [Rule.parse("c.*=10,1s,expire")]
+    limits = replace(DEFAULTS, trim_every_s=0.01)
+    async with running(Primary(target, lambda cause: None, rules=rules, limits=limits)):
+        await until(lambda: said in caplog.text)
+        for number in range(5):  # another stream each time is no other news
+            own_redis.call("XADD", f"c.{number + 4}", "1-0", "messageData", "1")
+            before = refused_calls(own_redis)
+            await until(lambda: refused_calls(own_redis) > before + 8)  # noqa: B023
+    assert caplog.text.count(said) == 1
+    assert own_redis.call("DBSIZE") == 8
 
 
 @async_test

@@ -42,6 +42,14 @@ class Limits:
     """
     replica_wait_s: float = 1.0
     """How long replicas may take to have what is published, where they are waited for."""
+    map_every_s: float = 30.0
+    """How often a cluster is asked for its map when nothing is known to have changed."""
+    map_retry_s: float = 0.25
+    """How often it is asked while a slot has no primary that answers."""
+    map_pause_s: float = 0.1
+    """How long it is not asked after it was, whatever has changed."""
+    map_timeout_s: float = 1.0
+    """How long one node may take to send the map."""
     trim_every_s: float = 10.0
     """The pause between two rounds of applying all retention rules."""
 

@@ -14,17 +14,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
 from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
-from rsws.protocol import StreamId
+from rsws.protocol import ZERO, StreamId
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import RedisLink
+from rsws.streams.link import AskingLink, RedisLink, Submits
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.refusals import Refusals
 from rsws.streams.script_runner import ScriptRunner
 from rsws.streams.scripts import READ
+from rsws.streams.slots import Redirected
 from rsws.streams.store import (
     Entry,
     checksum,
@@ -82,6 +84,7 @@ class _Followed:
         "delivered_at",
         "failing_since",
         "follower",
+        "is_asking",
         "is_busy",
         "is_unreadable",
         "key",
@@ -91,13 +94,15 @@ class _Followed:
         "tail_trimmed",
     )
 
-    def __init__(self, name: str, after: StreamId, follower: Follower) -> None:
+    def __init__(self, name: str, after: StreamId, follower: Follower, *, is_asking: bool) -> None:
         self.name = name
         self.key = name.encode()
         self.position = str(after).encode()
         self.follower = follower
         self.limit = 16
         """The maximum number of entries for the next read, estimated from the size of the last ones."""
+        self.is_asking = is_asking
+        """Whether the stream's slot is on its way to the server, so that ASKING has to precede each read."""
         self.is_busy = False
         """Whether the last read returned more than a few entries, so that the next may, too."""
         self.at_tail = False
@@ -119,10 +124,20 @@ class Reader:
 
     Args:
         target: The Redis to connect to.
+        on_redirect: Called where another node of a cluster has a stream that is followed, with its name; it is not read
+            any more until it is followed anew.
         refusals: Says what the server refuses.
     """
 
-    def __init__(self, target: RedisTarget, refusals: Refusals | None = None, *, limits: Limits = DEFAULTS) -> None:
+    def __init__(
+        self,
+        target: RedisTarget,
+        on_redirect: Callable[[str, Redirected], None] | None = None,
+        refusals: Refusals | None = None,
+        *,
+        limits: Limits = DEFAULTS,
+    ) -> None:
+        self._on_redirect = on_redirect
         self._gather_s = limits.gather_s
         self._read_bytes = limits.read_bytes
         self._refused_retry_s = limits.refused_retry_s
@@ -136,9 +151,11 @@ class Reader:
             on_push=self._invalidated,
             limits=limits,
         )
+        self._asking_link = AskingLink(self._link)
         self._lasting_s = limits.lasting_s
         self._refusals = refusals or Refusals()
         self._scripts = ScriptRunner(self._link, self._refusals)
+        self._asking_scripts = ScriptRunner(self._asking_link, self._refusals)
         self._tail_waiter = TailWaiter(target, self._link, self._refusals, limits=limits)
         self._followed: dict[bytes, _Followed] = {}
         self._in_trouble: set[bytes] = set()
@@ -162,12 +179,15 @@ class Reader:
             tasks.create_task(self._link.run())
             tasks.create_task(self._tail_waiter.run())
 
-    def follow(self, name: str, after: StreamId, follower: Follower) -> None:
+    def follow(self, name: str, after: StreamId, follower: Follower, *, is_asking: bool = False) -> None:
         """Deliver every entry of the stream ``name`` after a position to ``follower``.
 
         Following a name again replaces its follower and position: nothing read for the old ones is delivered any more.
+
+        Args:
+            is_asking: Whether the stream's slot is on its way to this server of a cluster.
         """
-        followed = _Followed(name, after, follower)
+        followed = _Followed(name, after, follower, is_asking=is_asking)
         before = self._remove(followed.key)
         if before is not None:
             followed.tail_trimmed = before.tail_trimmed
@@ -176,10 +196,16 @@ class Reader:
         self._followed[followed.key] = followed
         self._read_bounded(followed)
 
-    def unfollow(self, name: str) -> None:
-        """Stop reading this stream; nothing of it is delivered after this call."""
-        self._remove(name.encode())
+    def unfollow(self, name: str) -> StreamId:
+        """Stop reading this stream, and return up to where it was delivered. Nothing more of it is after this call."""
+        followed = self._remove(name.encode())
         self._leave_trouble(name.encode())
+        return ZERO if followed is None else StreamId.from_redis(followed.position)
+
+    def unfollow_all(self) -> list[tuple[str, StreamId, Follower]]:
+        """Stop reading all streams; return their names, up to where they were delivered, and their followers."""
+        before = [(each.name, each.follower) for each in self._followed.values()]
+        return [(name, self.unfollow(name), follower) for name, follower in before]
 
     def is_at_tail(self, name: str) -> bool:
         """Whether this stream was read to its end, and Redis says when there is more."""
@@ -245,12 +271,16 @@ class Reader:
             return
         count = 1 + min(followed.limit, FEW_ENTRIES)
         command = pack(b"XRANGE", followed.key, followed.position, b"+", b"COUNT", b"%d" % count)
-        self._link.submit(command, partial(self._handle_few, followed, count))
+        self._link_for(followed).submit(command, partial(self._handle_few, followed, count))
 
     def _read_bounded(self, followed: _Followed) -> None:
         """Read after the position, with a bound in bytes; the reply has the stream's ends if that entry is gone."""
         arguments = read_arguments(followed.position, followed.limit, self._read_bytes, with_checksum=True)
-        self._scripts.run(READ, (followed.key,), arguments, partial(self._handle_read, followed))
+        scripts = self._asking_scripts if followed.is_asking else self._scripts
+        scripts.run(READ, (followed.key,), arguments, partial(self._handle_read, followed))
+
+    def _link_for(self, followed: _Followed) -> Submits:
+        return self._asking_link if followed.is_asking else self._link
 
     def _handle_few(self, followed: _Followed, count: int, reply: Any) -> None:
         if self._followed.get(followed.key) is not followed:
@@ -321,6 +351,9 @@ class Reader:
 
     def _wait(self, followed: _Followed) -> None:
         """Wait with a blocking read: without an entry at the position only that proves that an entry is the next."""
+        if followed.is_asking and self._tracks_changes:  # a blocking read can't ask
+            followed.at_tail = True
+            return
         self._tail_waiter.wait(followed.key, followed.position, partial(self._handle_tail, followed))
 
     def _handle_tail(self, followed: _Followed, raw: list[Any]) -> None:
@@ -333,9 +366,12 @@ class Reader:
         if isinstance(error, RedisUnavailable):  # never because the queue is full: at most one read per stream waits
             followed.at_tail = True  # it is read again on the next connection
             return
+        reason = store_error(followed.name, error)
+        if isinstance(reason, Redirected) and reason.address is not None and self._on_redirect is not None:
+            self._on_redirect(followed.name, reason)
+            return
         now = time.monotonic()
         followed.failing_since = followed.failing_since or now
-        reason = store_error(followed.name, error)
         retry_s = self._refused_retry_s
         if isinstance(reason, ChannelUnreadable):
             retry_s = self._unreadable_retry_s

@@ -21,6 +21,7 @@ from rsws.streams.redis_connection import ReplyError
 from rsws.streams.refusals import Refusals
 from rsws.streams.script_runner import ScriptRunner, ScriptsForbidden
 from rsws.streams.scripts import DELETE_QUIET
+from rsws.streams.slots import REDIRECTS
 
 log = logging.getLogger("rsws.retention")
 
@@ -136,5 +137,5 @@ class Retention:
             text = str(error)
             if error.forbids_command:
                 return text
-            return None if text.startswith("WRONGTYPE") else f"{key.decode(errors='replace')!r}: {text}"
+            return None if text.startswith(("WRONGTYPE", *REDIRECTS)) else f"{key.decode(errors='replace')!r}: {text}"
         return None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from binascii import crc_hqx
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from hashlib import sha1, sha256
-from itertools import count
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -23,6 +21,7 @@ from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.script_runner import ScriptRunner, ScriptsForbidden
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
+from rsws.streams.slots import REDIRECTS, Redirected, slot_tag
 
 _FIELD = FIELD.encode()
 PLAIN_READ_ENTRIES = 4
@@ -88,7 +87,33 @@ class IdempotencyKey(NamedTuple):
     window_s: float
 
 
-class Store:
+class Streams(Protocol):
+    """What can be asked of streams, in one server or in several."""
+
+    def append(
+        self,
+        channel: str,
+        data: bytes,
+        on_result: Callable[[Stored | StoreError], None],
+        once: IdempotencyKey | None = None,
+    ) -> None:
+        """See :meth:`Store.append`."""
+        raise NotImplementedError
+
+    def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
+        """See :meth:`Store.bounds`."""
+        raise NotImplementedError
+
+    async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
+        """See :meth:`Store.page`."""
+        raise NotImplementedError
+
+    async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
+        """See :meth:`Store.before_last`."""
+        raise NotImplementedError
+
+
+class Store(Streams):
     """The streams of one server, over two shared connections: one for publishes and bounds, one for history.
 
     Commands on the first connection are executed in the order of the calls: a subscription made before a publish starts
@@ -184,7 +209,7 @@ class Store:
             StoreError: (the future) See :func:`store_error`.
         """
         future, on_bounds = future_reply()
-        future.add_done_callback(_seen)  # the caller may be gone
+        future.add_done_callback(ignore_result)  # the caller may be gone
         self.look(channel, on_bounds)
         return future
 
@@ -269,7 +294,7 @@ class Store:
         return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
 
 
-def _seen(future: asyncio.Future[Any]) -> None:
+def ignore_result(future: asyncio.Future[Any]) -> None:
     """Take note of the exception that the future may have, so that asyncio does not report it as never retrieved."""
     if not future.cancelled():
         future.exception()
@@ -348,19 +373,7 @@ def _parse_look(reply: Sequence[Any]) -> StreamBounds:
 def idempotency_key_name(channel: str, once: IdempotencyKey) -> bytes:
     """Return the name of the Redis key that records a stored message, in the same cluster slot as its channel."""
     name = sha256(msgspec.json.encode([channel, once.producer, once.message_id])).hexdigest()
-    return b"rsws:once:{%b}:%b" % (_hash_tag(channel.encode()), name.encode())
-
-
-@lru_cache(maxsize=1024)
-def _hash_tag(key: bytes) -> bytes:
-    """Return the hash tag with which a key shares the slot of ``key`` (Redis Cluster specification, hash tags)."""
-    start = key.find(b"{")
-    end = key.find(b"}", start + 1) if start >= 0 else -1
-    hashed = key[start + 1 : end] if end > start + 1 else key
-    if b"}" not in hashed and hashed:
-        return hashed
-    slot = crc_hqx(hashed, 0) % 16384
-    return next(tag for tag in map(b"%d".__mod__, count()) if crc_hqx(tag, 0) % 16384 == slot)
+    return b"rsws:once:{%b}:%b" % (slot_tag(channel.encode()), name.encode())
 
 
 _UNAVAILABLE = ("CLUSTERDOWN ", "LOADING ", "MASTERDOWN ", "TRYAGAIN ")
@@ -382,12 +395,15 @@ _NO_PRODUCER = (
 def store_error(channel: str, error: Any) -> StoreError:
     """Convert an error reply of Redis to a StoreError.
 
-    It is ChannelUnreadable if the key is not a stream, or it or the command is forbidden, and RedisRefused with Redis'
-    own text for everything else; a StoreError such as RedisUnavailable is returned unchanged.
+    It is ChannelUnreadable if the key is not a stream, or it or the command is forbidden, Redirected where another node
+    of a cluster has the key or no node has it for now, and RedisRefused with Redis' own text for all else. A
+    StoreError is returned unchanged.
     """
     if isinstance(error, StoreError):
         return error
     text = str(error)
+    if text.startswith(REDIRECTS):
+        return Redirected(text)
     if text.startswith("WRONGTYPE"):
         return ChannelUnreadable(f"the key {channel!r} in Redis is not a stream ({text})")
     if isinstance(error, ReplyError) and error.is_forbidden:

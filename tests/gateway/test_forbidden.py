@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -134,9 +135,8 @@ async def test_xread_forbidden_costs_little(own_redis: RedisServer, caplog: pyte
     assert refused(caplog) == ["XREAD"]
 
 
-@pytest.mark.parametrize(("how", "code"), [("down", "redis_unavailable"), ("moved", "redis_refused")])
 @async_test
-async def test_what_lasts_is_told_once_and_said_once(how: str, code: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cluster_that_is_down_is_told_once_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="rsws")
     with RedisServer(cluster_enabled="yes") as redis:
         redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -147,31 +147,40 @@ async def test_what_lasts_is_told_once_and_said_once(how: str, code: str, caplog
                 await client.subscribe(name, lastMessageId="$")
                 add(redis, name, "1")
                 await client.message(name)
-            slot = int(redis.call("CLUSTER", "KEYSLOT", "{c}"))
-            redis.call("CONFIG", "SET", "cluster-require-full-coverage", "yes" if how == "down" else "no")
-            with RedisServer(cluster_enabled="yes") as other:
-                if how == "moved":
-                    other.call("CLUSTER", "MEET", "127.0.0.1", redis.port)
-                    await until(lambda: len(redis.call("CLUSTER", "NODES").splitlines()) == 2)
-                    await until(lambda: len(other.call("CLUSTER", "NODES").splitlines()) == 2)
-                    await until(lambda: "handshake" not in redis.call("CLUSTER", "NODES").decode())
-                    there = other.call("CLUSTER", "MYID").decode()
-                    redis.call("FLUSHALL")
-                    redis.call("CLUSTER", "SETSLOT", slot, "NODE", there)
-                else:
-                    redis.call("CLUSTER", "DELSLOTSRANGE", 0, 16383)
-                redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-                told = [await client.next(), await client.next()]
-                assert [each["code"] for each in told] == [code] * 2
-                assert {each["channel"] for each in told} == {"{c}1", "{c}2"}
-                await asyncio.sleep(0.3)
-                await client.nothing_more()
-                if how == "down":
-                    redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-                    await until(lambda: b"cluster_state:ok" in redis.call("CLUSTER", "INFO"))
-                    (new,) = add(redis, "{c}1", "2")
-                    assert await client.message("{c}1") == (new, 2)
-                    await until(lambda: "channels can be read again" in caplog.text)
+            redis.call("CLUSTER", "DELSLOTSRANGE", 0, 16383)
+            redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            told = [await client.next(), await client.next()]
+            assert [each["code"] for each in told] == ["redis_unavailable"] * 2
+            assert {each["channel"] for each in told} == {"{c}1", "{c}2"}
+            await asyncio.sleep(0.3)
+            await client.nothing_more()
+            redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await until(lambda: b"cluster_state:ok" in redis.call("CLUSTER", "INFO"))
+            (new,) = add(redis, "{c}1", "2")
+            assert await client.message("{c}1") == (new, 2)
+            await until(lambda: "channels can be read again" in caplog.text)
+    assert caplog.text.count("channels can't be read") == 1
+
+
+@async_test
+async def test_a_refusal_that_lasts_is_told_once(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="rsws")
+    own_redis.call("CONFIG", "SET", "lua-time-limit", 1)
+    async with gateway(own_redis.url, QUICK) as server, connect(server) as client:
+        await until_status(server, "/readyz", 200)
+        await client.subscribe("c", lastMessageId="$")
+        add(own_redis, "c", "1")
+        await client.message("c")
+        with socket.create_connection(("127.0.0.1", own_redis.port)) as other:
+            other.sendall(b"XADD c * messageData 2\r\nEVAL 'while true do end' 0\r\n")  # BUSY to everyone else
+            assert "BUSY" in (await client.expect_error("redis_refused", "c"))["error"]
+            await asyncio.sleep(0.3)
+            await client.nothing_more()
+            own_redis.call("SCRIPT", "KILL")
+            assert (await client.message("c"))[1] == 2
+        await until(lambda: "channels can be read again" in caplog.text)
+        add(own_redis, "c", "3")
+        assert (await client.message("c"))[1] == 3
     assert caplog.text.count("channels can't be read") == 1
 
 

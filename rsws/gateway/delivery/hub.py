@@ -17,8 +17,8 @@ from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import MAX_DEPTH, ZERO, Gap, StreamId, Subscribe, Subscribed
-from rsws.streams.reader import Reader
-from rsws.streams.store import Store, StreamBounds, lasting_error
+from rsws.streams.router import Router
+from rsws.streams.store import StreamBounds, lasting_error
 
 log = logging.getLogger("rsws.gateway")
 
@@ -42,16 +42,14 @@ class Hub:
 
     def __init__(
         self,
-        store: Store,
-        reader: Reader,
+        streams: Router,
         tasks: asyncio.TaskGroup,
         metrics: Metrics,
         make_framer: Callable[[bytes], Framer],
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
-        self._store = store
-        self._reader = reader
+        self._streams = streams
         self._tasks = tasks
         self._limits = limits
         self.metrics = metrics
@@ -66,7 +64,7 @@ class Hub:
             metrics=metrics,
         )
         self._portions = asyncio.Semaphore(YIELD_EVERY)
-        self._pages = Pages(store, tasks, self._check, limits=limits)
+        self._pages = Pages(streams, tasks, self._check, limits=limits)
         self._poison: dict[str, int] = {}
         self._told: set[Listener] = set()
         """The subscriptions that were told that no channel can be read."""
@@ -101,7 +99,7 @@ class Hub:
             bounds = await look.bounds
         gap = None
         if request.last is not None:
-            start = position = await self._store.before_last(name, request.last, bounds)
+            start = position = await self._streams.before_last(name, request.last, bounds)
         else:
             start = position = bounds.last if request.after is None else request.after
             if position > bounds.last:
@@ -118,7 +116,7 @@ class Hub:
         return Subscribed(name, start, bounds.last), gap, subscription
 
     def _follow(self, channel: Channel) -> None:
-        self._reader.follow(channel.name, channel.cursor, channel)
+        self._streams.follow(channel.name, channel.cursor, channel)
 
     def _is_open(self, channel: Channel) -> bool:
         return self._channels.get(channel.name) is channel
@@ -136,7 +134,7 @@ class Hub:
     def _request_bounds(self, name: str) -> _Look:
         """Request a stream's bounds, and record the current state of its channel."""
         channel = self._channels.get(name)
-        bounds = self._store.bounds(name)
+        bounds = self._streams.bounds(name)
         if channel is None:
             return _Look(bounds, None, 0, ZERO, ())
         return _Look(bounds, channel, channel.generation, channel.cursor, tuple(channel.beyond_cursor))
@@ -218,7 +216,7 @@ class Hub:
         if not channel.listeners and self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
             self._pages.forget(channel)
-            self._reader.unfollow(channel.name)
+            self._streams.unfollow(channel.name)
             channel.close()
 
     def _skipped(self, channel: str, entry: StreamId) -> None:

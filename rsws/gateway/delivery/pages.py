@@ -13,7 +13,7 @@ from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.subscription import Page, PageReader, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import PLAIN_READ_ENTRIES, History, Store, lasting_error
+from rsws.streams.store import PLAIN_READ_ENTRIES, History, Streams, lasting_error
 
 PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 2 * 1024 * 1024
@@ -54,13 +54,13 @@ class Pages(PageReader):
 
     def __init__(
         self,
-        store: Store,
+        streams: Streams,
         tasks: asyncio.TaskGroup,
         check: Callable[[Channel], Awaitable[None]],
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
-        self._store = store
+        self._streams = streams
         self._tasks = tasks
         self._check = check
         self.chunk_bytes = limits.chunk_bytes
@@ -130,7 +130,7 @@ class Pages(PageReader):
         while key.generation == channel.generation:
             try:
                 cursor, limit = channel.cursor, channel.page_entries
-                history = await self._store.page(channel.name, after, limit, self.chunk_bytes)
+                history = await self._streams.page(channel.name, after, limit, self.chunk_bytes)
             except ChannelUnreadable as error:
                 channel.unreadable(error)
                 retry_s = self._unreadable_retry_s

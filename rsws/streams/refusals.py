@@ -14,7 +14,7 @@ COSTS = {
         "publishes with a producer are refused (rsws pub and the Python client send one), quiet channels are not "
         "deleted, and history costs Redis and the network more"
     ),
-    "EVALSHA": "scripts are sent in full each time (EVAL)",
+    "EVALSHA": "scripts are sent in full each time, with EVAL",
     "XADD": "nothing can be published",
     "XINFO": "a stream that is emptied, or whose last entry is deleted, can't be told from a new one: it gets a reset",
     "XRANGE": "no messages can be read",

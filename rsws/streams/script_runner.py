@@ -79,7 +79,10 @@ class ScriptRunner:
         """Whether the script has to be sent in full: Redis does not know it, or forbids to run it by its SHA-1."""
         if str(reply).startswith("NOSCRIPT"):
             return True
-        return reply.forbids_command and not reply.is_in_script
+        if not reply.forbids_command or reply.is_in_script:
+            return False
+        self._refusals.say("EVALSHA", reply)
+        return True
 
     def _note_refused(self, reply: ReplyError) -> bool:
         """Return whether it is scripts that are refused, not a command in one, and say so once."""

@@ -195,7 +195,9 @@ async def test_each_refusal_is_said_once(
             await store.before_last(channel, 9, await store.bounds(channel))
             await appended(store, channel, b"1", IdempotencyKey("p", "m", 120))
     said = [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
-    assert [text.partition(",")[0] for text in said] == ["Redis refuses EVAL", "Redis refuses XINFO"]
+    assert [text.partition(",")[0] for text in said] == [
+        f"Redis refuses {name}" for name in ("EVALSHA", "EVAL", "XINFO")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ async def test_what_retention_is_refused_is_said_once(
             own_redis.call("XADD", f"c.{number + 4}", "1-0", "messageData", "1")
             before = refused_calls(own_redis)
             await until(lambda: refused_calls(own_redis) > before + 8)  # noqa: B023
-    assert caplog.text.count(said) == 1
+    assert caplog.text.count(f"{said}:") + caplog.text.count(f"{said},") + caplog.text.count(f"{said} ") == 1
     assert own_redis.call("DBSIZE") == 8
 
 

@@ -200,6 +200,10 @@ class Latencies:
         """See :class:`rsws.streams.reader.Follower`."""
         raise AssertionError("reading was interrupted")
 
+    def replaced(self) -> None:
+        """See :class:`rsws.streams.reader.Follower`."""
+        raise AssertionError("the stream is another one")
+
 
 def main() -> None:
     """Measure and print."""

@@ -177,12 +177,14 @@ class Server:
         while True:
             await asyncio.sleep(self._limits.connections_check_s)
             trouble = self.redis.reading_trouble
-            if trouble is not None and before is not None and not is_told:
+            if trouble is not None and before is not None:
+                if not is_told:
+                    log.warning("redis takes publishes, but a connection to read is missing, trying again: %s", trouble)
                 is_told = True
-                log.warning("redis takes publishes, but a connection to read is missing, trying again: %s", trouble)
-                self.hub.tell_all(RedisUnavailable(trouble))
+                self.hub.tell_all(RedisUnavailable(trouble))  # those who have come since, too
             elif trouble is None and is_told and self.redis.ready:
                 is_told = False
+                self.hub.tell_all(None)
                 log.info("redis connected for reading, too")
             before = trouble
 

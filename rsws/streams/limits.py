@@ -28,6 +28,8 @@ class Limits:
     """The size at which one read of a followed stream stops; its last entry may exceed it."""
     refused_retry_s: float = 0.5
     """The time before a read that Redis refuses for the moment is retried."""
+    lasting_s: float = 2.0
+    """The time for which a stream can't be read before its followers are told."""
     unreadable_retry_s: float = 30.0
     """The time before reading a stream that Redis refuses to read (no stream, or forbidden) is retried."""
     block_s: float = 5.0

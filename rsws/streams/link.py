@@ -37,6 +37,11 @@ class Submits(Protocol):
         """See :attr:`RedisLink.batches`."""
         raise NotImplementedError
 
+    @property
+    def connections(self) -> int:
+        """See :attr:`RedisLink.connections`."""
+        raise NotImplementedError
+
     def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
         """See :meth:`RedisLink.submit`."""
         raise NotImplementedError
@@ -312,6 +317,10 @@ class AskingLink(Submits):
     @property
     def batches(self) -> int:
         return self._link.batches
+
+    @property
+    def connections(self) -> int:
+        return self._link.connections
 
     def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
         self._link.submit(ASKING, _ignore, again=again)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import AskingLink, RedisLink
 from rsws.streams.reader import Reader
+from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.retention import Retention, Rule
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
@@ -52,10 +53,12 @@ class Primary:
         self.history = RedisLink(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
         wait_s = min(limits.replica_wait_s, target.timeout_s / 2)
         replica_wait = ReplicaWait(self.commands, wait_replicas, wait_s) if wait_replicas else None
-        self.store = Store(self.commands, self.history, replica_wait, limits=limits)
-        self.importing = Store(AskingLink(self.commands), AskingLink(self.history), replica_wait, limits=limits)
-        self.reader = Reader(target, on_redirect, limits=limits)
-        self._retention = Retention(rules, self.history, every_s=limits.trim_every_s)
+        refusals = Refusals()
+        self.store = Store(self.commands, self.history, replica_wait, refusals, limits=limits)
+        asking = AskingLink(self.commands), AskingLink(self.history)
+        self.importing = Store(*asking, replica_wait, refusals, limits=limits)
+        self.reader = Reader(target, on_redirect, refusals, limits=limits)
+        self._retention = Retention(rules, self.history, refusals, every_s=limits.trim_every_s)
 
     @property
     def ready(self) -> bool:

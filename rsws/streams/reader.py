@@ -23,14 +23,17 @@ from rsws.protocol import ZERO, StreamId
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import AskingLink, RedisLink, Submits
 from rsws.streams.redis_connection import ReplyError, pack
+from rsws.streams.refusals import Refusals
+from rsws.streams.script_runner import ScriptRunner
 from rsws.streams.scripts import READ
 from rsws.streams.slots import Redirected
 from rsws.streams.store import (
     Entry,
+    checksum,
+    lasting_error,
     parse_entries,
     parse_read,
     read_arguments,
-    run_script,
     store_error,
 )
 from rsws.streams.tail_waiter import TailWaiter
@@ -56,7 +59,7 @@ class Follower(Protocol):
         raise NotImplementedError
 
     def unreadable(self, error: StoreError, /) -> None:
-        """Handle that Redis refuses to read this stream; called again after each failed retry."""
+        """Handle that this stream can't be read, and not only for a moment; called again after each failed retry."""
         raise NotImplementedError
 
     def interrupted(self) -> None:
@@ -67,13 +70,19 @@ class Follower(Protocol):
         """
         raise NotImplementedError
 
+    def replaced(self) -> None:
+        """Begin anew, and follow again: the entry at the position is another one, so the stream is, too."""
+        raise NotImplementedError
+
 
 class _Followed:
     """A stream that is followed."""
 
     __slots__ = (
         "at_tail",
+        "checksum",
         "delivered_at",
+        "failing_since",
         "follower",
         "is_asking",
         "is_busy",
@@ -101,6 +110,11 @@ class _Followed:
         self.tail_trimmed = False
         """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one entry."""
         self.is_unreadable = False
+        """Whether the follower was told that it can't be read."""
+        self.failing_since = 0.0
+        """When the first of the last reads failed, all of which did; 0 if none has."""
+        self.checksum: bytes | None = None
+        """That of the data of the entry at the position, by which a stream made anew within its millisecond shows."""
         self.delivered_at = 0.0
         """The time of the last delivery, not by the event loop's clock, which stands still within a turn."""
 
@@ -112,12 +126,14 @@ class Reader:
         target: The Redis to connect to.
         on_redirect: Called where another node of a cluster has a stream that is followed, with its name; it is not read
             any more until it is followed anew.
+        refusals: Says what the server refuses.
     """
 
     def __init__(
         self,
         target: RedisTarget,
         on_redirect: Callable[[str, Redirected], None] | None = None,
+        refusals: Refusals | None = None,
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
@@ -136,8 +152,14 @@ class Reader:
             limits=limits,
         )
         self._asking_link = AskingLink(self._link)
-        self._tail_waiter = TailWaiter(target, self._link, limits=limits)
+        self._lasting_s = limits.lasting_s
+        self._refusals = refusals or Refusals()
+        self._scripts = ScriptRunner(self._link, self._refusals)
+        self._asking_scripts = ScriptRunner(self._asking_link, self._refusals)
+        self._tail_waiter = TailWaiter(target, self._link, self._refusals, limits=limits)
         self._followed: dict[bytes, _Followed] = {}
+        self._in_trouble: set[bytes] = set()
+        """The streams that can't be read, though neither they nor a command are forbidden."""
         self._tracks_changes = True
         """Whether Redis tells which streams change; an old version does not, or a user may not be allowed to ask."""
 
@@ -167,13 +189,17 @@ class Reader:
         """
         followed = _Followed(name, after, follower, is_asking=is_asking)
         before = self._remove(followed.key)
-        followed.tail_trimmed = before is not None and before.tail_trimmed
+        if before is not None:
+            followed.tail_trimmed = before.tail_trimmed
+            followed.is_unreadable = before.is_unreadable
+            followed.failing_since = before.failing_since
         self._followed[followed.key] = followed
         self._read_bounded(followed)
 
     def unfollow(self, name: str) -> StreamId:
         """Stop reading this stream, and return up to where it was delivered. Nothing more of it is after this call."""
         followed = self._remove(name.encode())
+        self._leave_trouble(name.encode())
         return ZERO if followed is None else StreamId.from_redis(followed.position)
 
     def unfollow_all(self) -> list[tuple[str, StreamId, Follower]]:
@@ -195,7 +221,7 @@ class Reader:
     def _greeted(self, reply: Any) -> None:
         if isinstance(reply, ReplyError):
             self._tracks_changes = False
-            log.warning("Redis does not tell which streams change, reading them costs more: %s", reply)
+            self._refusals.say("CLIENT TRACKING", reply)
 
     def _connected(self, cause: str | None) -> None:
         """Read all streams on a new connection: Redis has forgotten what was read on the last one."""
@@ -249,8 +275,9 @@ class Reader:
 
     def _read_bounded(self, followed: _Followed) -> None:
         """Read after the position, with a bound in bytes; the reply has the stream's ends if that entry is gone."""
-        arguments = read_arguments(followed.position, followed.limit, self._read_bytes)
-        run_script(self._link_for(followed), READ, (followed.key,), arguments, partial(self._handle_read, followed))
+        arguments = read_arguments(followed.position, followed.limit, self._read_bytes, with_checksum=True)
+        scripts = self._asking_scripts if followed.is_asking else self._scripts
+        scripts.run(READ, (followed.key,), arguments, partial(self._handle_read, followed))
 
     def _link_for(self, followed: _Followed) -> Submits:
         return self._asking_link if followed.is_asking else self._link
@@ -261,8 +288,10 @@ class Reader:
         if isinstance(reply, Exception):
             self._failed(followed, reply)
         elif followed.position == _BEGINNING or (reply and reply[0][0] == followed.position):
-            news = reply if followed.position == _BEGINNING else reply[1:]
-            self._resume(followed, parse_entries(news), is_end=len(reply) < count)
+            entries = parse_entries(reply)
+            if followed.position != _BEGINNING and self._is_replaced(followed, checksum(entries.pop(0))):
+                return
+            self._resume(followed, entries, is_end=len(reply) < count)
         else:  # no entry at the position: only the stream's bounds tell whether something is missing
             self._read_bounded(followed)
 
@@ -272,21 +301,30 @@ class Reader:
         if isinstance(reply, Exception):
             self._failed(followed, reply)
             return
-        entries, is_end, bounds = parse_read(reply)
+        entries, is_end, bounds, check = parse_read(reply)
         if bounds is None:
+            if check is not None and self._is_replaced(followed, check):
+                return
             self._resume(followed, entries, is_end=is_end)
-        elif followed.is_unreadable:
-            self._resume(followed, [], is_end=True)
+        elif followed.failing_since and self._works_again(followed):
+            followed.follower.interrupted()
         elif not entries and bounds.last == StreamId.from_redis(followed.position):
             self._wait(followed)
         else:
             followed.tail_trimmed = bool(entries)
             followed.follower.interrupted()
 
+    def _is_replaced(self, followed: _Followed, check: bytes) -> bool:
+        """Whether the entry at the position is another one than before, which ends the reading of this stream."""
+        is_other = followed.checksum is not None and followed.checksum != check
+        followed.checksum = check
+        if is_other:
+            followed.follower.replaced()
+        return is_other
+
     def _resume(self, followed: _Followed, entries: list[Entry], *, is_end: bool) -> None:
         """Continue with entries that provably follow the position without a gap."""
-        if followed.is_unreadable:
-            log.info("channel readable again channel=%r", followed.name)
+        if followed.failing_since and self._works_again(followed):
             followed.follower.interrupted()
             return
         if entries and followed.position != _BEGINNING:
@@ -297,6 +335,7 @@ class Reader:
         """Deliver the entries, if there are any, and continue reading after them."""
         if entries:
             followed.position = entries[-1].raw_id
+            followed.checksum = checksum(entries[-1])
             size = sum([len(entry.data or b"") for entry in entries])
             followed.limit = max(1, min(READ_ENTRIES, self._read_bytes * len(entries) // (size or 1)))
         followed.is_busy = len(entries) >= FEW_ENTRIES
@@ -331,10 +370,38 @@ class Reader:
         if isinstance(reason, Redirected) and reason.address is not None and self._on_redirect is not None:
             self._on_redirect(followed.name, reason)
             return
+        now = time.monotonic()
+        followed.failing_since = followed.failing_since or now
         retry_s = self._refused_retry_s
         if isinstance(reason, ChannelUnreadable):
             retry_s = self._unreadable_retry_s
-            followed.is_unreadable = True
-            log.warning("channel unreadable channel=%r: %s", followed.name, reason)
-            followed.follower.unreadable(reason)
+            if isinstance(error, ReplyError) and error.forbids_command:
+                self._refusals.say("XRANGE", error)
+            elif not followed.is_unreadable:
+                log.warning("channel unreadable channel=%r: %s", followed.name, reason)
+        elif now - followed.failing_since < self._lasting_s:
+            asyncio.get_running_loop().call_later(retry_s, self._read, followed)
+            return
+        elif not followed.is_unreadable:
+            if not self._in_trouble:
+                log.warning("channels can't be read, trying again; the first is channel=%r: %s", followed.name, reason)
+            self._in_trouble.add(followed.key)
+        followed.is_unreadable = True
+        followed.follower.unreadable(lasting_error(reason))
         asyncio.get_running_loop().call_later(retry_s, self._read, followed)
+
+    def _works_again(self, followed: _Followed) -> bool:
+        """Note that a stream was read after it could not be; return whether its follower was told that it can't."""
+        was_told = followed.is_unreadable
+        followed.failing_since = 0.0
+        followed.is_unreadable = False
+        if was_told and followed.key not in self._in_trouble:
+            log.info("channel readable again channel=%r", followed.name)
+        self._leave_trouble(followed.key)
+        return was_told
+
+    def _leave_trouble(self, key: bytes) -> None:
+        if key in self._in_trouble:
+            self._in_trouble.remove(key)
+            if not self._in_trouble:
+                log.info("channels can be read again")

@@ -46,6 +46,9 @@ class _Follower:
             delivered = self.owner.delivered[self.name]
             self.owner.follow(self.name, delivered[-1] if delivered else self.after)
 
+    def replaced(self) -> None:
+        self.owner.replaced += 1
+
 
 class Following:
     """A reader and what it has delivered, by channel."""
@@ -56,6 +59,7 @@ class Following:
         self.delivered: dict[str, list[StreamId]] = {}
         self.unreadable: list[str] = []
         self.interruptions = 0
+        self.replaced = 0
         self.goes_on = True
         """Whether what was interrupted is followed again at once."""
 

@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/channels.py                      # 100, 1,000 and 10,000 channels, 1 message/s each
     .venv/bin/python benchmarks/channels.py 100 5000 --rate 2    # other numbers of channels, 2 messages/s each
+    .venv/bin/python benchmarks/channels.py 1 --rate 20 --readers 32    # as many gateways follow the same channel
     .venv/bin/python benchmarks/channels.py --json               # for programs
 
 It runs a Redis or Valkey of this machine without persistence, a process that appends messages at a steady pace, one
@@ -9,7 +10,8 @@ channel after the other in random order, and, in this process, the reader that f
 with a message afterwards (encode, send) does not depend on the number of channels and is not in it.
 
 Each message pays for waking both processes when there are few of them, and shares that with others when there are
-many: ``10 --rate 1000`` shows the cost of as many messages in few channels. The latency runs from the moment just
+many: ``10 --rate 1000`` shows the cost of as many messages in few channels. With ``--readers`` the figures are for
+all readers together, and a latency is one for each of them. The latency runs from the moment just
 before the message is sent to Redis; where fewer cores than the three processes are free it is the scheduler's.
 """
 
@@ -129,12 +131,12 @@ async def redis_cpu_s(link: RedisLink) -> float:
     return sum(float(seconds) for seconds in re.findall(r"^used_cpu_(?:user|sys):([\d.]+)", info, flags=re.MULTILINE))
 
 
-async def measure(port: int, count: int, rate: float, seconds: float) -> Result:
-    """One run with ``count`` channels, ``rate`` messages per second in each."""
+async def measure(port: int, count: int, rate: float, seconds: float, readers: int) -> Result:
+    """One run with ``count`` channels, ``rate`` messages per second in each, and readers that follow all of them."""
     channels = [f"channel-{number}" for number in range(count)]
     target = RedisTarget(f"redis://127.0.0.1:{port}", TIMEOUT_S)
     link = RedisLink(target, "benchmark")
-    reader = Reader(target)
+    following = [Reader(target) for _ in range(readers)]
     follower = Latencies()
     latencies_ns = follower.latencies_ns
 
@@ -143,16 +145,17 @@ async def measure(port: int, count: int, rate: float, seconds: float) -> Result:
         calls = re.search(r"^cmdstat_xadd:calls=(\d+)", stats, flags=re.MULTILINE)
         return int(calls[1]) if calls is not None else 0
 
-    rooms = [asyncio.create_task(link.run()), asyncio.create_task(reader.run())]
+    rooms = [asyncio.create_task(link.run()), *[asyncio.create_task(reader.run()) for reader in following]]
     try:
         await link.call(b"FLUSHALL")
         async with writing(port, channels, count * rate):
-            messages, cpu_s = await appended(), await redis_cpu_s(link)
+            before, cpu_s = await appended(), await redis_cpu_s(link)
             await asyncio.sleep(seconds)
-            append_us = (await redis_cpu_s(link) - cpu_s) / max(1, await appended() - messages) * 1e6
+            append_us = (await redis_cpu_s(link) - cpu_s) / max(1, await appended() - before) * 1e6
         await link.call(b"FLUSHALL")
-        for channel in channels:
-            reader.follow(channel, ZERO, follower)
+        for reader in following:
+            for channel in channels:
+                reader.follow(channel, ZERO, follower)
         async with writing(port, channels, count * rate):
             latencies_ns.clear()
             cpu_s, own_s, started = await redis_cpu_s(link), time.process_time(), time.monotonic()
@@ -164,13 +167,14 @@ async def measure(port: int, count: int, rate: float, seconds: float) -> Result:
         for room in rooms:
             room.cancel()
         await asyncio.wait(rooms)
+    messages = len(measured) / readers
     percentiles = [ns / 1e6 for ns in statistics.quantiles(measured, n=100)]
     return Result(
         channels=count,
-        messages_per_s=len(measured) / took_s,
-        redis_us=cpu_s / len(measured) * 1e6,
+        messages_per_s=messages / took_s,
+        redis_us=cpu_s / messages * 1e6,
         append_us=append_us,
-        reader_us=own_s / len(measured) * 1e6,
+        reader_us=own_s / messages * 1e6,
         p50_ms=percentiles[49],
         p99_ms=percentiles[98],
         max_ms=max(measured) / 1e6,
@@ -196,6 +200,10 @@ class Latencies:
         """See :class:`rsws.streams.reader.Follower`."""
         raise AssertionError("reading was interrupted")
 
+    def replaced(self) -> None:
+        """See :class:`rsws.streams.reader.Follower`."""
+        raise AssertionError("the stream is another one")
+
 
 def main() -> None:
     """Measure and print."""
@@ -203,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("channels", nargs="*", type=int, default=[100, 1000, 10_000], help="how many, one run each")
     parser.add_argument("--rate", type=float, default=1.0, help="messages per second in each channel (1)")
+    parser.add_argument("--readers", type=int, default=1, help="how many gateways follow them all (1)")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each run is measured (10)")
     parser.add_argument("--json", action="store_true", help="one JSON object per run instead of the table")
     arguments = parser.parse_args()
@@ -213,7 +222,7 @@ def main() -> None:
         )
     with redis_server() as port, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for count in arguments.channels:
-            result = asdict(runner.run(measure(port, count, arguments.rate, arguments.seconds)))
+            result = asdict(runner.run(measure(port, count, arguments.rate, arguments.seconds, arguments.readers)))
             if arguments.json:
                 print(json.dumps(result), flush=True)
             else:

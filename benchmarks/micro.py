@@ -125,7 +125,14 @@ class Gateway:
         self._tasks = tasks
         self.metrics = board.metrics
         self.channel = Channel(
-            "orders", ZERO, RingBudget(), lambda name, entry: None, lambda channel: None, MessageFramer, board.metrics
+            "orders",
+            ZERO,
+            RingBudget(),
+            lambda name, entry: None,
+            lambda channel: None,
+            lambda channel: None,
+            MessageFramer,
+            board.metrics,
         )
 
     def _session(self, connection: ClientConnection) -> Session:

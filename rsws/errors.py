@@ -12,7 +12,8 @@ The exception tree::
     │   ├── RedisRefused         Redis answered with an error
     │   ├── NotReplicated        stored, but too few replicas have it
     │   ├── Conflict             the same producer stored other data under the same messageId
-    │   └── ChannelUnreadable    the key is not a stream, or Redis forbids it
+    │   ├── ChannelUnreadable    the key is not a stream, or Redis forbids it
+    │   └── NotPossible          Redis forbids what such a publish needs
     ├── BenchFailed              a benchmark can't go on, and no other error here says why
     └── ClientError              an error of a gateway's client
         ├── CannotConnect        no gateway answers at that URL
@@ -59,7 +60,10 @@ ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
     ),
     ErrorCode.BAD_CURSOR: ("`lastMessageId` is not a stream id", "use an id as received, `0` or `$`"),
     ErrorCode.TOO_MANY: ("more subscriptions than a connection may have", "unsubscribe, or open another connection"),
-    ErrorCode.NOT_ALLOWED: ("the token does not allow it", "use another token"),
+    ErrorCode.NOT_ALLOWED: (
+        "the token does not allow it; or Redis does not allow scripts, which a publish with `producer` needs",
+        "use another token; publish without `producer`",
+    ),
     ErrorCode.CHANNEL_UNREADABLE: (
         "the key exists and is not a stream, or Redis forbids it",
         "fix the key; a subscription that was good resumes by itself",
@@ -194,6 +198,12 @@ class ChannelUnreadable(StoreError):
     """The key exists and is not a stream, or Redis forbids it to this user."""
 
     code = ErrorCode.CHANNEL_UNREADABLE
+
+
+class NotPossible(StoreError):
+    """Redis does not allow what such a publish needs, as scripts for one with a producer."""
+
+    code = ErrorCode.NOT_ALLOWED
 
 
 class NotReplicated(StoreError):

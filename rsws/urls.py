@@ -10,7 +10,7 @@ from rsws.errors import UsageError
 from rsws.text import safe
 
 _SCHEME = re.compile(
-    r"(?:(?:rediss?|valkeys?)(?:\+sentinel)?|unix|ws|wss|http|https|socks4a?|socks5h?)://", re.IGNORECASE
+    r"(?:(?:rediss?|valkeys?)(?:\+sentinel|\+cluster)?|unix|ws|wss|http|https|socks4a?|socks5h?)://", re.IGNORECASE
 )
 _PLACE = r"(?:\[[0-9a-f:.]+(?:%\w+)?\]|[^\s@:/?#\[\],]+)(?::[0-9]{1,5})?"
 # Everything before the last @ is secret, however a parser would read it. The address can't contain a password.

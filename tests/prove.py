@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from kit.hostile import hostile
+from kit.proofs import cluster
 from kit.proofs.bad_input import bad_input, fuzz
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
@@ -46,6 +47,8 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "hostile": hostile,
     "demoted": demoted,
     "sentinel": sentinel,
+    "cluster-failover": cluster.failover,
+    "cluster-reshard": cluster.reshard,
 }
 
 

@@ -141,6 +141,7 @@ def test_replies_in_the_documents_are_replies(frame: str) -> None:
         "docs/protocol.md",
         "docs/bench.md",
         "docs/redis.md",
+        "docs/scaling.md",
         "docs/secrets.md",
         "examples/README.md",
         "CHANGELOG.md",

@@ -29,10 +29,13 @@ def redis_cli(url: RedisUrl) -> list[str]:
     words = ["redis-cli"]
     if "path" in arguments:
         words += ["-s", arguments["path"]]
-    if arguments.get("host", "localhost") not in ("127.0.0.1", "localhost"):
-        words += ["-h", arguments["host"]]
-    if arguments.get("port", 6379) != 6379:
-        words += ["-p", str(arguments["port"])]
+    host, port = url.nodes[0] if url.nodes else (arguments.get("host", "localhost"), arguments.get("port", 6379))
+    if host not in ("127.0.0.1", "localhost"):
+        words += ["-h", host]
+    if port != 6379:
+        words += ["-p", str(port)]
+    if url.nodes:
+        words.append("-c")
     if url.is_tls:
         words.append("--tls")
         for name, option in _TLS.items():

@@ -9,6 +9,7 @@ decreases, though a kill -9 loses what was counted since the row was last writte
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import version
@@ -90,6 +91,10 @@ class Metrics:
 METRICS: dict[str, Metric] = {item.name: item.metadata["metric"] for item in fields(Metrics)}
 """The description of each field of :class:`Metrics`, by field name."""
 INFO = Metric("rsws_build_info", "gauge", "1, with the version as a label.")
+PRIMARIES = Metric("rsws_redis_primaries", "gauge", "Redis servers that channels are in, as this worker sees it.")
+PRIMARY_UP = Metric(
+    "rsws_redis_primary_up", "gauge", "1 while this worker can reach this one and it does its work, else 0."
+)
 
 _GAUGES = [index for index, metric in enumerate(METRICS.values()) if metric.kind == "gauge"]
 _CLIENTS = list(METRICS).index("clients")
@@ -163,6 +168,12 @@ class SharedMetrics:
             shown = value if metric.scale is None else f"{value * metric.scale:.3f}"
             lines += [*_head(metric), f"{metric.name} {shown}"]
         return "\n".join(lines) + "\n"
+
+
+def primaries_text(primaries: Mapping[str, bool]) -> str:
+    """Return the metrics of Redis' primaries, each named with whether it is up, in Prometheus' text format."""
+    each = [f'{PRIMARY_UP.name}{{primary="{name}"}} {int(is_up)}' for name, is_up in sorted(primaries.items())]
+    return "\n".join([*_head(PRIMARIES), f"{PRIMARIES.name} {len(primaries)}", *_head(PRIMARY_UP), *each]) + "\n"
 
 
 def _head(metric: Metric) -> tuple[str, str]:

@@ -19,15 +19,15 @@ from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.limits import DEFAULTS, Limits
-from rsws.gateway.metrics import SharedMetrics
+from rsws.gateway.metrics import SharedMetrics, primaries_text
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.runtime import give_back_memory
 from rsws.settings import Settings
-from rsws.streams.primary import Primary
 from rsws.streams.retention import Rule
+from rsws.streams.router import Router
 from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.gateway")
@@ -75,19 +75,18 @@ class Server:
         self._limits = limits
         self._tasks = asyncio.TaskGroup()
         """The tasks that run for as long as it serves, and those of clients' requests."""
-        self.redis = Primary(
+        self.redis = Router(
             redis, self._redis_changed, rules=rules, wait_replicas=settings.wait_replicas, limits=limits.streams
         )
-        store = self.redis.store
-        self.hub = Hub(store, self.redis.reader, self._tasks, self._metrics, MessageFramer, limits=limits)
+        self.hub = Hub(self.redis, self._tasks, self._metrics, MessageFramer, limits=limits)
         self.clients = ClientRegistry(
             settings,
             _connection_limit(),
             TokenCheck(key),
             PlainHttp(lambda: self.redis.ready, self._metrics_text),
-            partial(Session, hub=self.hub, store=store, tasks=self._tasks, settings=settings),
+            partial(Session, hub=self.hub, streams=self.redis, tasks=self._tasks, settings=settings),
             self.board,
-            Turns(lambda: self.redis.commands.is_crowded),
+            Turns(lambda: self.redis.is_crowded),
             limits=limits,
         )
         self._listeners: list[asyncio.Server] = []
@@ -178,18 +177,20 @@ class Server:
         while True:
             await asyncio.sleep(self._limits.connections_check_s)
             trouble = self.redis.reading_trouble
-            if trouble is not None and before is not None and not is_told:
+            if trouble is not None and before is not None:
+                if not is_told:
+                    log.warning("redis takes publishes, but a connection to read is missing, trying again: %s", trouble)
                 is_told = True
-                log.warning("redis takes publishes, but a connection to read is missing, trying again: %s", trouble)
-                self.hub.tell_all(RedisUnavailable(trouble))
+                self.hub.tell_all(RedisUnavailable(trouble))  # those who have come since, too
             elif trouble is None and is_told and self.redis.ready:
                 is_told = False
+                self.hub.tell_all(None)
                 log.info("redis connected for reading, too")
             before = trouble
 
-    def _redis_changed(self, trouble: str | None) -> None:
+    def _redis_changed(self, server: str, trouble: str | None) -> None:
         if trouble is None:
-            log.info("redis connected")
+            log.info("redis connected server=%s", server)
         else:
             self._metrics.redis_outages += 1
             log.warning("redis unreachable, trying again until it answers: %s", trouble)
@@ -211,7 +212,7 @@ class Server:
 
     def _metrics_text(self) -> str:
         self.publish_metrics()
-        return self.board.text()
+        return self.board.text() + primaries_text({each.target.shown: each.ready for each in self.redis.primaries})
 
     async def _keep_publishing_metrics(self) -> None:
         while True:

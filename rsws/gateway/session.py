@@ -32,7 +32,7 @@ from rsws.protocol import (
     refusal,
 )
 from rsws.settings import Settings
-from rsws.streams.store import IdempotencyKey, Store, Stored
+from rsws.streams.store import IdempotencyKey, Stored, Streams
 
 log = logging.getLogger("rsws.gateway")
 
@@ -60,21 +60,21 @@ class Session(MessageHandler):
 
     __slots__ = (
         "_connection", "_ended", "_hub", "_max_message_bytes", "_max_subscriptions", "_metrics", "_opening",
-        "_producer_window_s", "_store", "_subscriptions", "_surely_fits", "_tasks",
+        "_producer_window_s", "_streams", "_subscriptions", "_surely_fits", "_tasks",
     )  # fmt: skip
 
     def __init__(
         self,
         connection: ClientConnection,
         hub: Hub,
-        store: Store,
+        streams: Streams,
         tasks: asyncio.TaskGroup,
         settings: Settings,
     ) -> None:
         self._connection = connection
         self._hub = hub
         self._metrics = hub.metrics
-        self._store = store
+        self._streams = streams
         self._tasks = tasks
         self._max_subscriptions = settings.max_subscriptions
         self._max_message_bytes = settings.max_message_bytes
@@ -137,7 +137,7 @@ class Session(MessageHandler):
         once = None
         if request.producer is not None:
             once = IdempotencyKey(request.producer, request.message_id, self._producer_window_s)
-        self._store.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
+        self._streams.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
 
     def _is_too_big(self, request: Publish) -> bool:
         """Refuse a publish whose event would exceed the message size that subscribers accept; return whether it did.

@@ -30,6 +30,8 @@ class Limits:
     """How much of Redis' memory a reader may use to be told which of the streams that it has read change."""
     refused_retry_s: float = 0.5
     """The time before a read that Redis refuses for the moment is retried."""
+    lasting_s: float = 2.0
+    """The time for which a stream can't be read before its followers are told."""
     unreadable_retry_s: float = 30.0
     """The time before reading a stream that Redis refuses to read (no stream, or forbidden) is retried."""
     block_s: float = 5.0
@@ -42,6 +44,14 @@ class Limits:
     """
     replica_wait_s: float = 1.0
     """How long replicas may take to have what is published, where they are waited for."""
+    map_every_s: float = 30.0
+    """How often a cluster is asked for its map when nothing is known to have changed."""
+    map_retry_s: float = 0.25
+    """How often it is asked while a slot has no primary that answers."""
+    map_pause_s: float = 0.1
+    """How long it is not asked after it was, whatever has changed."""
+    map_timeout_s: float = 1.0
+    """How long one node may take to send the map."""
     trim_every_s: float = 10.0
     """The pause between two rounds of applying all retention rules."""
 

@@ -19,6 +19,10 @@ log = logging.getLogger("rsws.redis")
 
 STEADY_S = 1.0
 """How long a server has to be taken for a primary before it may be connected to again immediately."""
+ASKING = pack(b"ASKING")
+"""Said to a node of a cluster before a command for a slot that is on its way there."""
+SLOW_S = 0.25
+"""How long the answers to a batch take at a server that is busy, and not gone."""
 SHORTEST_IDLE_S = 0.5
 """How often a server that closes idle connections (its ``timeout``) is asked something at most; else twice as often as
 it would close them.
@@ -31,6 +35,11 @@ class Submits(Protocol):
     @property
     def batches(self) -> int:
         """See :attr:`RedisLink.batches`."""
+        raise NotImplementedError
+
+    @property
+    def connections(self) -> int:
+        """See :attr:`RedisLink.connections`."""
         raise NotImplementedError
 
     def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
@@ -122,6 +131,11 @@ class RedisLink:
     def is_busy(self) -> bool:
         """Whether commands were sent that are not answered."""
         return self._queue.has_batch_under_way
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether no batch has waited for its answers for long."""
+        return not self.is_busy or time.monotonic() - self._sent_at < SLOW_S
 
     @property
     def connections(self) -> int:
@@ -276,6 +290,13 @@ class RedisLink:
         if not isinstance(reply, RedisUnavailable) and (trouble := self._target.role_trouble(reply)) is not None:
             self._target.end_all(trouble)
 
+    def close(self, cause: str) -> None:
+        """Refuse what waits and all that is still submitted: :meth:`run` has ended for good."""
+        self._up = False
+        self._cause = cause
+        for on_reply in self._queue.clear():
+            on_reply(RedisUnavailable(cause))
+
     def _down(self, cause: str) -> None:
         self._cause = cause
         self._set_up(False)
@@ -286,6 +307,30 @@ class RedisLink:
         changed, self._up = up is not self._up, up
         if changed and self._on_change is not None:
             self._on_change(None if up else self._cause)
+
+
+class AskingLink(Submits):
+    """The same link, for keys of slots that are on their way to its node: ASKING precedes each command."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+
+    @property
+    def batches(self) -> int:
+        return self._link.batches
+
+    @property
+    def connections(self) -> int:
+        return self._link.connections
+
+    def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
+        self._link.submit(ASKING, _ignore, again=again)
+        self._link.submit(command, on_reply, weight, again=again)
+
+    def call(self, *arguments: bytes) -> asyncio.Future[Any]:
+        future, on_reply = future_reply()
+        self.submit(pack(*arguments), on_reply)
+        return future
 
 
 def future_reply() -> tuple[asyncio.Future[Any], OnReply]:

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import RedisLink
+from rsws.streams.link import AskingLink, RedisLink
 from rsws.streams.reader import Reader
+from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.retention import Retention, Rule
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
+from rsws.streams.slots import Redirected, slot_of
 from rsws.streams.store import Store
 from rsws.streams.target import RedisTarget
 
@@ -21,13 +23,16 @@ class Primary:
     Args:
         target: The server, which may be another one after a failover.
         on_change: Called with None when it can be reached, and with the cause when it no longer can.
+        on_redirect: See :class:`rsws.streams.reader.Reader`.
         rules: The retention rules to apply there.
         wait_replicas: How many replicas are to have a message before it counts as stored.
 
     Attributes:
+        target: As given.
         commands: The connection for publishes and bounds.
         history: The connection for history and trims.
         store: Access to the streams.
+        importing: The same for streams of slots that are on their way to this server.
         reader: What is new in them.
     """
 
@@ -35,21 +40,26 @@ class Primary:
         self,
         target: RedisTarget,
         on_change: Callable[[str | None], None],
+        on_redirect: Callable[[str, Redirected], None] | None = None,
         *,
         rules: Sequence[Rule] = (),
         wait_replicas: int = 0,
         limits: Limits = DEFAULTS,
     ) -> None:
-        self._target = target
+        self.target = target
         self.commands = RedisLink(
             target, "rsws-commands", [STORE_ONCE.load, LOOK.load], on_change=on_change, watch_role=True, limits=limits
         )
         self.history = RedisLink(target, "rsws-history", [READ.load, STEP_BACK.load], limits=limits)
         wait_s = min(limits.replica_wait_s, target.timeout_s / 2)
         replica_wait = ReplicaWait(self.commands, wait_replicas, wait_s) if wait_replicas else None
-        self.store = Store(self.commands, self.history, replica_wait, limits=limits)
-        self.reader = Reader(target, limits=limits)
-        self._retention = Retention(rules, self.history, every_s=limits.trim_every_s)
+        refusals = Refusals()
+        self.store = Store(self.commands, self.history, replica_wait, refusals, limits=limits)
+        asking = AskingLink(self.commands), AskingLink(self.history)
+        self.importing = Store(*asking, replica_wait, refusals, limits=limits)
+        in_cluster = target.node is not None
+        self.reader = Reader(target, on_redirect, refusals, slot_of=_slot_of if in_cluster else None, limits=limits)
+        self._retention = Retention(rules, self.history, refusals, every_s=limits.trim_every_s)
 
     @property
     def ready(self) -> bool:
@@ -61,6 +71,21 @@ class Primary:
         """Why nothing can be read while publishes are taken; None when it can, or publishes are not taken either."""
         return self.reader.trouble or self.history.trouble if self.commands.ready else None
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so much waits to be sent to it that only small requests should be added."""
+        return self.commands.is_crowded
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits for it."""
+        return not self.commands.held_bytes and not self.history.held_bytes
+
+    def close(self, cause: str) -> None:
+        """Refuse what waits and all that is still asked: :meth:`run` has ended for good."""
+        self.commands.close(cause)
+        self.history.close(cause)
+
     async def run(self) -> None:
         """Keep the connections up, until cancelled. Streams may be followed only once this runs."""
         async with asyncio.TaskGroup() as tasks:
@@ -68,4 +93,8 @@ class Primary:
             tasks.create_task(self.history.run())
             tasks.create_task(self.reader.run())
             tasks.create_task(self._retention.run())
-            tasks.create_task(self._target.watch())
+            tasks.create_task(self.target.watch())
+
+
+def _slot_of(key: bytes) -> int:
+    return slot_of(key.decode())

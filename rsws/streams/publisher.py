@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from rsws.errors import LoginRefused, Outcome, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, StreamId
+from rsws.streams.link import ASKING
 from rsws.streams.redis_connection import RedisConnection, pack
+from rsws.streams.slots import Patience, Redirected
 from rsws.streams.store import store_error
-from rsws.streams.target import RedisTarget
+from rsws.streams.target import ClusterFound, RedisTarget
 
 
 def xadd(channel: str, data: bytes, maxlen: int | None = None) -> list[bytes]:
@@ -37,9 +40,14 @@ class Publisher:
 
     def __init__(self, target: RedisTarget) -> None:
         self._target = target
+        self._host = str(target.url.nodes[0][0] if target.url.nodes else target.url.arguments.get("host", ""))
+        """The host of the node that answers, for one of a cluster that does not know its own."""
 
     async def __aenter__(self) -> Self:
-        self._connection: RedisConnection = await self._target.connect("rsws-xadd")
+        try:
+            self._connection: RedisConnection = await self._target.connect("rsws-xadd")
+        except ClusterFound:
+            self._connection = await self._target.connect("rsws-xadd", any_node=True)
         return self
 
     async def __aexit__(
@@ -50,7 +58,7 @@ class Publisher:
     async def add(
         self, channel: str, messages: Sequence[bytes], *, maxlen: int | None = None
     ) -> list[StreamId | StoreError]:
-        """Add messages at the end of ``channel``, in one round trip.
+        """Add messages at the end of ``channel``, in one round trip, or some more in a cluster.
 
         Args:
             messages: JSON texts.
@@ -64,16 +72,53 @@ class Publisher:
             LoginRefused: This Redis user may not write to ``channel``.
         """
         commands = [pack(*xadd(channel, data, maxlen)) for data in messages]
+        results: dict[int, StreamId | StoreError] = {}
+        left = list(range(len(messages)))
+        patience = Patience(self._target.timeout_s)
+        is_asking = False
+        while True:
+            replies = await self._ask([commands[index] for index in left], is_asking=is_asking)
+            results |= {index: self._result(channel, reply) for index, reply in zip(left, replies, strict=True)}
+            left = [index for index in left if isinstance(results[index], Redirected)]
+            if not left:
+                return [results[index] for index in range(len(messages))]
+            redirect = results[left[0]]
+            assert isinstance(redirect, Redirected)
+            try:
+                await asyncio.sleep(patience.next_pause(redirect))
+                await self._follow(redirect)
+            except RedisUnavailable as error:
+                return [results[index] if index not in left else error for index in range(len(messages))]
+            is_asking = redirect.is_ask or (is_asking and redirect.address is None)
+
+    async def _ask(self, commands: Sequence[bytes], *, is_asking: bool) -> list[Any]:
+        """Return the reply to each command, or why there is none."""
+        sent = [part for command in commands for part in (ASKING, command)] if is_asking else commands
         replies: list[Any] = []
-        lost: list[StreamId | StoreError] = []
+        lost: list[StoreError] = []
         try:
-            await self._connection.ask(*commands, timeout_s=self._target.timeout_s, replies=replies)
+            await self._connection.ask(*sent, timeout_s=self._target.timeout_s, replies=replies)
         except OSError as error:
             unknown = RedisUnavailable(f"lost Redis at {self._target.shown}: {error}", Outcome.UNKNOWN)
-            lost = [unknown] * (len(messages) - len(replies))
-        return [self._result(channel, reply) for reply in replies] + lost
+            lost = [unknown] * (len(sent) - len(replies))
+        return [*replies, *lost][1::2] if is_asking else [*replies, *lost]
+
+    async def _follow(self, redirect: Redirected) -> None:
+        """Connect to the node that a redirect names.
+
+        Raises:
+            RedisUnavailable: It can't be reached.
+        """
+        if redirect.address is None:
+            return
+        self._host, port = redirect.address[0] or self._host, redirect.address[1]
+        connection = await self._target.at((self._host, port)).connect("rsws-xadd", any_node=True)
+        await self._connection.close()
+        self._connection = connection
 
     def _result(self, channel: str, reply: bytes | Exception) -> StreamId | StoreError:
+        if isinstance(reply, StoreError):
+            return reply
         if isinstance(reply, bytes):
             return StreamId.from_redis(reply)
         text = str(reply)

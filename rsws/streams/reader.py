@@ -21,19 +21,23 @@ from functools import partial
 from typing import Any, Protocol
 
 from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
-from rsws.protocol import StreamId
+from rsws.protocol import ZERO, StreamId
 from rsws.streams.caution import Caution
 from rsws.streams.command_queue import BATCH_BYTES
 from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import RedisLink
+from rsws.streams.link import AskingLink, RedisLink, Submits
 from rsws.streams.redis_connection import ReplyError, pack
+from rsws.streams.refusals import Refusals
+from rsws.streams.script_runner import ScriptRunner
 from rsws.streams.scripts import READ
+from rsws.streams.slots import Redirected
 from rsws.streams.store import (
     Entry,
+    checksum,
+    lasting_error,
     parse_entries,
     parse_read,
     read_arguments,
-    run_script,
     store_error,
     too_large,
 )
@@ -72,7 +76,7 @@ class Follower(Protocol):
         raise NotImplementedError
 
     def unreadable(self, error: StoreError, /) -> None:
-        """Handle that Redis refuses to read this stream; called again after each failed retry."""
+        """Handle that this stream can't be read, and not only for a moment; called again after each failed retry."""
         raise NotImplementedError
 
     def interrupted(self) -> None:
@@ -83,6 +87,10 @@ class Follower(Protocol):
         """
         raise NotImplementedError
 
+    def replaced(self) -> None:
+        """Begin anew, and follow again: the entry at the position is another one, so the stream is, too."""
+        raise NotImplementedError
+
 
 class _Followed:
     """A stream that is followed."""
@@ -90,9 +98,12 @@ class _Followed:
     __slots__ = (
         "at_tail",
         "caution",
+        "checksum",
         "delivered_at",
         "ended_bytes",
+        "failing_since",
         "follower",
+        "is_asking",
         "is_busy",
         "is_unreadable",
         "key",
@@ -102,13 +113,15 @@ class _Followed:
         "tail_trimmed",
     )
 
-    def __init__(self, name: str, after: StreamId, follower: Follower) -> None:
+    def __init__(self, name: str, after: StreamId, follower: Follower, *, is_asking: bool) -> None:
         self.name = name
         self.key = name.encode()
         self.position = str(after).encode()
         self.follower = follower
         self.limit = 16
         """The maximum number of entries for the next read, estimated from the size of the last ones."""
+        self.is_asking = is_asking
+        """Whether the stream's slot is on its way to the server, so that ASKING has to precede each read."""
         self.is_busy = False
         """Whether the last read returned more than a few entries, so that the next may, too."""
         self.at_tail = False
@@ -120,6 +133,11 @@ class _Followed:
         self.ended_bytes = 0
         """What Redis may need to remember that connections have read this key that have ended."""
         self.is_unreadable = False
+        """Whether the follower was told that it can't be read."""
+        self.failing_since = 0.0
+        """When the first of the last reads failed, all of which did; 0 if none has."""
+        self.checksum: bytes | None = None
+        """That of the data of the entry at the position, by which a stream made anew within its millisecond shows."""
         self.delivered_at = 0.0
         """The time of the last delivery, not by the event loop's clock, which stands still within a turn."""
 
@@ -129,12 +147,22 @@ class Reader:
 
     Args:
         target: The Redis to connect to.
+        on_redirect: Called where another node of a cluster has a stream that is followed, with its name; it is not read
+            any more until it is followed anew.
+        refusals: Says what the server refuses.
         slot_of: Returns a key's slot, if the server is one of a cluster.
     """
 
     def __init__(
-        self, target: RedisTarget, *, slot_of: Callable[[bytes], int] | None = None, limits: Limits = DEFAULTS
+        self,
+        target: RedisTarget,
+        on_redirect: Callable[[str, Redirected], None] | None = None,
+        refusals: Refusals | None = None,
+        *,
+        slot_of: Callable[[bytes], int] | None = None,
+        limits: Limits = DEFAULTS,
     ) -> None:
+        self._on_redirect = on_redirect
         self._gather_s = limits.gather_s
         self._read_bytes = limits.read_bytes
         self._refused_retry_s = limits.refused_retry_s
@@ -149,10 +177,17 @@ class Reader:
             on_push=self._invalidated,
             limits=limits,
         )
-        self._tail_waiter = TailWaiter(target, self._link, slot_of=slot_of, limits=limits)
+        self._asking_link = AskingLink(self._link)
+        self._lasting_s = limits.lasting_s
+        self._refusals = refusals or Refusals()
+        self._scripts = ScriptRunner(self._link, self._refusals)
+        self._asking_scripts = ScriptRunner(self._asking_link, self._refusals)
+        self._tail_waiter = TailWaiter(target, self._link, self._refusals, slot_of=slot_of, limits=limits)
         self._polled = 0
         """The number of streams that Redis does not tell of and no connection waits for: they are read now and then."""
         self._followed: dict[bytes, _Followed] = {}
+        self._in_trouble: set[bytes] = set()
+        """The streams that can't be read, though neither they nor a command are forbidden."""
         self._tracks_changes = True
         """Whether Redis tells which streams change; an old version does not, or a user may not be allowed to ask."""
         self._is_told_all = False
@@ -182,23 +217,36 @@ class Reader:
             tasks.create_task(self._link.run())
             tasks.create_task(self._tail_waiter.run())
 
-    def follow(self, name: str, after: StreamId, follower: Follower) -> None:
+    def follow(self, name: str, after: StreamId, follower: Follower, *, is_asking: bool = False) -> None:
         """Deliver every entry of the stream ``name`` after a position to ``follower``.
 
         Following a name again replaces its follower and position: nothing read for the old ones is delivered any more.
+
+        Args:
+            is_asking: Whether the stream's slot is on its way to this server of a cluster.
         """
-        followed = _Followed(name, after, follower)
+        followed = _Followed(name, after, follower, is_asking=is_asking)
         before = self._remove(followed.key)
         if before is not None:
-            followed.tail_trimmed, followed.caution = before.tail_trimmed, before.caution
+            followed.tail_trimmed = before.tail_trimmed
+            followed.is_unreadable = before.is_unreadable
+            followed.failing_since = before.failing_since
+            followed.caution = before.caution
         self._followed[followed.key] = followed
         if not self._is_told_all:
             self._list(followed)
         self._read_bounded(followed)
 
-    def unfollow(self, name: str) -> None:
-        """Stop reading this stream; nothing of it is delivered after this call."""
-        self._remove(name.encode())
+    def unfollow(self, name: str) -> StreamId:
+        """Stop reading this stream, and return up to where it was delivered. Nothing more of it is after this call."""
+        followed = self._remove(name.encode())
+        self._leave_trouble(name.encode())
+        return ZERO if followed is None else StreamId.from_redis(followed.position)
+
+    def unfollow_all(self) -> list[tuple[str, StreamId, Follower]]:
+        """Stop reading all streams; return their names, up to where they were delivered, and their followers."""
+        before = [(each.name, each.follower) for each in self._followed.values()]
+        return [(name, self.unfollow(name), follower) for name, follower in before]
 
     def is_at_tail(self, name: str) -> bool:
         """Whether this stream was read to its end, and Redis says when there is more."""
@@ -279,7 +327,7 @@ class Reader:
     def _greeted(self, reply: Any) -> None:
         if isinstance(reply, ReplyError):
             self._tracks_changes = False
-            log.warning("Redis does not tell which streams change, reading them costs more: %s", reply)
+            self._refusals.say("CLIENT TRACKING", reply)
         elif isinstance(reply, dict):
             before, self._client_id = self._client_id, reply.get(b"id", 0)
             if self._client_id < before:  # it has started since, as it counts them upwards
@@ -343,7 +391,7 @@ class Reader:
             return
         count = 1 + min(followed.limit, FEW_ENTRIES)
         command = pack(b"XRANGE", followed.key, followed.position, b"+", b"COUNT", b"%d" % count)
-        self._link.submit(command, partial(self._handle_few, followed, count))
+        self._link_for(followed).submit(command, partial(self._handle_few, followed, count))
 
     def _read_bounded(self, followed: _Followed) -> None:
         """Read after the position, with a bound in bytes; the reply has the stream's ends if that entry is gone."""
@@ -351,8 +399,12 @@ class Reader:
         if followed.caution is not None and not followed.caution.is_over:
             read_bytes, weight = followed.caution.room_bytes, BATCH_BYTES  # on its own, as the limit is for all replies
             limit = READ_ENTRIES if read_bytes > 1 else 1
-        arguments = read_arguments(followed.position, limit, read_bytes)
-        run_script(self._link, READ, (followed.key,), arguments, partial(self._handle_read, followed), weight)
+        arguments = read_arguments(followed.position, limit, read_bytes, with_checksum=True)
+        scripts = self._asking_scripts if followed.is_asking else self._scripts
+        scripts.run(READ, (followed.key,), arguments, partial(self._handle_read, followed), weight)
+
+    def _link_for(self, followed: _Followed) -> Submits:
+        return self._asking_link if followed.is_asking else self._link
 
     def _handle_few(self, followed: _Followed, count: int, reply: Any) -> None:
         if self._followed.get(followed.key) is not followed:
@@ -360,10 +412,12 @@ class Reader:
         if isinstance(reply, Exception):
             self._failed(followed, reply)
         elif followed.position == _BEGINNING or (reply and reply[0][0] == followed.position):
-            news = reply if followed.position == _BEGINNING else reply[1:]
-            if not news:
+            entries = parse_entries(reply)
+            if followed.position != _BEGINNING and self._is_replaced(followed, checksum(entries.pop(0))):
+                return
+            if not entries:
                 self._count_vain_read()
-            self._resume(followed, parse_entries(news), is_end=len(reply) < count)
+            self._resume(followed, entries, is_end=len(reply) < count)
         else:  # no entry at the position: only the stream's bounds tell whether something is missing
             self._read_bounded(followed)
 
@@ -373,21 +427,30 @@ class Reader:
         if isinstance(reply, Exception):
             self._failed(followed, reply)
             return
-        entries, is_end, bounds = parse_read(reply)
+        entries, is_end, bounds, check = parse_read(reply)
         if bounds is None:
+            if check is not None and self._is_replaced(followed, check):
+                return
             self._resume(followed, entries, is_end=is_end)
-        elif followed.is_unreadable:
-            self._resume(followed, [], is_end=True)
+        elif followed.failing_since and self._works_again(followed):
+            followed.follower.interrupted()
         elif not entries and bounds.last == StreamId.from_redis(followed.position):
             self._wait(followed)
         else:
             followed.tail_trimmed = bool(entries)
             followed.follower.interrupted()
 
+    def _is_replaced(self, followed: _Followed, check: bytes) -> bool:
+        """Whether the entry at the position is another one than before, which ends the reading of this stream."""
+        is_other = followed.checksum is not None and followed.checksum != check
+        followed.checksum = check
+        if is_other:
+            followed.follower.replaced()
+        return is_other
+
     def _resume(self, followed: _Followed, entries: list[Entry], *, is_end: bool) -> None:
         """Continue with entries that provably follow the position without a gap."""
-        if followed.is_unreadable:
-            log.info("channel readable again channel=%r", followed.name)
+        if followed.failing_since and self._works_again(followed):
             followed.follower.interrupted()
             return
         if entries and followed.position != _BEGINNING:
@@ -399,6 +462,7 @@ class Reader:
         if entries:
             self._reads_with_news += 1
             followed.position = entries[-1].raw_id
+            followed.checksum = checksum(entries[-1])
             size = sum([len(entry.data or b"") for entry in entries])
             if followed.caution is not None:
                 followed.caution.worked(max([len(entry.data or b"") for entry in entries]))
@@ -419,9 +483,11 @@ class Reader:
 
         Where there is no connection for that, what comes is read when Redis tells of it, or by and by, without a proof.
         """
-        if self._tail_waiter.wait(followed.key, followed.position, partial(self._handle_tail, followed)):
-            return
-        if self._tracks_changes:
+        if followed.is_asking and self._tracks_changes:  # a blocking read can't ask
+            followed.at_tail = True
+        elif self._tail_waiter.wait(followed.key, followed.position, partial(self._handle_tail, followed)):
+            pass
+        elif self._tracks_changes:
             followed.at_tail = True
             self._count_vain_read()
         else:
@@ -441,30 +507,56 @@ class Reader:
             self._read(followed)
 
     def _failed(self, followed: _Followed, error: Exception) -> None:
+        reason = store_error(followed.name, error)
         if isinstance(error, RedisUnavailable):  # never because the queue is full: at most one read per stream waits
-            if error.was_reset and self._is_too_large(followed):
+            if not error.was_reset or not self._is_too_large(followed):
+                followed.at_tail = True  # it is read again on the next connection
                 return
-            followed.at_tail = True  # it is read again on the next connection
+            reason = too_large(followed.name)
+        if isinstance(reason, Redirected) and reason.address is not None and self._on_redirect is not None:
+            self._on_redirect(followed.name, reason)
             return
-        self._set_aside(followed, store_error(followed.name, error))
+        now = time.monotonic()
+        followed.failing_since = followed.failing_since or now
+        retry_s = self._refused_retry_s
+        if isinstance(reason, ChannelUnreadable):
+            retry_s = self._unreadable_retry_s
+            if isinstance(error, ReplyError) and error.forbids_command:
+                self._refusals.say("XRANGE", error)
+            elif not followed.is_unreadable:
+                log.warning("channel unreadable channel=%r: %s", followed.name, reason)
+        elif now - followed.failing_since < self._lasting_s:
+            asyncio.get_running_loop().call_later(retry_s, self._read, followed)
+            return
+        elif not followed.is_unreadable:
+            if not self._in_trouble:
+                log.warning("channels can't be read, trying again; the first is channel=%r: %s", followed.name, reason)
+            self._in_trouble.add(followed.key)
+        followed.is_unreadable = True
+        followed.follower.unreadable(lasting_error(reason))
+        asyncio.get_running_loop().call_later(retry_s, self._read, followed)
 
     def _is_too_large(self, followed: _Followed) -> bool:
         """Take note that the connection broke while a stream was read; return whether its next entry is to blame."""
         caution = followed.caution = followed.caution or Caution(self._read_bytes)
         caution.broke(caution.room_bytes)
-        if caution.is_hopeless:
-            self._set_aside(followed, too_large(followed.name))
         return caution.is_hopeless
 
-    def _set_aside(self, followed: _Followed, reason: StoreError) -> None:
-        """Read a stream again later."""
-        retry_s = self._refused_retry_s
-        if isinstance(reason, ChannelUnreadable):
-            retry_s = self._unreadable_retry_s
-            followed.is_unreadable = True
-            log.warning("channel unreadable channel=%r: %s", followed.name, reason)
-            followed.follower.unreadable(reason)
-        asyncio.get_running_loop().call_later(retry_s, self._read, followed)
+    def _works_again(self, followed: _Followed) -> bool:
+        """Note that a stream was read after it could not be; return whether its follower was told that it can't."""
+        was_told = followed.is_unreadable
+        followed.failing_since = 0.0
+        followed.is_unreadable = False
+        if was_told and followed.key not in self._in_trouble:
+            log.info("channel readable again channel=%r", followed.name)
+        self._leave_trouble(followed.key)
+        return was_told
+
+    def _leave_trouble(self, key: bytes) -> None:
+        if key in self._in_trouble:
+            self._in_trouble.remove(key)
+            if not self._in_trouble:
+                log.info("channels can be read again")
 
 
 def _listed_bytes(key: bytes) -> int:

@@ -27,10 +27,17 @@ END_S = 0.2
 
 
 _LUA = re.compile(
-    r"^Error running script \(call to f_[0-9a-f]{40}\): (?:@user_script: ?[0-9]+: )+-?"  # Redis 6
+    r"^(?:Error running script \(call to f_[0-9a-f]{40}\): )?(?:@user_script: ?[0-9]+: )+-?"  # Redis 6
     r"|\.? script: (?:[0-9a-f]{40}, )?on @user_script:[0-9]+\.?$"  # Redis 7 and later, Valkey
 )
 """What a server says of the script in which a command failed."""
+_FORBIDDEN = re.compile(
+    r"NOPERM|unknown command|unknown subcommand|Unknown subcommand"
+    r"|(?P<in_script>ACL failure in script: |The user executing the script can't|Unknown Redis command called from)"
+)
+"""How servers begin to refuse a command that this user may not send, or that they do not have."""
+_FORBIDDEN_KEY = re.compile(r"access (?:a key|(?:one|at least one) of the keys)")
+"""What they say where it is the key that is forbidden."""
 
 
 class NotPrimary(ConnectionError):
@@ -46,7 +53,18 @@ class ReplyError(Exception):
     @property
     def is_forbidden(self) -> bool:
         """Whether this user may not send the command, or the server does not have it: asking again is in vain."""
-        return str(self).startswith(("NOPERM", "unknown command", "unknown subcommand", "Unknown subcommand"))
+        return _FORBIDDEN.match(str(self)) is not None
+
+    @property
+    def is_in_script(self) -> bool:
+        """Whether it is a command in a script that is forbidden."""
+        match = _FORBIDDEN.match(str(self))
+        return match is not None and match["in_script"] is not None
+
+    @property
+    def forbids_command(self) -> bool:
+        """Whether it is forbidden whatever the key."""
+        return self.is_forbidden and _FORBIDDEN_KEY.search(str(self)) is None
 
     @property
     def is_read_only(self) -> bool:

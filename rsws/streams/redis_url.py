@@ -1,4 +1,4 @@
-"""The URL that says which Redis to use: one server, or a name that sentinels know."""
+"""The URL that says which Redis to use: one server, a name that sentinels know, or a cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from rsws.errors import UsageError
 from rsws.urls import host_fault, redact_url
 
 SENTINEL_PORT = 26379
+PORT = 6379
 _SENTINEL = "+sentinel"
+_CLUSTER = "+cluster"
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
 """What redis-py calls each scheme."""
 _CLASSES: dict[str, type[AbstractConnection]] = {
@@ -72,6 +74,8 @@ class RedisUrl:
     """Host and port of each sentinel to ask for the primary; empty where the URL leads to the server itself."""
     service: str = ""
     """The name under which the sentinels know the primary."""
+    nodes: tuple[tuple[str, int], ...] = ()
+    """Host and port of each node of a cluster that is asked for its map; empty where the URL is not of a cluster."""
     sentinel_login: Mapping[str, str] | None = field(repr=False, default=None)
     """The login at the sentinels, as arguments; None for that of the servers, or none where they want none."""
 
@@ -87,7 +91,7 @@ class RedisUrl:
 
 
 def parse_redis_url(url: str, tls: TlsFiles | None = None) -> RedisUrl:
-    """Read a URL: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``, or of sentinels.
+    """Read a URL: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``, of sentinels or a cluster.
 
     Raises:
         UsageError: It can't be used; the text says what to write, and shows no password.
@@ -100,9 +104,9 @@ def parse_redis_url(url: str, tls: TlsFiles | None = None) -> RedisUrl:
 
 def _parse(url: str, tls: TlsFiles) -> RedisUrl:
     scheme, _, rest = url.partition("://")
-    for_sentinels = scheme.endswith(_SENTINEL)
-    plain = scheme.removesuffix(_SENTINEL)
-    if plain not in _SCHEMES or (for_sentinels and plain == "unix"):
+    for_sentinels, for_cluster = scheme.endswith(_SENTINEL), scheme.endswith(_CLUSTER)
+    plain = scheme.removesuffix(_SENTINEL).removesuffix(_CLUSTER)
+    if plain not in _SCHEMES or (plain != scheme and plain == "unix") or (for_sentinels and for_cluster):
         raise _unusable(url, "it does not begin with redis://, rediss:// or unix://")
     options = dict(parse_qsl(rest.partition("?")[2], keep_blank_values=True))
     kind = _SCHEMES[plain]
@@ -113,10 +117,15 @@ def _parse(url: str, tls: TlsFiles) -> RedisUrl:
         kind = "rediss" if is_on else kind
     sentinel_login = _take_sentinel_login(options) if for_sentinels else None
     sentinels: tuple[tuple[str, int], ...] = ()
+    nodes: tuple[tuple[str, int], ...] = ()
     service = ""
     base = f"{kind}://{rest.partition('?')[0]}"
     if for_sentinels:
         sentinels, service, base = _split_sentinels(url, base)
+    elif for_cluster:
+        nodes, path, base = _split_hosts(url, base, PORT)
+        if path.strip("/") not in ("", "0") or options.get("db", "0") != "0":
+            raise _unusable(url, "a cluster has no database but 0")
     _check(url, base)
     made = _CLASSES[kind]
     _check_options(url, base, made, options)
@@ -127,7 +136,7 @@ def _parse(url: str, tls: TlsFiles) -> RedisUrl:
         made(**arguments)
     except (ValueError, TypeError, RedisError):
         raise _unusable(url, "Redis' client does not take its options") from None
-    return RedisUrl(redact_url(url), made, arguments, sentinels, service, sentinel_login)
+    return RedisUrl(redact_url(url), made, arguments, sentinels, service, nodes, sentinel_login)
 
 
 def _take_sentinel_login(options: dict[str, str]) -> dict[str, str] | None:
@@ -146,23 +155,29 @@ def _with_options(base: str, options: Mapping[str, str]) -> str:
 
 def _split_sentinels(url: str, base: str) -> tuple[tuple[tuple[str, int], ...], str, str]:
     """Return the sentinels, the name they know, and the URL of a server without its address."""
-    scheme, _, rest = base.partition("://")
-    address, _, path = rest.rpartition("@")[2].partition("/")
-    login = rest.rpartition("@")[0]
+    sentinels, path, base = _split_hosts(url, base, SENTINEL_PORT)
     service, _, database = path.partition("/")
     if not service:
         raise _unusable(url, "it lacks the name under which the sentinels know the primary")
-    sentinels = []
+    return sentinels, unquote(service), f"{base}/{database}"
+
+
+def _split_hosts(url: str, base: str, default_port: int) -> tuple[tuple[tuple[str, int], ...], str, str]:
+    """Return the hosts and ports of a URL that has several, its path, and the URL with one host that stands for all."""
+    scheme, _, rest = base.partition("://")
+    login, _, place = rest.rpartition("@")
+    address, _, path = place.partition("/")
+    hosts = []
     for each in address.split(","):
         try:
             parts = urlsplit(f"//{each}")
-            host, port = parts.hostname, parts.port or SENTINEL_PORT
+            host, port = parts.hostname, parts.port or default_port
         except ValueError:
             raise _unusable(url, "it has no valid host and port") from None
         if not host or host_fault(host) is not None:
             raise _unusable(url, "its host is not a valid name")
-        sentinels.append((host, port))
-    return tuple(sentinels), unquote(service), f"{scheme}://{login}{'@' if login else ''}sentinels/{database}"
+        hosts.append((host, port))
+    return tuple(hosts), path, f"{scheme}://{login}{'@' if login else ''}several"
 
 
 def _tls_arguments(made: type[AbstractConnection], said: Mapping[str, Any], files: TlsFiles) -> dict[str, Any]:
@@ -240,6 +255,7 @@ def _unusable(url: str, reason: str) -> UsageError:
     """Return the error for a Redis URL, never in a parser's words: they quote what it took for a port or a host."""
     return UsageError(
         f"the Redis URL {redact_url(url)} (REDIS_URL or --redis-url) can't be used: {reason}; write "
-        "redis://[[user]:password@]host[:port][/database] or redis+sentinel://[[user]:password@]host:port,.../NAME, "
+        "redis://[[user]:password@]host[:port][/database], redis+sentinel://[[user]:password@]host:port,.../NAME or "
+        "redis+cluster://[[user]:password@]host:port,..., "
         "special characters of a password percent-encoded (/ as %2F, # as %23, @ as %40)"
     )

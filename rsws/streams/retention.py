@@ -18,8 +18,10 @@ from rsws.settings import UNIT_S
 from rsws.streams.limits import DEFAULTS
 from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import ReplyError
+from rsws.streams.refusals import Refusals
+from rsws.streams.script_runner import ScriptRunner, ScriptsForbidden
 from rsws.streams.scripts import DELETE_QUIET
-from rsws.streams.store import ask_script
+from rsws.streams.slots import REDIRECTS
 
 log = logging.getLogger("rsws.retention")
 
@@ -64,12 +66,21 @@ class Retention:
     Args:
         rules: The rules to apply.
         link: The connection to Redis.
+        refusals: Says what the server refuses.
         every_s: The pause after all rules were applied.
     """
 
-    def __init__(self, rules: Sequence[Rule], link: RedisLink, *, every_s: float = DEFAULTS.trim_every_s) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        link: RedisLink,
+        refusals: Refusals | None = None,
+        *,
+        every_s: float = DEFAULTS.trim_every_s,
+    ) -> None:
         self._rules = rules
         self._link = link
+        self._scripts = ScriptRunner(link, refusals or Refusals())
         self._every_s = every_s
         self._only_streams: tuple[bytes, ...] = (b"TYPE", b"stream")
         self._logged: dict[Rule, str | None] = {}
@@ -119,8 +130,12 @@ class Retention:
                 oldest_ms = max(0, int((time.time() - rule.age_s) * 1000))
                 await self._link.call(b"XTRIM", key, b"MINID", b"~", b"%d" % oldest_ms)
                 if rule.expires:
-                    await ask_script(self._link, DELETE_QUIET, (key,), (b"%d" % oldest_ms,))
+                    await self._scripts.ask(DELETE_QUIET, (key,), (b"%d" % oldest_ms,))
+        except ScriptsForbidden:
+            return None  # it was said what that costs
         except ReplyError as error:
             text = str(error)
-            return None if text.startswith("WRONGTYPE") else f"{key.decode(errors='replace')!r}: {text}"
+            if error.forbids_command:
+                return text
+            return None if text.startswith(("WRONGTYPE", *REDIRECTS)) else f"{key.decode(errors='replace')!r}: {text}"
         return None

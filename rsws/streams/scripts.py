@@ -89,17 +89,18 @@ READ = Script(
     _LOOK
     + _WALK
     + b"""
-local found, size, is_start, is_there = {}, 0, ARGV[1] == '0-0', false
+local found, size, is_start, is_there, checksum = {}, 0, ARGV[1] == '0-0', false, false
 local count = tonumber(ARGV[2]) + (is_start and 0 or 1)
 local _, is_end = walk('XRANGE', KEYS[1], ARGV[1], '+', count, tonumber(ARGV[3]), function (entry)
-  if entry[1] == ARGV[1] then
-    is_there = true
-    return 0
-  end
   local fields, data, bytes = entry[2] or {}, false, 0
   for index = 1, #fields, 2 do
     if fields[index] == ARGV[4] then data = fields[index + 1] end
     bytes = bytes + #fields[index + 1]
+  end
+  if entry[1] == ARGV[1] then
+    is_there = true
+    if ARGV[5] == '1' then checksum = redis.sha1hex(data or '') end
+    return 0
   end
   found[size + 1], found[size + 2] = entry[1], data
   size = size + 2
@@ -110,14 +111,15 @@ if not is_there and not is_start then
   bounds = look(KEYS[1])
   if bounds.err then return bounds end
 end
-return {found, is_end and 1 or 0, bounds}
+return {found, is_end and 1 or 0, bounds, checksum}
 """
 )
 """Reads the entries of the stream KEYS[1] after the id ARGV[1]: at most ARGV[2] entries (one more if there is no entry
 ARGV[1]), until the size of their values reaches ARGV[3] bytes.
 
 Returns a list of ids alternating with values of the field ARGV[4] (the last one if it is repeated, nil if missing),
-whether the stream ends after them, and, if there is no entry ARGV[1], the result of LOOK as of the same moment.
+whether the stream ends after them, and, if there is no entry ARGV[1], the result of LOOK as of the same moment; else,
+with ARGV[5] = 1, the SHA-1 of that entry's value.
 """
 
 STEP_BACK = Script(

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from binascii import crc_hqx
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-from hashlib import sha256
-from itertools import count
-from typing import Any, Literal, NamedTuple, TypeAlias
+from functools import partial
+from hashlib import sha1, sha256
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from rsws.errors import ChannelUnreadable, Conflict, RedisRefused, RedisUnavailable, StoreError
+from rsws.errors import ChannelUnreadable, Conflict, NotPossible, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
 from rsws.streams.caution import Caution
 from rsws.streams.command_queue import BATCH_BYTES
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import Submits, future_reply
 from rsws.streams.lookback import LookBack
-from rsws.streams.redis_connection import OnReply, ReplyError
+from rsws.streams.redis_connection import ReplyError
+from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
-from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE, Script
+from rsws.streams.script_runner import ScriptRunner, ScriptsForbidden
+from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
+from rsws.streams.slots import REDIRECTS, Redirected, slot_tag
 
 _FIELD = FIELD.encode()
 PLAIN_READ_ENTRIES = 4
@@ -90,7 +91,33 @@ class IdempotencyKey(NamedTuple):
     window_s: float
 
 
-class Store:
+class Streams(Protocol):
+    """What can be asked of streams, in one server or in several."""
+
+    def append(
+        self,
+        channel: str,
+        data: bytes,
+        on_result: Callable[[Stored | StoreError], None],
+        once: IdempotencyKey | None = None,
+    ) -> None:
+        """See :meth:`Store.append`."""
+        raise NotImplementedError
+
+    def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
+        """See :meth:`Store.bounds`."""
+        raise NotImplementedError
+
+    async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
+        """See :meth:`Store.page`."""
+        raise NotImplementedError
+
+    async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
+        """See :meth:`Store.before_last`."""
+        raise NotImplementedError
+
+
+class Store(Streams):
     """The streams of one server, over two shared connections: one for publishes and bounds, one for history.
 
     Commands on the first connection are executed in the order of the calls: a subscription made before a publish starts
@@ -100,6 +127,7 @@ class Store:
         commands: The connection for publishes and bounds.
         history: The connection for history.
         replica_wait: Holds back what is stored until replicas have it; None where nothing has to wait.
+        refusals: Says what the server refuses.
     """
 
     def __init__(
@@ -107,11 +135,15 @@ class Store:
         commands: Submits,
         history: Submits,
         replica_wait: ReplicaWait | None = None,
+        refusals: Refusals | None = None,
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
         self._commands = commands
         self._history = history
+        self._refusals = refusals or Refusals()
+        self._scripts = ScriptRunner(commands, self._refusals)
+        self._history_scripts = ScriptRunner(history, self._refusals)
         self._replica_wait = replica_wait
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._cautions: dict[str, Caution] = {}
@@ -146,7 +178,15 @@ class Store:
         command = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
             len(key), key, len(_FIELD), _FIELD, len(data), data
         )  # fmt: skip
-        self._commands.submit(command, partial(_appended, channel, on_result))
+        self._commands.submit(command, partial(self._appended, channel, on_result))
+
+    def _appended(self, channel: str, on_result: Callable[[Stored | StoreError], None], reply: Any) -> None:
+        if isinstance(reply, bytes):
+            on_result(Stored(reply))
+            return
+        if isinstance(reply, ReplyError) and reply.forbids_command:
+            self._refusals.say("XADD", reply)
+        on_result(store_error(channel, reply))
 
     def _append_once(
         self, channel: str, data: bytes, on_result: Callable[[Stored | StoreError], None], once: IdempotencyKey
@@ -154,7 +194,9 @@ class Store:
         digest = sha256(data).hexdigest().encode()
 
         def on_reply(reply: Any) -> None:
-            if not isinstance(reply, list):
+            if isinstance(reply, ScriptsForbidden):
+                on_result(NotPossible(f"{_NO_PRODUCER} ({reply})"))
+            elif not isinstance(reply, list):
                 on_result(store_error(channel, reply))
             elif reply[1] == digest:
                 on_result(Stored(reply[0], duplicate=reply[2] == 1))
@@ -164,7 +206,7 @@ class Store:
         keys = (channel.encode(), idempotency_key_name(channel, once))
         must_write = b"0" if self._replica_wait is None else b"1"
         arguments = (_FIELD, data, digest, b"%d" % (once.window_s * 1000), must_write)
-        run_script(self._commands, STORE_ONCE, keys, arguments, on_reply)
+        self._scripts.run(STORE_ONCE, keys, arguments, on_reply)
 
     def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
         """Return the bounds of ``channel`` as of a moment after this call and before anything appended after it.
@@ -173,7 +215,7 @@ class Store:
             StoreError: (the future) See :func:`store_error`.
         """
         future, on_bounds = future_reply()
-        future.add_done_callback(_seen)  # the caller may be gone
+        future.add_done_callback(ignore_result)  # the caller may be gone
         self.look(channel, on_bounds)
         return future
 
@@ -186,7 +228,7 @@ class Store:
         waiting = [on_bounds]
         self._looks[channel] = self._commands.batches, waiting
         on_reply = partial(self._looked, channel, waiting)
-        run_script(self._commands, LOOK, (channel.encode(),), (), on_reply, self._look_weight)
+        self._scripts.run(LOOK, (channel.encode(),), (), on_reply, self._look_weight)
 
     def _looked(self, channel: str, waiting: list[Callable[[StreamBounds | StoreError], None]], reply: Any) -> None:
         if self._looks.get(channel, (0, None))[1] is waiting:
@@ -260,8 +302,8 @@ class Store:
         self, channel: str, after: StreamId, limit: int, limit_bytes: int, weight: int = READ_WEIGHT
     ) -> History:
         arguments = read_arguments(str(after).encode(), limit, limit_bytes)
-        reply = await ask_script(self._history, READ, (channel.encode(),), arguments, weight)
-        entries, is_end, bounds = parse_read(reply)
+        reply = await self._history_scripts.ask(READ, (channel.encode(),), arguments, weight)
+        entries, is_end, bounds, _ = parse_read(reply)
         return History(entries, is_end, None if bounds is None else broken_continuity(after, bounds), bounds)
 
     async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
@@ -280,41 +322,17 @@ class Store:
         """See :data:`rsws.streams.lookback.Step`."""
         arguments = (str(end).encode(), b"%d" % limit, b"%d" % STEP_BYTES)
         try:
-            found, first, is_first = await ask_script(self._history, STEP_BACK, (channel.encode(),), arguments)
+            reply = await self._history_scripts.ask(STEP_BACK, (channel.encode(),), arguments, READ_WEIGHT)
         except (ReplyError, RedisUnavailable) as error:
             raise store_error(channel, error) from None
+        found, first, is_first = reply
         return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
 
 
-def _seen(future: asyncio.Future[Any]) -> None:
+def ignore_result(future: asyncio.Future[Any]) -> None:
     """Take note of the exception that the future may have, so that asyncio does not report it as never retrieved."""
     if not future.cancelled():
         future.exception()
-
-
-def _appended(channel: str, on_result: Callable[[Stored | StoreError], None], reply: Any) -> None:
-    on_result(Stored(reply) if isinstance(reply, bytes) else store_error(channel, reply))
-
-
-def run_script(link: Submits, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply, weight: int = 0) -> None:
-    """Run a script, and load it if necessary; ``weight`` as in :meth:`rsws.streams.link.RedisLink.submit`."""
-
-    def on_first_reply(reply: Any) -> None:
-        if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
-            link.submit(script.call_in_full(*keys, arguments=arguments), on_reply, weight, again=True)
-        else:
-            on_reply(reply)
-
-    link.submit(script.call(*keys, arguments=arguments), on_first_reply, weight)
-
-
-def ask_script(
-    link: Submits, script: Script, keys: Keys, arguments: Keys = (), weight: int = READ_WEIGHT
-) -> asyncio.Future[Any]:
-    """Run a script; the future has its reply. See :func:`run_script`."""
-    future, on_reply = future_reply()
-    run_script(link, script, keys, arguments, on_reply, weight)
-    return future
 
 
 class History(NamedTuple):
@@ -351,16 +369,26 @@ def parse_entries(reply: Sequence[Any]) -> list[Entry]:
     ]
 
 
-def read_arguments(after: bytes, limit: int, limit_bytes: int) -> Keys:
+def read_arguments(after: bytes, limit: int, limit_bytes: int, *, with_checksum: bool = False) -> Keys:
     """Return the arguments for READ."""
-    return after, b"%d" % limit, b"%d" % limit_bytes, _FIELD
+    return after, b"%d" % limit, b"%d" % limit_bytes, _FIELD, b"1" if with_checksum else b"0"
 
 
-def parse_read(reply: Any) -> tuple[list[Entry], bool, StreamBounds | None]:
-    """Parse READ's reply: entries, whether the stream ends after them, its bounds if the position's entry is gone."""
-    found, is_end, bounds = reply
+def parse_read(reply: Any) -> tuple[list[Entry], bool, StreamBounds | None, bytes | None]:
+    """Parse READ's reply.
+
+    Returns:
+        The entries, whether the stream ends after them, its bounds if the position's entry is gone, and the checksum of
+        that entry, if it was asked for.
+    """
+    found, is_end, bounds, check = reply
     values = iter(found)
-    return list(map(Entry, values, values)), is_end == 1, None if bounds is None else _parse_look(bounds)
+    return list(map(Entry, values, values)), is_end == 1, None if bounds is None else _parse_look(bounds), check
+
+
+def checksum(entry: Entry) -> bytes:
+    """Return what shows whether an entry with the same id is another one, as READ has it."""
+    return sha1(entry.data or b"").hexdigest().encode()
 
 
 def _data(fields: Sequence[bytes] | None) -> bytes | None:
@@ -380,41 +408,44 @@ def _parse_look(reply: Sequence[Any]) -> StreamBounds:
 def idempotency_key_name(channel: str, once: IdempotencyKey) -> bytes:
     """Return the name of the Redis key that records a stored message, in the same cluster slot as its channel."""
     name = sha256(msgspec.json.encode([channel, once.producer, once.message_id])).hexdigest()
-    return b"rsws:once:{%b}:%b" % (_hash_tag(channel.encode()), name.encode())
+    return b"rsws:once:{%b}:%b" % (slot_tag(channel.encode()), name.encode())
 
 
-@lru_cache(maxsize=1024)
-def _hash_tag(key: bytes) -> bytes:
-    """Return the hash tag with which a key shares the slot of ``key`` (Redis Cluster specification, hash tags)."""
-    start = key.find(b"{")
-    end = key.find(b"}", start + 1) if start >= 0 else -1
-    hashed = key[start + 1 : end] if end > start + 1 else key
-    if b"}" not in hashed and hashed:
-        return hashed
-    slot = crc_hqx(hashed, 0) % 16384
-    return next(tag for tag in map(b"%d".__mod__, count()) if crc_hqx(tag, 0) % 16384 == slot)
+_UNAVAILABLE = ("CLUSTERDOWN ", "LOADING ", "MASTERDOWN ", "TRYAGAIN ")
 
 
-_FORBIDDEN_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
-"""The texts with which servers refuse a command in a script, in place of NOPERM."""
+def lasting_error(error: StoreError) -> StoreError:
+    """Return the error to tell to subscribers: a server that says that it can't serve for now is unavailable."""
+    text = str(error).removeprefix(_REFUSED)
+    return RedisUnavailable(text) if text.startswith(_UNAVAILABLE) else error
+
+
+_REFUSED = "Redis refused: "
+_NO_PRODUCER = (
+    "Redis does not allow scripts (EVAL), without which a message can't be stored only once: publish it without "
+    "`producer`, or have EVAL and EVALSHA allowed"
+)
 
 
 def store_error(channel: str, error: Any) -> StoreError:
     """Convert an error reply of Redis to a StoreError.
 
-    It is ChannelUnreadable if it concerns only this key (not a stream, or forbidden), and RedisRefused with Redis' own
-    text for everything else; a StoreError such as RedisUnavailable is returned unchanged.
+    It is ChannelUnreadable if the key is not a stream, or it or the command is forbidden, Redirected where another node
+    of a cluster has the key or no node has it for now, and RedisRefused with Redis' own text for all else. A
+    StoreError is returned unchanged.
     """
     if isinstance(error, StoreError):
         return error
     text = str(error)
+    if text.startswith(REDIRECTS):
+        return Redirected(text)
     if text.startswith("WRONGTYPE"):
         return ChannelUnreadable(f"the key {channel!r} in Redis is not a stream ({text})")
-    if any(words in text for words in _FORBIDDEN_IN_SCRIPT):
-        text = f"NOPERM {text}"
-    if text.startswith("NOPERM"):
+    if isinstance(error, ReplyError) and error.is_forbidden:
+        if error.is_in_script:
+            text = f"NOPERM {text}"
         return ChannelUnreadable(f"Redis forbids the gateway to use {channel!r} ({text})")
-    return RedisRefused(f"Redis refused: {text}")
+    return RedisRefused(f"{_REFUSED}{text}")
 
 
 def too_large(channel: str) -> ChannelUnreadable:

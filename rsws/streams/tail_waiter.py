@@ -18,6 +18,7 @@ from rsws.errors import RedisUnavailable, SetupError
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
+from rsws.streams.refusals import Refusals
 from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.reader")
@@ -42,6 +43,7 @@ class TailWaiter:
     Args:
         target: The Redis to connect to.
         commands: The connection used to unblock a blocking read when its set of streams changes.
+        refusals: Says what the server refuses.
         slot_of: Returns a key's slot, where a connection may wait for the streams of one slot only; None where it may
             wait for any.
     """
@@ -50,12 +52,14 @@ class TailWaiter:
         self,
         target: RedisTarget,
         commands: RedisLink,
+        refusals: Refusals | None = None,
         *,
         slot_of: Callable[[bytes], int] | None = None,
         limits: Limits = DEFAULTS,
     ) -> None:
         self._target = target
         self._commands = commands
+        self._refusals = refusals or Refusals()
         self._slot_of = slot_of
         self._limits = limits
         self._shards: list[_Shard] = []
@@ -70,7 +74,7 @@ class TailWaiter:
 
     def _add_shard(self) -> _Shard:
         assert self._tasks is not None, "run() has not started"
-        shard = _Shard(self._target, self._commands, self._tasks, self._limits)
+        shard = _Shard(self._target, self._commands, self._refusals, self._tasks, self._limits)
         self._shards.append(shard)
         return shard
 
@@ -119,7 +123,14 @@ class TailWaiter:
 class _Shard:
     """The streams of one connection."""
 
-    def __init__(self, target: RedisTarget, commands: RedisLink, tasks: asyncio.TaskGroup, limits: Limits) -> None:
+    def __init__(
+        self,
+        target: RedisTarget,
+        commands: RedisLink,
+        refusals: Refusals,
+        tasks: asyncio.TaskGroup,
+        limits: Limits,
+    ) -> None:
         self.waiting: dict[bytes, _Waiting] = {}
         self.slot: int | None = None
         """The slot of the streams that wait; None if they may be of any."""
@@ -127,10 +138,12 @@ class _Shard:
         """Why there is no connection, since an attempt to connect has failed."""
         self._target = target
         self._commands = commands
+        self._refusals = refusals
         self._tasks = tasks
         self._limits = limits
         self._changed = asyncio.Event()
         self._client_id = b""
+        """The connection's id, by which a read is unblocked; empty while that is not allowed."""
         self._blocked = False
         self._waking = False
         self._block_s = limits.block_s
@@ -151,7 +164,7 @@ class _Shard:
 
     def _wake(self) -> None:
         self._changed.set()
-        if self._blocked and not self._waking:
+        if self._blocked and self._client_id and not self._waking:
             self._waking = True
             self._tasks.create_task(self._unblock())
 
@@ -165,10 +178,14 @@ class _Shard:
         except RedisUnavailable:
             pass  # the read ends with the same outage, or after the block time
         except ReplyError as error:
-            self._block_s = min(self._block_s, self._limits.refused_block_s)
-            log.warning("CLIENT UNBLOCK refused, some messages may wait %g s: %s", self._block_s, error)
+            self._cannot_unblock("CLIENT UNBLOCK", error)
         finally:
             self._waking = False
+
+    def _cannot_unblock(self, command: str, error: ReplyError) -> None:
+        self._client_id = b""
+        self._block_s = min(self._block_s, self._limits.refused_block_s)
+        self._refusals.say(command, error)
 
     async def _run(self) -> NoReturn:
         failures = 0
@@ -182,13 +199,17 @@ class _Shard:
                 continue
             self.trouble = None
             try:
-                (client_id,) = await self._ask(connection, pack(b"CLIENT", b"ID"))
-                self._client_id = b"%d" % client_id
+                await self._learn_id(connection)
                 while True:
                     while not self.waiting:
                         self._changed.clear()
                         await self._changed.wait()
-                    await self._read(connection)
+                    try:
+                        await self._read(connection)
+                    except ReplyError as error:
+                        if not error.forbids_command:
+                            raise
+                        await self._poll(error)
                     failures = 0
             except (ReplyError, OSError) as error:
                 log.info("waiting interrupted: %s", error)
@@ -196,8 +217,24 @@ class _Shard:
                 failures += 1
                 await self._limits.reconnect.wait(failures)
             finally:
-                self._blocked = False
                 await connection.close()
+
+    async def _learn_id(self, connection: RedisConnection) -> None:
+        try:
+            (client_id,) = await self._ask(connection, pack(b"CLIENT", b"ID"))
+        except ReplyError as error:
+            if not error.is_forbidden:
+                raise
+            self._cannot_unblock("CLIENT ID", error)
+        else:
+            self._client_id = b"%d" % client_id
+            self._block_s = self._limits.block_s
+
+    async def _poll(self, error: ReplyError) -> None:
+        """Have the streams looked at after a while: XREAD is forbidden."""
+        self._refusals.say("XREAD", error)
+        await asyncio.sleep(self._limits.refused_block_s)
+        self._answer_unproven(self.waiting.copy())
 
     async def _read(self, connection: RedisConnection) -> None:
         """Send an XREAD that blocks, after one that does not, which shows whether entries were already there."""
@@ -207,8 +244,10 @@ class _Shard:
         look = pack(b"XREAD", b"COUNT", REPLY_ENTRIES, *streams)
         wait = pack(b"XREAD", b"COUNT", REPLY_ENTRIES, b"BLOCK", b"%d" % (self._block_s * 1000), *streams)
         self._blocked = True
-        there, came = await self._ask(connection, look, wait, wait_s=self._block_s)
-        self._blocked = False
+        try:
+            there, came = await self._ask(connection, look, wait, wait_s=self._block_s)
+        finally:
+            self._blocked = False
         if there:
             self._answer_unproven({key: asked[key] for key, _ in [*there, *(came or ())]})
         else:

@@ -11,11 +11,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
@@ -31,6 +32,13 @@ log = logging.getLogger("rsws.redis")
 PRIMARY_ROLES = (b"master", b"active-replica")  # the second is KeyDB's, which takes writes
 ASK_ROLE = pack(b"ROLE")
 WATCH_S = 60.0
+
+Address: TypeAlias = tuple[str, int]
+"""Host and port."""
+
+
+class ClusterFound(RedisUnavailable):
+    """The server is a node of a cluster: which one has a channel is known to the cluster's map."""
 
 
 class ServerFacts(NamedTuple):
@@ -63,6 +71,8 @@ class RedisTarget:
         timeout_s: As given.
         facts: What the server that answered last says of itself.
         primary: The address at which it answered, where sentinels have named it; else empty.
+        on_cluster: Called when a server turns out to be a node of a cluster, and the URL does not say so.
+        node: The address of the one node of a cluster that is meant; None for what the URL leads to.
 
     Raises:
         UsageError: The URL can't be used; the text says what to write.
@@ -77,9 +87,24 @@ class RedisTarget:
         self.timeout_s = timeout_s
         self.facts = ServerFacts()
         self.primary = ""
-        self._connections: dict[RedisConnection, tuple[str, int] | None] = {}
-        """Those that are open, with the address where sentinels have named it."""
+        self.on_cluster: Callable[[], object] = _nothing
+        self.node: Address | None = None
+        self._connections: dict[RedisConnection, Address | None] = {}
+        """Those that are open, with the address where it is not the URL's."""
         self._role_is_known = True
+
+    def at(self, node: Address) -> RedisTarget:
+        """Return one node of the cluster, with the same login and TLS."""
+        target = copy(self)
+        target.node = node
+        target.shown = f"{'rediss' if self.url.is_tls else 'redis'}://{join_address(node)}"
+        target._connections = {}
+        return target
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the URL says that it leads to a cluster, or the server that answered last did."""
+        return bool(self.url.nodes) or self.facts.mode == "cluster"
 
     def connection(self, places: Mapping[str, Any] = MappingProxyType({})) -> AbstractConnection:
         """Return a connection, not connected yet, that replies in bytes and never retries.
@@ -108,7 +133,8 @@ class RedisTarget:
     @property
     def description(self) -> str:
         """Which Redis it is, for a person: the URL, the primary behind it, and the server's software."""
-        facts = [each for each in (self.primary and f"primary {self.primary}", self.facts.text) if each]
+        kind = "cluster" if self.is_cluster else self.primary and f"primary {self.primary}"
+        facts = [each for each in (kind, self.facts.text) if each]
         return f"{self.shown} ({', '.join(facts)})"
 
     async def watch(self) -> NoReturn:
@@ -123,10 +149,11 @@ class RedisTarget:
     def _sentinels(self) -> Sentinels:
         return Sentinels(self.url, self.timeout_s, self.connection)
 
-    def _switched(self, primary: tuple[str, int]) -> None:
+    def _switched(self, primary: Address) -> None:
+        reason = f"{self.shown}: the sentinels have made {join_address(primary)} the primary"
         for connection, address in list(self._connections.items()):
             if address != primary:
-                connection.end_soon(NotPrimary(f"{self.shown}: the sentinels have made {_join(primary)} the primary"))
+                connection.end_soon(NotPrimary(reason))
 
     def _read_again(self) -> None:
         """Read the URL anew, where it comes from a file.
@@ -140,44 +167,55 @@ class RedisTarget:
             text = self._read_url()
             if text != self._text:
                 self.url = parse_redis_url(text, self._tls)
-                self._text, self.shown = text, self.url.shown
-                log.info("the Redis URL has changed, it is %s now", self.shown)
+                self._text = text
+                if self.node is None:
+                    self.shown = self.url.shown
+                    log.info("the Redis URL has changed, it is %s now", self.shown)
         except UsageError as error:
             raise RedisUnavailable(str(error)) from None
 
-    async def connect(self, name: str) -> RedisConnection:
+    async def connect(self, name: str, *, any_node: bool = False) -> RedisConnection:
         """Return a new connection to a primary.
 
         Args:
             name: The connection's name in Redis' ``CLIENT LIST``.
+            any_node: Whether it may be any node of a cluster, replicas included: each knows the map.
 
         Raises:
             RedisUnavailable: No primary can be reached now.
+            ClusterFound: The URL leads to a cluster, and neither :meth:`at` nor ``any_node`` says which node is meant.
             LoginRefused: Redis refused the password or the database.
             SetupError: The server is a sentinel, which stores nothing.
         """
         self._read_again()
-        if not self.url.sentinels:
-            return await self._connect(name, None)
-        failure: RedisUnavailable | None = None
-        for address in await self._sentinels().primaries():
+        places: list[Address | None] = [self.node]
+        if self.url.sentinels:
+            places = [*await self._sentinels().primaries()]
+        elif self.url.nodes and self.node is None:
+            places = [*self.url.nodes]
+        failure: RedisUnavailable | LoginRefused | None = None
+        for place in places:
             try:
-                return await self._connect(name, address)
-            except RedisUnavailable as error:
+                return await self._connect(name, place, any_node=any_node)
+            except ClusterFound:
+                raise
+            except (RedisUnavailable, LoginRefused) as error:
                 failure = failure or error
         assert failure is not None
         raise failure
 
-    async def _connect(self, name: str, address: tuple[str, int] | None) -> RedisConnection:
-        """Return a connection to the primary at ``address``, None for that of the URL; see :meth:`connect`."""
-        shown = self.shown if address is None else f"{self.shown}: {_join(address)}"
+    async def _connect(self, name: str, address: Address | None, *, any_node: bool) -> RedisConnection:
+        """Return a connection to the server at ``address``, None for that of the URL; see :meth:`connect`."""
+        shown = self.shown if address is None or address == self.node else f"{self.shown}: {join_address(address)}"
+        if address is not None and self.url.connection_class is UnixDomainSocketConnection:
+            raise SetupError(f"{self.url.shown} leads to a cluster: write redis+cluster://host:port,... in its place")
         connection = self.connection({} if address is None else {"host": address[0], "port": address[1]})
         try:
             async with asyncio.timeout(self.timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
             made = RedisConnection(connection)
             try:
-                await self._greet(made, name, shown)
+                await self._greet(made, name, shown, any_node=any_node)
             except BaseException:
                 await made.close()
                 raise
@@ -191,7 +229,7 @@ class RedisTarget:
             hint = "; does it want a certificate of its clients (--redis-tls-cert)?" if may_want_one else ""
             failure = RedisUnavailable(f"{shown}: {connection_error_text(error)}{hint}")
         else:
-            self.primary = "" if address is None else _join(address)
+            self.primary = join_address(address) if address is not None and self.url.sentinels else ""
             self._connections[made] = address
             made.ended.add_done_callback(lambda _: self._connections.pop(made, None))
             made.on_read_only = self._refused_a_write
@@ -199,11 +237,12 @@ class RedisTarget:
         await connection.disconnect(nowait=True)
         raise failure
 
-    async def _greet(self, connection: RedisConnection, name: str, shown: str) -> None:
+    async def _greet(self, connection: RedisConnection, name: str, shown: str, *, any_node: bool) -> None:
         """Name the connection, and check what kind of server answers.
 
         Raises:
             RedisUnavailable: It is a replica.
+            ClusterFound: It is a node of a cluster.
             SetupError: It is a sentinel.
             OSError: It does not answer.
         """
@@ -223,6 +262,8 @@ class RedisTarget:
         if len(refusals) == len(commands):
             raise RedisUnavailable(f"{shown}: {refusals[0]}")
         facts = {} if isinstance(hello, ReplyError) else dict(zip(hello[::2], hello[1::2], strict=True))
+        if not facts:
+            facts = await self._info(connection)
         self.facts = ServerFacts(
             *(facts.get(key, b"").decode(errors="replace") for key in (b"server", b"version", b"mode"))
         )
@@ -231,11 +272,26 @@ class RedisTarget:
                 f"{shown} is a sentinel, which stores nothing: write redis+sentinel://host:port/NAME, with the "
                 "name under which it knows the primary"
             )
+        if any_node and self.facts.mode == "cluster":
+            return
+        if self.node is None and self.facts.mode == "cluster":
+            self.on_cluster()
+            raise ClusterFound(f"{shown} is a node of a cluster, whose map is not known yet")
         if isinstance(role, ReplyError) and b"role" in facts:
             role = [facts[b"role"]]
         trouble = self.role_trouble(role)
         if trouble is not None:
             raise RedisUnavailable(trouble)
+
+    async def _info(self, connection: RedisConnection) -> dict[bytes, bytes]:
+        """Return what HELLO would have said, from INFO; nothing where that is refused, too."""
+        [said] = await connection.ask(pack(b"INFO", b"server"), timeout_s=self.timeout_s)
+        if not isinstance(said, bytes):
+            return {}
+        lines = dict(line.split(b":", 1) for line in said.split(b"\r\n") if b":" in line)
+        kind = lines.get(b"server_name", b"redis")
+        version = lines.get(kind + b"_version", lines.get(b"redis_version", b""))
+        return {b"server": kind, b"version": version, b"mode": lines.get(b"redis_mode", b"")}
 
     def role_trouble(self, role: Any) -> str | None:
         """What is wrong with a server that answers this to ``ROLE``; None where it is a primary, or does not say."""
@@ -261,9 +317,14 @@ class RedisTarget:
         self.end_all(f"{self.shown} leads to a replica now, which takes no writes")
 
 
-def _join(address: tuple[str, int]) -> str:
+def join_address(address: Address) -> str:
+    """Return ``host:port``, for a person."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def redis_target(settings: Settings, local_url: str) -> RedisTarget:
@@ -281,11 +342,11 @@ def redis_target(settings: Settings, local_url: str) -> RedisTarget:
 
 
 async def probe(target: RedisTarget) -> None:
-    """Try to reach Redis once.
+    """Try to reach Redis once; any node of a cluster will do.
 
     Raises:
         RedisUnavailable: Redis can't be reached now.
         LoginRefused: Redis refused the login.
     """
-    connection = await target.connect("rsws")
+    connection = await target.connect("rsws", any_node=True)
     await connection.close()

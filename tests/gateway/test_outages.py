@@ -73,7 +73,7 @@ async def test_a_redis_that_does_not_answer_any_more(own_redis: RedisServer, cha
         own_redis.pause()
         try:
             await client.send(action="publish", channel=channel, data=2, messageId="sent")
-            await until(lambda: server.server.redis.commands.is_busy)
+            await until(lambda: server.server.redis.primaries[0].commands.is_busy)
             await client.send(action="publish", channel=channel, data=3, messageId="waiting")
             sent = await client.expect_error_ack("sent", "redis_unavailable", "unknown")
             waiting = await client.expect_error_ack("waiting", "redis_unavailable", "not_stored")

@@ -178,7 +178,7 @@ async def test_those_who_flood_wait_while_much_is_waiting_and_others_do_not(
                 for number in range(messages)
                 for each in flood
             ]
-            commands = server.server.redis.commands
+            commands = server.server.redis.primaries[0].commands
             await until(lambda: commands.is_crowded)
             for number in range(20):
                 await honest.send(action="publish", channel=channel, data=number, messageId=str(number))

@@ -49,6 +49,7 @@ def make_channel(
         budget=budget or RingBudget(),
         on_poison=lambda name, id: None,
         on_interrupted=lambda channel: None,
+        on_replaced=lambda channel: None,
         make_framer=MessageFramer,
         metrics=Metrics(),
     )

@@ -20,12 +20,13 @@ from rsws.streams.target import RedisTarget
 TOP = 2**64 - 1
 PAGE_BYTES = 64 * 1024
 
-PRIMARY_SAYS = b"+OK\r\n-ERR unknown command 'HELLO'\r\n*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
-"""What an old primary answers to the first commands on a connection: CLIENT SETNAME, HELLO, ROLE."""
+PRIMARY_SAYS = b"+OK\r\n*2\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
+"""What a primary answers to the first commands on a connection: CLIENT SETNAME, HELLO, ROLE."""
 
 
 def target_of(redis: RedisServer, timeout_s: float = 5.0) -> RedisTarget:
-    return RedisTarget(redis.url, timeout_s)
+    target = RedisTarget(redis.url, timeout_s)
+    return target.at(("127.0.0.1", redis.port)) if "cluster-enabled" in redis.options else target
 
 
 @asynccontextmanager

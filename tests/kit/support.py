@@ -284,6 +284,19 @@ class RedisServer:
         self._temporary.cleanup()
 
 
+class RenamedServer(RedisServer):
+    """A server on which commands have names that nobody knows."""
+
+    def __init__(self, *commands: str) -> None:
+        super().__init__()
+        self.renamed = commands
+
+    @property
+    def command(self) -> list[str]:
+        renamed = (("--rename-command", name, f"gone-{name}") for name in self.renamed)
+        return [*super().command, *(part for parts in renamed for part in parts)]
+
+
 def sent_by(redis: RedisServer) -> int:
     """How many bytes it has sent to anybody."""
     return int(re.findall(rb"total_net_output_bytes:([0-9]+)", redis.call("INFO", "stats"))[0])

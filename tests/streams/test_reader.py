@@ -48,6 +48,9 @@ class _Follower:
             delivered = self.owner.delivered[self.name]
             self.owner.follow(self.name, delivered[-1] if delivered else self.after)
 
+    def replaced(self) -> None:
+        self.owner.replaced += 1
+
 
 class Following:
     """A reader and what it has delivered, by channel."""
@@ -58,6 +61,7 @@ class Following:
         self.delivered: dict[str, list[StreamId]] = {}
         self.unreadable: list[str] = []
         self.interruptions = 0
+        self.replaced = 0
         self.goes_on = True
         """Whether what was interrupted is followed again at once."""
 
@@ -623,7 +627,7 @@ async def test_emptied_streams_of_more_slots_than_connections(told: bool, caplog
         )
         room = Following(own_redis)
         target = RedisTarget(f"redis://gateway:secret@127.0.0.1:{own_redis.port}", 5.0)
-        room.reader = Reader(target, slot_of=key_slot)
+        room.reader = Reader(target.at(("127.0.0.1", own_redis.port)), slot_of=key_slot)
         async with running(room.reader):
             room.goes_on = False
             for name in names:

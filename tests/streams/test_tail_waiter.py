@@ -16,6 +16,7 @@ from redis.crc import key_slot
 
 from kit.faults import command_calls
 from kit.gateway import PATIENCE_S, add, async_test, until
+from kit.streams import target_of
 from kit.support import RedisServer, free_port
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import RedisLink
@@ -52,7 +53,8 @@ async def waiting(
     limits: Limits = DEFAULTS,
     slot_of: Callable[[bytes], int] | None = None,
 ) -> AsyncIterator[Waiting]:
-    room = Waiting(RedisTarget(url or redis.url, timeout_s), limits, slot_of)
+    target = RedisTarget(url, timeout_s) if url else target_of(redis, timeout_s)
+    room = Waiting(target, limits, slot_of)
     tasks = [asyncio.create_task(room.link.run()), asyncio.create_task(room.ends.run())]
     await asyncio.sleep(0)
     try:

@@ -116,14 +116,15 @@ class Channel(Follower):
         on_poison: Called with the channel's name and the id of an entry that is skipped because its data is missing or
             not valid JSON.
         on_interrupted: Called with the channel when reading it has stopped: see :class:`rsws.streams.reader.Follower`.
+        on_replaced: Called with the channel when its stream is known to be another one.
         make_framer: Called with the template of the channel's messages; returns their encoder.
         metrics: The metrics in which messages read and delivered are counted.
     """
 
     # There may be tens of thousands of channels, most of them quiet, so that each has to be small.
     __slots__ = (
-        "_beyond_cursor", "_budget", "_framer", "_on_interrupted", "_on_poison", "_ring", "cursor", "floor",
-        "generation", "is_unreadable", "listeners", "live", "metrics", "name", "page_entries", "quiet", "ring_bytes",
+        "_beyond_cursor", "_budget", "_framer", "_on_interrupted", "_on_poison", "_on_replaced", "_ring", "_told",
+        "cursor", "floor", "generation", "listeners", "live", "metrics", "name", "page_entries", "quiet", "ring_bytes",
         "ring_in_use",
     )  # fmt: skip
 
@@ -134,6 +135,7 @@ class Channel(Follower):
         budget: RingBudget,
         on_poison: Callable[[str, StreamId], None],
         on_interrupted: Callable[[Channel], None],
+        on_replaced: Callable[[Channel], None],
         make_framer: Callable[[bytes], Framer],
         metrics: Metrics,
     ) -> None:
@@ -149,6 +151,7 @@ class Channel(Follower):
         self._framer = make_framer(message_template(name))
         self._on_poison = on_poison
         self._on_interrupted = on_interrupted
+        self._on_replaced = on_replaced
         self.metrics = metrics
         self._budget = budget
         self._ring: deque[Encoded] | None = None
@@ -156,8 +159,8 @@ class Channel(Follower):
         self.ring_bytes = 0
         self.ring_in_use = False
         """Whether anything was added to the ring since its last turn to make room."""
-        self.is_unreadable = False
-        """Whether the listeners were told that Redis refuses to read the stream."""
+        self._told: set[Listener] | None = None
+        """The listeners that were told that the stream can't be read; None while it can."""
         self.page_entries = 16
         """The number of entries to read for a page of history, estimated from the size of the last page."""
         self.generation = 0
@@ -182,7 +185,7 @@ class Channel(Follower):
             entries = [entry for entry in entries if entry.id > self.cursor]
         self.quiet = False
         self.metrics.entries_read += len(entries)
-        self.is_unreadable = False
+        self._told = None
         messages: list[Encoded] = []
         size = 0
         for entry in entries:
@@ -248,16 +251,24 @@ class Channel(Follower):
         end = start + len(frames)
         return b"".join(frames), len(frames), _id_of(ring[end - 1]) if end < len(ring) else self.cursor
 
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether listeners were told that the stream can't be read."""
+        return self._told is not None
+
     def unreadable(self, error: StoreError) -> None:
-        """Tell all listeners, once, that Redis refuses to read this stream for now."""
-        if not self.is_unreadable:
-            self.is_unreadable = True
-            for listener in self.listeners:
-                listener.unreadable(error)
+        """Tell each listener once that this stream can't be read for now, those that have come since, too."""
+        told, self._told = self._told or set(), set(self.listeners)
+        for listener in self._told - told:
+            listener.unreadable(error)
 
     def interrupted(self) -> None:
         """See :class:`rsws.streams.reader.Follower`."""
         self._on_interrupted(self)
+
+    def replaced(self) -> None:
+        """See :class:`rsws.streams.reader.Follower`."""
+        self._on_replaced(self)
 
     def reopen(self, cursor: StreamId) -> None:
         """Continue at a new end of the same stream; listeners read what lies in between, which was not dispatched.
@@ -265,7 +276,7 @@ class Channel(Follower):
         Called after reading was interrupted, when nothing proves that what the reader would deliver next follows the
         cursor without a gap; reading pages from the stream proves it.
         """
-        self.is_unreadable = False
+        self._told = None
         if cursor == self.cursor:
             return
         for listener in list(self.live):
@@ -274,7 +285,7 @@ class Channel(Follower):
 
     def reset(self, bounds: StreamBounds) -> None:
         """Restart all listeners at the beginning: the stream was deleted, recreated or rolled back."""
-        self.is_unreadable = False
+        self._told = None
         self.generation += 1
         for listener in self.listeners:
             listener.reset(bounds.first)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from rsws.errors import ChannelUnreadable, StoreError
+from rsws.errors import ChannelUnreadable, RedisRefused, StoreError
 from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
 from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import MAX_DEPTH, ZERO, Gap, StreamId, Subscribe, Subscribed
-from rsws.streams.reader import Reader
-from rsws.streams.store import Store, StreamBounds
+from rsws.streams.router import Router
+from rsws.streams.store import StreamBounds, lasting_error
 
 log = logging.getLogger("rsws.gateway")
 
@@ -41,16 +42,14 @@ class Hub:
 
     def __init__(
         self,
-        store: Store,
-        reader: Reader,
+        streams: Router,
         tasks: asyncio.TaskGroup,
         metrics: Metrics,
         make_framer: Callable[[bytes], Framer],
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
-        self._store = store
-        self._reader = reader
+        self._streams = streams
         self._tasks = tasks
         self._limits = limits
         self.metrics = metrics
@@ -60,12 +59,15 @@ class Hub:
             budget=RingBudget(limits.rings_bytes, limits.ring_bytes),
             on_poison=self._skipped,
             on_interrupted=self._interrupted,
+            on_replaced=self._replaced,
             make_framer=make_framer,
             metrics=metrics,
         )
         self._portions = asyncio.Semaphore(YIELD_EVERY)
-        self._pages = Pages(store, tasks, self._check, limits=limits)
+        self._pages = Pages(streams, tasks, self._check, limits=limits)
         self._poison: dict[str, int] = {}
+        self._told: set[Listener] = set()
+        """The subscriptions that were told that no channel can be read."""
 
     @property
     def channels(self) -> Collection[Channel]:
@@ -97,7 +99,7 @@ class Hub:
             bounds = await look.bounds
         gap = None
         if request.last is not None:
-            start = position = await self._store.before_last(name, request.last, bounds)
+            start = position = await self._streams.before_last(name, request.last, bounds)
         else:
             start = position = bounds.last if request.after is None else request.after
             if position > bounds.last:
@@ -108,14 +110,13 @@ class Hub:
         if channel is None:
             channel = self._channels[name] = self._make_channel(name, bounds.last)
             self._follow(channel)
-        elif channel.is_unreadable:  # Redis has just read it: no need to wait for the reader's next attempt
-            channel.reopen(bounds.last)
+        elif channel.is_unreadable:  # maybe not any more: no need to wait for the reader's next attempt
             self._follow(channel)
         subscription = Subscription(channel, position, outlet, self._pages, marker=request.marker)
         return Subscribed(name, start, bounds.last), gap, subscription
 
     def _follow(self, channel: Channel) -> None:
-        self._reader.follow(channel.name, channel.cursor, channel)
+        self._streams.follow(channel.name, channel.cursor, channel)
 
     def _is_open(self, channel: Channel) -> bool:
         return self._channels.get(channel.name) is channel
@@ -124,12 +125,16 @@ class Hub:
         """Reopen a channel whose reading has stopped and may have missed something."""
         self._tasks.create_task(self._reopen(channel))
 
+    def _replaced(self, channel: Channel) -> None:
+        """Begin a channel anew whose stream is known to be another one."""
+        self._tasks.create_task(self._reopen(channel, is_other=True))
+
     # --- whether the stream is still the one that was read ---
 
     def _request_bounds(self, name: str) -> _Look:
         """Request a stream's bounds, and record the current state of its channel."""
         channel = self._channels.get(name)
-        bounds = self._store.bounds(name)
+        bounds = self._streams.bounds(name)
         if channel is None:
             return _Look(bounds, None, 0, ZERO, ())
         return _Look(bounds, channel, channel.generation, channel.cursor, tuple(channel.beyond_cursor))
@@ -155,8 +160,9 @@ class Hub:
         channel.reset(bounds)
         self._follow(channel)
 
-    async def _reopen(self, channel: Channel) -> None:
+    async def _reopen(self, channel: Channel, *, is_other: bool = False) -> None:
         """Find out where to continue after reading was interrupted, and retry until that succeeds."""
+        lasts_at = time.monotonic() + self._limits.streams.lasting_s
         while self._is_open(channel):
             look = self._request_bounds(channel.name)
             try:
@@ -164,10 +170,14 @@ class Hub:
             except ChannelUnreadable as error:
                 channel.unreadable(error)
                 await asyncio.sleep(self._limits.streams.unreadable_retry_s)
-            except StoreError:
+            except StoreError as error:
+                if isinstance(error, RedisRefused) and time.monotonic() >= lasts_at:
+                    channel.unreadable(lasting_error(error))
                 await asyncio.sleep(RETRY_S)
             else:
-                if self._is_current(look) and self._reset_if_rolled_back(look, bounds):
+                if is_other and self._is_current(look):
+                    self._reset(channel, bounds)
+                elif self._is_current(look) and self._reset_if_rolled_back(look, bounds):
                     channel.reopen(bounds.last)
                     self._follow(channel)
                 return
@@ -177,11 +187,15 @@ class Hub:
         with suppress(StoreError):  # the reader gets the same error, and reports it
             self._reset_if_rolled_back(look, await look.bounds)
 
-    def tell_all(self, error: StoreError) -> None:
-        """Tell every subscription that its channel can't be read for now; it goes on by itself."""
+    def tell_all(self, error: StoreError | None) -> None:
+        """Tell each subscription once that its channel can't be read for now; with None note that it can be again."""
+        told, self._told = self._told, set()
+        if error is None:
+            return
         for channel in self.channels:
-            for listener in channel.listeners:
-                listener.unreadable(error)
+            self._told |= channel.listeners
+        for listener in self._told - told:
+            listener.unreadable(error)
 
     async def check_quiet(self) -> None:
         """Check quiet channels for streams that were reset, every ``check_s`` seconds until cancelled."""
@@ -202,7 +216,7 @@ class Hub:
         if not channel.listeners and self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
             self._pages.forget(channel)
-            self._reader.unfollow(channel.name)
+            self._streams.unfollow(channel.name)
             channel.close()
 
     def _skipped(self, channel: str, entry: StreamId) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from rsws.errors import ChannelUnreadable, StoreError
+from rsws.errors import ChannelUnreadable, RedisRefused, StoreError
 from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.subscription import Page, PageReader, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import PLAIN_READ_ENTRIES, History, Store
+from rsws.streams.store import PLAIN_READ_ENTRIES, History, Streams, lasting_error
 
 PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 2 * 1024 * 1024
@@ -53,16 +54,17 @@ class Pages(PageReader):
 
     def __init__(
         self,
-        store: Store,
+        streams: Streams,
         tasks: asyncio.TaskGroup,
         check: Callable[[Channel], Awaitable[None]],
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
-        self._store = store
+        self._streams = streams
         self._tasks = tasks
         self._check = check
         self.chunk_bytes = limits.chunk_bytes
+        self._lasting_s = limits.streams.lasting_s
         self._unreadable_retry_s = limits.streams.unreadable_retry_s
         self._reads: dict[_PageKey, _Read] = {}
         self._cache = PageCache()
@@ -124,14 +126,17 @@ class Pages(PageReader):
 
     async def _page(self, key: _PageKey, read: _Read) -> Page | None:
         channel, after = key.channel, key.after
+        lasts_at = time.monotonic() + self._lasting_s
         while key.generation == channel.generation:
             try:
                 cursor, limit = channel.cursor, channel.page_entries
-                history = await self._store.page(channel.name, after, limit, self.chunk_bytes)
+                history = await self._streams.page(channel.name, after, limit, self.chunk_bytes)
             except ChannelUnreadable as error:
                 channel.unreadable(error)
                 retry_s = self._unreadable_retry_s
-            except StoreError:
+            except StoreError as error:
+                if isinstance(error, RedisRefused) and time.monotonic() >= lasts_at:
+                    channel.unreadable(lasting_error(error))
                 channel.page_entries = max(1, limit // 2)  # the page may have been too large to be read in time
                 retry_s = RETRY_S
             else:

@@ -1,0 +1,373 @@
+"""A cluster: each channel is in one slot, each slot belongs to one primary, and slots move.
+
+The map of slots is learnt from redirects, and asked for on each of them, when a primary is lost, and every 30 s. That
+Redis says that a stream has changed proves nothing: old servers say nothing when a slot changes hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from rsws.errors import RedisUnavailable, SetupError, StoreError
+from rsws.protocol import StreamId
+from rsws.streams.lanes import Lanes
+from rsws.streams.limits import DEFAULTS, Limits
+from rsws.streams.link import future_reply
+from rsws.streams.primary import Primary
+from rsws.streams.reader import Follower
+from rsws.streams.redis_connection import ReplyError, pack
+from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, parse_slots, slot_of
+from rsws.streams.store import History, IdempotencyKey, Store, Stored, StreamBounds, Streams, ignore_result
+from rsws.streams.target import Address, RedisTarget
+
+log = logging.getLogger("rsws.redis")
+
+T = TypeVar("T")
+MakePrimary = Callable[[RedisTarget, Callable[[str, Redirected], None]], Primary]
+"""Makes what the gateway has of one primary; the callback is told which streams have moved."""
+
+ASK_MAP = (pack(b"CLUSTER", b"INFO"), pack(b"CLUSTER", b"SLOTS"))
+UNUSED_S = 30.0
+"""How long the connections to a node are kept that has no slot any more, or none yet."""
+FREE_REDIRECTS = 3
+REDIRECT_PAUSE_S = 0.1
+"""After how long a stream is followed where a redirect says, once it has been redirected a few times in a second."""
+
+
+class _Followed:
+    """A stream that is followed, at one of the primaries; at none while nobody has its slot."""
+
+    __slots__ = ("after", "follower", "is_asking", "primary", "redirected_at", "redirects")
+
+    def __init__(self, after: StreamId, follower: Follower) -> None:
+        self.after = after
+        self.follower = follower
+        self.primary: Primary | None = None
+        self.is_asking = False
+        self.redirects = 0
+        self.redirected_at = 0.0
+
+
+class Cluster(Streams):
+    """The streams of a cluster.
+
+    Args:
+        target: What the URL leads to.
+        make_primary: Makes what the gateway has of one primary.
+        on_trouble: Called with the reason when no node says which primary has which slot.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        make_primary: MakePrimary,
+        on_trouble: Callable[[str], None],
+        *,
+        limits: Limits = DEFAULTS,
+    ) -> None:
+        self._target = target
+        self._make_primary = make_primary
+        self._on_trouble = on_trouble
+        self._limits = limits
+        self._lanes = Lanes(self._find, target.timeout_s)
+        self._slots: list[Primary | None] = [None] * SLOTS
+        self._primaries: dict[Address, Primary] = {}
+        """All that there are connections to; those in the map, and others that have no slot any more, or none yet."""
+        self._running: dict[Primary, asyncio.Task[None]] = {}
+        self._unused_since: dict[Primary, float] = {}
+        self._nodes: list[Address] = []
+        """All nodes of the last map, replicas included."""
+        self._followed: dict[str, _Followed] = {}
+        self._hint: Address | None = None
+        """The node that knows best: the last one that a redirect named."""
+        self._stale = asyncio.Event()
+        self._early: list[Callable[[], None]] | None = []
+        """What was asked before the first attempt to get the map was over."""
+        self._known = asyncio.Event()
+        self._trouble: str | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+
+    # --- state ---
+
+    @property
+    def primaries(self) -> list[Primary]:
+        """The primaries that have slots."""
+        return [primary for primary in dict.fromkeys(self._slots) if primary is not None]
+
+    @property
+    def ready(self) -> bool:
+        """Whether each slot has a primary that answers."""
+        return None not in self._slots and all(primary.ready for primary in self.primaries)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so much waits to be sent to a primary that answers that only small requests should be added."""
+        return any(each.is_crowded and each.commands.is_answering for each in self._primaries.values())
+
+    @property
+    def reading_trouble(self) -> str | None:
+        """See :attr:`rsws.streams.primary.Primary.reading_trouble`."""
+        return next((trouble for each in self.primaries if (trouble := each.reading_trouble)), None)
+
+    # --- what is asked of a channel ---
+
+    def append(
+        self,
+        channel: str,
+        data: bytes,
+        on_result: Callable[[Stored | StoreError], None],
+        once: IdempotencyKey | None = None,
+    ) -> None:
+        if self._early is not None:
+            self._early.append(partial(self.append, channel, data, on_result, once))
+            return
+        keys = 1 if once is None else 2
+        self._lanes.submit(
+            channel, lambda store, done: store.append(channel, data, done, once), on_result, len(data), keys
+        )
+
+    def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
+        future, on_result = future_reply()
+        future.add_done_callback(ignore_result)
+        ask = partial(self._lanes.submit, channel, lambda store, done: store.look(channel, done), on_result)
+        if self._early is not None:
+            self._early.append(ask)
+        else:
+            ask()
+        return future
+
+    async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
+        return await self._read(channel, lambda store: store.page(channel, after, limit, limit_bytes))
+
+    async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
+        return await self._read(channel, lambda store: store.before_last(channel, count, bounds))
+
+    async def _read(self, channel: str, ask: Callable[[Store], Awaitable[T]]) -> T:
+        await self._known.wait()
+        store = self._find(channel, None)
+        patience = Patience(self._target.timeout_s)
+        while True:
+            try:
+                return await ask(store)
+            except Redirected as redirect:
+                await asyncio.sleep(patience.next_pause(redirect))
+                if redirect.address is not None:
+                    store = self._find(channel, redirect)
+
+    # --- what is followed ---
+
+    def follow(self, name: str, after: StreamId, follower: Follower) -> None:
+        """See :meth:`rsws.streams.reader.Reader.follow`."""
+        self.unfollow(name)
+        self._followed[name] = followed = _Followed(after, follower)
+        self._place(name, followed)
+
+    def unfollow(self, name: str) -> None:
+        """See :meth:`rsws.streams.reader.Reader.unfollow`."""
+        followed = self._followed.pop(name, None)
+        if followed is not None and followed.primary is not None:
+            followed.primary.reader.unfollow(name)
+
+    def _place(self, name: str, followed: _Followed) -> None:
+        """Follow a stream where the map says."""
+        owner = self._slots[slot_of(name)]
+        if owner is not None and (owner is not followed.primary or followed.is_asking):
+            self._move(name, followed, owner, is_asking=False)
+
+    def _move(self, name: str, followed: _Followed, primary: Primary, *, is_asking: bool) -> None:
+        """Go on at another primary, from the same position: the entry there proves that nothing is missing."""
+        if followed.primary is not None:
+            followed.after = followed.primary.reader.unfollow(name)
+        followed.primary, followed.is_asking = primary, is_asking
+        primary.reader.follow(name, followed.after, followed.follower, is_asking=is_asking)
+
+    def _read_redirected(self, name: str, redirect: Redirected) -> None:
+        """Follow a stream where a node has said; after a pause where nodes have disagreed for a while."""
+        followed = self._followed.get(name)
+        if followed is None:
+            return
+        now = time.monotonic()
+        followed.redirects = followed.redirects + 1 if now - followed.redirected_at < 1 else 1
+        followed.redirected_at = now
+        if followed.redirects > FREE_REDIRECTS:
+            asyncio.get_running_loop().call_later(REDIRECT_PAUSE_S, self._follow_redirect, name, followed, redirect)
+        else:
+            self._follow_redirect(name, followed, redirect)
+
+    def _follow_redirect(self, name: str, followed: _Followed, redirect: Redirected) -> None:
+        if self._followed.get(name) is not followed:
+            return
+        before = followed.primary
+        primary = self._redirected(name, redirect)
+        if primary is before:  # else it has been moved
+            self._move(name, followed, primary, is_asking=redirect.is_ask)
+
+    # --- who has what ---
+
+    def _find(self, channel: str, redirect: Redirected | None) -> Store:
+        """See :data:`rsws.streams.lanes.Find`."""
+        if redirect is not None:
+            primary = self._redirected(channel, redirect)
+            return primary.importing if redirect.is_ask else primary.store
+        owner = self._slots[slot_of(channel)]
+        if owner is None:
+            raise RedisUnavailable(self._trouble or f"no primary has the slot {slot_of(channel)}")
+        return owner.store
+
+    def _redirected(self, channel: str, redirect: Redirected) -> Primary:
+        """Return the primary that a redirect names, and take note that it has the channel's slot, if it has."""
+        assert redirect.address is not None
+        slot = slot_of(channel)
+        host, port = redirect.address
+        before = self._slots[slot]
+        if not host and before is not None and before.target.node is not None:
+            host = before.target.node[0]
+        primary = self._primary_at((host, port))
+        if not redirect.is_ask:
+            self._slots[slot] = primary
+            self._hint = (host, port)
+            self._stale.set()
+        followed = self._followed.get(channel)  # a stream that never was leaves no trace where it is looked for
+        if followed is not None and (followed.primary, followed.is_asking) != (primary, redirect.is_ask):
+            self._move(channel, followed, primary, is_asking=redirect.is_ask)
+        return primary
+
+    def _primary_at(self, address: Address) -> Primary:
+        primary = self._primaries.get(address)
+        if primary is None:
+            assert self._tasks is not None, "run() has not started"
+            primary = self._make_primary(self._target.at(address), self._read_redirected)
+            self._primaries[address] = primary
+            self._running[primary] = self._tasks.create_task(primary.run())
+        return primary
+
+    # --- the map ---
+
+    async def run(self) -> None:
+        """Keep the map, and the connections to all primaries, until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            while True:
+                await self._refresh()
+                is_whole = self.ready
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._limits.map_every_s if is_whole else self._limits.map_retry_s):
+                        await self._stale.wait()
+                self._stale.clear()
+                await asyncio.sleep(self._limits.map_pause_s)
+
+    def lost(self) -> None:
+        """Ask for the map soon: a primary can't be reached."""
+        self._stale.set()
+
+    async def _refresh(self) -> None:
+        try:
+            ranges = await self._ask_map()
+        except RedisUnavailable as error:
+            if self._trouble is None:
+                self._on_trouble(error.cause)
+            self._trouble = error.cause
+        else:
+            self._trouble = None
+            self._apply(ranges)
+        self._known.set()
+        early, self._early = self._early, None
+        for ask in early or ():
+            ask()
+
+    def _apply(self, ranges: list[Slots]) -> None:
+        before = self.primaries
+        slots: list[Primary | None] = [None] * SLOTS
+        for first, last, address, _ in ranges:
+            slots[first : last + 1] = [self._primary_at(address)] * (last + 1 - first)
+        self._slots = slots
+        self._nodes = list(dict.fromkeys(node for each in ranges for node in (each.primary, *each.replicas)))
+        if before != self.primaries:
+            shown = ", ".join(sorted(each.target.shown for each in self.primaries))
+            log.info("redis cluster of %d primaries: %s", len(self.primaries), shown)
+        for name, followed in self._followed.items():
+            self._place(name, followed)
+        self._end_unused()
+
+    def _end_unused(self) -> None:
+        """End the connections to nodes that have had no slot for a while, and no request under way."""
+        used = {id(primary) for primary in self.primaries}
+        now = time.monotonic()
+        for address, primary in list(self._primaries.items()):
+            if id(primary) in used:
+                self._unused_since.pop(primary, None)
+            elif now - self._unused_since.setdefault(primary, now) > UNUSED_S and primary.is_idle:
+                del self._primaries[address], self._unused_since[primary]
+                self._running.pop(primary).cancel()
+                primary.close("the node has no slot any more")
+
+    async def _ask_map(self) -> list[Slots]:
+        """Return the map as the first node has it that takes part in the cluster, else as the first one that answers.
+
+        Raises:
+            RedisUnavailable: None answers.
+        """
+        second_best: list[Slots] | None = None
+        causes: list[str] = []
+        for ask, host in self._whom_to_ask():
+            try:
+                async with asyncio.timeout(self._limits.map_timeout_s):
+                    state, reply = await ask()
+                if isinstance(reply, ReplyError):
+                    raise RedisUnavailable(f"CLUSTER SLOTS: {reply}")
+                ranges = parse_slots(reply, host)
+            except TimeoutError:
+                causes.append(f"{host}: no answer within {self._limits.map_timeout_s:g} s")
+            except RedisUnavailable as error:
+                causes.append(error.cause)
+            except (SetupError, OSError) as error:
+                causes.append(str(error))
+            else:
+                if not isinstance(state, bytes) or b"cluster_state:fail" not in state:
+                    return ranges
+                second_best = second_best or ranges
+        if second_best is None:
+            raise RedisUnavailable("; ".join(dict.fromkeys(causes)))
+        return second_best
+
+    def _whom_to_ask(self) -> Iterator[tuple[Callable[[], Awaitable[list[Any]]], str]]:
+        """Yield who may know the map, and its host: primaries that answer, then other nodes, then what the URL says."""
+        hint = self._primaries.get(self._hint) if self._hint is not None else None
+        up = [each for each in self.primaries if each.commands.ready and each.commands.is_answering]
+        asked = set()
+        for primary in dict.fromkeys([hint, *up]):
+            if primary is not None and primary.target.node is not None:
+                asked.add(primary.target.node)
+                yield partial(_ask_primary, primary), primary.target.node[0]
+        for node in self._nodes:
+            if node not in asked:
+                yield partial(_ask_node, self._target.at(node)), node[0]
+        first = self._target.url.nodes or [(str(self._target.url.arguments.get("host", "")), 0)]
+        yield partial(_ask_node, self._target), first[0][0]
+
+
+async def _ask_primary(primary: Primary) -> list[Any]:
+    """Return the replies to :data:`ASK_MAP`, over a connection that is there."""
+    replies = []
+    for command in ASK_MAP:
+        future, on_reply = future_reply()
+        primary.history.submit(command, on_reply)
+        try:
+            replies.append(await future)
+        except ReplyError as error:
+            replies.append(error)
+    return replies
+
+
+async def _ask_node(target: RedisTarget) -> list[Any]:
+    """Return the replies to :data:`ASK_MAP`, over a connection of its own."""
+    connection = await target.connect("rsws-cluster", any_node=True)
+    try:
+        return await connection.ask(*ASK_MAP, timeout_s=target.timeout_s)
+    finally:
+        await connection.close()

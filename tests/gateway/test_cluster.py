@@ -1,0 +1,268 @@
+"""A gateway whose Redis is a cluster: channels are found, slots move, primaries die."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from kit.cluster import Cluster
+from kit.gateway import Client, async_test, connect, gateway, http, until, until_status
+from kit.support import RedisServer
+from rsws.gateway.process.single import SingleProcess
+from rsws.streams.slots import slot_of
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(replicas=0, spare=1) as running:
+        yield running
+
+
+def other(cluster: Cluster, channel: str) -> RedisServer:
+    """A primary that does not have the channel, and has some slots."""
+    owner = cluster.owner(channel)
+    return next(each for each in cluster.servers[:3] if each is not owner)
+
+
+def stored(cluster: Cluster, channel: str) -> list[int]:
+    """The data of a channel's entries, which are numbers."""
+    return [int(fields[1]) for _, fields in cluster.call(channel, "XRANGE", channel, "-", "+")]
+
+
+def add(cluster: Cluster, channel: str, *data: int) -> None:
+    for each in data:
+        cluster.call(channel, "XADD", channel, "*", "messageData", each)
+
+
+async def publish(client: Client, channel: str, data: int, **request: str) -> None:
+    await client.send(action="publish", channel=channel, data=data, messageId=str(data), **request)
+
+
+async def acks(client: Client, *message_ids: int) -> None:
+    for expected in message_ids:
+        frame = await client.next()
+        assert (frame["status"], frame["messageId"]) == ("ack", str(expected)), frame
+
+
+@async_test
+async def test_channels_of_all_primaries(cluster: Cluster, channel: str) -> None:
+    async with gateway(cluster.url) as server, connect(server) as client, connect(server) as reader:
+        assert "cluster" in server.redis_description
+        names = [f"{channel}-{number}" for number in range(30)]
+        assert len({cluster.owner(name).port for name in names}) == 3
+        for name in names:
+            await reader.subscribe(name)
+            await client.publish(name, 1)
+            assert (await reader.message(name))[1] == 1
+        for name in names:
+            add(cluster, name, 2)
+        got = {(frame := await reader.next())["channel"]: frame["data"] for _ in names}
+        assert got == dict.fromkeys(names, 2)
+        for name in names:
+            await client.send(action="subscribe", channel=name, last=2)
+            frames = [await client.next() for _ in range(3)]
+            assert [frame["data"] for frame in frames[1:]] == [1, 2], frames
+
+
+@async_test
+async def test_a_plain_url_that_leads_to_a_cluster(cluster: Cluster, channel: str) -> None:
+    async with gateway(cluster.servers[0].url) as server, connect(server) as client, connect(server) as reader:
+        names = [f"{channel}-{number}" for number in range(10)]
+        for name in names:
+            await reader.subscribe(name, lastMessageId="0")
+            await client.publish(name, 1)
+            assert (await reader.message(name))[1] == 1
+        await until_status(server, "/readyz", 200)
+
+
+@async_test
+async def test_a_plain_url_of_a_cluster_that_comes_later(channel: str) -> None:
+    with Cluster(primaries=1, replicas=0) as cluster:
+        [node] = cluster.servers
+        node.kill()
+        async with gateway(node.url) as server, connect(server) as client, connect(server) as reader:
+            assert (await http(server, "/readyz"))[0] == 503
+            node.start()
+            await until_status(server, "/readyz", 200)
+            cluster.settle()
+            node.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383) if not slots_served(node) else None
+            await reader.subscribe(channel)
+            await client.publish(channel, 1)
+            assert (await reader.message(channel))[1] == 1
+
+
+def slots_served(node: RedisServer) -> bool:
+    return bool(node.call("CLUSTER", "SLOTS"))
+
+
+@async_test
+async def test_a_slot_that_moves_while_people_publish_and_subscribe(cluster: Cluster, channel: str) -> None:
+    async with gateway(cluster.url) as server, connect(server) as client, connect(server) as subscriber:
+        for each in (channel, f"{{{channel}}}-2"):
+            await subscriber.subscribe(each)
+        target = other(cluster, channel)
+        published = iter(range(1000))
+        sent = []
+        for _ in range(6):
+            source = cluster.owner(channel)
+            for step in range(3):
+                for number in (next(published), next(published)):
+                    await publish(client, channel, number)
+                    sent.append(number)
+                if step == 0:
+                    moving = cluster.migrating(slot_of(channel), target)
+                    await asyncio.to_thread(moving.__enter__)
+                elif step == 1:
+                    await asyncio.to_thread(moving.__exit__, None, None, None)
+            target = source
+        await acks(client, *sent)
+        assert [data for _, data in await subscriber.messages(channel, len(sent))] == sent
+        await subscriber.nothing_more()
+        assert stored(cluster, channel) == sent
+
+
+@async_test
+async def test_a_quiet_channel_is_followed_where_its_slot_goes(cluster: Cluster, channel: str) -> None:
+    """With no publish over this gateway, nothing but the reader meets the redirect."""
+    add(cluster, channel, 1)
+    async with gateway(cluster.url) as server, connect(server) as reader:
+        await reader.subscribe(channel)
+        assert (await reader.message(channel))[1] == 1
+        for number in range(2, 6):
+            await asyncio.to_thread(cluster.move_slot, slot_of(channel), other(cluster, channel))
+            add(cluster, channel, number)
+            assert (await reader.message(channel))[1] == number
+
+
+@async_test
+async def test_a_slot_that_is_on_its_way_for_long(cluster: Cluster, channel: str) -> None:
+    """Keys that are gone are asked for with ASKING, those that are left as ever; what comes is delivered at once."""
+    gone, new = cluster.names_for(slot_of(channel), channel, 2)
+    add(cluster, channel, 1)
+    add(cluster, gone, 1)
+    async with gateway(cluster.url) as server, connect(server) as client, connect(server) as reader:
+        for each in (channel, gone, new):
+            await reader.subscribe(each, lastMessageId="0")
+            if each != new:
+                assert (await reader.message(each))[1] == 1
+        target = other(cluster, channel)
+        with cluster.migrating(slot_of(channel), target) as source:
+            cluster.move_keys(slot_of(channel), source, target, [gone.encode()])
+            for each in (channel, gone, new):
+                for number in (2, 3):
+                    await client.publish(each, number)
+                    assert (await reader.message(each))[1] == number
+            async with connect(server) as another:
+                for each in (channel, gone, new):
+                    await another.send(action="subscribe", channel=each, last=1)
+                    frames = [await another.next(), await another.next()]
+                    assert frames[1]["data"] == 3, frames
+        for each in (channel, gone, new):
+            await client.publish(each, 4)
+            assert (await reader.message(each))[1] == 4
+
+
+@async_test
+async def test_a_producer_waits_until_its_slot_has_moved(cluster: Cluster, channel: str) -> None:
+    """Two keys of a slot that is on its way may be in two places: TRYAGAIN."""
+    async with gateway(cluster.url) as server, connect(server) as client:
+        await publish(client, channel, 1, producer="p")
+        await acks(client, 1)
+        target = other(cluster, channel)
+        with cluster.migrating(slot_of(channel), target):
+            for number in (2, 3, 2):
+                await publish(client, channel, number, producer="p")
+            await publish(client, channel, 4)
+            await asyncio.sleep(0.1)
+        await acks(client, 2, 3)
+        duplicate = await client.next()
+        assert duplicate["duplicate"] is True, duplicate
+        await acks(client, 4)
+        assert stored(cluster, channel) == [1, 2, 3, 4]
+
+
+@async_test
+async def test_a_slot_that_goes_to_a_primary_that_had_none(cluster: Cluster, channel: str) -> None:
+    spare = cluster.servers[3]
+    owner = cluster.owner(channel)
+    async with gateway(cluster.url) as server, connect(server) as client, connect(server) as reader:
+        await reader.subscribe(channel)
+        await asyncio.to_thread(cluster.move_slot, slot_of(channel), spare)
+        await client.publish(channel, 1)
+        assert (await reader.message(channel))[1] == 1
+        await until(lambda: len(server.server.redis.primaries) == 4)
+        await asyncio.to_thread(cluster.move_slot, slot_of(channel), owner)
+        await client.publish(channel, 2)
+        assert (await reader.message(channel))[1] == 2
+
+
+@async_test
+async def test_streams_without_an_entry_at_the_position(cluster: Cluster, channel: str) -> None:
+    """Emptied streams of many slots, on one node: no command may name keys of two slots."""
+    names = [f"{channel}-{number}" for number in range(40)]
+    for name in names:
+        add(cluster, name, 1)
+        cluster.call(name, "XTRIM", name, "MAXLEN", 0)
+    async with gateway(cluster.url) as server, connect(server) as reader:
+        for name in names:
+            await reader.subscribe(name)
+        for name in names:
+            add(cluster, name, 2)
+        got: set[str] = set()
+        while len(got) < len(names):
+            frame = await reader.next()
+            if frame["event"] == "message":
+                assert frame["data"] == 2
+                got.add(frame["channel"])
+
+
+@async_test
+async def test_a_primary_that_dies_leaves_the_others_alone(channel: str) -> None:
+    with Cluster() as cluster:
+        async with gateway(cluster.url) as server, connect(server) as client, AsyncExitStack() as stack:
+            dead = cluster.servers[1]
+            mine = cluster.name_at(dead, channel)
+            others = [cluster.name_at(cluster.servers[number], channel) for number in (0, 2)]
+            await until_status(server, "/readyz", 200)
+            subscriber = await stack.enter_async_context(connect(server))
+            for name in (mine, *others):
+                await subscriber.subscribe(name)
+            await client.publish(mine, 0)
+            assert (await subscriber.message(mine))[1] == 0
+            await asyncio.sleep(0.2)  # for the replica to have it
+            dead.kill()
+            await until_status(server, "/readyz", 503)
+            for number in range(1, 20):
+                for name in others:
+                    await client.publish(name, number)
+                    assert (await subscriber.message(name))[1] == number
+            new = await asyncio.to_thread(cluster.until_promoted, slot_of(mine), dead)
+            since = time.monotonic()
+            await until_status(server, "/readyz", 200)
+            assert time.monotonic() - since < 1.5
+            new.call("XADD", mine, "*", "messageData", 7)
+            assert (await subscriber.message(mine))[1] == 7
+            await client.publish(mine, 8)
+            assert (await subscriber.message(mine))[1] == 8
+            await subscriber.nothing_more()
+
+
+@async_test
+async def test_metrics_name_the_primaries(cluster: Cluster) -> None:
+    async with gateway(cluster.url) as server:
+        await until_status(server, "/readyz", 200)
+        lines = (await metrics(server)).splitlines()
+        assert "rsws_redis_primaries 3" in lines
+        for each in cluster.servers[:3]:
+            assert f'rsws_redis_primary_up{{primary="redis://127.0.0.1:{each.port}"}} 1' in lines
+
+
+async def metrics(server: SingleProcess) -> str:
+    status, body = await http(server, "/metrics")
+    assert status == 200
+    return body if isinstance(body, str) else json.dumps(body)

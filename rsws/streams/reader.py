@@ -25,11 +25,10 @@ from rsws.streams.link import AskingLink, RedisLink, Submits
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.refusals import Refusals
 from rsws.streams.script_runner import ScriptRunner
-from rsws.streams.scripts import READ
+from rsws.streams.scripts import READ, checksum
 from rsws.streams.slots import Redirected
 from rsws.streams.store import (
     Entry,
-    checksum,
     lasting_error,
     parse_entries,
     parse_read,
@@ -289,7 +288,7 @@ class Reader:
             self._failed(followed, reply)
         elif followed.position == _BEGINNING or (reply and reply[0][0] == followed.position):
             entries = parse_entries(reply)
-            if followed.position != _BEGINNING and self._is_replaced(followed, checksum(entries.pop(0))):
+            if followed.position != _BEGINNING and self._is_replaced(followed, checksum(entries.pop(0).data)):
                 return
             self._resume(followed, entries, is_end=len(reply) < count)
         else:  # no entry at the position: only the stream's bounds tell whether something is missing
@@ -335,7 +334,7 @@ class Reader:
         """Deliver the entries, if there are any, and continue reading after them."""
         if entries:
             followed.position = entries[-1].raw_id
-            followed.checksum = checksum(entries[-1])
+            followed.checksum = checksum(entries[-1].data)
             size = sum([len(entry.data or b"") for entry in entries])
             followed.limit = max(1, min(READ_ENTRIES, self._read_bytes * len(entries) // (size or 1)))
         followed.is_busy = len(entries) >= FEW_ENTRIES

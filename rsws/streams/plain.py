@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Sequence
-from hashlib import sha1
 from typing import Any, TypeAlias
 
 from rsws.protocol import StreamId
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.refusals import Refusals
+from rsws.streams.scripts import checksum
 
 Keys: TypeAlias = tuple[bytes, ...]
 Steps: TypeAlias = Generator[tuple[bytes, ...], list[Any], Any]
@@ -70,7 +70,7 @@ class PlainReads:
             return [_flat(entries, field), is_end, None, None]
         if entries and entries[0][0] == after:
             flat = _flat(entries, field)
-            check = sha1(flat[1] or b"").hexdigest().encode() if with_checksum == b"1" else None
+            check = checksum(flat[1]) if with_checksum == b"1" else None
             return [flat[2:], is_end, None, check]
         # The entry at the position is gone.
         asked = min(count, 2)

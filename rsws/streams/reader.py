@@ -29,11 +29,10 @@ from rsws.streams.link import AskingLink, RedisLink, Submits
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.refusals import Refusals
 from rsws.streams.script_runner import ScriptRunner
-from rsws.streams.scripts import READ
+from rsws.streams.scripts import READ, checksum
 from rsws.streams.slots import Redirected
 from rsws.streams.store import (
     Entry,
-    checksum,
     lasting_error,
     parse_entries,
     parse_read,
@@ -413,7 +412,7 @@ class Reader:
             self._failed(followed, reply)
         elif followed.position == _BEGINNING or (reply and reply[0][0] == followed.position):
             entries = parse_entries(reply)
-            if followed.position != _BEGINNING and self._is_replaced(followed, checksum(entries.pop(0))):
+            if followed.position != _BEGINNING and self._is_replaced(followed, checksum(entries.pop(0).data)):
                 return
             if not entries:
                 self._count_vain_read()
@@ -462,7 +461,7 @@ class Reader:
         if entries:
             self._reads_with_news += 1
             followed.position = entries[-1].raw_id
-            followed.checksum = checksum(entries[-1])
+            followed.checksum = checksum(entries[-1].data)
             size = sum([len(entry.data or b"") for entry in entries])
             if followed.caution is not None:
                 followed.caution.worked(max([len(entry.data or b"") for entry in entries]))

@@ -99,7 +99,7 @@ local _, is_end = walk('XRANGE', KEYS[1], ARGV[1], '+', count, tonumber(ARGV[3])
   end
   if entry[1] == ARGV[1] then
     is_there = true
-    if ARGV[5] == '1' then checksum = redis.sha1hex(data or '') end
+    if ARGV[5] == '1' then checksum = redis.sha1hex(#(data or '') .. ':' .. string.sub(data or '', 1, 1024)) end
     return 0
   end
   found[size + 1], found[size + 2] = entry[1], data
@@ -119,7 +119,7 @@ ARGV[1]), until the size of their values reaches ARGV[3] bytes.
 
 Returns a list of ids alternating with values of the field ARGV[4] (the last one if it is repeated, nil if missing),
 whether the stream ends after them, and, if there is no entry ARGV[1], the result of LOOK as of the same moment; else,
-with ARGV[5] = 1, the SHA-1 of that entry's value.
+with ARGV[5] = 1, the SHA-1 of that value's length and first 1,024 bytes.
 """
 
 STEP_BACK = Script(
@@ -177,3 +177,12 @@ return 0
 """
 )
 """Deletes the stream KEYS[1] if its last id, of an entry or not, is from before the time ARGV[1] in ms."""
+
+CHECKED_BYTES = 1024
+"""The bytes of a value that its checksum is of: all of a megabyte would cost Redis a millisecond."""
+
+
+def checksum(data: bytes | None) -> bytes:
+    """Return what shows whether an entry with the same id has other data, as READ returns it."""
+    data = data or b""
+    return sha1(b"%d:%b" % (len(data), data[:CHECKED_BYTES])).hexdigest().encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import sha1, sha256
+from hashlib import sha256
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -384,11 +384,6 @@ def parse_read(reply: Any) -> tuple[list[Entry], bool, StreamBounds | None, byte
     found, is_end, bounds, check = reply
     values = iter(found)
     return list(map(Entry, values, values)), is_end == 1, None if bounds is None else _parse_look(bounds), check
-
-
-def checksum(entry: Entry) -> bytes:
-    """Return what shows whether an entry with the same id is another one, as READ has it."""
-    return sha1(entry.data or b"").hexdigest().encode()
 
 
 def _data(fields: Sequence[bytes] | None) -> bytes | None:

@@ -29,7 +29,8 @@ async def test_it_has_every_metric(redis_server: RedisServer) -> None:
     async with gateway(redis_server.url) as server:
         _, text = await http(server, "/metrics?x=1")
     found = parse(text)
-    assert found.types == {metric.name: metric.kind for metric in METRICS.values()} | {"rsws_build_info": "gauge"}
+    others = ("rsws_build_info", "rsws_redis_primaries", "rsws_redis_primary_up")
+    assert found.types == {metric.name: metric.kind for metric in METRICS.values()} | dict.fromkeys(others, "gauge")
     assert found.values[f'rsws_build_info{{version="{version("rsws")}"}}'] == 1
     assert found.values["rsws_workers"] == 1
     assert found.values["rsws_worker_restarts_total"] == 0

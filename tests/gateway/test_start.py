@@ -132,7 +132,7 @@ async def test_a_part_that_fails_at_the_start_ends_the_start(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("rsws.gateway.server.Reader.run", broken)
+    monkeypatch.setattr("rsws.streams.primary.Reader.run", broken)
     async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(ExceptionGroup) as failure:
             await new_server(redis_server.url).__aenter__()

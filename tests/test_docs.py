@@ -24,7 +24,7 @@ from kit.support import RedisServer, RswsProcess, eventually, free_port, run_rsw
 from rsws.cli.app import app
 from rsws.cli.options import flag
 from rsws.errors import CLOSE_HELP, ERROR_HELP
-from rsws.gateway.metrics import INFO, METRICS
+from rsws.gateway.metrics import INFO, METRICS, PRIMARIES, PRIMARY_UP
 from rsws.protocol import decode_reply, decode_request, encode_reply, encode_request
 from rsws.settings import ClientSettings, Settings, options
 
@@ -115,7 +115,9 @@ def test_the_protocol_has_every_close_code() -> None:
 
 
 def test_the_protocol_has_every_metric() -> None:
-    rows = [(f"`{metric.name}`", metric.kind, metric.help) for metric in (INFO, *METRICS.values())]
+    rows = [
+        (f"`{metric.name}`", metric.kind, metric.help) for metric in (INFO, *METRICS.values(), PRIMARIES, PRIMARY_UP)
+    ]
     assert table(("metric", "type", "meaning"), *rows) in PROTOCOL
 
 

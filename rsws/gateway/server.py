@@ -129,14 +129,13 @@ class Server:
     async def _run(self, started: asyncio.Future[None]) -> None:
         """Run the tasks that are needed for as long as it serves; the first failure ends all of them."""
         async with self._tasks as tasks:
-            tasks.create_task(self.redis.run())
+            tasks.create_task(self.redis.run(partial(started.set_result, None)))
             tasks.create_task(self.hub.check_quiet())
             tasks.create_task(self._watch_connections())
             tasks.create_task(self.clients.look_after())
             tasks.create_task(_keep_memory_small())
             if self.board.shared:
                 tasks.create_task(self._keep_publishing_metrics())
-            started.set_result(None)  # its waiter runs after these tasks: each has reached its first await by then
 
     async def failed(self) -> None:
         """Wait until a task that the server needs has failed, and raise its error."""

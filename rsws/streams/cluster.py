@@ -249,9 +249,11 @@ class Cluster(Streams):
 
     # --- the map ---
 
-    async def run(self) -> None:
+    async def run(self, on_running: Callable[[], object] | None = None) -> None:
         """Keep the map, and the connections to all primaries, until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
+            if on_running is not None:
+                on_running()
             while True:
                 await self._refresh()
                 is_whole = self.ready

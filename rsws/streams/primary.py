@@ -86,14 +86,18 @@ class Primary:
         self.commands.close(cause)
         self.history.close(cause)
 
-    async def run(self) -> None:
-        """Keep the connections up, until cancelled. Streams may be followed only once this runs."""
+    async def run(self, on_running: Callable[[], object] | None = None) -> None:
+        """Keep the connections up, until cancelled. Streams may be followed once ``on_running`` is called."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.commands.run())
             tasks.create_task(self.history.run())
             tasks.create_task(self.reader.run())
             tasks.create_task(self._retention.run())
             tasks.create_task(self.target.watch())
+            await asyncio.sleep(0)  # each has run up to its first wait
+            await asyncio.sleep(0)  # and the group has noticed one that has failed
+            if on_running is not None:
+                on_running()
 
 
 def _slot_of(key: bytes) -> int:

@@ -105,11 +105,11 @@ class Router(Streams):
         """See :attr:`rsws.streams.primary.Primary.reading_trouble`."""
         return self._servers.reading_trouble
 
-    async def run(self) -> None:
-        """Keep the connections up, until cancelled. Streams may be followed only once this runs."""
+    async def run(self, on_running: Callable[[], object] | None = None) -> None:
+        """Keep the connections up, until cancelled. Streams may be followed once ``on_running`` is called."""
         if isinstance(self._servers, Primary):
             async with asyncio.TaskGroup() as tasks:
-                running = tasks.create_task(self._servers.run())
+                running = tasks.create_task(self._servers.run(on_running))
                 await self._found_cluster.wait()
                 running.cancel()
             followed = self._servers.reader.unfollow_all()
@@ -117,7 +117,8 @@ class Router(Streams):
             self._lead_to(self._cluster())
             for name, after, follower in followed:
                 self.follow(name, after, follower)
-        await self._servers.run()
+            on_running = None
+        await self._servers.run(on_running)
 
     # --- what is asked of a channel, and followed ---
 

@@ -93,8 +93,8 @@ class Settings:
     redis_url: str | None = option(
         None,
         "REDIS_URL",
-        "Redis to use: redis://, rediss://, unix://, or redis+sentinel://HOST:PORT,.../NAME. Not set: a local one that "
-        "answers, else the embedded server.",
+        "Redis to use: redis://, rediss://, unix://, redis+sentinel://HOST:PORT,.../NAME or redis+cluster://HOST:PORT. "
+        "Not set: a local one that answers, else the embedded server.",
         secret=True,
     )
     redis_url_file: Path | None = option(

@@ -321,7 +321,8 @@ class Cluster(Streams):
                 async with asyncio.timeout(self._limits.map_timeout_s):
                     state, reply = await ask()
                 if isinstance(reply, ReplyError):
-                    raise RedisUnavailable(f"CLUSTER SLOTS: {reply}")
+                    hint = "; write redis:// for a server that is in no cluster" if "disabled" in str(reply) else ""
+                    raise RedisUnavailable(f"{host}: CLUSTER SLOTS: {reply}{hint}")
                 ranges = parse_slots(reply, host)
             except TimeoutError:
                 causes.append(f"{host}: no answer within {self._limits.map_timeout_s:g} s")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
 from kit.cluster import Cluster
 from kit.gateway import Client, async_test, connect, gateway, http, until, until_status
 from kit.support import RedisServer
+from kit.tls import Authority
 from rsws.gateway.process.single import SingleProcess
 from rsws.streams.slots import slot_of
 
@@ -71,7 +74,43 @@ async def test_channels_of_all_primaries(cluster: Cluster, channel: str) -> None
 
 @async_test
 async def test_a_plain_url_that_leads_to_a_cluster(cluster: Cluster, channel: str) -> None:
-    async with gateway(cluster.servers[0].url) as server, connect(server) as client, connect(server) as reader:
+    await publish_and_read(cluster.servers[0].url, channel)
+
+
+@async_test
+async def test_a_plain_url_that_leads_to_a_replica_of_a_cluster(channel: str) -> None:
+    with Cluster(primaries=1) as cluster:
+        await publish_and_read(cluster.servers[1].url, channel)
+
+
+@async_test
+async def test_the_rights_that_the_documentation_asks_for_are_enough(cluster: Cluster, channel: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    lines = re.findall(r"^ACL SETUSER gateway (.+)$", text, flags=re.MULTILINE)
+    rules = " ".join(lines).replace(">PASSWORD", ">secret").split()
+    for each in cluster.servers:
+        each.call("ACL", "SETUSER", "gateway", "reset", *rules)
+    await publish_and_read(cluster.url.replace("://", "://gateway:secret@"), channel)
+    assert [each.call("ACL", "LOG") for each in cluster.servers] == [[]] * len(cluster.servers)
+
+
+@async_test
+async def test_tls(channel: str, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with Cluster(primaries=2, replicas=0) as cluster:
+        async with AsyncExitStack() as stack:
+            ports = []
+            for each in cluster.servers:
+                front = await stack.enter_async_context(authority.in_front_of(each.port, "127.0.0.1"))
+                await asyncio.to_thread(each.call, "CONFIG", "SET", "cluster-announce-port", front)
+                ports.append(front)
+            await until(lambda: {node[1] for *_, node in cluster.servers[0].call("CLUSTER", "SLOTS")} == {*ports})
+            url = f"rediss+cluster://127.0.0.1:{ports[0]}?ssl_ca_certs={authority.ca}"
+            await publish_and_read(url, channel)
+
+
+async def publish_and_read(url: str, channel: str) -> None:
+    async with gateway(url) as server, connect(server) as client, connect(server) as reader:
         names = [f"{channel}-{number}" for number in range(10)]
         for name in names:
             await reader.subscribe(name, lastMessageId="0")
@@ -250,6 +289,34 @@ async def test_a_primary_that_dies_leaves_the_others_alone(channel: str) -> None
             await client.publish(mine, 8)
             assert (await subscriber.message(mine))[1] == 8
             await subscriber.nothing_more()
+
+
+@async_test
+async def test_publishes_wait_while_all_nodes_refuse_everything(channel: str) -> None:
+    """So they do for a moment when a slot has no primary, if cluster-require-full-coverage is not "no"."""
+    with Cluster() as cluster:
+        async with gateway(cluster.url) as server, connect(server) as client:
+            dead = cluster.servers[1]
+            name, slot = cluster.name_at(cluster.servers[0], channel), slot_of(cluster.name_at(dead, channel))
+            await client.publish(name, 0)
+            dead.kill()
+            promoted = asyncio.create_task(asyncio.to_thread(cluster.until_promoted, slot, dead))
+            number = 0
+            while not promoted.done():
+                number += 1
+                await client.publish(name, number)
+            await client.publish(name, number + 1)
+            assert stored(cluster, name) == list(range(number + 2))
+
+
+@async_test
+async def test_retention_is_applied_on_all_primaries(cluster: Cluster, channel: str) -> None:
+    names = [cluster.name_at(server, f"{channel}-") for server in cluster.servers[:3]]
+    for name in names:
+        add(cluster, name, *range(400))
+    async with gateway(cluster.url, retain=(f"{channel}-*=100",)):
+        for name in names:
+            await until(lambda name=name: cluster.call(name, "XLEN", name) < 250)  # type: ignore[misc]
 
 
 @async_test

@@ -151,6 +151,7 @@ async def test_it_tells_of_redis(own_redis: RedisServer) -> None:
 @async_test
 async def test_it_counts_what_may_be_stored(redis_server: RedisServer, channel: str) -> None:
     async with Proxy(redis_server.port) as link, gateway(link.redis_url) as server, connect(server) as client:
+        await until_status(server, "/readyz", 200)  # the scripts that are loaded at first name XADD, too
         with link.cut_reply(b"XADD"):
             await client.send(action="publish", channel=channel, data=1, messageId="m")
             await client.expect_error_ack("m", "redis_unavailable", "unknown")

@@ -6,9 +6,8 @@ stops, and the follower has to find out where to continue.
 
 Redis remembers which connection has read a key, and tells it once when the key changes (``CLIENT TRACKING``). So a
 message costs one read of one stream, however many others are followed; the cost of an XREAD over all of them would grow
-with their number. What Redis remembers stays in its table until the key changes, whether it is still followed or not
-and the connection still there. So the table is used up to a bound only; beyond it Redis tells of every change of every
-key (``BCAST``), for which it needs no table.
+with their number. What Redis remembers for that stays in its memory longer than it is of use (see :mod:`.tracking`), so
+it is bounded: beyond that Redis tells of every change of every key (``BCAST``), for which it remembers nothing.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ from rsws.streams.store import (
 )
 from rsws.streams.tail_waiter import TailWaiter
 from rsws.streams.target import RedisTarget
+from rsws.streams.tracking import TrackingTable
 
 log = logging.getLogger("rsws.reader")
 
@@ -53,16 +53,9 @@ FEW_ENTRIES = 20
 _BEGINNING = b"0-0"
 _TRACK = pack(b"CLIENT", b"TRACKING", b"ON")
 _TRACK_ALL = pack(b"CLIENT", b"TRACKING", b"ON", b"BCAST")
-_LISTED_BYTES = 128
-"""What Redis needs to remember a key, without its name."""
-_LISTED_AGAIN_BYTES = 64
-"""What Redis needs to remember that one more connection has read a key, even if the others have ended."""
 _POLL_S = 1.0
 _POLLS_PER_S = 100
 """How often a stream is read where nothing tells that it has changed, and how many of them in all."""
-_VAIN_READS = 1000
-_VAIN_S = 60.0
-"""So many reads without news in so short a time, and three for each stream, are due to something else than changes."""
 
 
 class Follower(Protocol):
@@ -99,7 +92,6 @@ class _Followed:
         "caution",
         "checksum",
         "delivered_at",
-        "ended_bytes",
         "failing_since",
         "follower",
         "is_asking",
@@ -129,8 +121,6 @@ class _Followed:
         """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one entry."""
         self.caution: Caution | None = None
         """How much to ask for since the connection broke while it was read; None if that has not happened."""
-        self.ended_bytes = 0
-        """What Redis may need to remember that connections have read this key that have ended."""
         self.is_unreadable = False
         """Whether the follower was told that it can't be read."""
         self.failing_since = 0.0
@@ -191,14 +181,8 @@ class Reader:
         """Whether Redis tells which streams change; an old version does not, or a user may not be allowed to ask."""
         self._is_told_all = False
         """Whether Redis tells of every key that changes, and remembers none."""
-        self._table_bytes = limits.table_bytes
-        self._listed_bytes = 0
-        """What Redis needs for the keys read over this connection and earlier ones, as far as they may be listed."""
-        self._left: dict[bytes, int] = {}
-        """The part of that for each key that is no longer followed."""
+        self._table = TrackingTable(limits.table_bytes)
         self._client_id = 0
-        self._vain_reads = self._reads_with_news = 0
-        self._counted_since = 0.0
 
     @property
     def trouble(self) -> str | None:
@@ -232,8 +216,9 @@ class Reader:
             followed.failing_since = before.failing_since
             followed.caution = before.caution
         self._followed[followed.key] = followed
-        if not self._is_told_all:
-            self._list(followed)
+        if self._is_remembered:
+            self._table.add(followed.key)
+            self._check_table()
         self._read_bounded(followed)
 
     def unfollow(self, name: str) -> StreamId:
@@ -253,63 +238,30 @@ class Reader:
 
     def _remove(self, key: bytes) -> _Followed | None:
         followed = self._followed.pop(key, None)
-        if followed is not None and not self._is_told_all:
-            self._unlist(followed)
+        if followed is not None and self._is_remembered:
+            self._table.leave(key)
         self._tail_waiter.forget(key)
         return followed
 
     # --- what Redis remembers ---
 
-    def _list(self, followed: _Followed) -> None:
-        """Count a stream that is to be read, which Redis will remember unless it does already."""
-        before_bytes = self._left.pop(followed.key, 0)
-        if before_bytes:
-            followed.ended_bytes = before_bytes - _listed_bytes(followed.key)
-            return
-        self._listed_bytes += _listed_bytes(followed.key)
-        if self._listed_bytes > self._table_bytes:
-            self._be_told_all("it would keep too many names that were read in its memory")
+    @property
+    def _is_remembered(self) -> bool:
+        """Whether Redis keeps a table of what is read."""
+        return self._tracks_changes and not self._is_told_all
 
-    def _list_again(self) -> None:
-        """Count the streams that will be read over a new connection: Redis still remembers the one that has ended."""
-        for followed in self._followed.values():
-            followed.ended_bytes += _LISTED_AGAIN_BYTES
-        self._listed_bytes += _LISTED_AGAIN_BYTES * len(self._followed)
-        if self._listed_bytes > self._table_bytes:
-            self._be_told_all("it would keep too many names that were read in its memory, once for each connection")
+    def _check_table(self) -> None:
+        if self._table.is_full:
+            self._be_told_all("it would keep too much of what was read in its memory")
 
-    def _unlist(self, followed: _Followed) -> None:
-        """Stop counting a stream that is no longer followed, unless Redis still remembers it."""
-        listed_bytes = _listed_bytes(followed.key) + followed.ended_bytes
-        if self._tracks_changes:
-            self._left[followed.key] = listed_bytes
-        else:
-            self._listed_bytes -= listed_bytes
-
-    def _count_anew(self) -> None:
-        """Count what is followed: another server has another table."""
-        self._left.clear()
-        for followed in self._followed.values():
-            followed.ended_bytes = 0
-        self._listed_bytes = sum(map(_listed_bytes, self._followed))
-
-    def _count_vain_read(self) -> None:
-        """Notice that Redis forgets keys because its table is too small, which it tells as if they had changed."""
-        self._vain_reads += 1
-        if self._is_told_all or self._vain_reads < max(_VAIN_READS, 3 * len(self._followed)):
-            return
-        now = time.monotonic()
-        if now - self._counted_since < _VAIN_S and self._vain_reads > 4 * self._reads_with_news:
+    def _note_vain_read(self) -> None:
+        if self._is_remembered and self._table.is_too_small(len(self._followed)):
             self._be_told_all("it forgets what was read (tracking-table-max-keys is too small)")
-        self._vain_reads = self._reads_with_news = 0
-        self._counted_since = now
 
     def _be_told_all(self, why: str) -> None:
         """Have Redis tell of every key that changes from now on, on this connection and all further ones."""
-        if not self._tracks_changes:
-            return
         self._is_told_all = True
-        self._left.clear()
+        self._table.restart(())
         self._greeting[1] = _TRACK_ALL
         log.warning("Redis tells of every key that changes from now on, which costs more where others write: %s", why)
         self._link.submit(pack(b"CLIENT", b"TRACKING", b"OFF"), lambda _: None)
@@ -326,19 +278,21 @@ class Reader:
     def _greeted(self, reply: Any) -> None:
         if isinstance(reply, ReplyError):
             self._tracks_changes = False
+            self._table.restart(())
             self._refusals.say("CLIENT TRACKING", reply)
         elif isinstance(reply, dict):
             before, self._client_id = self._client_id, reply.get(b"id", 0)
-            if self._client_id < before:  # it has started since, as it counts them upwards
-                self._count_anew()
+            if self._client_id < before and self._is_remembered:  # it has started since, as it counts them upwards
+                self._table.restart(self._followed)
 
     def _connected(self, cause: str | None) -> None:
         """Read all streams on a new connection: Redis has forgotten what was read on the last one."""
         if cause is None:
-            if self._client_id and self._tracks_changes and not self._is_told_all:
-                self._list_again()
+            if self._client_id and self._is_remembered:
+                self._table.add_connection(self._followed)
+                self._check_table()
             self._tracks_changes = True
-            self._vain_reads = self._reads_with_news = 0
+            self._table.begin_counting_reads()
             self._read_all_at_tail()
 
     def _invalidated(self, push: list[Any]) -> None:
@@ -355,14 +309,9 @@ class Reader:
             self._read_all_at_tail()
             return
         for key in keys:
+            self._table.forget(key)
             followed = self._followed.get(key)
-            if followed is None:
-                self._listed_bytes -= self._left.pop(key, 0)
-                continue
-            if followed.ended_bytes:
-                self._listed_bytes -= followed.ended_bytes
-                followed.ended_bytes = 0
-            if followed.at_tail:
+            if followed is not None and followed.at_tail:
                 self._read_soon(followed)
 
     def _read_all_at_tail(self) -> None:
@@ -415,7 +364,7 @@ class Reader:
             if followed.position != _BEGINNING and self._is_replaced(followed, checksum(entries.pop(0).data)):
                 return
             if not entries:
-                self._count_vain_read()
+                self._note_vain_read()
             self._resume(followed, entries, is_end=len(reply) < count)
         else:  # no entry at the position: only the stream's bounds tell whether something is missing
             self._read_bounded(followed)
@@ -459,7 +408,7 @@ class Reader:
     def _deliver_and_read_on(self, followed: _Followed, entries: list[Entry], has_more: bool) -> None:
         """Deliver the entries, if there are any, and continue reading after them."""
         if entries:
-            self._reads_with_news += 1
+            self._table.read_with_news()
             followed.position = entries[-1].raw_id
             followed.checksum = checksum(entries[-1].data)
             size = sum([len(entry.data or b"") for entry in entries])
@@ -488,7 +437,7 @@ class Reader:
             pass
         elif self._tracks_changes:
             followed.at_tail = True
-            self._count_vain_read()
+            self._note_vain_read()
         else:
             self._polled += 1
             pause_s = max(_POLL_S, self._polled / _POLLS_PER_S)
@@ -556,8 +505,3 @@ class Reader:
             self._in_trouble.remove(key)
             if not self._in_trouble:
                 log.info("channels can be read again")
-
-
-def _listed_bytes(key: bytes) -> int:
-    """Return what Redis needs to remember that one connection has read a key, about."""
-    return _LISTED_BYTES + len(key) * 9 // 8

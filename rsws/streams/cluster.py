@@ -115,6 +115,12 @@ class Cluster(Streams):
         """See :attr:`rsws.streams.primary.Primary.reading_trouble`."""
         return next((trouble for each in self.primaries if (trouble := each.reading_trouble)), None)
 
+    def reading_trouble_of(self, channel: str) -> str | None:
+        """See :meth:`rsws.streams.router.Router.reading_trouble_of`."""
+        followed = self._followed.get(channel)
+        primary = followed.primary if followed is not None else None
+        return primary.reading_trouble if primary is not None else None
+
     # --- what is asked of a channel ---
 
     def append(

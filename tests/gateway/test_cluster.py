@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from kit.cluster import Cluster
 from kit.gateway import Client, async_test, connect, gateway, http, until, until_status
 from kit.support import RedisServer
 from kit.tls import Authority
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
 from rsws.streams.slots import slot_of
 
@@ -307,6 +310,28 @@ async def test_publishes_wait_while_all_nodes_refuse_everything(channel: str) ->
                 await client.publish(name, number)
             await client.publish(name, number + 1)
             assert stored(cluster, name) == list(range(number + 2))
+
+
+@async_test
+async def test_only_those_are_told_whose_primary_can_not_be_read(cluster: Cluster, channel: str) -> None:
+    node = cluster.servers[0]
+    lacking, other = cluster.name_at(node, channel), cluster.name_at(cluster.servers[1], channel)
+    quick = replace(DEFAULTS, connections_check_s=0.1)
+    async with gateway(cluster.url, quick) as server, connect(server) as client, connect(server) as publisher:
+        await until_status(server, "/readyz", 200)
+        await client.subscribe(lacking)
+        await client.subscribe(other)
+        clients = node.client.client_list(_type="normal")
+        with socket.create_connection(("127.0.0.1", node.port)):
+            await until(lambda: len(node.client.client_list(_type="normal")) == len(clients) + 1)
+            node.call("CONFIG", "SET", "maxclients", len(clients))  # so that the reader's is missing
+            node.call("CLIENT", "KILL", "ID", next(each["id"] for each in clients if each["name"] == "rsws-reader"))
+            await client.expect_error("redis_unavailable", lacking)
+            await publisher.publish(other, 1)
+            assert (await client.message(other))[1] == 1
+        node.call("CONFIG", "SET", "maxclients", 10_000)
+        await publisher.publish(lacking, 1)
+        assert (await client.message(lacking))[1] == 1
 
 
 @async_test

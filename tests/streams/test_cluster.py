@@ -50,6 +50,7 @@ def test_the_map() -> None:
         ("MOVED 3999 127.0.0.1:6381", ("127.0.0.1", 6381), False),
         ("ASK 3999 node.example:6381", ("node.example", 6381), True),
         ("MOVED 3999 :6381", ("", 6381), False),
+        ("MOVED 3999 ?:6381", ("", 6381), False),  # a node without the hostname that it is to be called by
         ("MOVED 3999 fe80::1:6381", ("fe80::1", 6381), False),
         ("TRYAGAIN Multiple keys request during rehashing of slot", None, False),
         ("CLUSTERDOWN The cluster is down", None, False),

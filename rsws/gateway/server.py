@@ -13,7 +13,6 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from rsws.errors import RedisUnavailable
 from rsws.gateway.access import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
@@ -180,10 +179,11 @@ class Server:
                 if not is_told:
                     log.warning("redis takes publishes, but a connection to read is missing, trying again: %s", trouble)
                 is_told = True
-                self.hub.tell_all(RedisUnavailable(trouble))  # those who have come since, too
+                names = (channel.name for channel in self.hub.channels)
+                self.hub.tell_troubles(self.redis.reading_troubles(names))  # those who have come since, too
             elif trouble is None and is_told and self.redis.ready:
                 is_told = False
-                self.hub.tell_all(None)
+                self.hub.tell_troubles({})
                 log.info("redis connected for reading, too")
             before = trouble
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -125,6 +125,12 @@ class Cluster(Streams):
     def reading_trouble(self) -> str | None:
         """See :attr:`rsws.streams.primary.Primary.reading_trouble`."""
         return next((trouble for each in self.primaries if (trouble := each.reading_trouble)), None)
+
+    def reading_troubles(self, channels: Iterable[str]) -> dict[str, str]:
+        """Return why nothing can be read of those of the channels of whose primary that is so."""
+        troubles = {each: trouble for each in self.primaries if (trouble := each.reading_trouble)}
+        owners = ((channel, self._slots[slot_of(channel)]) for channel in channels)
+        return {channel: troubles[owner] for channel, owner in owners if owner in troubles}
 
     # --- what is asked of a channel ---
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from rsws.errors import StoreError
@@ -104,6 +104,13 @@ class Router(Streams):
     def reading_trouble(self) -> str | None:
         """See :attr:`rsws.streams.primary.Primary.reading_trouble`."""
         return self._servers.reading_trouble
+
+    def reading_troubles(self, channels: Iterable[str]) -> dict[str, str]:
+        """Return why nothing can be read of those of the channels of whose server that is so."""
+        if isinstance(self._servers, Cluster):
+            return self._servers.reading_troubles(channels)
+        trouble = self._servers.reading_trouble
+        return dict.fromkeys(channels, trouble) if trouble is not None else {}
 
     async def run(self, on_running: Callable[[], object] | None = None) -> None:
         """Keep the connections up, until cancelled. Streams may be followed once ``on_running`` is called."""

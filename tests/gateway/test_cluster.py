@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from kit.cluster import Cluster
 from kit.gateway import Client, async_test, connect, gateway, http, until, until_status
 from kit.support import RedisServer, free_port
 from kit.tls import Authority
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
 from rsws.streams.slots import slot_of
 
@@ -394,6 +396,29 @@ async def test_planned_failovers_there_and_back(pairs: Cluster, channel: str) ->
                 assert (await subscriber.message(name))[1] == number
             await asyncio.to_thread(pairs.settle)
         assert stored(pairs, name) == list(range(1, number + 1))
+
+
+@async_test
+async def test_a_connection_to_read_that_is_missing_is_told_to_its_channels_alone(
+    cluster: Cluster, channel: str
+) -> None:
+    quick = replace(DEFAULTS, connections_check_s=0.1)
+    async with gateway(cluster.url, quick) as server, connect(server) as client, connect(server) as publisher:
+        await until_status(server, "/readyz", 200)
+        ill, well, _ = cluster.servers[:3]
+        mine, others = cluster.name_at(ill, channel), cluster.name_at(well, channel)
+        for name in (mine, others):
+            await client.subscribe(name)
+        reader = next(each for each in ill.client.client_list() if each["name"] == "rsws-reader")
+        ill.call("CONFIG", "SET", "maxclients", 1)
+        ill.call("CLIENT", "KILL", "ID", reader["id"])
+        try:
+            await client.expect_error("redis_unavailable", mine)
+            await asyncio.sleep(0.3)
+        finally:
+            ill.call("CONFIG", "SET", "maxclients", 10_000)
+        await publisher.publish(others, 1)
+        assert (await client.message(others))[1] == 1
 
 
 @async_test

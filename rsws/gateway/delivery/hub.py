@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from rsws.errors import ChannelUnreadable, RedisRefused, StoreError
+from rsws.errors import ChannelUnreadable, RedisRefused, RedisUnavailable, StoreError
 from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
 from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
@@ -187,15 +187,14 @@ class Hub:
         with suppress(StoreError):  # the reader gets the same error, and reports it
             self._reset_if_rolled_back(look, await look.bounds)
 
-    def tell_all(self, error: StoreError | None) -> None:
-        """Tell each subscription once that its channel can't be read for now; with None note that it can be again."""
+    def tell_troubles(self, troubles: Mapping[str, str]) -> None:
+        """Tell each subscription to one of these channels once why it can't be read for now; all others can be."""
         told, self._told = self._told, set()
-        if error is None:
-            return
-        for channel in self.channels:
-            self._told |= channel.listeners
-        for listener in self._told - told:
-            listener.unreadable(error)
+        for name, trouble in troubles.items():
+            listeners = self._channels[name].listeners
+            self._told |= listeners
+            for listener in listeners - told:
+                listener.unreadable(RedisUnavailable(trouble))
 
     async def check_quiet(self) -> None:
         """Check quiet channels for streams that were reset, every ``check_s`` seconds until cancelled."""

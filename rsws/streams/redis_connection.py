@@ -40,6 +40,10 @@ _FORBIDDEN_KEY = re.compile(r"access (?:a key|(?:one|at least one) of the keys)"
 """What they say where it is the key that is forbidden."""
 
 
+_QUOTED = re.compile(r", with args beginning with:.*$", re.DOTALL)
+"""What they add to that: the beginning of what was sent, which may be a whole script, or somebody's data."""
+
+
 class NotPrimary(ConnectionError):
     """The server does not take writes, or not any more."""
 
@@ -48,7 +52,7 @@ class ReplyError(Exception):
     """An error reply of Redis: its text, which starts with the code (``WRONGTYPE ...``) unless that is ``ERR``."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(_LUA.sub("", text.removeprefix("ERR ")))
+        super().__init__(_QUOTED.sub("", _LUA.sub("", text.removeprefix("ERR "))))
 
     @property
     def is_forbidden(self) -> bool:

@@ -67,6 +67,7 @@ class RedisTarget:
         tls: The files for TLS.
 
     Attributes:
+        text: The URL, secrets included.
         url: What the URL says.
         shown: The URL without secrets.
         timeout_s: As given.
@@ -81,9 +82,9 @@ class RedisTarget:
 
     def __init__(self, url: str | Callable[[], str], timeout_s: float, tls: TlsFiles | None = None) -> None:
         self._read_url = url if callable(url) else None
-        self._text = url() if callable(url) else url
+        self.text = url() if callable(url) else url
         self._tls = tls
-        self.url = parse_redis_url(self._text, tls)
+        self.url = parse_redis_url(self.text, tls)
         self.shown = self.url.shown
         self.timeout_s = timeout_s
         self.facts = ServerFacts()
@@ -238,9 +239,9 @@ class RedisTarget:
             return
         try:
             text = self._read_url()
-            if text != self._text:
+            if text != self.text:
                 self.url = parse_redis_url(text, self._tls)
-                self._text = text
+                self.text = text
                 if self.node is None:
                     self.shown = self.url.shown
                     log.info("the Redis URL has changed, it is %s now", self.shown)
@@ -315,6 +316,8 @@ class RedisTarget:
         except (RedisError, OSError) as error:
             may_want_one = isinstance(error, ConnectionError) and self.url.is_tls and not self.url.has_certificate
             hint = "; does it want a certificate of its clients (--redis-tls-cert)?" if may_want_one else ""
+            if not self.url.is_tls and "reset by peer" in str(error) and not self.facts.version:
+                hint = "; does it want TLS (rediss://)?"
             failure = RedisUnavailable(f"{shown}: {connection_error_text(error)}{hint}")
         except BaseException:
             await connection.disconnect(nowait=True)
@@ -427,7 +430,7 @@ def redis_target(settings: Settings, local_url: str) -> RedisTarget:
     url: str | Callable[[], str] = settings.redis_url or local_url
     if settings.redis_url is None and (file := settings.redis_url_file) is not None:
         read = partial(read_secret, file, "Redis URL")
-        url = read if file.is_file() else read()  # a pipe can be read once
+        url = read() if settings.redis_url_is_read_once else read
     tls = TlsFiles(settings.redis_tls_ca, settings.redis_tls_cert, settings.redis_tls_key)
     return RedisTarget(url, settings.redis_timeout_s, tls)
 

@@ -31,7 +31,8 @@ log = logging.getLogger("rsws.redis")
 
 PRIMARY_ROLES = (b"master", b"active-replica")  # the second is KeyDB's, which takes writes
 ASK_ROLE = pack(b"ROLE")
-WATCH_S = 60.0
+WATCH_S = 1.0
+"""How soon sentinels are listened to anew once the URL is another one."""
 PROMOTION_S = 10.0
 """How long a replica that sentinels have selected may take to be a primary, and then to be named by them."""
 ASK_AGAIN_S = 0.01

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 from typing import Self
 
 import hiredis
+import pytest
 
 from kit.gateway import async_test, until
 from kit.support import RedisServer
+from rsws.errors import LoginRefused, RedisUnavailable
 from rsws.streams.redis_url import parse_redis_url
 from rsws.streams.sentinel import Address, Sentinels
 from rsws.streams.target import RedisTarget
@@ -20,6 +23,7 @@ class FakeSentinel:
 
     def __init__(self) -> None:
         self.primary: Address = ("127.0.0.1", 1)
+        self.password = b""
         self._listeners: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
@@ -36,7 +40,9 @@ class FakeSentinel:
         while data := await reader.read(1000):
             parser.feed(data)
             while command := parser.gets():
-                if command[0] == b"SUBSCRIBE":
+                if command[0] == b"AUTH" and command[1] != self.password:
+                    writer.write(b"-WRONGPASS\r\n")
+                elif command[0] == b"SUBSCRIBE":
                     self._listeners.append(writer)
                 elif command[0] == b"SENTINEL":
                     host, port = self.primary
@@ -45,9 +51,13 @@ class FakeSentinel:
                     writer.write(b"+OK\r\n")
         writer.close()
 
+    async def is_listened_to(self) -> None:
+        """Wait until somebody has subscribed."""
+        await until(lambda: self._listeners)
+
     async def say(self, *texts: bytes) -> None:
         """Say them as of a new primary."""
-        await until(lambda: self._listeners)
+        await self.is_listened_to()
         for listener in self._listeners:
             for text in texts:
                 listener.write(hiredis.pack_command((b"message", b"+switch-master", text)))  # type: ignore[arg-type]
@@ -96,3 +106,40 @@ async def test_an_old_primary_that_hangs_is_given_up_when_another_one_is_made(re
             await connection.close()
             watching.cancel()
             await asyncio.wait([watching])
+
+
+@async_test
+async def test_a_login_of_the_sentinels_that_changes(redis_server: RedisServer, tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    async with FakeSentinel() as fake:
+        fake.primary, fake.password = ("127.0.0.1", redis_server.port), b"new"
+        file.write_text(f"{fake.url}?sentinel_password=old")
+        target = RedisTarget(file.read_text, 5)
+        watching = asyncio.create_task(target.watch())
+        with pytest.raises(RedisUnavailable) as caught:
+            await target.connect("test")
+        assert "WRONGPASS" in caught.value.cause
+        file.write_text(f"{fake.url}?sentinel_password=new")
+        connection = await target.connect("test")
+        await fake.is_listened_to()
+        await connection.close()
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+@async_test
+async def test_a_login_that_the_first_of_the_primaries_refuses(
+    redis_server: RedisServer, own_redis: RedisServer
+) -> None:
+    own_redis.call("CONFIG", "SET", "requirepass", "other")
+    async with FakeSentinel() as one, FakeSentinel() as two, FakeSentinel() as three:
+        one.primary = two.primary = ("127.0.0.1", own_redis.port)
+        three.primary = ("127.0.0.1", redis_server.port)
+        places = ",".join(each.url.split("/")[2] for each in (one, two, three))
+        target = RedisTarget(f"redis+sentinel://{places}/main", 5)
+        connection = await target.connect("test")
+        assert target.primary == f"127.0.0.1:{redis_server.port}"
+        await connection.close()
+        three.primary = one.primary
+        with pytest.raises(LoginRefused):
+            await target.connect("test")

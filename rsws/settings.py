@@ -228,6 +228,11 @@ class Settings:
         return self.redis_url is not None or self.redis_url_file is not None
 
     @property
+    def redis_url_is_read_once(self) -> bool:
+        """Whether the file of Redis' URL is a pipe, which can't be read again."""
+        return self.redis_url is None and self.redis_url_file is not None and not self.redis_url_file.is_file()
+
+    @property
     def on_loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.host)

@@ -100,6 +100,8 @@ def _first_steps(gateway: Gateway) -> _Steps:
             redis += [flag("redis_url"), settings.redis_url]
         else:
             secret.append("redis_url")
+    elif settings.redis_url_is_read_once:
+        secret.append("redis_url")
     elif settings.redis_url_file is not None:
         redis += [flag("redis_url_file"), str(settings.redis_url_file.absolute())]
     elif settings.local_redis_port != defaults.local_redis_port:

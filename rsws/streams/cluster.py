@@ -23,9 +23,10 @@ from rsws.streams.link import future_reply
 from rsws.streams.primary import Primary
 from rsws.streams.reader import Follower
 from rsws.streams.redis_connection import ReplyError, pack
+from rsws.streams.sentinel import Address
 from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, parse_slots, slot_of
 from rsws.streams.store import History, IdempotencyKey, Store, Stored, StreamBounds, Streams, ignore_result
-from rsws.streams.target import Address, RedisTarget, join_address
+from rsws.streams.target import RedisTarget, join_address
 
 log = logging.getLogger("rsws.redis")
 

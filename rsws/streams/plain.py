@@ -102,7 +102,7 @@ class PlainReads:
             return info, backwards
         return (info,) if self._has_info else (backwards,)
 
-    def _last_replies(self, replies: list[Any]) -> tuple[list[Any] | None, list[Any], list[Any]]:
+    def _last_replies(self, replies: list[Any]) -> tuple[Any, list[Any], list[Any]]:
         """Return the replies to :meth:`_ask_last` and :func:`_first`: XINFO's or None, the last entry, the first."""
         *lasts, first = replies
         if self._has_info is not False:
@@ -157,15 +157,14 @@ def _first(key: bytes) -> bytes:
     return _range(b"XRANGE", key, b"-", b"+", 1)
 
 
-def _checked(reply: Any) -> list[Any]:
+def _checked(reply: Any) -> Any:
     if isinstance(reply, Exception):
         raise reply
-    entries: list[Any] = reply
-    return entries
+    return reply
 
 
-def _bounds_of(info: Sequence[Any]) -> list[Any]:
-    facts = dict(zip(info[::2], info[1::2], strict=True))
+def _bounds_of(info: Sequence[Any] | dict[bytes, Any]) -> list[Any]:
+    facts = info if isinstance(info, dict) else dict(zip(info[::2], info[1::2], strict=True))  # a map in RESP3
     first, last = facts.get(b"first-entry"), facts.get(b"last-entry")
     size = sum(_size(entry) for entry in (first, last) if entry)
     return [first[0] if first else None, facts.get(b"last-generated-id", _NOTHING), facts.get(b"length", 0), size]

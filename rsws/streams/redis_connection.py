@@ -40,6 +40,10 @@ _FORBIDDEN_KEY = re.compile(r"access (?:a key|(?:one|at least one) of the keys)"
 """What they say where it is the key that is forbidden."""
 
 
+_QUOTED = re.compile(r", with args beginning with:.*$", re.DOTALL)
+"""What they add to that: the beginning of what was sent, which may be a whole script, or somebody's data."""
+
+
 class NotPrimary(ConnectionError):
     """The server does not take writes, or not any more."""
 
@@ -48,7 +52,7 @@ class ReplyError(Exception):
     """An error reply of Redis: its text, which starts with the code (``WRONGTYPE ...``) unless that is ``ERR``."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(_LUA.sub("", text.removeprefix("ERR ")))
+        super().__init__(_QUOTED.sub("", _LUA.sub("", text.removeprefix("ERR "))))
 
     @property
     def is_forbidden(self) -> bool:
@@ -224,6 +228,16 @@ class RedisConnection(asyncio.Protocol):
 
 _ADDRESS = re.compile(r"^Error -?[0-9]+ connecting to \S+\. ")
 """How redis-py begins, which is said already."""
+_ALERTS = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate of its clients (--redis-tls-cert)",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the certificate it was shown (--redis-tls-cert)",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it refuses the certificate it was shown (--redis-tls-cert)",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the certificate it was shown (--redis-tls-cert) has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "the certificate it was shown (--redis-tls-cert) is revoked",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it does not speak this version of TLS",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS",
+}
+"""What OpenSSL calls what a server has said of a certificate, and of the protocol."""
 
 
 def connection_error_text(error: Exception) -> str:
@@ -236,7 +250,7 @@ def connection_error_text(error: Exception) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate can't be trusted: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):
-            return f"TLS failed: {cause.reason or cause}"
+            return f"TLS failed: {_ALERTS.get(cause.reason or '', cause.reason or cause)}"
         cause = cause.__cause__ or cause.__context__
     code = getattr(error, "status_code", None)
     text = _ADDRESS.sub("", str(error)).partition(", with args")[0].rstrip(".") or type(error).__name__  # AUTH's too

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,8 @@ _ON_OFF = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0"
 _TAKEN = ("db", "username", "password", "socket_keepalive")
 """Options of redis-py that may be written, beside those that begin with ``ssl_``."""
 _CERT_REQS = {"cert_none": "none", "cert_optional": "optional", "cert_required": "required"}
+_NAME = re.compile(r"[a-z_]{1,30}")
+_TLS_VERSIONS = {"1_2": ssl.TLSVersion.TLSv1_2, "1_3": ssl.TLSVersion.TLSv1_3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,8 @@ def _take_sentinel_login(options: dict[str, str]) -> dict[str, str] | None:
 
 def _with_options(base: str, options: Mapping[str, str]) -> str:
     kept = {name: value for name, value in options.items() if name not in _IGNORED}
+    if version := _TLS_VERSIONS.get(kept.get("ssl_min_version", "").lower().replace(".", "_").removeprefix("tlsv")):
+        kept["ssl_min_version"] = str(int(version))
     if "ssl_cert_reqs" in kept:
         kept["ssl_cert_reqs"] = _CERT_REQS.get(kept["ssl_cert_reqs"].lower(), kept["ssl_cert_reqs"])
     return base + (f"?{urlencode(kept)}" if kept else "")
@@ -190,24 +196,45 @@ def _tls_arguments(made: type[AbstractConnection], said: Mapping[str, Any], file
     given = {name: str(path) for name, path in paths.items() if path is not None}
     if given and not issubclass(made, SSLConnection):
         raise UsageError("the certificates for Redis are of no use without TLS: write rediss:// in the Redis URL")
-    for name in paths:
-        path = given.get(name) or said.get(name)
+    used = {name: given.get(name) or said.get(name) for name in paths}
+    for name, path in used.items():
         try:
             if path:
                 Path(path).read_bytes()
         except OSError as error:
             raise UsageError(f"the file for Redis' TLS can't be read: {path}: {error.strerror} ({name})") from None
+    ca, cert, key = used.values()
+    if key and not cert:
+        raise UsageError(f"the key for Redis' TLS, {key}, needs its certificate: --redis-tls-cert or ssl_certfile")
+    context = ssl.create_default_context()
+    try:
+        if ca:
+            context.load_verify_locations(ca)
+    except ssl.SSLError:
+        raise UsageError(f"the file for Redis' TLS has no certificate in PEM format: {ca} (ssl_ca_certs)") from None
+    try:
+        if cert:
+            context.load_cert_chain(cert, key, said.get("ssl_password") or "")  # without one OpenSSL asks the terminal
+    except ssl.SSLError as error:
+        why = "they are not of each other" if error.reason == "KEY_VALUES_MISMATCH" else "it takes both, in PEM format"
+        raise UsageError(
+            f"the certificate and the key for Redis' TLS can't be used: {why}: {cert} (ssl_certfile), "
+            f"{key or 'in the same file'} (ssl_keyfile)"
+        ) from None
     return given
 
 
 def _check_options(url: str, base: str, made: type[AbstractConnection], options: Mapping[str, str]) -> None:
-    """Name the option that can't be used, if its name is known: any other could be a part of a password.
+    """Name the option that can't be used, unless it could be a part of a password.
 
     Raises:
         UsageError: It is not for this kind of connection, or its value is none.
     """
     known = set().union(*map(_options_of, _CLASSES.values())) - set(_IGNORED)
+    may_be_password = "@" in url.partition("?")[2]
     for name, value in options.items():
+        if name not in known | {*_IGNORED} and _NAME.fullmatch(name) and not may_be_password:
+            raise _unusable(url, f"Redis' client has no option {name}")
         if name in known and name not in _options_of(made):
             raise _unusable(url, f"its option {name} is not for this scheme")
         if name in known and name not in _TAKEN and not name.startswith("ssl_"):

@@ -2,15 +2,20 @@
 
 They are asked at each attempt to connect, all of them. What they name is checked by its role: a sentinel may name the
 demoted server for a while, and one that is cut off from the others for long.
+
+All of them are listened to. Only the one that carries out a failover says which replica it has selected. That is
+promoted up to a second before the sentinels have looked at it again and say so: what is acked by the old primary in
+that second is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
@@ -23,11 +28,14 @@ log = logging.getLogger("rsws.redis")
 
 STRAGGLERS_S = 0.2
 """How long the others are waited for once one sentinel has answered."""
-LISTEN_S = 30.0
-"""How long one sentinel is listened to before it is asked again, in case it is gone and nobody has said so."""
+LISTEN_S = 10.0
+"""How long a sentinel is listened to in silence before it is pinged, in case it is gone and nobody has said so."""
 RETRY_S = 1.0
 _LOGIN = ("username", "password")
+_PORT = re.compile(r"[0-9]{1,5}")
 
+Address: TypeAlias = tuple[str, int]
+"""Host and port."""
 Connect = Callable[[Mapping[str, Any]], AbstractConnection]
 """Makes a connection, not yet connected, with these arguments in place of the usual ones."""
 
@@ -46,14 +54,14 @@ class Sentinels:
         self._timeout_s = timeout_s
         self._connect = connect
 
-    async def primaries(self) -> list[tuple[str, int]]:
+    async def primaries(self) -> list[Address]:
         """Return the addresses that the sentinels name, the one that most of them name first.
 
         Raises:
             RedisUnavailable: None of them knows one.
         """
         asking = {asyncio.create_task(self._ask(place)) for place in self._url.sentinels}
-        votes: Counter[tuple[str, int]] = Counter()
+        votes: Counter[Address] = Counter()
         reasons: list[str] = []
         waiting, timeout = asking, self._timeout_s
         try:
@@ -77,7 +85,7 @@ class Sentinels:
             raise RedisUnavailable(f"{self._url.shown}: " + "; ".join(sorted(reasons) or ["no sentinel answers"]))
         return [address for address, _ in votes.most_common()]
 
-    async def _ask(self, place: tuple[str, int]) -> tuple[str, int] | str:
+    async def _ask(self, place: Address) -> Address | str:
         """Return the address of the primary, or why this sentinel does not say it."""
         shown = f"sentinel {place[0]}:{place[1]}"
         try:
@@ -97,7 +105,7 @@ class Sentinels:
         host, port = address
         return host.decode(), int(port)
 
-    async def _log_in(self, place: tuple[str, int]) -> AbstractConnection:
+    async def _log_in(self, place: Address) -> AbstractConnection:
         """Return a connection, by default with the servers' login, and without any where that is refused."""
         host, port = place
         own = self._url.sentinel_login
@@ -119,26 +127,67 @@ class Sentinels:
             return connection
         raise AssertionError("the last login either succeeds or raises")
 
-    async def watch(self, on_switch: Callable[[tuple[str, int]], None]) -> NoReturn:
-        """Listen to one sentinel after the other until cancelled, and call ``on_switch`` with each new primary."""
-        while True:
-            for place in self._url.sentinels:
-                try:
-                    async with asyncio.timeout(LISTEN_S):
-                        await self._listen(place, on_switch)
-                except (RedisError, OSError, TimeoutError):
-                    await asyncio.sleep(RETRY_S)  # whoever connects says what is wrong with the sentinels
+    async def watch(self, on_switch: Callable[[Address], None], on_select: Callable[[Address], None]) -> NoReturn:
+        """Listen to all sentinels until cancelled.
 
-    async def _listen(self, place: tuple[str, int], on_switch: Callable[[tuple[str, int]], None]) -> NoReturn:
-        connection = await self._log_in(place)
+        Args:
+            on_switch: Called with each new primary.
+            on_select: Called with each replica that is to be promoted now.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for place in self._url.sentinels:
+                tasks.create_task(self._keep_listening(place, on_switch, on_select))
+        raise AssertionError("none of them ends")
+
+    async def _keep_listening(
+        self,
+        place: Address,
+        on_switch: Callable[[Address], None],
+        on_select: Callable[[Address], None],
+    ) -> NoReturn:
+        while True:
+            try:
+                await self._listen(place, on_switch, on_select)
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(RETRY_S)  # whoever connects says what is wrong with the sentinels
+
+    async def _listen(
+        self,
+        place: Address,
+        on_switch: Callable[[Address], None],
+        on_select: Callable[[Address], None],
+    ) -> NoReturn:
+        async with asyncio.timeout(self._timeout_s):
+            connection = await self._log_in(place)
         try:
-            await connection.send_command("SUBSCRIBE", "+switch-master")
+            await connection.send_command("SUBSCRIBE", "+switch-master", "+selected-slave")
+            is_pinged = False
             while True:
-                kind, _, said = await connection.read_response(timeout=None, disconnect_on_error=False)
-                if kind != b"message":
+                try:
+                    async with asyncio.timeout(self._timeout_s if is_pinged else LISTEN_S):
+                        said = await connection.read_response(timeout=None, disconnect_on_error=False)
+                except TimeoutError:
+                    if is_pinged:
+                        raise
+                    await connection.send_command("PING")
+                    is_pinged = True
                     continue
-                match said.decode(errors="replace").split(" "):
-                    case [self._url.service, _, _, host, port] if port.isdigit():
-                        on_switch((host, int(port)))
+                is_pinged = False
+                match said:
+                    case [b"message", _, bytes(text)]:
+                        self._heed(text.decode(errors="replace").split(" "), on_switch, on_select)
         finally:
             await connection.disconnect(nowait=True)
+
+    def _heed(
+        self,
+        words: list[str],
+        on_switch: Callable[[Address], None],
+        on_select: Callable[[Address], None],
+    ) -> None:
+        """Tell of an event of the name; one that is of another, or not as sentinels write it, is left out."""
+        match words:
+            case [self._url.service, _, _, host, port] if _PORT.fullmatch(port):
+                on_switch((host, int(port)))
+            case ["slave", _, host, port, "@", self._url.service, _, _] if _PORT.fullmatch(port):
+                on_select((host, int(port)))

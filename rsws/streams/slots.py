@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from rsws.errors import ErrorCode, RedisRefused, RedisUnavailable
-from rsws.streams.target import Address
+from rsws.streams.sentinel import Address
 
 SLOTS = 16384
 REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")

@@ -10,31 +10,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from copy import copy
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn
 
 from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
 from rsws.settings import Settings, read_secret
 from rsws.streams.redis_connection import NotPrimary, RedisConnection, ReplyError, connection_error_text, pack
 from rsws.streams.redis_url import TlsFiles, parse_redis_url
-from rsws.streams.sentinel import Sentinels
+from rsws.streams.sentinel import Address, Sentinels
 
 log = logging.getLogger("rsws.redis")
 
 PRIMARY_ROLES = (b"master", b"active-replica")  # the second is KeyDB's, which takes writes
 ASK_ROLE = pack(b"ROLE")
-WATCH_S = 60.0
-
-Address: TypeAlias = tuple[str, int]
-"""Host and port."""
+WATCH_S = 1.0
+"""How soon sentinels are listened to anew once the URL is another one."""
+PROMOTION_S = 10.0
+"""How long a replica that sentinels have selected may take to be a primary, and then to be named by them."""
+ASK_AGAIN_S = 0.01
+"""How often it is asked meanwhile: what the old primary acks until it is noticed may be lost."""
 
 
 class ClusterFound(RedisUnavailable):
@@ -66,6 +68,7 @@ class RedisTarget:
         tls: The files for TLS.
 
     Attributes:
+        text: The URL, secrets included.
         url: What the URL says.
         shown: The URL without secrets.
         timeout_s: As given.
@@ -80,9 +83,9 @@ class RedisTarget:
 
     def __init__(self, url: str | Callable[[], str], timeout_s: float, tls: TlsFiles | None = None) -> None:
         self._read_url = url if callable(url) else None
-        self._text = url() if callable(url) else url
+        self.text = url() if callable(url) else url
         self._tls = tls
-        self.url = parse_redis_url(self._text, tls)
+        self.url = parse_redis_url(self.text, tls)
         self.shown = self.url.shown
         self.timeout_s = timeout_s
         self.facts = ServerFacts()
@@ -91,6 +94,13 @@ class RedisTarget:
         self.node: Address | None = None
         self._connections: dict[RedisConnection, Address | None] = {}
         """Those that are open, with the address where it is not the URL's."""
+        self._attempts: dict[asyncio.Timeout, Address | None] = {}
+        """Those that are under way, which end as if they had timed out when another primary is made."""
+        self._switches = 0
+        """How often another primary was made."""
+        self._promoted: Address | None = None
+        """The primary that was made last, until the sentinels name it."""
+        self._promoted_at = 0.0
         self._role_is_known = True
 
     def at(self, node: Address) -> RedisTarget:
@@ -99,6 +109,7 @@ class RedisTarget:
         target.node = node
         target.shown = f"{'rediss' if self.url.is_tls else 'redis'}://{join_address(node)}"
         target._connections = {}
+        target._attempts = {}
         return target
 
     @property
@@ -138,22 +149,86 @@ class RedisTarget:
         return f"{self.shown} ({', '.join(facts)})"
 
     async def watch(self) -> NoReturn:
-        """Until cancelled, leave a primary as soon as the sentinels have made another one."""
+        """Until cancelled, leave a primary as soon as another one has been made."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(WATCH_S):  # the URL may be another one then, where it comes from a file
-                    if self.url.sentinels:
-                        await self._sentinels().watch(self._switched)
-                    await asyncio.get_running_loop().create_future()
+            url = self.url  # it may be another one later, where it comes from a file
+            watching = asyncio.create_task(self._watch_sentinels(), name="rsws sentinels")
+            try:
+                while self.url is url:
+                    done, _ = await asyncio.wait([watching], timeout=WATCH_S)
+                    for each in done:
+                        each.result()
+            finally:
+                watching.cancel()
+                await asyncio.wait([watching])
+
+    async def _watch_sentinels(self) -> NoReturn:
+        if not self.url.sentinels:
+            await asyncio.get_running_loop().create_future()
+        async with asyncio.TaskGroup() as tasks:
+
+            def select(replica: Address) -> None:
+                tasks.create_task(self._until_promoted(replica))
+
+            await self._sentinels().watch(self._switched, select)
+        raise AssertionError("it never ends")
 
     def _sentinels(self) -> Sentinels:
         return Sentinels(self.url, self.timeout_s, self.connection)
 
+    async def _until_promoted(self, replica: Address) -> None:
+        """Ask a replica for its role until it is a primary; give up when it does not become one, or does not say."""
+        try:
+            async with asyncio.timeout(PROMOTION_S):
+                while not await self._is_primary(replica):  # noqa: ASYNC110
+                    await asyncio.sleep(ASK_AGAIN_S)
+        except (ResponseError, AuthenticationError, TimeoutError) as error:
+            log.info("%s was to be promoted, and does not say if it is: %s", join_address(replica), error)
+            return
+        self._promoted = replica
+        self._promoted_at = asyncio.get_running_loop().time()
+        self._switched(replica)
+
+    async def _is_primary(self, server: Address) -> bool:
+        """Ask a server for its role, again and again until that changes, or it ends the connection."""
+        connection = self.connection({"host": server[0], "port": server[1]})
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            while True:
+                await connection.send_command("ROLE")
+                if (await connection.read_response())[0] in PRIMARY_ROLES:
+                    return True
+                await asyncio.sleep(ASK_AGAIN_S)
+        except (RedisConnectionError, OSError):  # sentinels have a server end all connections when they promote it
+            return False
+        finally:
+            await connection.disconnect(nowait=True)
+
     def _switched(self, primary: Address) -> None:
         reason = f"{self.shown}: the sentinels have made {join_address(primary)} the primary"
+        self._switches += 1
+        if self._promoted != primary:
+            self._promoted = None
         for connection, address in list(self._connections.items()):
             if address != primary:
                 connection.end_soon(NotPrimary(reason))
+        for attempt, address in self._attempts.items():
+            if address != primary:
+                attempt.reschedule(0)
+
+    async def _named(self) -> list[Address]:
+        """Return the primaries that the sentinels name, behind one that they have made and may not name yet.
+
+        Raises:
+            RedisUnavailable: There is none.
+        """
+        named = await self._sentinels().primaries()
+        if self._promoted is None:
+            return named
+        if named[0] == self._promoted or asyncio.get_running_loop().time() - self._promoted_at > PROMOTION_S:
+            self._promoted = None
+            return named
+        return [self._promoted, *(each for each in named if each != self._promoted)]
 
     def read_again(self) -> None:
         """Read the URL anew, where it comes from a file.
@@ -165,9 +240,9 @@ class RedisTarget:
             return
         try:
             text = self._read_url()
-            if text != self._text:
+            if text != self.text:
                 self.url = parse_redis_url(text, self._tls)
-                self._text = text
+                self.text = text
                 if self.node is None:
                     self.shown = self.url.shown
                     log.info("the Redis URL has changed, it is %s now", self.shown)
@@ -187,22 +262,37 @@ class RedisTarget:
             LoginRefused: Redis refused the password or the database.
             SetupError: The server is a sentinel, which stores nothing.
         """
-        self.read_again()
-        places: list[Address | None] = [self.node]
-        if self.url.sentinels:
-            places = [*await self._sentinels().primaries()]
-        elif self.url.nodes and self.node is None:
-            places = [*self.url.nodes]
-        failure: RedisUnavailable | LoginRefused | None = None
-        for place in places:
-            try:
-                return await self._connect(name, place, any_node=any_node)
-            except ClusterFound:
-                raise
-            except (RedisUnavailable, LoginRefused) as error:
-                failure = failure or error
-        assert failure is not None
-        raise failure
+        while True:
+            self.read_again()
+            switches = self._switches
+            places: list[Address | None] = [self.node]
+            if self.url.sentinels:
+                places = [*await self._named()]
+            elif self.url.nodes and self.node is None:
+                places = [*self.url.nodes]
+            failure: RedisUnavailable | LoginRefused | None = None
+            for place in places:
+                try:
+                    return await self._attempt(name, place, any_node=any_node)
+                except ClusterFound:
+                    raise
+                except (RedisUnavailable, LoginRefused) as error:
+                    failure = failure or error
+            assert failure is not None
+            if self._switches == switches:
+                raise failure
+
+    async def _attempt(self, name: str, address: Address | None, *, any_node: bool) -> RedisConnection:
+        """Connect as :meth:`_connect` does, until another primary is made: the old one may hang."""
+        try:
+            async with asyncio.timeout(None) as attempt:
+                self._attempts[attempt] = address
+                try:
+                    return await self._connect(name, address, any_node=any_node)
+                finally:
+                    del self._attempts[attempt]
+        except TimeoutError:
+            raise RedisUnavailable(f"{self.shown}: the sentinels have made another primary") from None
 
     async def _connect(self, name: str, address: Address | None, *, any_node: bool) -> RedisConnection:
         """Return a connection to the server at ``address``, None for that of the URL; see :meth:`connect`."""
@@ -227,7 +317,12 @@ class RedisTarget:
         except (RedisError, OSError) as error:
             may_want_one = isinstance(error, ConnectionError) and self.url.is_tls and not self.url.has_certificate
             hint = "; does it want a certificate of its clients (--redis-tls-cert)?" if may_want_one else ""
+            if not self.url.is_tls and "reset by peer" in str(error) and not self.facts.version:
+                hint = "; does it want TLS (rediss://)?"
             failure = RedisUnavailable(f"{shown}: {connection_error_text(error)}{hint}")
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         else:
             self.primary = join_address(address) if address is not None and self.url.sentinels else ""
             self._connections[made] = address
@@ -336,7 +431,7 @@ def redis_target(settings: Settings, local_url: str) -> RedisTarget:
     url: str | Callable[[], str] = settings.redis_url or local_url
     if settings.redis_url is None and (file := settings.redis_url_file) is not None:
         read = partial(read_secret, file, "Redis URL")
-        url = read if file.is_file() else read()  # a pipe can be read once
+        url = read() if settings.redis_url_is_read_once else read
     tls = TlsFiles(settings.redis_tls_ca, settings.redis_tls_cert, settings.redis_tls_key)
     return RedisTarget(url, settings.redis_timeout_s, tls)
 

@@ -20,6 +20,7 @@ import pytest
 from kit.cli import call_main, messages_in
 from kit.streams import PRIMARY_SAYS
 from kit.support import RedisServer, RswsProcess, run_rsws
+from kit.tls import Authority
 from rsws.cli.exits import ExitCode
 
 
@@ -95,10 +96,9 @@ def test_the_printed_command_leads_to_the_same_redis_but_shows_no_password(
 
 
 def test_the_printed_command_has_what_tls_needs(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("ca.pem", "client.pem", "client.key")]
+    authority = Authority(tmp_path)
+    files = [authority.ca, *authority.issue("client")]
     flags = ["--redis-tls-ca", "--redis-tls-cert", "--redis-tls-key"]
-    for file in files:
-        file.touch()
     options = [word for flag, file in zip(flags, files, strict=True) for word in (flag, str(file))]
     assert call_main("xadd", "c", "1", "--print-command", "--redis-url", "rediss://cache", *options) == ExitCode.DONE
     said = capfd.readouterr().out

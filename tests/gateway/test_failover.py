@@ -14,7 +14,7 @@ import pytest
 
 from kit.faults import Proxy, demoted, link_is_up
 from kit.gateway import PATIENCE_S, Client, add, async_test, connect, entries, gateway, http, until, until_status
-from kit.support import RedisServer
+from kit.support import RedisServer, RenamedServer
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
 
@@ -138,16 +138,36 @@ async def test_a_redis_that_does_not_say_what_it_is_can_be_used(commands: list[s
 
 
 @async_test
+async def test_a_replica_that_does_not_say_so_is_not_connected_to_all_the_time() -> None:
+    with RenamedServer("ROLE", "HELLO") as redis:
+        async with gateway(redis.url) as server, connect(server) as client:
+            await until_status(server, "/readyz", 200)
+            with demoted(redis):
+                before = redis.client.info("stats")["total_connections_received"]
+                for _ in range(100):
+                    await client.send(action="publish", channel="c", data=1, messageId="m")
+                    assert (await client.next())["outcome"] == "not_stored"
+                    await asyncio.sleep(0.01)
+                assert redis.client.info("stats")["total_connections_received"] - before < 40
+            await until_status(server, "/readyz", 200)
+            await client.publish("c", 2)
+
+
+@pytest.mark.parametrize("name", ["rsws-reader", "rsws-ends"])
+@async_test
 async def test_a_connection_to_read_that_is_missing_is_told(
-    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+    own_redis: RedisServer, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="rsws")
     quick = replace(DEFAULTS, connections_check_s=0.1)
     async with gateway(own_redis.url, quick) as server, connect(server) as client, connect(server) as publisher:
         await until_status(server, "/readyz", 200)
-        await client.subscribe("c")
+        own_redis.call("XADD", "c", "1-1", "messageData", "0")
+        own_redis.call("XTRIM", "c", "MAXLEN", 0)  # so that its end is waited for
+        await client.subscribe("c", lastMessageId="$")
+        await until(lambda: b"rsws-ends" in own_redis.call("CLIENT", "LIST"))
         clients = own_redis.client.client_list(_type="normal")
-        reader = next(each for each in clients if each["name"] == "rsws-reader")
+        reader = next(each for each in clients if each["name"] == name)
         with socket.create_connection(("127.0.0.1", own_redis.port)):
             await until(lambda: len(own_redis.client.client_list(_type="normal")) == len(clients) + 1)
             own_redis.call("CONFIG", "SET", "maxclients", len(clients))  # so that the reader's is missing
@@ -157,6 +177,8 @@ async def test_a_connection_to_read_that_is_missing_is_told(
             stored = await publisher.publish("c", 1)
             await asyncio.sleep(0.5)  # it is told once
         own_redis.call("CONFIG", "SET", "maxclients", 10_000)
+        if name == "rsws-ends":
+            assert await client.gap("c") == ("1-1", stored, "trimmed")  # that it is the next one is not proven
         assert await client.message("c") == (stored, 1)
         await until_status(server, "/readyz", 200)
     said = [record.getMessage() for record in caplog.records if "to read is missing" in record.getMessage()]

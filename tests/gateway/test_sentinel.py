@@ -85,6 +85,22 @@ def test_a_server_of_sentinels_that_is_none(redis_server: RedisServer, channel: 
 
 
 @async_test
+async def test_what_is_published_during_a_planned_failover_is_not_lost() -> None:
+    with Sentinels() as group:
+        async with gateway(group.url) as server, connect(server) as client:
+            await until_status(server, "/readyz", 200)
+            acked = [await client.publish("c", 0)]
+            failover = asyncio.create_task(asyncio.to_thread(group.fail_over))
+            while not failover.done():
+                acked.append(await client.publish("c", 0))
+                await asyncio.sleep(0.001)
+            await failover
+            kept = {stream_id for stream_id, _ in entries(group.primary, "c")}
+            lost = [stream_id for stream_id in acked if stream_id not in kept]
+            assert len(lost) < 0.1 * len(acked), f"{len(lost)} of {len(acked)}"
+
+
+@async_test
 async def test_a_planned_failover(group: Sentinels, channel: str) -> None:
     """The last of those that share the group, which is not what it was afterwards."""
     async with gateway(group.url) as server, connect(server) as client, connect(server) as publisher:

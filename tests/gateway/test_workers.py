@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
@@ -96,6 +97,17 @@ async def test_what_one_worker_gets_all_deliver_in_order(redis_server: RedisServ
             await until(lambda: scrape(gateway.url)["rsws_subscriptions"] == 2)
             found = scrape(gateway.url)
             assert (found["rsws_workers"], found["rsws_redis_up"], found["rsws_clients"]) == (2, 1, 2)
+
+
+def test_the_url_of_redis_comes_from_a_pipe(redis_server: RedisServer, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=(redis_server.url,), daemon=True).start()
+    env = {"REDIS_URL": None, "WEBSOCKET_SECRET_KEY": KEY}
+    with RswsProcess("serve", "--port", "0", "--workers", "2", "--redis-url-file", pipe, env=env, cwd=tmp_path) as it:
+        it.wait_for("redis connected", timeout=15)
+        it.wait_for(r"rsws xadd news '")  # and not with the name of a pipe that nobody writes to any more
+        assert it.stop() == ExitCode.DONE
 
 
 @async_test

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kit.tls import Authority
 from rsws.errors import UsageError
 from rsws.streams.redis_url import TlsFiles, parse_redis_url
 
@@ -47,6 +49,12 @@ def test_how_people_write_what_certificates_are_required(requirement: str) -> No
     assert parse_redis_url(f"rediss://h?ssl_cert_reqs={requirement}")
 
 
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSV1_2", "TLSv1.2", "1.2", "771"])
+def test_how_people_write_the_oldest_version_of_tls(version: str) -> None:
+    arguments = parse_redis_url(f"rediss://h?ssl_min_version={version}").arguments
+    assert arguments["ssl_min_version"] == ssl.TLSVersion.TLSv1_2
+
+
 def test_the_sentinels() -> None:
     url = parse_redis_url("redis+sentinel://ann:pw@a:1,[::1]:2,c/my%20name/1?sentinel_username=s&sentinel_password=t")
     assert url.sentinels == (("a", 1), ("::1", 2), ("c", 26379))
@@ -68,7 +76,9 @@ def test_the_sentinels() -> None:
         ("redis+sentinel://h/main/x", "the database is not a number"),
         ("redis://h?ssl_min_version=TLSv1.2", "its option ssl_min_version is not for this scheme"),
         ("redis://h?ssl_ca_certs=/ca.pem", "its option ssl_ca_certs is not for this scheme"),
-        ("redis://h?nonsense=1", "does not take its options"),
+        ("redis://h?nonsense=1", "Redis' client has no option nonsense"),
+        ("redis://:pass?word=x@h", "does not take its options|no valid host and port"),
+        ("rediss://h?ssl_min_version=SSLv3", "its option ssl_min_version has no valid value"),
         ("redis://h?ssl=require", "its option ssl has no valid value"),
         ("rediss://h?ssl=false", "its option ssl has no valid value"),
         ("redis://h?credential_provider=x", "its option credential_provider can't be written in a URL"),
@@ -89,12 +99,27 @@ def test_what_a_parser_quotes_is_not_said(url: str) -> None:
 
 
 def test_files_for_tls(tmp_path: Path) -> None:
-    authority = tmp_path / "ca.pem"
-    with pytest.raises(UsageError, match=r"can't be read: .*ca\.pem: No such file"):
-        parse_redis_url("rediss://h", TlsFiles(ca=authority))
-    with pytest.raises(UsageError, match=r"can't be read: .*ca\.pem: No such file"):
-        parse_redis_url(f"rediss://h?ssl_ca_certs={authority}")
-    authority.touch()
-    assert parse_redis_url("rediss://h", TlsFiles(ca=authority)).arguments["ssl_ca_certs"] == str(authority)
+    missing, empty, made = tmp_path / "missing.pem", tmp_path / "empty.pem", Authority(tmp_path)
+    empty.touch()
+    with pytest.raises(UsageError, match=r"can't be read: .*missing\.pem: No such file"):
+        parse_redis_url("rediss://h", TlsFiles(ca=missing))
+    with pytest.raises(UsageError, match=r"can't be read: .*missing\.pem: No such file"):
+        parse_redis_url(f"rediss://h?ssl_ca_certs={missing}")
+    with pytest.raises(UsageError, match=r"no certificate in PEM format: .*empty\.pem"):
+        parse_redis_url("rediss://h", TlsFiles(ca=empty))
+    assert parse_redis_url("rediss://h", TlsFiles(ca=made.ca)).arguments["ssl_ca_certs"] == str(made.ca)
     with pytest.raises(UsageError, match="write rediss://"):
-        parse_redis_url("redis://h", TlsFiles(ca=authority))
+        parse_redis_url("redis://h", TlsFiles(ca=made.ca))
+
+
+def test_certificates_and_keys_that_can_not_be_used(tmp_path: Path) -> None:
+    made = Authority(tmp_path)
+    cert, key = made.issue("one")
+    _, other = made.issue("two")
+    assert parse_redis_url("rediss://h", TlsFiles(cert=cert, key=key)).has_certificate
+    with pytest.raises(UsageError, match="needs its certificate: --redis-tls-cert"):
+        parse_redis_url("rediss://h", TlsFiles(key=key))
+    with pytest.raises(UsageError, match="it takes both, in PEM format"):
+        parse_redis_url("rediss://h", TlsFiles(cert=cert))
+    with pytest.raises(UsageError, match="they are not of each other"):
+        parse_redis_url("rediss://h", TlsFiles(cert=cert, key=other))

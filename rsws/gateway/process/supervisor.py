@@ -104,6 +104,8 @@ class Supervisor(Gateway):
         settings = replace(settings, secret_key=key.secret)
         if redis.local is not None:
             settings = replace(settings, redis_url=redis.local.url)
+        elif settings.redis_url_is_read_once:  # from a pipe, which is empty now
+            settings = replace(settings, redis_url=redis.target.text)
         for number, sockets in enumerate(listening, 1):
             own = settings if number == 1 else replace(settings, retain=())  # the first trims for all
             config = WorkerConfig(own, tuple([each.fileno() for each in sockets]), memory, processes, self._limits)

@@ -95,6 +95,8 @@ class Ends:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if not self._entries:  # what is left is of holders that are gone
+            self._heap.clear()
         if self._heap:
             wait_s = max(0.0, min(self._heap[0].at - self._clock(), LOOK_AGAIN_S))
             self._timer = asyncio.get_running_loop().call_later(wait_s, self.tell_due)

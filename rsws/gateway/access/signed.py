@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_TOKEN_BYTES = 16 * 1024
 """The longest JWT, as a header has no room for more: a longer one is refused before any of it is looked at."""
+_FORM = re.compile(r"[-_A-Za-z0-9]*\.[-_A-Za-z0-9]*\.[-_A-Za-z0-9]*")
+"""The form of a JWT. PyJWT takes padding, too: one token would then have several texts."""
 _LAST_SECOND = 253_402_300_799
 """The end of the year 9999: a time beyond it is in milliseconds, and would never come."""
 
@@ -96,7 +99,7 @@ class SignedTokens:
         """Return the payload of a token with a right signature."""
         if len(token) > MAX_TOKEN_BYTES:
             return Reason.TOO_LONG
-        if token.count(".") != 2 or not token.isascii():
+        if not _FORM.fullmatch(token):
             return Reason.WRONG
         header = _read_header(token.partition(".")[0])
         if header is None:

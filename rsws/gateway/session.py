@@ -111,7 +111,8 @@ class Session(MessageHandler, TokenHolder):
     def end(self) -> None:
         """End all subscriptions: the client is gone."""
         self._ended = True
-        self._access.ends.forget(self)
+        if self._grant.ends_at is not None:
+            self._access.ends.forget(self)
         self._end_subscriptions()
         self._subscriptions.clear()
         for opening in self._opening.values():

@@ -121,6 +121,7 @@ class Gateway:
         self.running = tasks.create_task(commands.run())
         board = SharedMetrics()
         http = PlainHttp(lambda: True, board.text)
+        self._settings = Settings()  # made once: it has so many fields that they would be measured
         self._access = AccessControl(TokenCheck("KEY"), board.metrics)
         self.clients = ClientRegistry(
             Settings(), sys.maxsize, self._access, http, self._session, board, Turns(lambda: False)
@@ -140,7 +141,7 @@ class Gateway:
 
     def _session(self, connection: ClientConnection, grant: Grant) -> Session:
         hub: Any = self  # of which a session without a subscription needs the metrics alone
-        return Session(connection, grant, self._access, hub, self.store, self._tasks, Settings())
+        return Session(connection, grant, self._access, hub, self.store, self._tasks, self._settings)
 
     def connect(self) -> ClientConnection:
         connection = ClientConnection(self.clients)

@@ -13,7 +13,6 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from rsws.errors import RedisUnavailable
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
@@ -193,10 +192,10 @@ class Server:
                 if not is_told:
                     log.warning("redis takes publishes, but a connection to read is missing, trying again: %s", trouble)
                 is_told = True
-                self.hub.tell_all(RedisUnavailable(trouble))  # those who have come since, too
+                self.hub.tell_missing(self.redis.reading_trouble_of)  # those who have come since, too
             elif trouble is None and is_told and self.redis.ready:
                 is_told = False
-                self.hub.tell_all(None)
+                self.hub.tell_missing(self.redis.reading_trouble_of)
                 log.info("redis connected for reading, too")
             before = trouble
 

@@ -1,7 +1,8 @@
 """A cluster: each channel is in one slot, each slot belongs to one primary, and slots move.
 
-The map of slots is learnt from redirects, and asked for on each of them, when a primary is lost, and every 30 s. That
-Redis says that a stream has changed proves nothing: old servers say nothing when a slot changes hands.
+The map of slots is learnt from redirects, and asked for on each of them, while a primary does not answer or says that
+the cluster is down, and every 30 s. That Redis says that a stream has changed proves nothing: old servers say nothing
+when a slot changes hands.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rsws.streams.reader import Follower
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, parse_slots, slot_of
 from rsws.streams.store import History, IdempotencyKey, Store, Stored, StreamBounds, Streams, ignore_result
-from rsws.streams.target import Address, RedisTarget
+from rsws.streams.target import Address, RedisTarget, join_address
 
 log = logging.getLogger("rsws.redis")
 
@@ -43,9 +44,10 @@ REDIRECT_PAUSE_S = 0.1
 class _Followed:
     """A stream that is followed, at one of the primaries; at none while nobody has its slot."""
 
-    __slots__ = ("after", "follower", "is_asking", "primary", "redirected_at", "redirects")
+    __slots__ = ("after", "follower", "is_asking", "primary", "redirected_at", "redirects", "slot")
 
-    def __init__(self, after: StreamId, follower: Follower) -> None:
+    def __init__(self, slot: int, after: StreamId, follower: Follower) -> None:
+        self.slot = slot
         self.after = after
         self.follower = follower
         self.primary: Primary | None = None
@@ -81,11 +83,15 @@ class Cluster(Streams):
         """All that there are connections to; those in the map, and others that have no slot any more, or none yet."""
         self._running: dict[Primary, asyncio.Task[None]] = {}
         self._unused_since: dict[Primary, float] = {}
+        self._mapped: set[Primary] = set()
+        """Those in the last map."""
+        self._left: set[Primary] = set()
+        """Those that have been in the map, and are no more: after a failover."""
         self._nodes: list[Address] = []
         """All nodes of the last map, replicas included."""
         self._followed: dict[str, _Followed] = {}
         self._hint: Address | None = None
-        """The node that knows best: the last one that a redirect named."""
+        """The node that knows best: the one that a redirect has named since the map was asked for."""
         self._stale = asyncio.Event()
         self._early: list[Callable[[], None]] | None = []
         """What was asked before the first attempt to get the map was over."""
@@ -102,8 +108,13 @@ class Cluster(Streams):
 
     @property
     def ready(self) -> bool:
-        """Whether each slot has a primary that answers."""
-        return None not in self._slots and all(primary.ready for primary in self.primaries)
+        """Whether each slot has a primary that answers, and does not say that the cluster is down."""
+        return None not in self._slots and all(each.ready and not each.is_cut_off for each in self.primaries)
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether nothing speaks for another map."""
+        return self.ready and all(primary.commands.is_answering for primary in self.primaries)
 
     @property
     def is_crowded(self) -> bool:
@@ -114,6 +125,12 @@ class Cluster(Streams):
     def reading_trouble(self) -> str | None:
         """See :attr:`rsws.streams.primary.Primary.reading_trouble`."""
         return next((trouble for each in self.primaries if (trouble := each.reading_trouble)), None)
+
+    def reading_trouble_of(self, channel: str) -> str | None:
+        """See :meth:`rsws.streams.router.Router.reading_trouble_of`."""
+        followed = self._followed.get(channel)
+        primary = followed.primary if followed is not None else None
+        return primary.reading_trouble if primary is not None else None
 
     # --- what is asked of a channel ---
 
@@ -157,15 +174,19 @@ class Cluster(Streams):
                 return await ask(store)
             except Redirected as redirect:
                 await asyncio.sleep(patience.next_pause(redirect))
-                if redirect.address is not None:
-                    store = self._find(channel, redirect)
+                store = self._find(channel, redirect)
+            except RedisUnavailable as error:
+                before, store = store, self._find(channel, None)
+                if store is before:
+                    raise
+                await asyncio.sleep(patience.next_pause(Redirected.elsewhere(error)))
 
     # --- what is followed ---
 
     def follow(self, name: str, after: StreamId, follower: Follower) -> None:
         """See :meth:`rsws.streams.reader.Reader.follow`."""
         self.unfollow(name)
-        self._followed[name] = followed = _Followed(after, follower)
+        self._followed[name] = followed = _Followed(slot_of(name), after, follower)
         self._place(name, followed)
 
     def unfollow(self, name: str) -> None:
@@ -176,7 +197,7 @@ class Cluster(Streams):
 
     def _place(self, name: str, followed: _Followed) -> None:
         """Follow a stream where the map says."""
-        owner = self._slots[slot_of(name)]
+        owner = self._slots[followed.slot]
         if owner is not None and (owner is not followed.primary or followed.is_asking):
             self._move(name, followed, owner, is_asking=False)
 
@@ -212,7 +233,9 @@ class Cluster(Streams):
 
     def _find(self, channel: str, redirect: Redirected | None) -> Store:
         """See :data:`rsws.streams.lanes.Find`."""
-        if redirect is not None:
+        if redirect is not None and redirect.is_down:
+            self._stale.set()
+        if redirect is not None and redirect.address is not None:
             primary = self._redirected(channel, redirect)
             return primary.importing if redirect.is_ask else primary.store
         owner = self._slots[slot_of(channel)]
@@ -226,9 +249,11 @@ class Cluster(Streams):
         slot = slot_of(channel)
         host, port = redirect.address
         before = self._slots[slot]
-        if not host and before is not None and before.target.node is not None:
-            host = before.target.node[0]
+        if not host:  # that of the node that has answered
+            known = before.target.node if before is not None else next(iter(self._primaries), None)
+            host = known[0] if known is not None else host
         primary = self._primary_at((host, port))
+        self._unused_since.pop(primary, None)
         if not redirect.is_ask:
             self._slots[slot] = primary
             self._hint = (host, port)
@@ -256,12 +281,20 @@ class Cluster(Streams):
                 on_running()
             while True:
                 await self._refresh()
-                is_whole = self.ready
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._limits.map_every_s if is_whole else self._limits.map_retry_s):
-                        await self._stale.wait()
+                await self._until_stale()
                 self._stale.clear()
                 await asyncio.sleep(self._limits.map_pause_s)
+
+    async def _until_stale(self) -> None:
+        """Wait until something speaks for another map, or this one is old."""
+        asked_at = time.monotonic()
+        while not self._stale.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.map_retry_s):
+                    await self._stale.wait()
+            self._end_unused()
+            if not self._is_settled or time.monotonic() - asked_at > self._limits.map_every_s:
+                return
 
     def lost(self) -> None:
         """Ask for the map soon: a primary can't be reached."""
@@ -283,30 +316,45 @@ class Cluster(Streams):
             ask()
 
     def _apply(self, ranges: list[Slots]) -> None:
-        before = self.primaries
         slots: list[Primary | None] = [None] * SLOTS
         for first, last, address, _ in ranges:
             slots[first : last + 1] = [self._primary_at(address)] * (last + 1 - first)
         self._slots = slots
         self._nodes = list(dict.fromkeys(node for each in ranges for node in (each.primary, *each.replicas)))
-        if before != self.primaries:
-            shown = ", ".join(sorted(each.target.shown for each in self.primaries))
-            log.info("redis cluster of %d primaries: %s", len(self.primaries), shown)
+        before, self._mapped = self._mapped, set(self.primaries)
+        self._left = (self._left | before) - self._mapped
+        if before != self._mapped:
+            shown = ", ".join(sorted(each.target.shown for each in self._mapped))
+            log.info("redis cluster of %d primaries: %s", len(self._mapped), shown)
         for name, followed in self._followed.items():
             self._place(name, followed)
         self._end_unused()
 
     def _end_unused(self) -> None:
-        """End the connections to nodes that have had no slot for a while, and no request under way."""
-        used = {id(primary) for primary in self.primaries}
+        """End the connections to nodes that have no slot any more, once they are no use.
+
+        That is when nothing has been under way for a while; at once where another node has taken over, and the old one
+        does not answer or is a replica: what waits for it has to go to the new one.
+        """
+        used = set(self.primaries)
         now = time.monotonic()
         for address, primary in list(self._primaries.items()):
-            if id(primary) in used:
+            if primary in used:
                 self._unused_since.pop(primary, None)
-            elif now - self._unused_since.setdefault(primary, now) > UNUSED_S and primary.is_idle:
-                del self._primaries[address], self._unused_since[primary]
-                self._running.pop(primary).cancel()
-                primary.close("the node has no slot any more")
+                self._left.discard(primary)
+                continue
+            answers = primary.commands.ready and primary.commands.is_answering
+            is_old = now - self._unused_since.setdefault(primary, now) > UNUSED_S
+            if (primary in self._left and not answers) or (is_old and primary.is_idle):
+                self._end(address, primary)
+
+    def _end(self, address: Address, primary: Primary) -> None:
+        del self._primaries[address]
+        self._unused_since.pop(primary, None)
+        self._left.discard(primary)
+        running = self._running.pop(primary)
+        running.add_done_callback(lambda _: primary.close("the node has no slot any more"))  # what comes till then, too
+        running.cancel()
 
     async def _ask_map(self) -> list[Slots]:
         """Return the map as the first node has it that takes part in the cluster, else as the first one that answers.
@@ -316,16 +364,19 @@ class Cluster(Streams):
         """
         second_best: list[Slots] | None = None
         causes: list[str] = []
-        for ask, host in self._whom_to_ask():
+        since = time.monotonic()
+        for ask, node in self._whom_to_ask():
+            if second_best is not None and time.monotonic() - since > self._limits.map_timeout_s:
+                break
             try:
                 async with asyncio.timeout(self._limits.map_timeout_s):
                     state, reply = await ask()
                 if isinstance(reply, ReplyError):
                     hint = "; write redis:// for a server that is in no cluster" if "disabled" in str(reply) else ""
-                    raise RedisUnavailable(f"{host}: CLUSTER SLOTS: {reply}{hint}")
-                ranges = parse_slots(reply, host)
+                    raise RedisUnavailable(f"{join_address(node)}: CLUSTER SLOTS: {reply}{hint}")
+                ranges = parse_slots(reply, node[0])
             except TimeoutError:
-                causes.append(f"{host}: no answer within {self._limits.map_timeout_s:g} s")
+                causes.append(f"{join_address(node)}: no answer within {self._limits.map_timeout_s:g} s")
             except RedisUnavailable as error:
                 causes.append(error.cause)
             except (SetupError, OSError) as error:
@@ -338,20 +389,24 @@ class Cluster(Streams):
             raise RedisUnavailable("; ".join(dict.fromkeys(causes)))
         return second_best
 
-    def _whom_to_ask(self) -> Iterator[tuple[Callable[[], Awaitable[list[Any]]], str]]:
-        """Yield who may know the map, and its host: primaries that answer, then other nodes, then what the URL says."""
-        hint = self._primaries.get(self._hint) if self._hint is not None else None
+    def _whom_to_ask(self) -> Iterator[tuple[Callable[[], Awaitable[list[Any]]], Address]]:
+        """Yield who may know the map, and where: primaries that answer, then other nodes, then what the URL says."""
+        hint, self._hint = self._hint, None  # once: it may be the next that is lost
         up = [each for each in self.primaries if each.commands.ready and each.commands.is_answering]
         asked = set()
-        for primary in dict.fromkeys([hint, *up]):
+        for primary in dict.fromkeys([self._primaries.get(hint) if hint is not None else None, *up]):
             if primary is not None and primary.target.node is not None:
                 asked.add(primary.target.node)
-                yield partial(_ask_primary, primary), primary.target.node[0]
-        for node in self._nodes:
+                yield partial(_ask_primary, primary), primary.target.node
+        with suppress(RedisUnavailable):  # whoever connects is told
+            self._target.read_again()
+        url = self._target.url
+        for node in dict.fromkeys([*self._nodes, *url.nodes]):  # each for itself: one that hangs takes all its time
             if node not in asked:
-                yield partial(_ask_node, self._target.at(node)), node[0]
-        first = self._target.url.nodes or [(str(self._target.url.arguments.get("host", "")), 0)]
-        yield partial(_ask_node, self._target), first[0][0]
+                yield partial(_ask_node, self._target.at(node)), node
+        if not url.nodes:
+            place = str(url.arguments.get("host", "")), int(url.arguments.get("port", 6379))
+            yield partial(_ask_node, self._target), place
 
 
 async def _ask_primary(primary: Primary) -> list[Any]:

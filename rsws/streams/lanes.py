@@ -3,7 +3,10 @@
 While a command is under way, those that follow it go to the same node. Once that node answers that another one has the
 channel, new ones wait; when all of them are answered, the first that was redirected goes to the other node, and the
 rest once it is done: of two that are sent together a node may refuse the first and do the second. For that reason
-requests for one key and for two, which a node with half a slot refuses, are never under way together.
+requests for one key and for two, which a node with half a slot refuses, are never under way together. Where a node
+does so all the same, as one for which the cluster was down until then, the first is refused: it can't be done in order.
+
+What a node was never sent, as it could not be reached any more, is redirected too once the map names another one.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-from rsws.errors import RedisUnavailable
+from rsws.errors import Outcome, RedisUnavailable, StoreError
 from rsws.streams.slots import Patience, Redirected
 from rsws.streams.store import Store
 
@@ -22,7 +25,7 @@ OnResult: TypeAlias = Callable[[Any], None]
 Send: TypeAlias = Callable[[Store, OnResult], None]
 """Asks a store for something; the callback gets the result, or the error."""
 Find: TypeAlias = Callable[[str, Redirected | None], Store]
-"""Returns where a channel is: by the map, or where a redirect says. Raises RedisUnavailable where that is not known."""
+"""Returns where a channel is: where a redirect says, else by the map. Raises RedisUnavailable where nobody has it."""
 
 HELD_BYTES = 64 * 1024 * 1024
 """The size of what may wait for redirects before more is refused."""
@@ -34,16 +37,19 @@ _Request: TypeAlias = tuple[Send, OnResult, int, int]
 
 class _Lane:
     # One is made for nearly each publish: what only a redirect needs is made when there is one.
-    __slots__ = ("held", "keys", "patience", "redirect", "redirected", "store", "under_way")
+    __slots__ = ("held", "keys", "patience", "redirect", "redirected", "sent", "store", "under_way")
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.sent = 0
+        """How many requests were sent: the number of the last one."""
         self.under_way = 0
         self.keys = 1
         """How many keys each request under way is for."""
         self.redirect: Redirected | None = None
         """Where it goes on, since a node has said so."""
-        self.redirected: list[_Request] | None = None
+        self.redirected: list[tuple[int, _Request]] | None = None
+        """What the node did not do, with the number under which it was sent."""
         self.held: deque[_Request] | None = None
         """What has to wait for all that is under way."""
         self.patience: Patience | None = None
@@ -91,19 +97,24 @@ class Lanes:
 
     def _send(self, channel: str, lane: _Lane, request: _Request) -> None:
         lane.under_way += 1
+        lane.sent += 1
         lane.keys = request[3]
-        request[0](lane.store, partial(self._answered, channel, lane, request))
+        request[0](lane.store, partial(self._answered, channel, lane, lane.sent, request))
 
-    def _answered(self, channel: str, lane: _Lane, request: _Request, result: Any) -> None:
+    def _answered(self, channel: str, lane: _Lane, number: int, request: _Request, result: Any) -> None:
+        if type(result) is RedisUnavailable and self._is_elsewhere(channel, lane, result):
+            result = Redirected.elsewhere(result)
         if type(result) is Redirected:
             self._held_bytes += request[2]
             lane.redirected = lane.redirected or []
-            lane.redirected.append(request)
+            lane.redirected.append((number, request))
             lane.redirect = result
             lane.patience = lane.patience or Patience(self._limit_s)
         else:
             if lane.redirect is None:
                 lane.patience = None
+            elif not isinstance(result, StoreError):
+                self._refuse_before(lane, number)
             request[1](result)
         lane.under_way -= 1
         if lane.under_way:
@@ -112,6 +123,28 @@ class Lanes:
             del self._lanes[channel]
         else:
             self._go_on(channel, lane)
+
+    def _is_elsewhere(self, channel: str, lane: _Lane, error: RedisUnavailable) -> bool:
+        """Whether what was not sent, as the node can't be reached, has to go to another one by now."""
+        if error.outcome is not Outcome.NOT_STORED:
+            return False
+        try:
+            return self._find(channel, None) is not lane.store
+        except RedisUnavailable:
+            return False
+
+    def _refuse_before(self, lane: _Lane, number: int) -> None:
+        """Refuse what was redirected and sent before a request that was done."""
+        assert lane.redirect is not None
+        redirected = lane.redirected or []
+        lane.redirected = [each for each in redirected if each[0] > number]
+        error = RedisUnavailable(f"a later one was done first: {lane.redirect.reason}")
+        if not lane.redirected:
+            lane.redirect = lane.patience = None
+        for sent, (_, on_result, size, _) in redirected:
+            if sent < number:
+                self._held_bytes -= size
+                on_result(error)
 
     def _go_on(self, channel: str, lane: _Lane) -> None:
         """Do what is next, now that all is answered that was under way."""
@@ -131,37 +164,39 @@ class Lanes:
 
     def _turn(self, channel: str, lane: _Lane, redirect: Redirected) -> None:
         """Go on where the redirect says."""
-        if redirect.address is not None:
-            try:
-                lane.store = self._find(channel, redirect)
-            except RedisUnavailable as error:
-                self._give_up(channel, lane, error)
-                return
-        lane.held = deque([*(lane.redirected or ()), *(lane.held or ())])
+        try:
+            lane.store = self._find(channel, redirect)
+        except RedisUnavailable as error:
+            self._give_up(channel, lane, error)
+            return
+        lane.held = deque(self._undone(lane))
         lane.redirected = lane.redirect = None
         self._send_held(channel, lane)
 
     def _send_held(self, channel: str, lane: _Lane) -> None:
         """Send as much of what is held as may be under way together."""
-        held = lane.held or deque()
         lane.under_way += 1  # this one, so that a request that is refused at once does not end the lane
-        keys = held[0][3] if held else 1
-        while held and held[0][3] == keys:
-            request = held.popleft()
+        while lane.held and lane.redirect is None:
+            if lane.under_way > 1 and (lane.patience is not None or lane.held[0][3] != lane.keys):
+                break
+            request = lane.held.popleft()
             self._held_bytes -= request[2]
             self._send(channel, lane, request)
-            if lane.patience is not None:
-                break
         lane.under_way -= 1
         if lane.under_way:
             return
-        if lane.held:
-            self._send_held(channel, lane)
+        if lane.redirect is not None:
+            self._go_on(channel, lane)
         else:
             del self._lanes[channel]
 
     def _give_up(self, channel: str, lane: _Lane, error: RedisUnavailable) -> None:
         del self._lanes[channel]
-        for _, on_result, size, _ in (*(lane.redirected or ()), *(lane.held or ())):
+        for _, on_result, size, _ in self._undone(lane):
             self._held_bytes -= size
             on_result(error)
+
+    @staticmethod
+    def _undone(lane: _Lane) -> list[_Request]:
+        """Return what was redirected, and what is held after it."""
+        return [*(request for _, request in lane.redirected or ()), *(lane.held or ())]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from rsws.errors import RedisUnavailable
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import AskingLink, RedisLink
 from rsws.streams.reader import Reader
+from rsws.streams.redis_connection import ReplyError
 from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.retention import Retention, Rule
@@ -34,6 +36,8 @@ class Primary:
         store: Access to the streams.
         importing: The same for streams of slots that are on their way to this server.
         reader: What is new in them.
+        is_cut_off: Whether it said last that its cluster is down: it refuses everything, and another one may have
+            taken over.
     """
 
     def __init__(
@@ -59,6 +63,9 @@ class Primary:
         self.importing = Store(*asking, replica_wait, refusals, limits=limits)
         in_cluster = target.node is not None
         self.reader = Reader(target, on_redirect, refusals, slot_of=_slot_of if in_cluster else None, limits=limits)
+        self.is_cut_off = False
+        self._in_cluster = in_cluster
+        self._state_check_s = limits.role_check_s
         self._retention = Retention(rules, self.history, refusals, every_s=limits.trim_every_s)
 
     @property
@@ -94,10 +101,24 @@ class Primary:
             tasks.create_task(self.reader.run())
             tasks.create_task(self._retention.run())
             tasks.create_task(self.target.watch())
+            if self._in_cluster:
+                tasks.create_task(self._watch_state())
             await asyncio.sleep(0)  # each has run up to its first wait
             await asyncio.sleep(0)  # and the group has noticed one that has failed
             if on_running is not None:
                 on_running()
+
+    async def _watch_state(self) -> None:
+        """Keep asking whether it serves: one that is cut off goes on answering all that is for no key."""
+        while True:
+            await asyncio.sleep(self._state_check_s)
+            try:
+                state = await self.commands.call(b"CLUSTER", b"INFO")
+            except ReplyError:
+                return  # it is forbidden
+            except RedisUnavailable:
+                continue
+            self.is_cut_off = isinstance(state, bytes) and b"cluster_state:fail" in state
 
 
 def _slot_of(key: bytes) -> int:

@@ -58,7 +58,7 @@ class Publisher:
     async def add(
         self, channel: str, messages: Sequence[bytes], *, maxlen: int | None = None
     ) -> list[StreamId | StoreError]:
-        """Add messages at the end of ``channel``, in one round trip, or some more in a cluster.
+        """Add messages at the end of ``channel`` in order, in one round trip, or some more in a cluster.
 
         Args:
             messages: JSON texts.
@@ -75,21 +75,37 @@ class Publisher:
         results: dict[int, StreamId | StoreError] = {}
         left = list(range(len(messages)))
         patience = Patience(self._target.timeout_s)
-        is_asking = False
+        is_asking = is_trying = False
         while True:
-            replies = await self._ask([commands[index] for index in left], is_asking=is_asking)
-            results |= {index: self._result(channel, reply) for index, reply in zip(left, replies, strict=True)}
-            left = [index for index in left if isinstance(results[index], Redirected)]
+            sent = left[:1] if is_trying else left  # of two that are sent together a node may do the second only
+            replies = await self._ask([commands[index] for index in sent], is_asking=is_asking)
+            results |= {index: self._result(channel, reply) for index, reply in zip(sent, replies, strict=True)}
+            left = self._left(results, left)
             if not left:
                 return [results[index] for index in range(len(messages))]
-            redirect = results[left[0]]
-            assert isinstance(redirect, Redirected)
+            redirect = results.get(left[0])
+            is_trying = isinstance(redirect, Redirected)
+            if not isinstance(redirect, Redirected):
+                continue
             try:
                 await asyncio.sleep(patience.next_pause(redirect))
                 await self._follow(redirect)
             except RedisUnavailable as error:
                 return [results[index] if index not in left else error for index in range(len(messages))]
             is_asking = redirect.is_ask or (is_asking and redirect.address is None)
+
+    @staticmethod
+    def _left(results: dict[int, StreamId | StoreError], sent: Sequence[int]) -> list[int]:
+        """Return what is not done yet; refuse what was redirected before a later one was stored."""
+        last = max((index for index in sent if isinstance(results.get(index), StreamId)), default=-1)
+        left = []
+        for index in sent:
+            result = results.get(index)
+            if isinstance(result, Redirected) and index < last:
+                results[index] = RedisUnavailable(f"a later one was done first: {result.reason}")
+            elif result is None or isinstance(result, Redirected):
+                left.append(index)
+        return left
 
     async def _ask(self, commands: Sequence[bytes], *, is_asking: bool) -> list[Any]:
         """Return the reply to each command, or why there is none."""

@@ -105,6 +105,12 @@ class Router(Streams):
         """See :attr:`rsws.streams.primary.Primary.reading_trouble`."""
         return self._servers.reading_trouble
 
+    def reading_trouble_of(self, channel: str) -> str | None:
+        """Return why nothing can be read of a channel that can be published to; None when it can."""
+        if isinstance(self._servers, Cluster):
+            return self._servers.reading_trouble_of(channel)
+        return self._servers.reading_trouble
+
     async def run(self, on_running: Callable[[], object] | None = None) -> None:
         """Keep the connections up, until cancelled. Streams may be followed once ``on_running`` is called."""
         if isinstance(self._servers, Primary):

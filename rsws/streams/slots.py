@@ -24,10 +24,11 @@ class Redirected(RedisRefused):
     """Nothing was done: another node of the cluster has the channel, or will have it soon.
 
     Attributes:
-        address: Which node; None where the same one has to be tried again, as the slot is on its way or the cluster is
-            down. The host is empty where it is that of the node that answered.
+        address: Which node; None where the one in the map has to be tried again, as the slot is on its way or the
+            cluster is down. The host is empty where it is that of the node that answered.
         reason: What Redis said.
         is_ask: Whether that node has only this key yet, and only answers after ASKING.
+        is_down: Whether the node says that the cluster is down, which may be because it is cut off from the others.
     """
 
     def __init__(self, text: str) -> None:
@@ -35,12 +36,20 @@ class Redirected(RedisRefused):
         self.reason = text
         kind, *rest = text.split(" ")
         self.is_ask = kind == "ASK"
+        self.is_down = kind == "CLUSTERDOWN"
         self.address: Address | None = None
         if kind in ("MOVED", "ASK") and len(rest) >= 2:
             host, _, port = rest[1].rpartition(":")
-            self.address = host, int(port)
+            self.address = "" if host == "?" else host, int(port)
         if self.address is None:
             self.code, self.args = ErrorCode.REDIS_UNAVAILABLE, (RedisUnavailable.TEXT,)
+
+    @classmethod
+    def elsewhere(cls, lost: RedisUnavailable) -> Redirected:
+        """Return what stands for an error of a node where nothing was done, and whose slot another one has by now."""
+        redirect = cls("MOVED")
+        redirect.reason = lost.cause
+        return redirect
 
 
 class Slots(NamedTuple):

@@ -155,7 +155,7 @@ class RedisTarget:
             if address != primary:
                 connection.end_soon(NotPrimary(reason))
 
-    def _read_again(self) -> None:
+    def read_again(self) -> None:
         """Read the URL anew, where it comes from a file.
 
         Raises:
@@ -187,7 +187,7 @@ class RedisTarget:
             LoginRefused: Redis refused the password or the database.
             SetupError: The server is a sentinel, which stores nothing.
         """
-        self._read_again()
+        self.read_again()
         places: list[Address | None] = [self.node]
         if self.url.sentinels:
             places = [*await self._sentinels().primaries()]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kit.cluster import Cluster
 from kit.gateway import Client, async_test, connect, gateway, http, until, until_status
-from kit.support import RedisServer
+from kit.support import RedisServer, free_port
 from kit.tls import Authority
+from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
 from rsws.streams.slots import slot_of
 
@@ -24,6 +27,17 @@ from rsws.streams.slots import slot_of
 def cluster() -> Iterator[Cluster]:
     with Cluster(replicas=0, spare=1) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Iterator[Cluster]:
+    """A cluster with replicas; who is the primary of a pair is another one after each test that lets one fail."""
+    with Cluster(enable_debug_command="yes") as running:
+        yield running
+
+
+def primaries(cluster: Cluster) -> list[RedisServer]:
+    return [cluster.owner_of_slot(slot) for slot in (0, 8000, 16000)]
 
 
 def other(cluster: Cluster, channel: str) -> RedisServer:
@@ -78,9 +92,9 @@ async def test_a_plain_url_that_leads_to_a_cluster(cluster: Cluster, channel: st
 
 
 @async_test
-async def test_a_plain_url_that_leads_to_a_replica_of_a_cluster(channel: str) -> None:
-    with Cluster(primaries=1) as cluster:
-        await publish_and_read(cluster.servers[1].url, channel)
+async def test_a_plain_url_that_leads_to_a_replica_of_a_cluster(pairs: Cluster, channel: str) -> None:
+    replica = next(each for each in pairs.servers if each not in primaries(pairs))
+    await publish_and_read(replica.url, channel)
 
 
 @async_test
@@ -95,18 +109,26 @@ async def test_the_rights_that_the_documentation_asks_for_are_enough(cluster: Cl
 
 
 @async_test
-async def test_tls(channel: str, tmp_path: Path) -> None:
+async def test_tls(cluster: Cluster, channel: str, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    with Cluster(primaries=2, replicas=0) as cluster:
-        async with AsyncExitStack() as stack:
-            ports = []
-            for each in cluster.servers:
-                front = await stack.enter_async_context(authority.in_front_of(each.port, "127.0.0.1"))
-                await asyncio.to_thread(each.call, "CONFIG", "SET", "cluster-announce-port", front)
-                ports.append(front)
-            await until(lambda: {node[1] for *_, node in cluster.servers[0].call("CLUSTER", "SLOTS")} == {*ports})
-            url = f"rediss+cluster://127.0.0.1:{ports[0]}?ssl_ca_certs={authority.ca}"
+    async with AsyncExitStack() as stack:
+        fronts = {each: await stack.enter_async_context(authority.in_front_of(each.port, "127.0.0.1"))
+                  for each in cluster.servers}  # fmt: skip
+        try:
+            await announce(cluster, fronts)
+            url = f"rediss+cluster://127.0.0.1:{fronts[cluster.servers[0]]}?ssl_ca_certs={authority.ca}"
             await publish_and_read(url, channel)
+        finally:
+            await announce(cluster, {each: each.port for each in cluster.servers})
+
+
+async def announce(cluster: Cluster, ports: dict[RedisServer, int]) -> None:
+    """Have the nodes called by other ports."""
+    for each, port in ports.items():
+        await asyncio.to_thread(each.call, "CONFIG", "SET", "cluster-announce-port", port if port != each.port else 0)
+    wanted = {ports[each] for each in cluster.servers[:3]}
+    for each in cluster.servers:
+        await until(lambda each=each: {node[1] for *_, node in each.call("CLUSTER", "SLOTS")} == wanted)  # type: ignore[misc]
 
 
 async def publish_and_read(url: str, channel: str) -> None:
@@ -121,22 +143,25 @@ async def publish_and_read(url: str, channel: str) -> None:
 
 @async_test
 async def test_a_plain_url_of_a_cluster_that_comes_later(channel: str) -> None:
-    with Cluster(primaries=1, replicas=0) as cluster:
-        [node] = cluster.servers
-        node.kill()
+    with RedisServer(cluster_enabled="yes", cluster_port=str(free_port())) as node:
+        node.stop()
         async with gateway(node.url) as server, connect(server) as client, connect(server) as reader:
             assert (await http(server, "/readyz"))[0] == 503
             node.start()
+            node.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             await until_status(server, "/readyz", 200)
-            cluster.settle()
-            node.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383) if not slots_served(node) else None
             await reader.subscribe(channel)
             await client.publish(channel, 1)
             assert (await reader.message(channel))[1] == 1
 
 
-def slots_served(node: RedisServer) -> bool:
-    return bool(node.call("CLUSTER", "SLOTS"))
+@async_test
+async def test_a_first_node_that_hangs(cluster: Cluster, channel: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        first = f"127.0.0.1:{hanging.getsockname()[1]}"
+        url = f"redis+cluster://{first},127.0.0.1:{cluster.servers[1].port}"
+        async with gateway(url, redis_timeout_s=1.5) as server, connect(server) as client:
+            await client.publish(channel, 1)
 
 
 @async_test
@@ -261,52 +286,139 @@ async def test_streams_without_an_entry_at_the_position(cluster: Cluster, channe
 
 
 @async_test
-async def test_a_primary_that_dies_leaves_the_others_alone(channel: str) -> None:
-    with Cluster() as cluster:
-        async with gateway(cluster.url) as server, connect(server) as client, AsyncExitStack() as stack:
-            dead = cluster.servers[1]
-            mine = cluster.name_at(dead, channel)
-            others = [cluster.name_at(cluster.servers[number], channel) for number in (0, 2)]
-            await until_status(server, "/readyz", 200)
-            subscriber = await stack.enter_async_context(connect(server))
-            for name in (mine, *others):
-                await subscriber.subscribe(name)
-            await client.publish(mine, 0)
-            assert (await subscriber.message(mine))[1] == 0
-            await asyncio.sleep(0.2)  # for the replica to have it
-            dead.kill()
-            await until_status(server, "/readyz", 503)
-            for number in range(1, 20):
-                for name in others:
-                    await client.publish(name, number)
-                    assert (await subscriber.message(name))[1] == number
-            new = await asyncio.to_thread(cluster.until_promoted, slot_of(mine), dead)
-            since = time.monotonic()
-            await until_status(server, "/readyz", 200)
-            assert time.monotonic() - since < 1.5
-            new.call("XADD", mine, "*", "messageData", 7)
-            assert (await subscriber.message(mine))[1] == 7
-            await client.publish(mine, 8)
-            assert (await subscriber.message(mine))[1] == 8
-            await subscriber.nothing_more()
+async def test_a_primary_that_dies_leaves_the_others_alone(pairs: Cluster, channel: str) -> None:
+    async with gateway(pairs.url) as server, connect(server) as client, connect(server) as subscriber:
+        first, dead, last = primaries(pairs)
+        mine = pairs.name_at(dead, channel)
+        others = [pairs.name_at(each, channel) for each in (first, last)]
+        await until_status(server, "/readyz", 200)
+        for name in (mine, *others):
+            await subscriber.subscribe(name)
+        await client.publish(mine, 0)
+        assert (await subscriber.message(mine))[1] == 0
+        await asyncio.sleep(0.2)  # for the replica to have it
+        dead.kill()
+        await until_status(server, "/readyz", 503)
+        for number in range(1, 20):
+            for name in others:
+                await client.publish(name, number)
+                assert (await subscriber.message(name))[1] == number
+        new = await asyncio.to_thread(pairs.until_promoted, slot_of(mine), dead)
+        since = time.monotonic()
+        await until_status(server, "/readyz", 200)
+        assert time.monotonic() - since < 1.5
+        new.call("XADD", mine, "*", "messageData", 7)
+        assert (await subscriber.message(mine))[1] == 7
+        await client.publish(mine, 8)
+        assert (await subscriber.message(mine))[1] == 8
+        await subscriber.nothing_more()
+        await asyncio.to_thread(restart, pairs, dead)
+
+
+def restart(cluster: Cluster, dead: RedisServer) -> None:
+    dead.start()
+    cluster.settle()
 
 
 @async_test
-async def test_publishes_wait_while_all_nodes_refuse_everything(channel: str) -> None:
+async def test_publishes_wait_while_all_nodes_refuse_everything(pairs: Cluster, channel: str) -> None:
     """So they do for a moment when a slot has no primary, if cluster-require-full-coverage is not "no"."""
-    with Cluster() as cluster:
-        async with gateway(cluster.url) as server, connect(server) as client:
-            dead = cluster.servers[1]
-            name, slot = cluster.name_at(cluster.servers[0], channel), slot_of(cluster.name_at(dead, channel))
+    async with gateway(pairs.url) as server, connect(server) as client:
+        first, dead, _ = primaries(pairs)
+        name, slot = pairs.name_at(first, channel), slot_of(pairs.name_at(dead, channel))
+        await client.publish(name, 0)
+        dead.kill()
+        promoted = asyncio.create_task(asyncio.to_thread(pairs.until_promoted, slot, dead))
+        number = 0
+        while not promoted.done():
+            number += 1
+            await client.publish(name, number)
+        await client.publish(name, number + 1)
+        assert stored(pairs, name) == list(range(number + 2))
+        await asyncio.to_thread(restart, pairs, dead)
+
+
+@async_test
+async def test_a_primary_that_is_cut_off_and_one_that_hangs(pairs: Cluster, channel: str) -> None:
+    """Both can still be connected to: what shows that another one has taken over is what the others say."""
+    async with gateway(pairs.url) as server, connect(server) as client, connect(server) as subscriber:
+        _, cut_off, hanging = primaries(pairs)
+        await until_status(server, "/readyz", 200)
+        for old in (cut_off, hanging):
+            name = pairs.name_at(old, channel)
+            await subscriber.subscribe(name)
             await client.publish(name, 0)
-            dead.kill()
-            promoted = asyncio.create_task(asyncio.to_thread(cluster.until_promoted, slot, dead))
-            number = 0
-            while not promoted.done():
+            assert (await subscriber.message(name))[1] == 0
+            await asyncio.sleep(0.2)  # for the replica to have it
+            if old is cut_off:
+                old.call("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -2)
+            else:
+                old.pause()
+            others = [each for each in pairs.servers if each is not old]
+            await until(lambda old=old, others=others: has_taken_over(others, old))  # type: ignore[misc]
+            since = time.monotonic()
+            pairs.owner(name, others).call("XADD", name, "*", "messageData", 1)
+            assert (await subscriber.message(name))[1] == 1
+            await client.publish(name, 2)
+            assert (await subscriber.message(name))[1] == 2
+            assert time.monotonic() - since < 2
+            if old is cut_off:
+                old.call("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -1)
+            else:
+                old.resume()
+            await asyncio.to_thread(pairs.settle)
+
+
+def has_taken_over(others: list[RedisServer], old: RedisServer) -> bool:
+    """Whether all others say that the slots of ``old`` are another one's, and that they take commands."""
+    return all(
+        old.port not in {node[1] for _, _, node, *_ in each.call("CLUSTER", "SLOTS")}
+        and b"cluster_state:ok" in each.call("CLUSTER", "INFO")
+        for each in others
+    )
+
+
+@async_test
+async def test_planned_failovers_there_and_back(pairs: Cluster, channel: str) -> None:
+    """A node that was left a moment ago is connected to at once when it is the primary again."""
+    async with gateway(pairs.url) as server, connect(server) as client, connect(server) as subscriber:
+        name = pairs.name_at(primaries(pairs)[0], channel)
+        await subscriber.subscribe(name)
+        number = 0
+        for _ in range(2):
+            old = pairs.owner(name)
+            replica = next(each for each in pairs.servers if b"master_port:%d\r" % old.port in each.call("INFO"))
+            replica.call("CLUSTER", "FAILOVER")
+            until_s = time.monotonic() + 0.7
+            while time.monotonic() < until_s or pairs.owner(name) is old:
                 number += 1
                 await client.publish(name, number)
-            await client.publish(name, number + 1)
-            assert stored(cluster, name) == list(range(number + 2))
+                assert (await subscriber.message(name))[1] == number
+            await asyncio.to_thread(pairs.settle)
+        assert stored(pairs, name) == list(range(1, number + 1))
+
+
+@async_test
+async def test_a_connection_to_read_that_is_missing_is_told_to_its_channels_alone(
+    cluster: Cluster, channel: str
+) -> None:
+    quick = replace(DEFAULTS, connections_check_s=0.1)
+    async with gateway(cluster.url, quick) as server, connect(server) as client, connect(server) as publisher:
+        await until_status(server, "/readyz", 200)
+        ill, well, _ = cluster.servers[:3]
+        mine, others = cluster.name_at(ill, channel), cluster.name_at(well, channel)
+        for name in (mine, others):
+            await client.subscribe(name)
+        reader = next(each for each in ill.client.client_list() if each["name"] == "rsws-reader")
+        ill.call("CONFIG", "SET", "maxclients", 1)
+        ill.call("CLIENT", "KILL", "ID", reader["id"])
+        try:
+            await client.expect_error("redis_unavailable", mine)
+            await asyncio.sleep(0.3)
+        finally:
+            ill.call("CONFIG", "SET", "maxclients", 10_000)
+        await publisher.publish(others, 1)
+        assert (await client.message(others))[1] == 1
 
 
 @async_test

@@ -19,7 +19,6 @@ from rsws.streams.cluster import _Followed
 from rsws.streams.lanes import Lanes
 from rsws.streams.primary import Primary
 from rsws.streams.slots import slot_of
-from rsws.streams.store import Stored
 from rsws.streams.target import RedisTarget
 
 CHANNELS = 8
@@ -77,19 +76,12 @@ async def test_nothing_is_lost_while_slots_move(cluster: Cluster, channel: str) 
 async def test_a_redirect_that_repeats_what_is_stored_is_caught(
     cluster: Cluster, channel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answered = Lanes._answered
-
-    def repeat(self: Lanes, channel: str, lane: Any, request: Any, result: Any) -> None:
-        if isinstance(result, Stored) and lane.redirected is not None:
-            lane.redirected.append((request[0], lambda result: None, *request[2:]))
-        answered(self, channel, lane, request, result)
-
     def repeat_first(self: Lanes, channel: str, lane: Any, redirect: Any) -> None:
-        lane.redirected.insert(0, (lane.redirected[0][0], lambda result: None, *lane.redirected[0][2:]))
+        number, (send, _, *rest) = lane.redirected[0]
+        lane.redirected.insert(0, (number, (send, lambda result: None, *rest)))
         turn(self, channel, lane, redirect)
 
     turn = Lanes._turn
-    monkeypatch.setattr(Lanes, "_answered", repeat)
     monkeypatch.setattr(Lanes, "_turn", repeat_first)
     assert "duplicated" in {finding.kind for finding in await move_slots(cluster, channel)}
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from kit.faults import Proxy, demoted, link_is_up
-from kit.gateway import Client, add, async_test, connect, entries, gateway, http, until, until_status
+from kit.gateway import PATIENCE_S, Client, add, async_test, connect, entries, gateway, http, until, until_status
 from kit.support import RedisServer
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
@@ -169,11 +169,16 @@ async def test_a_server_that_closes_idle_connections(own_redis: RedisServer) -> 
     own_redis.call("CONFIG", "SET", "timeout", 1)
     async with gateway(own_redis.url) as server:
         await until_status(server, "/readyz", 200)
-        await asyncio.sleep(4)  # in which each connection learns how patient the server is
-        before = {each["id"] for each in own_redis.client.client_list(_type="normal") if each["name"] == "rsws-history"}
-        await asyncio.sleep(3)
-        after = {each["id"] for each in own_redis.client.client_list(_type="normal") if each["name"] == "rsws-history"}
-        assert before == after != set()
+
+        def open_since() -> set[str]:
+            clients = own_redis.client.client_list(_type="normal")
+            return {each["id"] for each in clients if each["name"] == "rsws-history"}
+
+        async with asyncio.timeout(PATIENCE_S):  # the link learns how patient the server is
+            before: set[str] = set()
+            while not before or before != open_since():
+                before = open_since()
+                await asyncio.sleep(2.5)
 
 
 @pytest.mark.parametrize("once", [False, True])

@@ -102,13 +102,13 @@ class Cluster:
         """The servers that run."""
         return [each for each in self.servers if each.running]
 
-    def owner(self, key: str) -> RedisServer:
-        """The primary that has the slot of a key, as the servers that run have it."""
-        return self.owner_of_slot(slot_of(key))
+    def owner(self, key: str, among: Sequence[RedisServer] = ()) -> RedisServer:
+        """The primary that has the slot of a key, as the servers that run have it, or these."""
+        return self.owner_of_slot(slot_of(key), among)
 
-    def owner_of_slot(self, slot: int) -> RedisServer:
+    def owner_of_slot(self, slot: int, among: Sequence[RedisServer] = ()) -> RedisServer:
         """The primary that has a slot."""
-        for first, last, node, *_ in self.running[0].call("CLUSTER", "SLOTS"):
+        for first, last, node, *_ in (among or self.running)[0].call("CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return next(each for each in self.servers if each.port == node[1])
         raise AssertionError(f"nobody has the slot {slot}")

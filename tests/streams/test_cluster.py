@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from kit.support import run_rsws
 from rsws.errors import RedisUnavailable, StoreError
 from rsws.protocol import StreamId
 from rsws.streams.publisher import Publisher
+from rsws.streams.redis_connection import ReplyError
 from rsws.streams.redis_url import parse_redis_url
 from rsws.streams.slots import Patience, Redirected, Slots, parse_slots, slot_of, slot_tag
 from rsws.streams.target import RedisTarget
@@ -50,6 +52,7 @@ def test_the_map() -> None:
         ("MOVED 3999 127.0.0.1:6381", ("127.0.0.1", 6381), False),
         ("ASK 3999 node.example:6381", ("node.example", 6381), True),
         ("MOVED 3999 :6381", ("", 6381), False),
+        ("MOVED 3999 ?:6381", ("", 6381), False),  # a node without the hostname that it is to be called by
         ("MOVED 3999 fe80::1:6381", ("fe80::1", 6381), False),
         ("TRYAGAIN Multiple keys request during rehashing of slot", None, False),
         ("CLUSTERDOWN The cluster is down", None, False),
@@ -92,6 +95,31 @@ def test_messages_for_a_slot_on_its_way(cluster: Cluster, channel: str) -> None:
         assert all(isinstance(each, StreamId) for each in add(cluster.url, channel, b"1", b"2"))
         assert target.call("CLUSTER", "COUNTKEYSINSLOT", slot_of(channel)) == 1
     assert len(cluster.call(channel, "XRANGE", channel, "-", "+")) == 2
+
+
+def test_messages_are_stored_in_order_or_refused(
+    cluster: Cluster, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three that were sent together a node may do the second only, as the cluster was down until then."""
+    ask = Publisher._ask
+    sent: list[int] = []
+
+    async def refuse_some(self: Publisher, commands: Sequence[bytes], *, is_asking: bool) -> list[Any]:
+        sent.append(len(commands))
+        if len(sent) > 2:
+            return await ask(self, commands, is_asking=is_asking)
+        down = ReplyError("CLUSTERDOWN The cluster is down")
+        if len(sent) == 2:
+            return [down]
+        [stored] = await ask(self, commands[1:2], is_asking=is_asking)
+        return [down, stored, down, down]
+
+    monkeypatch.setattr(Publisher, "_ask", refuse_some)
+    results = add(cluster.owner(channel).url, channel, b"1", b"2", b"3", b"4")
+    assert isinstance(results[0], RedisUnavailable)
+    assert sent == [4, 1, 1, 1]
+    found = cluster.call(channel, "XRANGE", channel, "-", "+")
+    assert [fields[1] for _, fields in found] == [b"2", b"3", b"4"]
 
 
 def test_the_command(cluster: Cluster, channel: str) -> None:

@@ -298,7 +298,7 @@ async def test_a_stream_of_one_entry_is_read_without_gaps_once_that_is_known(
 
 @async_test
 async def test_a_redis_that_refuses_is_not_asked_all_the_time() -> None:
-    with RedisServer(cluster_enabled="yes", cluster_port=str(free_port())) as own_redis:
+    with RedisServer(cluster_enabled="yes", cluster_node_timeout="1000", cluster_port=str(free_port())) as own_redis:
         own_redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         await until(lambda: b"cluster_state:ok" in own_redis.call("CLUSTER", "INFO"))
         await refuse_for_a_while(own_redis)
@@ -616,7 +616,7 @@ async def test_an_entry_that_breaks_the_connection_alone_is_set_aside() -> None:
 async def test_emptied_streams_of_more_slots_than_connections(told: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     names = [f"channel-{index}" for index in range(100)]
-    with RedisServer(cluster_enabled="yes", cluster_port=str(free_port())) as own_redis:
+    with RedisServer(cluster_enabled="yes", cluster_node_timeout="1000", cluster_port=str(free_port())) as own_redis:
         own_redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         await until(lambda: b"cluster_state:ok" in own_redis.call("CLUSTER", "INFO"))
         position = {name: parsed(add(own_redis, name, "1"))[0] for name in names}

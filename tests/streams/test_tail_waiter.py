@@ -207,7 +207,7 @@ async def test_a_server_without_client_unblock_waits_a_little_later(
 @async_test
 async def test_in_a_cluster_a_connection_waits_for_one_slot(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with RedisServer(cluster_enabled="yes", cluster_port=str(free_port())) as own_redis:
+    with RedisServer(cluster_enabled="yes", cluster_node_timeout="1000", cluster_port=str(free_port())) as own_redis:
         own_redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         await until(lambda: b"cluster_state:ok" in own_redis.call("CLUSTER", "INFO"))
         async with waiting(own_redis, slot_of=key_slot) as room:

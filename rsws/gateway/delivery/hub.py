@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from rsws.errors import ChannelUnreadable, RedisRefused, StoreError
+from rsws.errors import ChannelUnreadable, RedisRefused, RedisUnavailable, StoreError
 from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
 from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
@@ -67,7 +67,7 @@ class Hub:
         self._pages = Pages(streams, tasks, self._check, limits=limits)
         self._poison: dict[str, int] = {}
         self._told: set[Listener] = set()
-        """The subscriptions that were told that no channel can be read."""
+        """The subscriptions that were told that a connection to read their channel is missing."""
 
     @property
     def channels(self) -> Collection[Channel]:
@@ -187,15 +187,19 @@ class Hub:
         with suppress(StoreError):  # the reader gets the same error, and reports it
             self._reset_if_rolled_back(look, await look.bounds)
 
-    def tell_all(self, error: StoreError | None) -> None:
-        """Tell each subscription once that its channel can't be read for now; with None note that it can be again."""
+    def tell_missing(self, trouble_of: Callable[[str], str | None]) -> None:
+        """Tell each subscription once that a connection to read its channel is missing.
+
+        Args:
+            trouble_of: Returns why it is, given a channel's name; None where there is one.
+        """
         told, self._told = self._told, set()
-        if error is None:
-            return
         for channel in self.channels:
-            self._told |= channel.listeners
-        for listener in self._told - told:
-            listener.unreadable(error)
+            trouble = trouble_of(channel.name)
+            if trouble is not None:
+                self._told |= channel.listeners
+                for listener in channel.listeners - told:
+                    listener.unreadable(RedisUnavailable(trouble))
 
     async def check_quiet(self) -> None:
         """Check quiet channels for streams that were reset, every ``check_s`` seconds until cancelled."""

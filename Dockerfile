@@ -3,7 +3,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY rsws ./rsws
 RUN python -m venv --without-pip /opt/rsws && \
-    pip --python /opt/rsws/bin/python install --no-cache-dir .
+    pip --python /opt/rsws/bin/python install --no-cache-dir '.[jwt]'
 
 FROM python:3.12.12-slim-bookworm
 RUN useradd --create-home --uid 10001 rsws

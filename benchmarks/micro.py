@@ -23,7 +23,9 @@ from typing import Any
 from websockets.frames import Frame, Opcode
 
 from rsws.frames import read_messages
-from rsws.gateway.access import TokenCheck
+from rsws.gateway.access.control import AccessControl
+from rsws.gateway.access.grant import Grant
+from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.channel import Channel, RingBudget
 from rsws.gateway.delivery.subscription import Subscription
@@ -119,8 +121,10 @@ class Gateway:
         self.running = tasks.create_task(commands.run())
         board = SharedMetrics()
         http = PlainHttp(lambda: True, board.text)
+        self._settings = Settings()  # made once: it has so many fields that they would be measured
+        self._access = AccessControl(TokenCheck("KEY"), board.metrics)
         self.clients = ClientRegistry(
-            Settings(), sys.maxsize, TokenCheck("KEY"), http, self._session, board, Turns(lambda: False)
+            Settings(), sys.maxsize, self._access, http, self._session, board, Turns(lambda: False)
         )
         self._tasks = tasks
         self.metrics = board.metrics
@@ -135,9 +139,9 @@ class Gateway:
             board.metrics,
         )
 
-    def _session(self, connection: ClientConnection) -> Session:
+    def _session(self, connection: ClientConnection, grant: Grant) -> Session:
         hub: Any = self  # of which a session without a subscription needs the metrics alone
-        return Session(connection, hub, self.store, self._tasks, Settings())
+        return Session(connection, grant, self._access, hub, self.store, self._tasks, self._settings)
 
     def connect(self) -> ClientConnection:
         connection = ClientConnection(self.clients)

@@ -40,6 +40,7 @@ class ErrorCode(StrEnum):
     BAD_CURSOR = "bad_cursor"
     TOO_MANY = "too_many"
     NOT_ALLOWED = "not_allowed"
+    BAD_TOKEN = "bad_token"
     CHANNEL_UNREADABLE = "channel_unreadable"
     CONFLICT = "conflict"
     REDIS_UNAVAILABLE = "redis_unavailable"
@@ -64,6 +65,7 @@ ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
         "the token does not allow it; or Redis does not allow scripts, which a publish with `producer` needs",
         "use another token; publish without `producer`",
     ),
+    ErrorCode.BAD_TOKEN: ("the token of a `token` request is wrong; the one before still holds", "get another token"),
     ErrorCode.CHANNEL_UNREADABLE: (
         "the key exists and is not a stream, or Redis forbids it",
         "fix the key; a subscription that was good resumes by itself",
@@ -112,7 +114,7 @@ CLOSE_HELP: dict[CloseCode, tuple[str, bool]] = {
     CloseCode.PROTOCOL_ERROR: ("a frame that breaks the rules of WebSocket", False),
     CloseCode.UNSUPPORTED_DATA: ("a binary frame; the protocol is text", False),
     CloseCode.INVALID_DATA: ("a text frame that is not UTF-8", False),
-    CloseCode.POLICY_VIOLATION: ("unauthorized: the token is missing or wrong", False),
+    CloseCode.POLICY_VIOLATION: ("unauthorized: the token is missing or wrong, or has expired", False),
     CloseCode.TOO_BIG: ("a message over the size limit", False),
     CloseCode.INTERNAL_ERROR: ("a bug in the gateway", True),
     CloseCode.SERVICE_RESTART: ("the gateway is restarting", True),

@@ -25,6 +25,10 @@ FIELD = "messageData"
 
 OWN_KEYS = "rsws:"
 """The prefix of the gateway's own keys in Redis, which no channel's name may have."""
+SUBPROTOCOL = b"rsws"
+"""The subprotocol that a client offers beside one that holds its token, and gets back."""
+TOKEN_SUBPROTOCOL = b"rsws.token."
+"""The beginning of a subprotocol that holds a token, in base64url without padding."""
 MAX_CHANNEL_BYTES = 512
 MAX_ECHO = 4096
 """The longest invalid channel name, in characters, that an error reply repeats: a megabyte would not help a client."""
@@ -121,7 +125,16 @@ class Ping(msgspec.Struct, frozen=True, gc=False):
     pass
 
 
-Request: TypeAlias = Subscribe | Unsubscribe | Publish | Ping
+class ChangeToken(msgspec.Struct, frozen=True, gc=False):
+    """The request to go on with another token on the open connection."""
+
+    token: str
+
+    def __repr__(self) -> str:
+        return "ChangeToken(***)"
+
+
+Request: TypeAlias = Subscribe | Unsubscribe | Publish | Ping | ChangeToken
 
 
 class _Fields(msgspec.Struct, gc=False):
@@ -135,6 +148,7 @@ class _Fields(msgspec.Struct, gc=False):
     data: Raw | UnsetType = UNSET
     messageId: str | UnsetType = UNSET
     producer: str | UnsetType = UNSET
+    token: str | UnsetType = UNSET
 
 
 _fields = msgspec.json.Decoder(_Fields)
@@ -148,6 +162,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "unsubscribe": ("channel",),
     "publish": ("channel", "data", "messageId", "producer"),
     "ping": (),
+    "token": ("token",),
 }
 _EXPECTED = {"lastMessageId": "a stream id, \"0\" or \"$\", as a string", "last": "a whole number >= 0",
              "marker": "true or false"}  # fmt: skip
@@ -176,6 +191,10 @@ def decode_request(frame: str) -> Request:
             return Unsubscribe(_channel(channel))
         case "ping":
             return Ping()
+        case "token":
+            if fields.token is UNSET:
+                raise RequestError(ErrorCode.BAD_REQUEST, "token is missing")
+            return ChangeToken(fields.token)
         case unknown:
             raise RequestError(ErrorCode.UNKNOWN_ACTION, f"Aksi tidak dikenal: {unknown}", channel=channel or None)
 
@@ -357,6 +376,8 @@ def encode_request(request: Request) -> str:
             return _text({"action": "unsubscribe", "channel": channel})
         case Ping():
             return _text({"action": "ping"})
+        case ChangeToken(token):
+            return _text({"action": "token", "token": token})
 
 
 # --- replies and events: from the gateway to a client -----------------------------------------------------
@@ -433,13 +454,27 @@ class Pong(msgspec.Struct, frozen=True, gc=False):
     pass
 
 
+class TokenChanged(msgspec.Struct, frozen=True, gc=False):
+    """The reply that another token holds from now on."""
+
+    expires_at: str | None
+    """When it expires (RFC 3339, UTC); None for never."""
+
+
+class TokenExpiring(msgspec.Struct, frozen=True, gc=False):
+    """The event that the connection will be closed soon unless the client sends another token."""
+
+    expires_at: str
+
+
 class Refused(msgspec.Struct, frozen=True, gc=False):
     """The reply that the token is missing or wrong; the connection is closed after it."""
 
 
 Reply: TypeAlias = (
     Connected | Subscribed | Unsubscribed | Message | CaughtUp | Gap | Ack | ErrorAck | Error | Pong | Refused
-)
+    | TokenChanged | TokenExpiring
+)  # fmt: skip
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -459,6 +494,10 @@ def encode_reply(reply: Reply) -> bytes:
             keys: dict[str, Any] = {
                 "status": "subscribed", "channel": channel, "lastMessageId": str(last), "latestId": str(latest)
             }  # fmt: skip
+        case TokenChanged(expires_at):
+            keys = {"status": "token", "expiresAt": expires_at}
+        case TokenExpiring(expires_at):
+            keys = {"event": "token_expiring", "expiresAt": expires_at}
         case Unsubscribed(channel):
             keys = {"status": "unsubscribed", "channel": channel}
         case CaughtUp(channel, last):
@@ -562,6 +601,7 @@ class _ReplyFields(msgspec.Struct):
     code: str = ""
     outcome: Outcome = Outcome.UNKNOWN
     duplicate: bool = False
+    expiresAt: str | None = None
 
 
 _reply_fields = msgspec.json.Decoder(_ReplyFields)
@@ -598,6 +638,10 @@ def decode_reply(frame: str) -> Reply | None:
                 return Connected()
             case "pong":
                 return Pong()
+            case "token":
+                return TokenChanged(fields.expiresAt)
+            case "token_expiring":
+                return TokenExpiring(fields.expiresAt or "")
             case 401:
                 return Refused()
             case _:

@@ -51,6 +51,15 @@ async def start_module(
     )
 
 
+def has_terminal() -> bool:
+    """Whether this process has a terminal, whose end it is told with SIGHUP."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def allow_many_files() -> None:
     """Raise the limit of open files to the hard limit: each connection is one, and the usual 1,024 suit select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -24,6 +24,8 @@ UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 """The seconds of each unit that may follow a number, as in ``10m``."""
 MAX_NUMBER = 2**31 - 1
 """The greatest value of any number without a maximum; what uses them, from timers to Redis, allows far more."""
+MIN_KEY_CHARS = 8
+"""The minimum length of a key where other machines can connect: a shorter one can be guessed."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -119,7 +121,38 @@ class Settings:
         secret=True,
     )
     secret_key_file: Path | None = option(
-        None, "WEBSOCKET_SECRET_KEY_FILE", "A file that holds the token clients must give."
+        None, "WEBSOCKET_SECRET_KEY_FILE", "A file that holds the token clients must give; read again when it changes."
+    )
+    previous_secret_key: str | None = option(
+        None,
+        "RSWS_PREVIOUS_SECRET_KEY",
+        "The key before this one, which is taken, too, while keys are being changed. As a flag `ps` shows it.",
+        secret=True,
+    )
+    previous_secret_key_file: Path | None = option(
+        None, "RSWS_PREVIOUS_SECRET_KEY_FILE", "A file that holds the key before this one; read again when it changes."
+    )
+    key_may: tuple[str, ...] = option(
+        (),
+        "RSWS_KEY_MAY",
+        "What the secret key may do, as PATTERN=r, PATTERN=w or PATTERN=rw: subscribe (r) and publish (w) to the "
+        "channels that a pattern names; may be repeated. Not set: everything.",
+    )
+    jwt_key: str | None = option(
+        None,
+        "RSWS_JWT_KEY",
+        "Take JWTs, too, signed for this key: a secret of 32 bytes or more (HS256), a public key as PEM, or a JWKS "
+        "(RS256, ES256, EdDSA; extra `jwt`). As a flag `ps` shows it.",
+        secret=True,
+    )
+    jwt_key_file: Path | None = option(
+        None, "RSWS_JWT_KEY_FILE", "A file that holds the key of JWTs; read again when it changes, and on SIGHUP."
+    )
+    jwt_audience: str | None = option(
+        None, "RSWS_JWT_AUDIENCE", "The `aud` that a JWT must have. Not set: it may have any."
+    )
+    jwt_issuer: str | None = option(
+        None, "RSWS_JWT_ISSUER", "The `iss` that a JWT must have. Not set: it may have any."
     )
     data_dir: Path | None = option(
         None,
@@ -221,6 +254,20 @@ class Settings:
         if self.secret_key and not self.secret_key.isspace():
             return self.secret_key
         return read_secret(self.secret_key_file, "secret key") if self.secret_key_file is not None else None
+
+    @property
+    def key_is_in_file(self) -> bool:
+        """Whether the key that was given is in a file."""
+        return self.secret_key_file is not None and not (self.secret_key and not self.secret_key.isspace())
+
+    @property
+    def has_key_files(self) -> bool:
+        """Whether any key is in a file that can be read again."""
+        return self.key_is_in_file or self.previous_secret_key_file is not None or self.jwt_key_file is not None
+
+    def can_guess(self, key: str) -> bool:
+        """Whether others can connect, and a key is so short that they can guess it."""
+        return len(key) < MIN_KEY_CHARS and not self.on_loopback
 
     @property
     def names_redis(self) -> bool:

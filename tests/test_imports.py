@@ -47,11 +47,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway.limits": {*LOWER, "streams"},
     "gateway.metrics": {*LOWER},
     "gateway.logs": {"text"},
-    "gateway.access": {*LOWER, "gateway.limits"},
+    "gateway.access": {*LOWER, *gateway("limits", "logs", "metrics")},
     "gateway.delivery": {*LOWER, "streams", *gateway("limits", "metrics")},
     "gateway.http": {"gateway.metrics"},
     "gateway.websocket": {*LOWER, "gateway.delivery", "gateway.http", "gateway.limits"},
-    "gateway.session": {*LOWER, "streams", "gateway.delivery", "gateway.websocket"},
+    "gateway.session": {*LOWER, "streams", *gateway("access", "delivery", "websocket")},
     "gateway.clients": {*LOWER, *gateway("limits", "metrics", "logs", "access", "http", "websocket", "session")},
     "gateway.server": {
         *LOWER,
@@ -76,6 +76,8 @@ HOME: dict[str, tuple[str, ...]] = {
     "rich": ("rsws.cli.terminal", "rsws.cli.bench_display"),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),
+    "jwt": ("rsws.gateway.access",),
+    "cryptography": ("rsws.gateway.access",),
 }
 
 
@@ -135,4 +137,4 @@ def test_libraries_stay_in_their_rooms(module: str) -> None:
 def test_help_waits_for_no_library_that_only_a_command_needs() -> None:
     code = "import sys, rsws.cli.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
-    assert not {"redis", "websockets", "prompt_toolkit", "uvloop"} & set(loaded.stdout.split())
+    assert not {"redis", "websockets", "prompt_toolkit", "uvloop", "jwt", "cryptography"} & set(loaded.stdout.split())

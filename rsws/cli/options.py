@@ -33,6 +33,7 @@ _METAVARS = {
     "url": "URL",
     "_file": "PATH",
     "retain": "PATTERN=COUNT[,AGE[,expire]]",
+    "key_may": "PATTERN=r|w|rw",
 }
 """The placeholder for the value of a flag in the help, by the end of the field's name."""
 

@@ -9,7 +9,8 @@ from http import HTTPStatus
 from typing import Any
 
 from rsws.errors import CloseCode
-from rsws.gateway.access import TokenCheck, WrongTokens
+from rsws.gateway.access.control import AccessControl
+from rsws.gateway.access.grant import Grant
 from rsws.gateway.http import PlainHttp, Request, response
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
@@ -36,7 +37,8 @@ class ClientRegistry(ConnectionOwner):
 
     Args:
         limit: The most connections in this process. The limit on clients in all processes is in the settings.
-        make_session: Makes the session that answers an admitted client.
+        access: Says what a client may do.
+        make_session: Makes the session that answers an admitted client, of what its token allows.
         board: The metrics in which clients are counted, those of other processes included.
         turns: The queue that decides which client is read next.
     """
@@ -45,9 +47,9 @@ class ClientRegistry(ConnectionOwner):
         self,
         settings: Settings,
         limit: int,
-        access: TokenCheck,
+        access: AccessControl,
         http: PlainHttp,
-        make_session: Callable[[ClientConnection], Session],
+        make_session: Callable[[ClientConnection, Grant], Session],
         board: SharedMetrics,
         turns: Turns,
         *,
@@ -78,12 +80,10 @@ class ClientRegistry(ConnectionOwner):
         """Refused connections, oldest refusal first, each with the timer of its refusal if that is delayed."""
         self._ending: set[ClientConnection] = set()
         """Connections of former clients that are closing but not lost yet."""
-        self._wrong_tokens = WrongTokens(limits)
         self._unwritten: list[ClientConnection] = []
         self._turn = 0
         self._turn_is_over = True
         self._log_no_room = NowAndThen(log)
-        self._log_wrong_token = NowAndThen(log)
         self._stopping = False
         self._awaited: set[ClientConnection] = set()
         self._all_lost = asyncio.Event()
@@ -123,18 +123,22 @@ class ClientRegistry(ConnectionOwner):
             self._dismissed[connection] = None
         return answer
 
-    def opened(self, connection: ClientConnection, path: str) -> None:
-        if not self._access.allows(path):
-            self._refuse(connection)
+    def opened(self, connection: ClientConnection, opening: Opening) -> None:
+        request = opening.request
+        grant = self._access.check_request(
+            request.headers.get(b"authorization"), opening.subprotocols, request.target, connection.peer
+        )
+        if not isinstance(grant, Grant):
+            self._refuse(connection, grant)
         elif self._is_full:
             self._dismissed[connection] = None
             self._count_turned_away()
             connection.fail(CloseCode.TRY_AGAIN_LATER, "too many clients")
         else:
-            session = self.sessions[connection] = self._make_session(connection)
+            session = self.sessions[connection] = self._make_session(connection, grant)
             self._metrics.clients_accepted += 1
             self._board.publish_clients(len(self.sessions))
-            log.info("client connected client=%s clients=%d", connection.peer, len(self.sessions))
+            log.info("client connected client=%s%s clients=%d", connection.peer, grant.who, len(self.sessions))
             connection.reply(_WELCOME)
             connection.start(session)
 
@@ -179,17 +183,13 @@ class ClientRegistry(ConnectionOwner):
             self._forget(oldest)
             oldest.transport.abort()
 
-    def _refuse(self, connection: ClientConnection) -> None:
+    def _refuse(self, connection: ClientConnection, wait_s: float) -> None:
         """Tell the client that its token is wrong: immediately, or delayed after many from the same address."""
-        self._metrics.tokens_refused += 1
-        self._log_wrong_token.warning(
-            "token refused client=%s refused=%d", connection.peer, self._metrics.tokens_refused
-        )
-        loop = asyncio.get_running_loop()
-        wait_s = self._wrong_tokens.wait_s(connection.peer.rpartition(":")[0], loop.time())
         if wait_s:
             connection.ignore()
-            self._dismissed[connection] = loop.call_later(wait_s, self._send_unauthorized, connection)
+            self._dismissed[connection] = asyncio.get_running_loop().call_later(
+                wait_s, self._send_unauthorized, connection
+            )
         else:
             self._dismissed[connection] = None
             self._send_unauthorized(connection)

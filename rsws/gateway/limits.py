@@ -42,6 +42,12 @@ class Limits:
     """The time without a wrong token after which an address's count starts again."""
     max_addresses: int = 10_000
     """The maximum number of addresses whose wrong tokens are counted; the one seen longest ago is forgotten first."""
+    clock_difference_s: float = 30.0
+    """The difference between the clocks of the gateway and of those who make tokens that is forgiven."""
+    token_warning_s: float = 60.0
+    """The time before a token's end at which its holder is told; half of its life where that is shorter."""
+    key_files_check_s: float = 2.0
+    """The interval at which it is checked whether the files of keys have changed."""
     publish_s: float = 1.0
     """The interval at which a worker writes its metrics for the others, which also shows that it is alive."""
     silent_checks: int = 10

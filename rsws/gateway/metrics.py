@@ -51,7 +51,7 @@ class Metrics:
     clients: int = gauge("rsws_clients", "Clients connected.")
     clients_accepted: int = counter("rsws_clients_accepted_total", "Clients that were let in.")
     clients_turned_away: int = counter("rsws_clients_turned_away_total", "Clients for which there was no room.")
-    tokens_refused: int = counter("rsws_tokens_refused_total", "Clients with a missing or wrong token.")
+    tokens_refused: int = counter("rsws_tokens_refused_total", "Tokens that were missing or wrong.")
     subscriptions: int = gauge("rsws_subscriptions", "Subscriptions of the clients connected.")
     subscriptions_behind: int = gauge(
         "rsws_subscriptions_behind", "Subscriptions that read the stream: they join, come back, or lag."
@@ -63,6 +63,8 @@ class Metrics:
         "rsws_channels", "Channels with subscriptions; one that is open in several workers counts each."
     )
     requests_refused: int = counter("rsws_requests_refused_total", "Requests refused before Redis was asked.")
+    requests_not_allowed: int = counter("rsws_requests_not_allowed_total", "Requests that the token does not allow.")
+    tokens_ended: int = counter("rsws_tokens_ended_total", "Clients closed because their token came to its end.")
     published: int = counter("rsws_publishes_acked_total", "Publishes that are stored, repeats of a producer included.")
     publishes_not_stored: int = counter(
         "rsws_publishes_not_stored_total", "Publishes that Redis refused, or that were never sent to it."

@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from rsws.gateway.access import TokenCheck
+from rsws.gateway.access.control import AccessControl
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.http import PlainHttp
@@ -78,12 +78,20 @@ class Server:
             redis, self._redis_changed, rules=rules, wait_replicas=settings.wait_replicas, limits=limits.streams
         )
         self.hub = Hub(self.redis, self._tasks, self._metrics, MessageFramer, limits=limits)
+        self._access = AccessControl.of(settings, key, self._metrics, limits)
         self.clients = ClientRegistry(
             settings,
             _connection_limit(),
-            TokenCheck(key),
+            self._access,
             PlainHttp(lambda: self.redis.ready, self._metrics_text),
-            partial(Session, hub=self.hub, streams=self.redis, tasks=self._tasks, settings=settings),
+            partial(
+                Session,
+                access=self._access,
+                hub=self.hub,
+                streams=self.redis,
+                tasks=self._tasks,
+                settings=settings,
+            ),
             self.board,
             Turns(lambda: self.redis.is_crowded),
             limits=limits,
@@ -132,6 +140,7 @@ class Server:
             tasks.create_task(self.hub.check_quiet())
             tasks.create_task(self._watch_connections())
             tasks.create_task(self.clients.look_after())
+            tasks.create_task(self._access.watch_files())
             tasks.create_task(_keep_memory_small())
             if self.board.shared:
                 tasks.create_task(self._keep_publishing_metrics())
@@ -165,6 +174,10 @@ class Server:
         self._metrics.workers = 1
         self.publish_metrics()
         return [each for listener in self._listeners for each in listener.sockets]
+
+    def reload_keys(self) -> None:
+        """Read the files of keys again."""
+        self._access.reload()
 
     # --- Redis ---
 

@@ -7,14 +7,18 @@ import logging
 from collections import deque
 from collections.abc import Coroutine
 from functools import partial
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from rsws.errors import CloseCode, ErrorCode, Outcome, RequestError, StoreError
+from rsws.gateway.access.control import AccessControl
+from rsws.gateway.access.ends import TokenHolder
+from rsws.gateway.access.grant import Grant
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.websocket.connection import ClientConnection, MessageHandler
 from rsws.protocol import (
     MAX_CHANNEL_BYTES,
+    ChangeToken,
     Error,
     Gap,
     Ping,
@@ -22,6 +26,8 @@ from rsws.protocol import (
     Publish,
     Subscribe,
     Subscribed,
+    TokenChanged,
+    TokenExpiring,
     Unsubscribe,
     Unsubscribed,
     decode_request,
@@ -55,17 +61,20 @@ class _Opening:
         self.waiting: deque[_Waiting] = deque()
 
 
-class Session(MessageHandler):
+class Session(MessageHandler, TokenHolder):
     """The requests of one client. Requests for the same channel take effect in the order in which they came."""
 
     __slots__ = (
-        "_connection", "_ended", "_hub", "_max_message_bytes", "_max_subscriptions", "_metrics", "_opening",
-        "_producer_window_s", "_streams", "_subscriptions", "_surely_fits", "_tasks",
+        "_access", "_connection", "_end_timeout_s", "_ended", "_grant", "_hub", "_max_message_bytes",
+        "_max_subscriptions", "_metrics", "_opening", "_producer_window_s", "_streams", "_subscriptions",
+        "_surely_fits", "_tasks", "_token_ended",
     )  # fmt: skip
 
     def __init__(
         self,
         connection: ClientConnection,
+        grant: Grant,
+        access: AccessControl,
         hub: Hub,
         streams: Streams,
         tasks: asyncio.TaskGroup,
@@ -86,6 +95,13 @@ class Session(MessageHandler):
         self._opening: dict[str, _Opening] = {}
         """The subscribe under way of each channel that has one."""
         self._ended = False
+        self._access = access
+        self._grant = grant
+        """What the client's token allows."""
+        self._token_ended = False
+        self._end_timeout_s = settings.shutdown_timeout_s / 3
+        if grant.ends_at is not None:
+            access.ends.watch(self, grant)
 
     @property
     def is_busy(self) -> bool:
@@ -95,12 +111,18 @@ class Session(MessageHandler):
     def end(self) -> None:
         """End all subscriptions: the client is gone."""
         self._ended = True
-        for subscription in self._subscriptions.values():
-            if subscription is not None:
-                self._hub.unsubscribe(subscription)
+        if self._grant.ends_at is not None:
+            self._access.ends.forget(self)
+        self._end_subscriptions()
         self._subscriptions.clear()
         for opening in self._opening.values():
             opening.task.cancel()
+
+    def _end_subscriptions(self) -> None:
+        for channel, subscription in self._subscriptions.items():
+            if subscription is not None:
+                self._hub.unsubscribe(subscription)
+                self._subscriptions[channel] = None
 
     def text_received(self, text: str) -> None:
         """Handle one message of the client."""
@@ -114,6 +136,9 @@ class Session(MessageHandler):
             return
         size = len(text)  # of the whole message: a long messageId uses as much memory as data does
         self._connection.request_started(size)
+        if isinstance(request, ChangeToken):
+            self._change_token(request.token, size)
+            return
         opening = self._opening.get(request.channel) if self._opening else None
         # A publish need not wait for a subscribe under way, which has asked Redis for its position already. It has to
         # wait once another subscribe or unsubscribe of the channel waits.
@@ -131,6 +156,11 @@ class Session(MessageHandler):
             self._unsubscribe(request.channel, size)
 
     def _publish(self, request: Publish, size: int) -> None:
+        grant = self._grant
+        if not (grant.is_full or grant.may_publish(request.channel)):
+            self._connection.reply(encode_reply(refusal(self._not_allowed("w", request.channel, request.message_id))))
+            self._connection.request_done(size)
+            return
         if len(request.data) > self._surely_fits and self._is_too_big(request):
             self._connection.request_done(size)
             return
@@ -179,6 +209,10 @@ class Session(MessageHandler):
 
     def _subscribe(self, request: Subscribe, size: int) -> None:
         channel = request.channel
+        if not self._may_read(channel):
+            self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
+            self._connection.request_done(size)
+            return
         if channel not in self._subscriptions and len(self._subscriptions) >= self._max_subscriptions:
             text = f"more than {self._max_subscriptions} subscriptions on a connection; unsubscribe, or open another"
             self._connection.reply(encode_reply(Error(text, ErrorCode.TOO_MANY, channel)))
@@ -212,12 +246,17 @@ class Session(MessageHandler):
             replaced = self._subscriptions[channel]
             if replaced is not None:
                 self._hub.unsubscribe(replaced)
-            self._subscriptions[channel] = subscription
-            self._connection.reply(encode_reply(subscribed))
-            if gap is not None:
-                self._connection.reply(encode_reply(gap))
-                self._metrics.gaps += 1
-            subscription.advance()
+            if self._may_read(channel):
+                self._subscriptions[channel] = subscription
+                self._connection.reply(encode_reply(subscribed))
+                if gap is not None:
+                    self._connection.reply(encode_reply(gap))
+                    self._metrics.gaps += 1
+                subscription.advance()
+            else:  # the client's token was changed meanwhile, or has ended
+                self._hub.unsubscribe(subscription)
+                del self._subscriptions[channel]
+                self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
         waiting = self._opening.pop(channel).waiting
         self._connection.request_done(size)
         self._handle_waiting(waiting)
@@ -230,3 +269,59 @@ class Session(MessageHandler):
             if request.channel in self._opening:
                 self._opening[request.channel].waiting = waiting
                 return
+
+    # --- the client's token ---
+
+    def _may_read(self, channel: str) -> bool:
+        grant = self._grant
+        return (grant.is_full or grant.may_read(channel)) and not self._token_ended
+
+    def _not_allowed(self, right: Literal["r", "w"], channel: str, message_id: str | None = None) -> RequestError:
+        self._metrics.requests_refused += 1
+        self._access.count_not_allowed(self._grant, right, channel, self._connection.peer)
+        text = "the token has expired" if self._token_ended else self._grant.missing(right, channel)
+        return RequestError(ErrorCode.NOT_ALLOWED, text, channel=channel, message_id=message_id)
+
+    def _change_token(self, token: str, size: int) -> None:
+        answer = self._access.check_token(token, self._connection.peer)
+        if isinstance(answer, Grant):
+            self._use(answer)
+            self._connection.request_done(size)
+        elif answer:  # as in a handshake: else who has any token could try others as fast as the gateway answers
+            asyncio.get_running_loop().call_later(answer, self._token_refused, size)
+        else:
+            self._token_refused(size)
+
+    def _token_refused(self, size: int) -> None:
+        if self._ended:
+            return
+        self._refuse(RequestError(ErrorCode.BAD_TOKEN, "the token is wrong; the one before still holds"))
+        self._connection.request_done(size)
+
+    def _use(self, grant: Grant) -> None:
+        """Go on with another token, and end the subscriptions that it does not allow."""
+        self._grant = grant
+        self._access.ends.watch(self, grant)
+        log.info("token changed client=%s%s", self._connection.peer, grant.who)
+        self._connection.reply(encode_reply(TokenChanged(grant.expiry_text)))
+        for channel, subscription in [*self._subscriptions.items()]:
+            if subscription is None or self._may_read(channel):
+                continue
+            self._hub.unsubscribe(subscription)
+            if channel in self._opening:  # another subscribe is under way, which answers for itself
+                self._subscriptions[channel] = None
+            else:
+                del self._subscriptions[channel]
+            self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
+
+    def token_expiring(self) -> None:
+        """See :class:`rsws.gateway.access.ends.TokenHolder`."""
+        self._connection.reply(encode_reply(TokenExpiring(self._grant.expiry_text or "")))
+
+    def token_ended(self) -> None:
+        """See :class:`rsws.gateway.access.ends.TokenHolder`. What was received before is answered, and nothing else."""
+        self._token_ended = True
+        self._metrics.tokens_ended += 1
+        log.info("token expired client=%s%s", self._connection.peer, self._grant.who)
+        self._end_subscriptions()
+        self._connection.drain(CloseCode.POLICY_VIOLATION, "token expired", self._end_timeout_s)

@@ -17,7 +17,7 @@ from kit.gateway import FEW_FILES, PATIENCE_S, UNAUTHORIZED, WELCOME, Wire, asyn
 from kit.support import RedisServer, run_python
 from rsws.backoff import Backoff
 from rsws.errors import CloseCode
-from rsws.gateway.access import WrongTokens
+from rsws.gateway.access.attempts import WrongTokens
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.logs import NowAndThen
 

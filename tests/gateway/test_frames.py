@@ -83,7 +83,7 @@ class Everyone:
         assert answer is not None
         return answer
 
-    def opened(self, connection: ClientConnection, path: str) -> None:
+    def opened(self, connection: ClientConnection, opening: Opening) -> None:
         connection.start(self)
 
     is_busy = False

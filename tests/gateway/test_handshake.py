@@ -42,7 +42,7 @@ def ours(request: bytes) -> tuple[str, bytes] | None:
     if not isinstance(read, Request):
         return None
     answer = answer_handshake(read, ())
-    return (answer.path, answer.answer) if isinstance(answer, Opening) else None
+    return (answer.request.target, answer.answer) if isinstance(answer, Opening) else None
 
 
 def theirs(request: bytes) -> tuple[str, bytes] | None:

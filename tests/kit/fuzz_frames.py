@@ -26,7 +26,9 @@ from websockets.server import ServerProtocol
 
 from kit.frame_streams import MAX_BYTES, Sent, sent
 from kit.gateway import KEY, first_frame, handshake
-from rsws.gateway.access import TokenCheck
+from rsws.gateway.access.control import AccessControl
+from rsws.gateway.access.grant import Grant
+from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import SharedMetrics
@@ -209,11 +211,11 @@ class Gateway:
     def _make_clients(self, compress: bool) -> ClientRegistry:
         settings = Settings(secret_key=KEY, max_message_bytes=self._max_bytes, compress=compress)
         http = PlainHttp(lambda: True, lambda: "")
-        return ClientRegistry(
-            settings, 1000, TokenCheck(KEY), http, self._make_session, SharedMetrics(), Turns(lambda: False)
-        )
+        board = SharedMetrics()
+        access = AccessControl(TokenCheck(KEY), board.metrics)
+        return ClientRegistry(settings, 1000, access, http, self._make_session, board, Turns(lambda: False))
 
-    def _make_session(self, connection: ClientConnection) -> Session:
+    def _make_session(self, connection: ClientConnection, grant: Grant) -> Session:
         self._session = Writer()
         return cast(Session, self._session)
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rsws.gateway import logs
-from rsws.runtime import allow_many_files, collect_rarely, loop_factory
+from rsws.runtime import allow_many_files, collect_rarely, has_terminal, loop_factory
 from rsws.settings import Settings
 
 log = logging.getLogger("rsws.gateway")
@@ -69,6 +69,10 @@ class Gateway(ABC):
         """Stop serving, and clean up."""
         await self._stack.aclose()
 
+    @abstractmethod
+    def reload_keys(self) -> None:
+        """Read the files of keys again."""
+
     async def failed(self) -> None:
         """Wait until a task that the gateway needs has failed, and raise its error."""
         assert self._core is not None
@@ -82,6 +86,8 @@ class Gateway(ABC):
 
 def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
     """Serve until SIGINT, SIGTERM or SIGHUP; a second signal other than SIGHUP ends the process immediately.
+
+    SIGHUP stops nothing where keys are in files and there is no terminal that it could come from: they are read again.
 
     Args:
         on_started: Called once, as soon as clients can connect.
@@ -101,7 +107,7 @@ def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
         os._exit(128 + number)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        code = runner.run(until_signalled(_serve(gateway, on_started), end_at_once))
+        code = runner.run(until_signalled(_serve(gateway, on_started), end_at_once, reload_on_hangup(gateway)))
     log.info("stopped")
     return code
 
@@ -116,12 +122,22 @@ async def _serve(gateway: Gateway, on_started: Callable[[Gateway], None]) -> Non
             log.info("stopping clients=%d", gateway.client_count)
 
 
-async def until_signalled(serve: Coroutine[Any, Any, None], on_second: Callable[[signal.Signals], None]) -> int:
+def reload_on_hangup(gateway: Gateway) -> Callable[[], None] | None:
+    """Return what to do on SIGHUP; None where it stops the gateway."""
+    return gateway.reload_keys if gateway.settings.has_key_files and not has_terminal() else None
+
+
+async def until_signalled(
+    serve: Coroutine[Any, Any, None],
+    on_second: Callable[[signal.Signals], None],
+    on_hangup: Callable[[], None] | None = None,
+) -> int:
     """Run ``serve`` until it fails or a signal cancels it.
 
     Args:
         on_second: Called with each signal after the first except SIGHUP, which the kernel and the shell may both send
             when a terminal is closed, without a user asking twice.
+        on_hangup: Called with SIGHUP; None for it to stop the gateway.
 
     Returns:
         The exit code: 0 after a signal, 1 after a failure.
@@ -132,7 +148,9 @@ async def until_signalled(serve: Coroutine[Any, Any, None], on_second: Callable[
 
     def on_signal(number: signal.Signals) -> None:
         nonlocal signalled
-        if not signalled:
+        if number is signal.SIGHUP and on_hangup is not None:
+            on_hangup()
+        elif not signalled:
             signalled = True
             serving.cancel()
         elif number is not signal.SIGHUP:

@@ -14,16 +14,12 @@ from typing import Any
 
 from rsws.datadir import DataDir
 from rsws.errors import RedisUnavailable, SetupError
-from rsws.settings import Settings
+from rsws.settings import MIN_KEY_CHARS, Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.target import RedisTarget, probe, redis_target
 
 BACKLOG = 4096
 """The number of connections that may wait to be accepted."""
-
-
-MIN_KEY_CHARS = 8
-"""The minimum length of a key where other machines can connect: a shorter one can be guessed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ def choose_key(settings: Settings, data: DataDir) -> Key:
     if given is None and settings.on_loopback:
         return Key(data.make_key(), data.key_file)
     fault = "must be set" if given is None else f"must have {MIN_KEY_CHARS} characters or more"
-    if given is None or (len(given) < MIN_KEY_CHARS and not settings.on_loopback):
+    if given is None or settings.can_guess(given):
         raise SetupError(
             f"WEBSOCKET_SECRET_KEY {fault} to listen on {settings.host}, which others can reach; "
             "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"

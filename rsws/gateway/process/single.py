@@ -54,6 +54,11 @@ class SingleProcess(Gateway):
         """The number of clients connected now."""
         return len(self.server.clients.sessions)
 
+    def reload_keys(self) -> None:
+        """See :class:`rsws.gateway.process.lifecycle.Gateway`."""
+        if self._core is not None:  # before that they have just been read
+            self.server.reload_keys()
+
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
         rules = [Rule.parse(text) for text in settings.retain]

@@ -84,6 +84,11 @@ class Supervisor(Gateway):
         """The number of clients connected to all workers now."""
         return self._board.clients
 
+    def reload_keys(self) -> None:
+        """See :class:`rsws.gateway.process.lifecycle.Gateway`. Each worker does it."""
+        for worker in self._workers:
+            worker.reload_keys()
+
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
         for text in settings.retain:
@@ -101,7 +106,8 @@ class Supervisor(Gateway):
         stack.callback(os.close, memory)
         self._board = SharedMetrics(processes, 0, memory)
         self._board.publish()
-        settings = replace(settings, secret_key=key.secret)
+        if not settings.key_is_in_file:  # a file is read by each worker, also when it changes
+            settings = replace(settings, secret_key=key.secret)
         if redis.local is not None:
             settings = replace(settings, redis_url=redis.local.url)
         elif settings.redis_url_is_read_once:  # from a pipe, which is empty now
@@ -214,6 +220,12 @@ class _Worker:
             return ended.result()
         finally:
             ended.cancel()
+
+    def reload_keys(self) -> None:
+        """Have the process read the files of keys again."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGHUP)
 
     async def stop(self) -> None:
         """End the process with SIGTERM, and with SIGKILL when it does not end in time."""

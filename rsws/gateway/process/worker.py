@@ -20,7 +20,7 @@ import threading
 from rsws.errors import RswsError
 from rsws.gateway import logs
 from rsws.gateway.metrics import SharedMetrics
-from rsws.gateway.process.lifecycle import until_signalled
+from rsws.gateway.process.lifecycle import reload_on_hangup, until_signalled
 from rsws.gateway.process.single import SingleProcess
 from rsws.gateway.process.supervisor import LISTENING, WorkerConfig
 from rsws.runtime import collect_rarely, loop_factory
@@ -35,7 +35,7 @@ def main() -> None:
     collect_rarely()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            code = runner.run(until_signalled(_serve(number, config), on_second=lambda signal: None))
+            code = runner.run(_until_signalled(number, config))
     except RswsError as error:
         _report(str(error))
         code = 1
@@ -56,10 +56,15 @@ def _report(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-async def _serve(number: int, config: WorkerConfig) -> None:
+async def _until_signalled(number: int, config: WorkerConfig) -> int:
     listening = [socket.socket(fileno=descriptor) for descriptor in config.listening]
     board = SharedMetrics(config.processes, number, config.board)
-    async with SingleProcess(config.settings, listening, board, limits=config.limits) as server:
+    server = SingleProcess(config.settings, listening, board, limits=config.limits)
+    return await until_signalled(_serve(server), lambda signal: None, reload_on_hangup(server))
+
+
+async def _serve(server: SingleProcess) -> None:
+    async with server:
         _report(LISTENING)
         await server.failed()
 

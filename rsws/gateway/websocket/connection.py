@@ -69,7 +69,7 @@ class ConnectionOwner(Interface):
         """Return the answer to a request: an opening for a handshake, else a response; a status becomes a refusal."""
         raise NotImplementedError
 
-    def opened(self, connection: ClientConnection, path: str) -> None:
+    def opened(self, connection: ClientConnection, opening: Opening) -> None:
         """Admit the client after its handshake, and pass a handler to :meth:`ClientConnection.start`; or refuse it."""
         raise NotImplementedError
 
@@ -198,7 +198,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if answer.extensions:
             self._compressor = agreed_compressor(answer.extensions)
         self.is_open = True
-        self._owner.opened(self, answer.path)
+        self._owner.opened(self, answer)
         return reader.behind
 
     def ignore(self) -> None:

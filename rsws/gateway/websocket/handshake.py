@@ -16,6 +16,7 @@ from websockets.utils import accept_key
 
 from rsws.gateway.http import TOKEN, Request, response
 from rsws.gateway.websocket.protocols import agree_on_extensions
+from rsws.protocol import SUBPROTOCOL, TOKEN_SUBPROTOCOL
 
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _VERSIONS = (b"13", b"8")  # version 8 is a draft with the same frames as the RFC
@@ -25,9 +26,10 @@ _SUBPROTOCOLS = re.compile(TOKEN + rb"(?:[ \t]*,[ \t]*" + TOKEN + rb")*")
 class Opening(NamedTuple):
     """A successful handshake."""
 
-    path: str
-    """The request target, usually the path and its query."""
+    request: Request
     answer: bytes
+    subprotocols: Sequence[bytes] = ()
+    """The names that the client offers."""
     extensions: Sequence[Extension] = ()
     """The extensions that were agreed on."""
 
@@ -62,11 +64,14 @@ def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactor
         b"Sec-WebSocket-Accept: %b\r\n" % accept_key(key.decode()).encode()
     )
     offered = headers.get(b"sec-websocket-protocol")
+    subprotocols: list[bytes] = []
     if offered is not None:  # sections 4.2.1 (8) and 4.2.2 (4): the server chooses one that the client offers
-        chosen = _first_subprotocol(offered)
-        if chosen is None:
+        subprotocols = _read_subprotocols(offered)
+        if not subprotocols:
             return _refusal("Sec-WebSocket-Protocol", "is not a list of different names")
-        answer += b"Sec-WebSocket-Protocol: %b\r\n" % chosen
+        chosen = _choose_subprotocol(subprotocols)
+        if chosen is not None:
+            answer += b"Sec-WebSocket-Protocol: %b\r\n" % chosen
     extensions: Sequence[Extension] = ()
     # Sections 4.2.1 (9) and 9.1.
     if factories and b"sec-websocket-extensions" in headers:
@@ -76,15 +81,23 @@ def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactor
             return _refusal("Sec-WebSocket-Extensions", "can't be read")
         if agreed is not None:
             answer += b"Sec-WebSocket-Extensions: %b\r\n" % agreed.encode()
-    return Opening(request.target, answer + b"\r\n", extensions)
+    return Opening(request, answer + b"\r\n", subprotocols, extensions)
 
 
-def _first_subprotocol(offered: bytes) -> bytes | None:
-    """Return the subprotocol a client prefers, as browsers require one to be chosen; None for an invalid header."""
+def _read_subprotocols(offered: bytes) -> list[bytes]:
+    """Return the subprotocols that a client offers, in order of preference; none for an invalid header."""
     if not _SUBPROTOCOLS.fullmatch(offered):
-        return None
+        return []
     names = _list(offered)
-    return names[0] if len(set(names)) == len(names) else None  # section 4.1 (10): unique, in order of preference
+    return names if len(set(names)) == len(names) else []  # section 4.1 (10): unique
+
+
+def _choose_subprotocol(names: list[bytes]) -> bytes | None:
+    """Return the first one, as browsers require one to be chosen; but never one that holds a token."""
+    without_tokens = [name for name in names if not name.startswith(TOKEN_SUBPROTOCOL)]
+    if len(without_tokens) < len(names) and SUBPROTOCOL in names:
+        return SUBPROTOCOL
+    return without_tokens[0] if without_tokens else None
 
 
 def _list(value: bytes) -> list[bytes]:

@@ -21,9 +21,10 @@ def redis_cli(url: RedisUrl) -> list[str]:
     """
     if url.sentinels:
         host, port = url.sentinels[0]
+        tls = " --tls" if url.is_tls else ""
         raise UsageError(
             "sentinels name the server, so there is no line that stays right; "
-            f"redis-cli -h {host} -p {port} SENTINEL GET-MASTER-ADDR-BY-NAME {url.service} says which it is now"
+            f"redis-cli -h {host} -p {port}{tls} SENTINEL GET-MASTER-ADDR-BY-NAME {url.service} says which it is now"
         )
     arguments = url.arguments
     words = ["redis-cli"]

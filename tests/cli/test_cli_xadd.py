@@ -109,6 +109,8 @@ def test_there_is_no_printed_command_for_sentinels(capfd: pytest.CaptureFixture[
     url = "redis+sentinel://a:1,b:2/main"
     assert call_main("xadd", "c", "1", "--print-command", "--redis-url", url) == ExitCode.USAGE
     assert "redis-cli -h a -p 1 SENTINEL GET-MASTER-ADDR-BY-NAME main" in capfd.readouterr().err
+    assert call_main("xadd", "c", "1", "--print-command", "--redis-url", f"rediss{url[5:]}") == ExitCode.USAGE
+    assert "redis-cli -h a -p 1 --tls SENTINEL" in capfd.readouterr().err
 
 
 def test_all_is_added_whoever_reads_the_ids(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from rsws.errors import UsageError
 from rsws.text import safe
+
+HostPort: TypeAlias = tuple[str, int]
 
 _SCHEME = re.compile(
     r"(?:(?:rediss?|valkeys?)(?:\+sentinel|\+cluster)?|unix|ws|wss|http|https|socks4a?|socks5h?)://", re.IGNORECASE
@@ -40,6 +43,12 @@ def host_fault(host: str) -> str | None:
     except UnicodeError:
         return "it is not a valid host name"
     return None
+
+
+def join_host_port(place: HostPort) -> str:
+    """Return ``host:port``, an IPv6 address in brackets."""
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def redact_url(url: str) -> str:

@@ -23,10 +23,10 @@ from rsws.streams.link import future_reply
 from rsws.streams.primary import Primary
 from rsws.streams.reader import Follower
 from rsws.streams.redis_connection import ReplyError, pack
-from rsws.streams.sentinel import Address
 from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, parse_slots, slot_of
 from rsws.streams.store import History, IdempotencyKey, Store, Stored, StreamBounds, Streams, ignore_result
-from rsws.streams.target import RedisTarget, join_address
+from rsws.streams.target import RedisTarget
+from rsws.urls import HostPort, join_host_port
 
 log = logging.getLogger("rsws.redis")
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 MakePrimary = Callable[[RedisTarget, Callable[[str, Redirected], None]], Primary]
 """Makes what the gateway has of one primary; the callback is told which streams have moved."""
 
-ASK_MAP = (pack(b"CLUSTER", b"INFO"), pack(b"CLUSTER", b"SLOTS"))
+ASK_MAP = ((b"CLUSTER", b"INFO"), (b"CLUSTER", b"SLOTS"))
 UNUSED_S = 30.0
 """How long the connections to a node are kept that has no slot any more, or none yet."""
 FREE_REDIRECTS = 3
@@ -78,9 +78,9 @@ class Cluster(Streams):
         self._make_primary = make_primary
         self._on_trouble = on_trouble
         self._limits = limits
-        self._lanes = Lanes(self._find, target.timeout_s)
+        self._lanes = Lanes(self._find, target.timeout_s, limits.pending_bytes)
         self._slots: list[Primary | None] = [None] * SLOTS
-        self._primaries: dict[Address, Primary] = {}
+        self._primaries: dict[HostPort, Primary] = {}
         """All that there are connections to; those in the map, and others that have no slot any more, or none yet."""
         self._running: dict[Primary, asyncio.Task[None]] = {}
         self._unused_since: dict[Primary, float] = {}
@@ -88,10 +88,10 @@ class Cluster(Streams):
         """Those in the last map."""
         self._left: set[Primary] = set()
         """Those that have been in the map, and are no more: after a failover."""
-        self._nodes: list[Address] = []
+        self._nodes: list[HostPort] = []
         """All nodes of the last map, replicas included."""
         self._followed: dict[str, _Followed] = {}
-        self._hint: Address | None = None
+        self._hint: HostPort | None = None
         """The node that knows best: the one that a redirect has named since the map was asked for."""
         self._stale = asyncio.Event()
         self._early: list[Callable[[], None]] | None = []
@@ -264,7 +264,7 @@ class Cluster(Streams):
             self._move(channel, followed, primary, is_asking=redirect.is_ask)
         return primary
 
-    def _primary_at(self, address: Address) -> Primary:
+    def _primary_at(self, address: HostPort) -> Primary:
         primary = self._primaries.get(address)
         if primary is None:
             assert self._tasks is not None, "run() has not started"
@@ -349,7 +349,7 @@ class Cluster(Streams):
             if (primary in self._left and not answers) or (is_old and primary.is_idle):
                 self._end(address, primary)
 
-    def _end(self, address: Address, primary: Primary) -> None:
+    def _end(self, address: HostPort, primary: Primary) -> None:
         del self._primaries[address]
         self._unused_since.pop(primary, None)
         self._left.discard(primary)
@@ -374,10 +374,10 @@ class Cluster(Streams):
                     state, reply = await ask()
                 if isinstance(reply, ReplyError):
                     hint = "; write redis:// for a server that is in no cluster" if "disabled" in str(reply) else ""
-                    raise RedisUnavailable(f"{join_address(node)}: CLUSTER SLOTS: {reply}{hint}")
+                    raise RedisUnavailable(f"{join_host_port(node)}: CLUSTER SLOTS: {reply}{hint}")
                 ranges = parse_slots(reply, node[0])
             except TimeoutError:
-                causes.append(f"{join_address(node)}: no answer within {self._limits.map_timeout_s:g} s")
+                causes.append(f"{join_host_port(node)}: no answer within {self._limits.map_timeout_s:g} s")
             except RedisUnavailable as error:
                 causes.append(error.cause)
             except (SetupError, OSError) as error:
@@ -390,7 +390,7 @@ class Cluster(Streams):
             raise RedisUnavailable("; ".join(dict.fromkeys(causes)))
         return second_best
 
-    def _whom_to_ask(self) -> Iterator[tuple[Callable[[], Awaitable[list[Any]]], Address]]:
+    def _whom_to_ask(self) -> Iterator[tuple[Callable[[], Awaitable[list[Any]]], HostPort]]:
         """Yield who may know the map, and where: primaries that answer, then other nodes, then what the URL says."""
         hint, self._hint = self._hint, None  # once: it may be the next that is lost
         up = [each for each in self.primaries if each.commands.ready and each.commands.is_answering]
@@ -412,14 +412,10 @@ class Cluster(Streams):
 
 async def _ask_primary(primary: Primary) -> list[Any]:
     """Return the replies to :data:`ASK_MAP`, over a connection that is there."""
-    replies = []
-    for command in ASK_MAP:
-        future, on_reply = future_reply()
-        primary.history.submit(command, on_reply)
-        try:
-            replies.append(await future)
-        except ReplyError as error:
-            replies.append(error)
+    replies = await asyncio.gather(*[primary.history.call(*words) for words in ASK_MAP], return_exceptions=True)
+    for reply in replies:
+        if isinstance(reply, RedisUnavailable):
+            raise reply
     return replies
 
 
@@ -427,6 +423,6 @@ async def _ask_node(target: RedisTarget) -> list[Any]:
     """Return the replies to :data:`ASK_MAP`, over a connection of its own."""
     connection = await target.connect("rsws-cluster", any_node=True)
     try:
-        return await connection.ask(*ASK_MAP, timeout_s=target.timeout_s)
+        return await connection.ask(*[pack(*words) for words in ASK_MAP], timeout_s=target.timeout_s)
     finally:
         await connection.close()

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from rsws.errors import Outcome, RedisUnavailable, StoreError
+from rsws.streams.limits import DEFAULTS
 from rsws.streams.slots import Patience, Redirected
 from rsws.streams.store import Store
 
@@ -26,10 +27,6 @@ Send: TypeAlias = Callable[[Store, OnResult], None]
 """Asks a store for something; the callback gets the result, or the error."""
 Find: TypeAlias = Callable[[str, Redirected | None], Store]
 """Returns where a channel is: where a redirect says, else by the map. Raises RedisUnavailable where nobody has it."""
-
-HELD_BYTES = 64 * 1024 * 1024
-"""The size of what may wait for redirects before more is refused."""
-
 
 _Request: TypeAlias = tuple[Send, OnResult, int, int]
 """How to send it, who gets the result, the bytes it holds, and how many keys it is for."""
@@ -62,10 +59,12 @@ class Lanes:
     Args:
         find: Says where a channel is.
         limit_s: How long redirects of one request are followed.
+        held_bytes: The size of what may wait for redirects before more is refused.
     """
 
-    def __init__(self, find: Find, limit_s: float) -> None:
+    def __init__(self, find: Find, limit_s: float, held_bytes: int = DEFAULTS.pending_bytes) -> None:
         self._find = find
+        self._most_held_bytes = held_bytes
         self._limit_s = limit_s
         self._lanes: dict[str, _Lane] = {}
         self._held_bytes = 0
@@ -88,7 +87,7 @@ class Lanes:
             lane = self._lanes[channel] = _Lane(store)
         if lane.patience is None and not lane.held and (keys == lane.keys or not lane.under_way):
             self._send(channel, lane, (send, on_result, size, keys))
-        elif self._held_bytes > HELD_BYTES:
+        elif self._held_bytes > self._most_held_bytes:
             on_result(RedisUnavailable("too much is waiting for slots that move"))
         else:
             self._held_bytes += size

@@ -35,23 +35,27 @@ class Submits(Protocol):
     @property
     def batches(self) -> int:
         """See :attr:`RedisLink.batches`."""
-        raise NotImplementedError
 
     @property
     def connections(self) -> int:
         """See :attr:`RedisLink.connections`."""
-        raise NotImplementedError
 
     def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
         """See :meth:`RedisLink.submit`."""
-        raise NotImplementedError
 
     def call(self, *arguments: bytes) -> asyncio.Future[Any]:
-        """See :meth:`RedisLink.call`."""
-        raise NotImplementedError
+        """Send one command; return a future for its reply.
+
+        Raises:
+            RedisUnavailable: (the future) Redis can't be reached, or did not answer in time.
+            ReplyError: (the future) Redis answered with an error.
+        """
+        future, on_reply = future_reply()
+        self.submit(pack(*arguments), on_reply)
+        return future
 
 
-class RedisLink:
+class RedisLink(Submits):
     """A connection to Redis that many callers share, and that reconnects.
 
     Commands submitted in one turn of the event loop are sent in one write, as far as a batch has room and none is under
@@ -167,17 +171,6 @@ class RedisLink:
         if queue.is_empty:
             self._send_soon()
         queue.add(command, on_reply, weight, again=again)
-
-    def call(self, *arguments: bytes) -> asyncio.Future[Any]:
-        """Send one command; return a future for its reply.
-
-        Raises:
-            RedisUnavailable: (the future) Redis can't be reached, or did not answer in time.
-            ReplyError: (the future) Redis answered with an error.
-        """
-        future, on_reply = future_reply()
-        self.submit(pack(*arguments), on_reply)
-        return future
 
     async def run(self) -> NoReturn:
         """Keep the connection up and send the commands submitted, until cancelled."""
@@ -326,11 +319,6 @@ class AskingLink(Submits):
     def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
         self._link.submit(ASKING, _ignore, again=again)
         self._link.submit(command, on_reply, weight, again=again)
-
-    def call(self, *arguments: bytes) -> asyncio.Future[Any]:
-        future, on_reply = future_reply()
-        self.submit(pack(*arguments), on_reply)
-        return future
 
 
 def future_reply() -> tuple[asyncio.Future[Any], OnReply]:

@@ -14,7 +14,7 @@ from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.retention import Retention, Rule
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
-from rsws.streams.slots import Redirected, slot_of
+from rsws.streams.slots import Redirected, slot_of_key
 from rsws.streams.store import Store
 from rsws.streams.target import RedisTarget
 
@@ -61,10 +61,9 @@ class Primary:
         self.store = Store(self.commands, self.history, replica_wait, refusals, limits=limits)
         asking = AskingLink(self.commands), AskingLink(self.history)
         self.importing = Store(*asking, replica_wait, refusals, limits=limits)
-        in_cluster = target.node is not None
-        self.reader = Reader(target, on_redirect, refusals, slot_of=_slot_of if in_cluster else None, limits=limits)
+        slot_of = None if target.node is None else slot_of_key
+        self.reader = Reader(target, on_redirect, refusals, slot_of=slot_of, limits=limits)
         self.is_cut_off = False
-        self._in_cluster = in_cluster
         self._state_check_s = limits.role_check_s
         self._retention = Retention(rules, self.history, refusals, every_s=limits.trim_every_s)
 
@@ -101,7 +100,7 @@ class Primary:
             tasks.create_task(self.reader.run())
             tasks.create_task(self._retention.run())
             tasks.create_task(self.target.watch())
-            if self._in_cluster:
+            if self.target.node is not None:
                 tasks.create_task(self._watch_state())
             await asyncio.sleep(0)  # each has run up to its first wait
             await asyncio.sleep(0)  # and the group has noticed one that has failed
@@ -119,7 +118,3 @@ class Primary:
             except RedisUnavailable:
                 continue
             self.is_cut_off = isinstance(state, bytes) and b"cluster_state:fail" in state
-
-
-def _slot_of(key: bytes) -> int:
-    return slot_of(key.decode())

@@ -13,7 +13,7 @@ from rsws.streams.link import ASKING
 from rsws.streams.redis_connection import RedisConnection, pack
 from rsws.streams.slots import Patience, Redirected
 from rsws.streams.store import store_error
-from rsws.streams.target import ClusterFound, RedisTarget
+from rsws.streams.target import RedisTarget
 
 
 def xadd(channel: str, data: bytes, maxlen: int | None = None) -> list[bytes]:
@@ -44,10 +44,7 @@ class Publisher:
         """The host of the node that answers, for one of a cluster that does not know its own."""
 
     async def __aenter__(self) -> Self:
-        try:
-            self._connection: RedisConnection = await self._target.connect("rsws-xadd")
-        except ClusterFound:
-            self._connection = await self._target.connect("rsws-xadd", any_node=True)
+        self._connection: RedisConnection = await self._target.connect("rsws-xadd", any_node=True)
         return self
 
     async def __aexit__(

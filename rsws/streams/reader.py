@@ -65,11 +65,9 @@ class Follower(Protocol):
 
     def deliver(self, entries: list[Entry], /) -> None:
         """Handle the next entries after the position; every entry is delivered once, in order."""
-        raise NotImplementedError
 
     def unreadable(self, error: StoreError, /) -> None:
         """Handle that this stream can't be read, and not only for a moment; called again after each failed retry."""
-        raise NotImplementedError
 
     def interrupted(self) -> None:
         """Find out where to continue, and follow again: reading has stopped, and nothing more is delivered.
@@ -77,11 +75,9 @@ class Follower(Protocol):
         The stream was unreadable and is readable again, or entries may have been trimmed before they were read, or the
         stream was replaced by another.
         """
-        raise NotImplementedError
 
     def replaced(self) -> None:
         """Begin anew, and follow again: the entry at the position is another one, so the stream is, too."""
-        raise NotImplementedError
 
 
 class _Followed:

@@ -15,7 +15,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
@@ -23,6 +23,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from rsws.errors import RedisUnavailable
 from rsws.streams.redis_connection import connection_error_text
 from rsws.streams.redis_url import RedisUrl
+from rsws.urls import HostPort, join_host_port
 
 log = logging.getLogger("rsws.redis")
 
@@ -34,8 +35,6 @@ RETRY_S = 1.0
 _LOGIN = ("username", "password")
 _PORT = re.compile(r"[0-9]{1,5}")
 
-Address: TypeAlias = tuple[str, int]
-"""Host and port."""
 Connect = Callable[[Mapping[str, Any]], AbstractConnection]
 """Makes a connection, not yet connected, with these arguments in place of the usual ones."""
 
@@ -54,14 +53,14 @@ class Sentinels:
         self._timeout_s = timeout_s
         self._connect = connect
 
-    async def primaries(self) -> list[Address]:
+    async def primaries(self) -> list[HostPort]:
         """Return the addresses that the sentinels name, the one that most of them name first.
 
         Raises:
             RedisUnavailable: None of them knows one.
         """
         asking = {asyncio.create_task(self._ask(place)) for place in self._url.sentinels}
-        votes: Counter[Address] = Counter()
+        votes: Counter[HostPort] = Counter()
         reasons: list[str] = []
         waiting, timeout = asking, self._timeout_s
         try:
@@ -85,9 +84,9 @@ class Sentinels:
             raise RedisUnavailable(f"{self._url.shown}: " + "; ".join(sorted(reasons) or ["no sentinel answers"]))
         return [address for address, _ in votes.most_common()]
 
-    async def _ask(self, place: Address) -> Address | str:
+    async def _ask(self, place: HostPort) -> HostPort | str:
         """Return the address of the primary, or why this sentinel does not say it."""
-        shown = f"sentinel {place[0]}:{place[1]}"
+        shown = f"sentinel {join_host_port(place)}"
         try:
             async with asyncio.timeout(self._timeout_s):
                 connection = await self._log_in(place)
@@ -105,7 +104,7 @@ class Sentinels:
         host, port = address
         return host.decode(), int(port)
 
-    async def _log_in(self, place: Address) -> AbstractConnection:
+    async def _log_in(self, place: HostPort) -> AbstractConnection:
         """Return a connection, by default with the servers' login, and without any where that is refused."""
         host, port = place
         own = self._url.sentinel_login
@@ -127,7 +126,7 @@ class Sentinels:
             return connection
         raise AssertionError("the last login either succeeds or raises")
 
-    async def watch(self, on_switch: Callable[[Address], None], on_select: Callable[[Address], None]) -> NoReturn:
+    async def watch(self, on_switch: Callable[[HostPort], None], on_select: Callable[[HostPort], None]) -> NoReturn:
         """Listen to all sentinels until cancelled.
 
         Args:
@@ -141,9 +140,9 @@ class Sentinels:
 
     async def _keep_listening(
         self,
-        place: Address,
-        on_switch: Callable[[Address], None],
-        on_select: Callable[[Address], None],
+        place: HostPort,
+        on_switch: Callable[[HostPort], None],
+        on_select: Callable[[HostPort], None],
     ) -> NoReturn:
         while True:
             try:
@@ -153,9 +152,9 @@ class Sentinels:
 
     async def _listen(
         self,
-        place: Address,
-        on_switch: Callable[[Address], None],
-        on_select: Callable[[Address], None],
+        place: HostPort,
+        on_switch: Callable[[HostPort], None],
+        on_select: Callable[[HostPort], None],
     ) -> NoReturn:
         async with asyncio.timeout(self._timeout_s):
             connection = await self._log_in(place)
@@ -182,8 +181,8 @@ class Sentinels:
     def _heed(
         self,
         words: list[str],
-        on_switch: Callable[[Address], None],
-        on_select: Callable[[Address], None],
+        on_switch: Callable[[HostPort], None],
+        on_select: Callable[[HostPort], None],
     ) -> None:
         """Tell of an event of the name; one that is of another, or not as sentinels write it, is left out."""
         match words:

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from rsws.errors import ErrorCode, RedisRefused, RedisUnavailable
-from rsws.streams.sentinel import Address
+from rsws.urls import HostPort
 
 SLOTS = 16384
 REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
@@ -37,7 +37,7 @@ class Redirected(RedisRefused):
         kind, *rest = text.split(" ")
         self.is_ask = kind == "ASK"
         self.is_down = kind == "CLUSTERDOWN"
-        self.address: Address | None = None
+        self.address: HostPort | None = None
         if kind in ("MOVED", "ASK") and len(rest) >= 2:
             host, _, port = rest[1].rpartition(":")
             self.address = "" if host == "?" else host, int(port)
@@ -57,8 +57,8 @@ class Slots(NamedTuple):
 
     first: int
     last: int
-    primary: Address
-    replicas: tuple[Address, ...]
+    primary: HostPort
+    replicas: tuple[HostPort, ...]
 
 
 def parse_slots(reply: Any, asked: str) -> list[Slots]:
@@ -76,7 +76,7 @@ def parse_slots(reply: Any, asked: str) -> list[Slots]:
         raise RedisUnavailable(f"not a map of a cluster: {reply!r:.200}") from None
 
 
-def _split(nodes: Sequence[Sequence[Any]], asked: str) -> tuple[Address, tuple[Address, ...]]:
+def _split(nodes: Sequence[Sequence[Any]], asked: str) -> tuple[HostPort, tuple[HostPort, ...]]:
     primary, *replicas = [(_host(node[0], asked), int(node[1])) for node in nodes]
     return primary, tuple(replicas)
 
@@ -86,10 +86,15 @@ def _host(said: bytes | None, asked: str) -> str:
     return asked if host in ("", "?") else host
 
 
-@lru_cache(maxsize=4096)
-def slot_of(key: str) -> int:
+def slot_of_key(key: bytes) -> int:
     """Return the slot of a key."""
-    return crc_hqx(_hashed(key.encode()), 0) % SLOTS
+    return crc_hqx(_hashed(key), 0) % SLOTS
+
+
+@lru_cache(maxsize=4096)
+def slot_of(channel: str) -> int:
+    """Return the slot of a channel."""
+    return slot_of_key(channel.encode())
 
 
 @lru_cache(maxsize=1024)

@@ -102,19 +102,15 @@ class Streams(Protocol):
         once: IdempotencyKey | None = None,
     ) -> None:
         """See :meth:`Store.append`."""
-        raise NotImplementedError
 
     def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
         """See :meth:`Store.bounds`."""
-        raise NotImplementedError
 
     async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         """See :meth:`Store.page`."""
-        raise NotImplementedError
 
     async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
         """See :meth:`Store.before_last`."""
-        raise NotImplementedError
 
 
 class Store(Streams):

@@ -25,7 +25,8 @@ from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
 from rsws.settings import Settings, read_secret
 from rsws.streams.redis_connection import NotPrimary, RedisConnection, ReplyError, connection_error_text, pack
 from rsws.streams.redis_url import TlsFiles, parse_redis_url
-from rsws.streams.sentinel import Address, Sentinels
+from rsws.streams.sentinel import Sentinels
+from rsws.urls import HostPort, join_host_port
 
 log = logging.getLogger("rsws.redis")
 
@@ -91,23 +92,23 @@ class RedisTarget:
         self.facts = ServerFacts()
         self.primary = ""
         self.on_cluster: Callable[[], object] = _nothing
-        self.node: Address | None = None
-        self._connections: dict[RedisConnection, Address | None] = {}
+        self.node: HostPort | None = None
+        self._connections: dict[RedisConnection, HostPort | None] = {}
         """Those that are open, with the address where it is not the URL's."""
-        self._attempts: dict[asyncio.Timeout, Address | None] = {}
+        self._attempts: dict[asyncio.Timeout, HostPort | None] = {}
         """Those that are under way, which end as if they had timed out when another primary is made."""
         self._switches = 0
         """How often another primary was made."""
-        self._promoted: Address | None = None
+        self._promoted: HostPort | None = None
         """The primary that was made last, until the sentinels name it."""
         self._promoted_at = 0.0
         self._role_is_known = True
 
-    def at(self, node: Address) -> RedisTarget:
+    def at(self, node: HostPort) -> RedisTarget:
         """Return one node of the cluster, with the same login and TLS."""
         target = copy(self)
         target.node = node
-        target.shown = f"{'rediss' if self.url.is_tls else 'redis'}://{join_address(node)}"
+        target.shown = f"{'rediss' if self.url.is_tls else 'redis'}://{join_host_port(node)}"
         target._connections = {}
         target._attempts = {}
         return target
@@ -167,7 +168,7 @@ class RedisTarget:
             await asyncio.get_running_loop().create_future()
         async with asyncio.TaskGroup() as tasks:
 
-            def select(replica: Address) -> None:
+            def select(replica: HostPort) -> None:
                 tasks.create_task(self._until_promoted(replica))
 
             await self._sentinels().watch(self._switched, select)
@@ -176,20 +177,20 @@ class RedisTarget:
     def _sentinels(self) -> Sentinels:
         return Sentinels(self.url, self.timeout_s, self.connection)
 
-    async def _until_promoted(self, replica: Address) -> None:
+    async def _until_promoted(self, replica: HostPort) -> None:
         """Ask a replica for its role until it is a primary; give up when it does not become one, or does not say."""
         try:
             async with asyncio.timeout(PROMOTION_S):
                 while not await self._is_primary(replica):  # noqa: ASYNC110
                     await asyncio.sleep(ASK_AGAIN_S)
         except (ResponseError, AuthenticationError, TimeoutError) as error:
-            log.info("%s was to be promoted, and does not say if it is: %s", join_address(replica), error)
+            log.info("%s was to be promoted, and does not say if it is: %s", join_host_port(replica), error)
             return
         self._promoted = replica
         self._promoted_at = asyncio.get_running_loop().time()
         self._switched(replica)
 
-    async def _is_primary(self, server: Address) -> bool:
+    async def _is_primary(self, server: HostPort) -> bool:
         """Ask a server for its role, again and again until that changes, or it ends the connection."""
         connection = self.connection({"host": server[0], "port": server[1]})
         try:
@@ -204,8 +205,8 @@ class RedisTarget:
         finally:
             await connection.disconnect(nowait=True)
 
-    def _switched(self, primary: Address) -> None:
-        reason = f"{self.shown}: the sentinels have made {join_address(primary)} the primary"
+    def _switched(self, primary: HostPort) -> None:
+        reason = f"{self.shown}: the sentinels have made {join_host_port(primary)} the primary"
         self._switches += 1
         if self._promoted != primary:
             self._promoted = None
@@ -216,7 +217,7 @@ class RedisTarget:
             if address != primary:
                 attempt.reschedule(0)
 
-    async def _named(self) -> list[Address]:
+    async def _named(self) -> list[HostPort]:
         """Return the primaries that the sentinels name, behind one that they have made and may not name yet.
 
         Raises:
@@ -265,7 +266,7 @@ class RedisTarget:
         while True:
             self.read_again()
             switches = self._switches
-            places: list[Address | None] = [self.node]
+            places: list[HostPort | None] = [self.node]
             if self.url.sentinels:
                 places = [*await self._named()]
             elif self.url.nodes and self.node is None:
@@ -282,7 +283,7 @@ class RedisTarget:
             if self._switches == switches:
                 raise failure
 
-    async def _attempt(self, name: str, address: Address | None, *, any_node: bool) -> RedisConnection:
+    async def _attempt(self, name: str, address: HostPort | None, *, any_node: bool) -> RedisConnection:
         """Connect as :meth:`_connect` does, until another primary is made: the old one may hang."""
         try:
             async with asyncio.timeout(None) as attempt:
@@ -294,9 +295,9 @@ class RedisTarget:
         except TimeoutError:
             raise RedisUnavailable(f"{self.shown}: the sentinels have made another primary") from None
 
-    async def _connect(self, name: str, address: Address | None, *, any_node: bool) -> RedisConnection:
+    async def _connect(self, name: str, address: HostPort | None, *, any_node: bool) -> RedisConnection:
         """Return a connection to the server at ``address``, None for that of the URL; see :meth:`connect`."""
-        shown = self.shown if address is None or address == self.node else f"{self.shown}: {join_address(address)}"
+        shown = self.shown if address is None or address == self.node else f"{self.shown}: {join_host_port(address)}"
         if address is not None and self.url.connection_class is UnixDomainSocketConnection:
             raise SetupError(f"{self.url.shown} leads to a cluster: write redis+cluster://host:port,... in its place")
         connection = self.connection({} if address is None else {"host": address[0], "port": address[1]})
@@ -324,7 +325,7 @@ class RedisTarget:
             await connection.disconnect(nowait=True)
             raise
         else:
-            self.primary = join_address(address) if address is not None and self.url.sentinels else ""
+            self.primary = join_host_port(address) if address is not None and self.url.sentinels else ""
             self._connections[made] = address
             made.ended.add_done_callback(lambda _: self._connections.pop(made, None))
             made.on_read_only = self._refused_a_write
@@ -410,12 +411,6 @@ class RedisTarget:
 
     def _refused_a_write(self) -> None:
         self.end_all(f"{self.shown} leads to a replica now, which takes no writes")
-
-
-def join_address(address: Address) -> str:
-    """Return ``host:port``, for a person."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _nothing() -> None:

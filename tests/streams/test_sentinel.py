@@ -14,15 +14,16 @@ from kit.gateway import async_test, until
 from kit.support import RedisServer
 from rsws.errors import LoginRefused, RedisUnavailable
 from rsws.streams.redis_url import parse_redis_url
-from rsws.streams.sentinel import Address, Sentinels
+from rsws.streams.sentinel import Sentinels
 from rsws.streams.target import RedisTarget
+from rsws.urls import HostPort
 
 
 class FakeSentinel:
     """A sentinel that names any address, and says any text to those who listen; an asynchronous context manager."""
 
     def __init__(self) -> None:
-        self.primary: Address = ("127.0.0.1", 1)
+        self.primary: HostPort = ("127.0.0.1", 1)
         self.password = b""
         self._listeners: list[asyncio.StreamWriter] = []
 
@@ -66,8 +67,8 @@ class FakeSentinel:
 @async_test
 async def test_events_that_are_malformed_or_of_others_are_left_out() -> None:
     async with FakeSentinel() as fake:
-        selected: list[Address] = []
-        made: list[Address] = []
+        selected: list[HostPort] = []
+        made: list[HostPort] = []
         sentinels = Sentinels(parse_redis_url(fake.url), 5, RedisTarget(fake.url, 5).connection)
         watching = asyncio.create_task(sentinels.watch(made.append, selected.append))
         await fake.say(

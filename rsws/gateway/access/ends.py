@@ -24,11 +24,9 @@ class TokenHolder(Interface):
 
     def token_expiring(self) -> None:
         """Note that the token ends soon."""
-        raise NotImplementedError
 
     def token_ended(self) -> None:
         """Note that the token has ended."""
-        raise NotImplementedError
 
 
 class _Entry:

@@ -35,7 +35,6 @@ class Framer(Protocol):
 
     def frame(self, stream_id: bytes, data: bytes) -> bytes:
         """Return the encoded form of one message; ``data`` is JSON."""
-        raise NotImplementedError
 
 
 class Listener(Protocol):
@@ -50,27 +49,21 @@ class Listener(Protocol):
     @property
     def position(self) -> StreamId:
         """The id up to which everything has been sent, or is not wanted."""
-        raise NotImplementedError
 
     def try_send(self, frames: bytes) -> bool:
         """Send the newest messages; return False, with nothing sent, when there is no room for them."""
-        raise NotImplementedError
 
     def fell_behind(self, position: StreamId) -> None:
         """Stop being live, and continue from ``position`` at the next :meth:`advance`."""
-        raise NotImplementedError
 
     def advance(self) -> None:
         """Continue from ``position``: the channel's cursor has moved, or this listener is no longer live."""
-        raise NotImplementedError
 
     def reset(self, first: StreamId | None) -> None:
         """Start at the beginning of the new stream that replaced the old one; ``first`` is None when it is empty."""
-        raise NotImplementedError
 
     def unreadable(self, error: StoreError) -> None:
         """Tell the client that the stream can't be read for now."""
-        raise NotImplementedError
 
 
 class RingBudget:

@@ -55,23 +55,18 @@ class Outlet(Protocol):
     @property
     def has_room(self) -> bool:
         """Whether the write queue is below its high-water mark, so that more may be written now."""
-        raise NotImplementedError
 
     def write(self, frames: bytes) -> None:
         """Queue frames behind everything written before."""
-        raise NotImplementedError
 
     def try_send(self, frames: bytes) -> bool:
         """Write frames if there is room; return False when there is none."""
-        raise NotImplementedError
 
     def reply(self, payload: bytes) -> None:
         """Queue an event other than a message, behind everything written before."""
-        raise NotImplementedError
 
     def when_room(self, subscription: Subscription) -> None:
         """Call ``subscription.advance()`` soon after there is room and no page being read, but not within this call."""
-        raise NotImplementedError
 
     @property
     def is_reading_page(self) -> bool:
@@ -79,15 +74,12 @@ class Outlet(Protocol):
 
         However many subscriptions there are, at most one page comes on top of the client's write queue.
         """
-        raise NotImplementedError
 
     def page_begins(self) -> None:
         """Note that a page is being read from now on."""
-        raise NotImplementedError
 
     def page_done(self) -> None:
         """Note that no page is being read any more, and let the subscriptions that wait continue."""
-        raise NotImplementedError
 
 
 class PageReader(Protocol):
@@ -98,7 +90,6 @@ class PageReader(Protocol):
 
     def read_page(self, subscription: Subscription) -> None:
         """Read the page after ``subscription.position``, and pass it to ``subscription.page_read``."""
-        raise NotImplementedError
 
 
 class Subscription(Listener):

@@ -17,6 +17,7 @@ from rsws.errors import RedisUnavailable, SetupError
 from rsws.settings import MIN_KEY_CHARS, Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.target import RedisTarget, probe, redis_target
+from rsws.urls import join_host_port
 
 BACKLOG = 4096
 """The number of connections that may wait to be accepted."""
@@ -166,6 +167,5 @@ def announce(data: DataDir, key: Key, listening: Iterable[socket.socket], stack:
 
 def url_of(listening: socket.socket) -> str:
     """Return the URL that clients connect to."""
-    address = listening.getsockname()
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"ws://{host}:{address[1]}"
+    host, port, *_ = listening.getsockname()
+    return f"ws://{join_host_port((host, port))}"

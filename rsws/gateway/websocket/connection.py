@@ -43,11 +43,9 @@ class MessageHandler(Interface):
     @property
     def is_busy(self) -> bool:
         """Whether the handler can accept no more messages for now."""
-        raise NotImplementedError
 
     def text_received(self, text: str) -> None:
         """Handle one message of the client."""
-        raise NotImplementedError
 
 
 class ConnectionOwner(Interface):
@@ -63,31 +61,24 @@ class ConnectionOwner(Interface):
 
     def connected(self, connection: ClientConnection) -> None:
         """Add a new connection, before its handshake."""
-        raise NotImplementedError
 
     def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
         """Return the answer to a request: an opening for a handshake, else a response; a status becomes a refusal."""
-        raise NotImplementedError
 
     def opened(self, connection: ClientConnection, opening: Opening) -> None:
         """Admit the client after its handshake, and pass a handler to :meth:`ClientConnection.start`; or refuse it."""
-        raise NotImplementedError
 
     def turn(self) -> int:
         """Return the number of the current turn of the event loop, which is positive."""
-        raise NotImplementedError
 
     def will_flush(self, connection: ClientConnection) -> None:
         """Schedule a call of the connection's :meth:`~ClientConnection.flush` at the end of this turn."""
-        raise NotImplementedError
 
     def closing(self, connection: ClientConnection) -> None:
         """Note that an open connection is no longer open, for whatever reason."""
-        raise NotImplementedError
 
     def lost(self, connection: ClientConnection) -> None:
         """Remove a lost connection, whether it was open or not."""
-        raise NotImplementedError
 
 
 class ClientConnection(asyncio.Protocol, Outlet, Receiver):

@@ -38,19 +38,15 @@ class Receiver(Interface):
 
     def message_received(self, payload: bytes) -> None:
         """Handle one message of the client."""
-        raise NotImplementedError
 
     def frame_parsed(self, websocket: Protocol) -> None:
         """Handle the result of websockets having parsed a frame or a part of one: data to send, or the closing."""
-        raise NotImplementedError
 
     def fail(self, code: CloseCode, reason: str) -> None:
         """Close the connection: the client violated the gateway's rules."""
-        raise NotImplementedError
 
     def adjust_reading(self) -> None:
         """Pause or resume reading: there is input that waits for its turn now, or none any more."""
-        raise NotImplementedError
 
 
 class FrameReader(TurnTaker):

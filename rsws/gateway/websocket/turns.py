@@ -35,7 +35,6 @@ class TurnTaker(Protocol):
 
     def read_on(self) -> None:
         """Read as much as one turn allows, and wait for another turn if there is more."""
-        raise NotImplementedError
 
 
 class Turns:

@@ -41,7 +41,7 @@ from rsws.protocol import ZERO
 from rsws.streams.link import RedisLink
 from rsws.streams.reader import Reader
 from rsws.streams.redis_connection import pack
-from rsws.streams.store import Entry
+from rsws.streams.replies import Entry
 from rsws.streams.target import RedisTarget
 from rsws.streams.valkey import choose_server
 
@@ -188,20 +188,20 @@ class Latencies:
     latencies_ns: list[int] = field(default_factory=list)
 
     def deliver(self, entries: list[Entry]) -> None:
-        """See :class:`rsws.streams.reader.Follower`."""
+        """See :class:`rsws.streams.follower.Follower`."""
         now = time.monotonic_ns()
         self.latencies_ns.extend([now - int(entry.data or 0) for entry in entries])
 
     def unreadable(self, error: StoreError) -> None:
-        """See :class:`rsws.streams.reader.Follower`."""
+        """See :class:`rsws.streams.follower.Follower`."""
         raise AssertionError(f"a stream can't be read: {error}")
 
     def interrupted(self) -> None:
-        """See :class:`rsws.streams.reader.Follower`."""
+        """See :class:`rsws.streams.follower.Follower`."""
         raise AssertionError("reading was interrupted")
 
     def replaced(self) -> None:
-        """See :class:`rsws.streams.reader.Follower`."""
+        """See :class:`rsws.streams.follower.Follower`."""
         raise AssertionError("the stream is another one")
 
 

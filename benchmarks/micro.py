@@ -39,7 +39,8 @@ from rsws.protocol import ZERO, decode_request
 from rsws.settings import Settings
 from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import RedisConnection
-from rsws.streams.store import Entry, Store, parse_entries
+from rsws.streams.replies import Entry, parse_entries
+from rsws.streams.store import Store
 
 BATCH = 16
 """Messages that come together, as from a publisher that has so many under way."""

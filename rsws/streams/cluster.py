@@ -13,20 +13,21 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from rsws.errors import RedisUnavailable, SetupError, StoreError
+from rsws.errors import RedisUnavailable, StoreError
 from rsws.protocol import StreamId
+from rsws.streams.cluster_map import Ask, ask_map, ask_node, ask_primary
+from rsws.streams.follower import Follower
 from rsws.streams.lanes import Lanes
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import future_reply
 from rsws.streams.primary import Primary
-from rsws.streams.reader import Follower
-from rsws.streams.redis_connection import ReplyError, pack
-from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, parse_slots, slot_of
-from rsws.streams.store import History, IdempotencyKey, Store, Stored, StreamBounds, Streams, ignore_result
+from rsws.streams.replies import History, StreamBounds
+from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, slot_of
+from rsws.streams.store import IdempotencyKey, Store, Stored, Streams, ignore_result
 from rsws.streams.target import RedisTarget
-from rsws.urls import HostPort, join_host_port
+from rsws.urls import HostPort
 
 log = logging.getLogger("rsws.redis")
 
@@ -34,7 +35,6 @@ T = TypeVar("T")
 MakePrimary = Callable[[RedisTarget, Callable[[str, Redirected], None]], Primary]
 """Makes what the gateway has of one primary; the callback is told which streams have moved."""
 
-ASK_MAP = ((b"CLUSTER", b"INFO"), (b"CLUSTER", b"SLOTS"))
 UNUSED_S = 30.0
 """How long the connections to a node are kept that has no slot any more, or none yet."""
 FREE_REDIRECTS = 3
@@ -303,7 +303,7 @@ class Cluster(Streams):
 
     async def _refresh(self) -> None:
         try:
-            ranges = await self._ask_map()
+            ranges = await ask_map(self._whom_to_ask(), self._limits.map_timeout_s)
         except RedisUnavailable as error:
             if self._trouble is None:
                 self._on_trouble(error.cause)
@@ -357,40 +357,7 @@ class Cluster(Streams):
         running.add_done_callback(lambda _: primary.close("the node has no slot any more"))  # what comes till then, too
         running.cancel()
 
-    async def _ask_map(self) -> list[Slots]:
-        """Return the map as the first node has it that takes part in the cluster, else as the first one that answers.
-
-        Raises:
-            RedisUnavailable: None answers.
-        """
-        second_best: list[Slots] | None = None
-        causes: list[str] = []
-        since = time.monotonic()
-        for ask, node in self._whom_to_ask():
-            if second_best is not None and time.monotonic() - since > self._limits.map_timeout_s:
-                break
-            try:
-                async with asyncio.timeout(self._limits.map_timeout_s):
-                    state, reply = await ask()
-                if isinstance(reply, ReplyError):
-                    hint = "; write redis:// for a server that is in no cluster" if "disabled" in str(reply) else ""
-                    raise RedisUnavailable(f"{join_host_port(node)}: CLUSTER SLOTS: {reply}{hint}")
-                ranges = parse_slots(reply, node[0])
-            except TimeoutError:
-                causes.append(f"{join_host_port(node)}: no answer within {self._limits.map_timeout_s:g} s")
-            except RedisUnavailable as error:
-                causes.append(error.cause)
-            except (SetupError, OSError) as error:
-                causes.append(str(error))
-            else:
-                if not isinstance(state, bytes) or b"cluster_state:fail" not in state:
-                    return ranges
-                second_best = second_best or ranges
-        if second_best is None:
-            raise RedisUnavailable("; ".join(dict.fromkeys(causes)))
-        return second_best
-
-    def _whom_to_ask(self) -> Iterator[tuple[Callable[[], Awaitable[list[Any]]], HostPort]]:
+    def _whom_to_ask(self) -> Iterator[tuple[Ask, HostPort]]:
         """Yield who may know the map, and where: primaries that answer, then other nodes, then what the URL says."""
         hint, self._hint = self._hint, None  # once: it may be the next that is lost
         up = [each for each in self.primaries if each.commands.ready and each.commands.is_answering]
@@ -398,31 +365,13 @@ class Cluster(Streams):
         for primary in dict.fromkeys([self._primaries.get(hint) if hint is not None else None, *up]):
             if primary is not None and primary.target.node is not None:
                 asked.add(primary.target.node)
-                yield partial(_ask_primary, primary), primary.target.node
+                yield partial(ask_primary, primary), primary.target.node
         with suppress(RedisUnavailable):  # whoever connects is told
             self._target.read_again()
         url = self._target.url
         for node in dict.fromkeys([*self._nodes, *url.nodes]):  # each for itself: one that hangs takes all its time
             if node not in asked:
-                yield partial(_ask_node, self._target.at(node)), node
+                yield partial(ask_node, self._target.at(node)), node
         if not url.nodes:
             place = str(url.arguments.get("host", "")), int(url.arguments.get("port", 6379))
-            yield partial(_ask_node, self._target), place
-
-
-async def _ask_primary(primary: Primary) -> list[Any]:
-    """Return the replies to :data:`ASK_MAP`, over a connection that is there."""
-    replies = await asyncio.gather(*[primary.history.call(*words) for words in ASK_MAP], return_exceptions=True)
-    for reply in replies:
-        if isinstance(reply, RedisUnavailable):
-            raise reply
-    return replies
-
-
-async def _ask_node(target: RedisTarget) -> list[Any]:
-    """Return the replies to :data:`ASK_MAP`, over a connection of its own."""
-    connection = await target.connect("rsws-cluster", any_node=True)
-    try:
-        return await connection.ask(*[pack(*words) for words in ASK_MAP], timeout_s=target.timeout_s)
-    finally:
-        await connection.close()
+            yield partial(ask_node, self._target), place

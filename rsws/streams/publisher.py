@@ -11,8 +11,8 @@ from rsws.errors import LoginRefused, Outcome, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, StreamId
 from rsws.streams.link import ASKING
 from rsws.streams.redis_connection import RedisConnection, pack
+from rsws.streams.replies import store_error
 from rsws.streams.slots import Patience, Redirected
-from rsws.streams.store import store_error
 from rsws.streams.target import RedisTarget
 
 

@@ -17,20 +17,18 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from rsws.errors import ChannelUnreadable, RedisUnavailable, StoreError
+from rsws.errors import ChannelUnreadable, RedisUnavailable
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.caution import Caution
 from rsws.streams.command_queue import BATCH_BYTES
+from rsws.streams.follower import Followed, Follower
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.link import AskingLink, RedisLink, Submits
 from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.refusals import Refusals
-from rsws.streams.script_runner import ScriptRunner
-from rsws.streams.scripts import READ, checksum
-from rsws.streams.slots import Redirected
-from rsws.streams.store import (
+from rsws.streams.replies import (
     Entry,
     lasting_error,
     parse_entries,
@@ -39,6 +37,9 @@ from rsws.streams.store import (
     store_error,
     too_large,
 )
+from rsws.streams.script_runner import ScriptRunner
+from rsws.streams.scripts import READ, checksum
+from rsws.streams.slots import Redirected
 from rsws.streams.tail_waiter import TailWaiter
 from rsws.streams.target import RedisTarget
 from rsws.streams.tracking import TrackingTable
@@ -56,75 +57,6 @@ _TRACK_ALL = pack(b"CLIENT", b"TRACKING", b"ON", b"BCAST")
 _POLL_S = 1.0
 _POLLS_PER_S = 100
 """How often a stream is read where nothing tells that it has changed, and how many of them in all."""
-
-
-class Follower(Protocol):
-    """A follower of a stream."""
-
-    __slots__ = ()
-
-    def deliver(self, entries: list[Entry], /) -> None:
-        """Handle the next entries after the position; every entry is delivered once, in order."""
-
-    def unreadable(self, error: StoreError, /) -> None:
-        """Handle that this stream can't be read, and not only for a moment; called again after each failed retry."""
-
-    def interrupted(self) -> None:
-        """Find out where to continue, and follow again: reading has stopped, and nothing more is delivered.
-
-        The stream was unreadable and is readable again, or entries may have been trimmed before they were read, or the
-        stream was replaced by another.
-        """
-
-    def replaced(self) -> None:
-        """Begin anew, and follow again: the entry at the position is another one, so the stream is, too."""
-
-
-class _Followed:
-    """A stream that is followed."""
-
-    __slots__ = (
-        "at_tail",
-        "caution",
-        "checksum",
-        "delivered_at",
-        "failing_since",
-        "follower",
-        "is_asking",
-        "is_busy",
-        "is_unreadable",
-        "key",
-        "limit",
-        "name",
-        "position",
-        "tail_trimmed",
-    )
-
-    def __init__(self, name: str, after: StreamId, follower: Follower, *, is_asking: bool) -> None:
-        self.name = name
-        self.key = name.encode()
-        self.position = str(after).encode()
-        self.follower = follower
-        self.limit = 16
-        """The maximum number of entries for the next read, estimated from the size of the last ones."""
-        self.is_asking = is_asking
-        """Whether the stream's slot is on its way to the server, so that ASKING has to precede each read."""
-        self.is_busy = False
-        """Whether the last read returned more than a few entries, so that the next may, too."""
-        self.at_tail = False
-        """Whether the stream was read to its end, and is read again when Redis tells that it has changed."""
-        self.tail_trimmed = False
-        """Whether the last entry read was gone when the next one came, as in a stream that is trimmed to one entry."""
-        self.caution: Caution | None = None
-        """How much to ask for since the connection broke while it was read; None if that has not happened."""
-        self.is_unreadable = False
-        """Whether the follower was told that it can't be read."""
-        self.failing_since = 0.0
-        """When the first of the last reads failed, all of which did; 0 if none has."""
-        self.checksum: bytes | None = None
-        """That of the data of the entry at the position, by which a stream made anew within its millisecond shows."""
-        self.delivered_at = 0.0
-        """The time of the last delivery, not by the event loop's clock, which stands still within a turn."""
 
 
 class Reader:
@@ -170,7 +102,7 @@ class Reader:
         self._tail_waiter = TailWaiter(target, self._link, self._refusals, slot_of=slot_of, limits=limits)
         self._polled = 0
         """The number of streams that Redis does not tell of and no connection waits for: they are read now and then."""
-        self._followed: dict[bytes, _Followed] = {}
+        self._followed: dict[bytes, Followed] = {}
         self._in_trouble: set[bytes] = set()
         """The streams that can't be read, though neither they nor a command are forbidden."""
         self._tracks_changes = True
@@ -204,7 +136,7 @@ class Reader:
         Args:
             is_asking: Whether the stream's slot is on its way to this server of a cluster.
         """
-        followed = _Followed(name, after, follower, is_asking=is_asking)
+        followed = Followed(name, after, follower, is_asking=is_asking)
         before = self._remove(followed.key)
         if before is not None:
             followed.tail_trimmed = before.tail_trimmed
@@ -232,7 +164,7 @@ class Reader:
         """Whether this stream was read to its end, and Redis says when there is more."""
         return self._followed[name.encode()].at_tail
 
-    def _remove(self, key: bytes) -> _Followed | None:
+    def _remove(self, key: bytes) -> Followed | None:
         followed = self._followed.pop(key, None)
         if followed is not None and self._is_remembered:
             self._table.leave(key)
@@ -317,7 +249,7 @@ class Reader:
 
     # --- reading ---
 
-    def _read_soon(self, followed: _Followed) -> None:
+    def _read_soon(self, followed: Followed) -> None:
         """Read a quiet stream immediately, and a busy one a moment later."""
         if time.monotonic() - followed.delivered_at >= self._gather_s:
             self._read(followed)
@@ -325,7 +257,7 @@ class Reader:
             followed.at_tail = False
             asyncio.get_running_loop().call_later(self._gather_s, self._read, followed)
 
-    def _read(self, followed: _Followed) -> None:
+    def _read(self, followed: Followed) -> None:
         """Read from the position, inclusive: without the entry there, some entries after it may have been trimmed."""
         if self._followed.get(followed.key) is not followed:
             return
@@ -337,7 +269,7 @@ class Reader:
         command = pack(b"XRANGE", followed.key, followed.position, b"+", b"COUNT", b"%d" % count)
         self._link_for(followed).submit(command, partial(self._handle_few, followed, count))
 
-    def _read_bounded(self, followed: _Followed) -> None:
+    def _read_bounded(self, followed: Followed) -> None:
         """Read after the position, with a bound in bytes; the reply has the stream's ends if that entry is gone."""
         limit, read_bytes, weight = followed.limit, self._read_bytes, 0
         if followed.caution is not None and not followed.caution.is_over:
@@ -347,10 +279,10 @@ class Reader:
         scripts = self._asking_scripts if followed.is_asking else self._scripts
         scripts.run(READ, (followed.key,), arguments, partial(self._handle_read, followed), weight)
 
-    def _link_for(self, followed: _Followed) -> Submits:
+    def _link_for(self, followed: Followed) -> Submits:
         return self._asking_link if followed.is_asking else self._link
 
-    def _handle_few(self, followed: _Followed, count: int, reply: Any) -> None:
+    def _handle_few(self, followed: Followed, count: int, reply: Any) -> None:
         if self._followed.get(followed.key) is not followed:
             return
         if isinstance(reply, Exception):
@@ -365,7 +297,7 @@ class Reader:
         else:  # no entry at the position: only the stream's bounds tell whether something is missing
             self._read_bounded(followed)
 
-    def _handle_read(self, followed: _Followed, reply: Any) -> None:
+    def _handle_read(self, followed: Followed, reply: Any) -> None:
         if self._followed.get(followed.key) is not followed:
             return
         if isinstance(reply, Exception):
@@ -384,7 +316,7 @@ class Reader:
             followed.tail_trimmed = bool(entries)
             followed.follower.interrupted()
 
-    def _is_replaced(self, followed: _Followed, check: bytes) -> bool:
+    def _is_replaced(self, followed: Followed, check: bytes) -> bool:
         """Whether the entry at the position is another one than before, which ends the reading of this stream."""
         is_other = followed.checksum is not None and followed.checksum != check
         followed.checksum = check
@@ -392,7 +324,7 @@ class Reader:
             followed.follower.replaced()
         return is_other
 
-    def _resume(self, followed: _Followed, entries: list[Entry], *, is_end: bool) -> None:
+    def _resume(self, followed: Followed, entries: list[Entry], *, is_end: bool) -> None:
         """Continue with entries that provably follow the position without a gap."""
         if followed.failing_since and self._works_again(followed):
             followed.follower.interrupted()
@@ -401,7 +333,7 @@ class Reader:
             followed.tail_trimmed = False
         self._deliver_and_read_on(followed, entries, has_more=not is_end)
 
-    def _deliver_and_read_on(self, followed: _Followed, entries: list[Entry], has_more: bool) -> None:
+    def _deliver_and_read_on(self, followed: Followed, entries: list[Entry], has_more: bool) -> None:
         """Deliver the entries, if there are any, and continue reading after them."""
         if entries:
             self._table.read_with_news()
@@ -422,7 +354,7 @@ class Reader:
             followed.follower.deliver(entries)
             followed.delivered_at = time.monotonic()
 
-    def _wait(self, followed: _Followed) -> None:
+    def _wait(self, followed: Followed) -> None:
         """Wait with a blocking read: without an entry at the position only that proves that an entry is the next.
 
         Where there is no connection for that, what comes is read when Redis tells of it, or by and by, without a proof.
@@ -439,18 +371,18 @@ class Reader:
             pause_s = max(_POLL_S, self._polled / _POLLS_PER_S)
             asyncio.get_running_loop().call_later(pause_s, self._poll, followed)
 
-    def _poll(self, followed: _Followed) -> None:
+    def _poll(self, followed: Followed) -> None:
         self._polled -= 1
         if self._followed.get(followed.key) is followed:
             self._read_bounded(followed)
 
-    def _handle_tail(self, followed: _Followed, raw: list[Any]) -> None:
+    def _handle_tail(self, followed: Followed, raw: list[Any]) -> None:
         if raw:  # the last entry may already have been trimmed again
             self._deliver_and_read_on(followed, parse_entries(raw), has_more=True)
         else:
             self._read(followed)
 
-    def _failed(self, followed: _Followed, error: Exception) -> None:
+    def _failed(self, followed: Followed, error: Exception) -> None:
         reason = store_error(followed.name, error)
         if isinstance(error, RedisUnavailable):  # never because the queue is full: at most one read per stream waits
             if not error.was_reset or not self._is_too_large(followed):
@@ -474,19 +406,19 @@ class Reader:
             return
         elif not followed.is_unreadable:
             if not self._in_trouble:
-                log.warning("channels can't be read, trying again; the first is channel=%r: %s", followed.name, reason)
+                log.warning("channels can't be read, trying again; the first is channel=%r: %s", followed.name, error)
             self._in_trouble.add(followed.key)
         followed.is_unreadable = True
         followed.follower.unreadable(lasting_error(reason))
         asyncio.get_running_loop().call_later(retry_s, self._read, followed)
 
-    def _is_too_large(self, followed: _Followed) -> bool:
+    def _is_too_large(self, followed: Followed) -> bool:
         """Take note that the connection broke while a stream was read; return whether its next entry is to blame."""
         caution = followed.caution = followed.caution or Caution(self._read_bytes)
         caution.broke(caution.room_bytes)
         return caution.is_hopeless
 
-    def _works_again(self, followed: _Followed) -> bool:
+    def _works_again(self, followed: Followed) -> bool:
         """Note that a stream was read after it could not be; return whether its follower was told that it can't."""
         was_told = followed.is_unreadable
         followed.failing_since = 0.0

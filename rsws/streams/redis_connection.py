@@ -44,6 +44,10 @@ _QUOTED = re.compile(r", with args beginning with:.*$", re.DOTALL)
 """What they add to that: the beginning of what was sent, which may be a whole script, or somebody's data."""
 
 
+PRIMARY_ROLES = (b"master", b"active-replica")
+"""What ROLE says of a server that takes writes; the second is KeyDB's."""
+
+
 class NotPrimary(ConnectionError):
     """The server does not take writes, or not any more."""
 

@@ -9,12 +9,14 @@ from functools import partial
 from rsws.errors import StoreError
 from rsws.protocol import StreamId
 from rsws.streams.cluster import Cluster
+from rsws.streams.follower import Follower
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.primary import Primary
-from rsws.streams.reader import Follower, Reader
+from rsws.streams.reader import Reader
+from rsws.streams.replies import History, StreamBounds
 from rsws.streams.retention import Rule
 from rsws.streams.slots import Redirected
-from rsws.streams.store import History, IdempotencyKey, Stored, StreamBounds, Streams
+from rsws.streams.store import IdempotencyKey, Stored, Streams
 from rsws.streams.target import RedisTarget
 
 OnChange = Callable[[str, str | None], None]

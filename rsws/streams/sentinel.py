@@ -19,9 +19,10 @@ from typing import Any, NoReturn
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rsws.errors import RedisUnavailable
-from rsws.streams.redis_connection import connection_error_text
+from rsws.streams.redis_connection import PRIMARY_ROLES, connection_error_text
 from rsws.streams.redis_url import RedisUrl
 from rsws.urls import HostPort, join_host_port
 
@@ -32,6 +33,10 @@ STRAGGLERS_S = 0.2
 LISTEN_S = 10.0
 """How long a sentinel is listened to in silence before it is pinged, in case it is gone and nobody has said so."""
 RETRY_S = 1.0
+PROMOTION_S = 10.0
+"""How long a replica that sentinels have selected may take to be a primary, and then to be named by them."""
+ASK_AGAIN_S = 0.01
+"""How often it is asked meanwhile: what the old primary acks until it is noticed may be lost."""
 _LOGIN = ("username", "password")
 _PORT = re.compile(r"[0-9]{1,5}")
 
@@ -125,6 +130,32 @@ class Sentinels:
                 continue
             return connection
         raise AssertionError("the last login either succeeds or raises")
+
+    async def until_promoted(self, replica: HostPort) -> bool:
+        """Ask a replica for its role until it is a primary; return False when it does not become one, or say so."""
+        try:
+            async with asyncio.timeout(PROMOTION_S):
+                while not await self._is_primary(replica):  # noqa: ASYNC110
+                    await asyncio.sleep(ASK_AGAIN_S)
+        except (ResponseError, AuthenticationError, TimeoutError) as error:
+            log.info("%s was to be promoted, and does not say if it is: %s", join_host_port(replica), error)
+            return False
+        return True
+
+    async def _is_primary(self, server: HostPort) -> bool:
+        """Ask a server for its role, again and again until that changes, or it ends the connection."""
+        connection = self._connect({"host": server[0], "port": server[1]})
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            while True:
+                await connection.send_command("ROLE")
+                if (await connection.read_response())[0] in PRIMARY_ROLES:
+                    return True
+                await asyncio.sleep(ASK_AGAIN_S)
+        except (RedisConnectionError, OSError):  # sentinels have a server end all connections when they promote it
+            return False
+        finally:
+            await connection.disconnect(nowait=True)
 
     async def watch(self, on_switch: Callable[[HostPort], None], on_select: Callable[[HostPort], None]) -> NoReturn:
         """Listen to all sentinels until cancelled.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from rsws.errors import ChannelUnreadable, Conflict, NotPossible, RedisRefused, RedisUnavailable, StoreError
-from rsws.protocol import FIELD, ZERO, StreamId
+from rsws.errors import Conflict, NotPossible, RedisUnavailable, StoreError
+from rsws.protocol import ZERO, StreamId
 from rsws.streams.caution import Caution
 from rsws.streams.command_queue import BATCH_BYTES
 from rsws.streams.limits import DEFAULTS, Limits
@@ -20,11 +20,22 @@ from rsws.streams.lookback import LookBack
 from rsws.streams.redis_connection import ReplyError
 from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
+from rsws.streams.replies import (
+    FIELD_NAME,
+    History,
+    StreamBounds,
+    broken_continuity,
+    parse_entries,
+    parse_look,
+    parse_read,
+    read_arguments,
+    store_error,
+    too_large,
+)
 from rsws.streams.script_runner import ScriptRunner, ScriptsForbidden
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
-from rsws.streams.slots import REDIRECTS, Redirected, slot_tag
+from rsws.streams.slots import slot_tag
 
-_FIELD = FIELD.encode()
 PLAIN_READ_ENTRIES = 4
 """The number of entries read without a bound in bytes: the script that has one costs Redis several times as much."""
 HISTORY_READS = 16
@@ -41,32 +52,11 @@ STEP_BYTES = 256 * 1024
 CAUTIONS = 1000
 """The channels of which it is remembered that a link broke while they were read."""
 
-Keys: TypeAlias = tuple[bytes, ...]
 
-
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A stream entry. One is created per message: a Struct takes a quarter of a NamedTuple's time."""
-
-    raw_id: bytes
-    """The id as Redis wrote it."""
-    data: bytes | None
-    """The value of its ``messageData`` field, unchecked (the last one if repeated); None if it has none."""
-
-    @property
-    def id(self) -> StreamId:
-        """The id to compare with others."""
-        return StreamId.from_redis(self.raw_id)
-
-
-class StreamBounds(NamedTuple):
-    """The two ends of a stream at one moment."""
-
-    first: StreamId | None
-    """The id of the first entry; None if the stream is empty or missing."""
-    last: StreamId
-    """The last id the stream ever generated, ``0-0`` if it is missing; no entry beyond it exists."""
-    length: int = 0
-    """The number of entries."""
+_NO_PRODUCER = (
+    "Redis does not allow scripts (EVAL), without which a message can't be stored only once: publish it without "
+    "`producer`, or have EVAL and EVALSHA allowed"
+)
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -172,7 +162,7 @@ class Store(Streams):
             return
         key = channel.encode()
         command = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-            len(key), key, len(_FIELD), _FIELD, len(data), data
+            len(key), key, len(FIELD_NAME), FIELD_NAME, len(data), data
         )  # fmt: skip
         self._commands.submit(command, partial(self._appended, channel, on_result))
 
@@ -201,7 +191,7 @@ class Store(Streams):
 
         keys = (channel.encode(), idempotency_key_name(channel, once))
         must_write = b"0" if self._replica_wait is None else b"1"
-        arguments = (_FIELD, data, digest, b"%d" % (once.window_s * 1000), must_write)
+        arguments = (FIELD_NAME, data, digest, b"%d" % (once.window_s * 1000), must_write)
         self._scripts.run(STORE_ONCE, keys, arguments, on_reply)
 
     def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
@@ -232,7 +222,7 @@ class Store(Streams):
         if isinstance(reply, Exception):
             bounds: StreamBounds | StoreError = store_error(channel, reply)
         else:
-            bounds = _parse_look(reply)
+            bounds = parse_look(reply)
             self._look_weight = max(LOOK_WEIGHT, reply[3], self._look_weight * 3 // 4)
         for on_bounds in waiting:
             on_bounds(bounds)
@@ -331,116 +321,7 @@ def ignore_result(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-class History(NamedTuple):
-    """The result of one read of a stream's history."""
-
-    entries: list[Entry]
-    is_end: bool
-    """Whether the stream ended after the entries."""
-    broken: Literal["trimmed", "reset"] | None = None
-    """Why it can't be proven that nothing is missing before the entries; None when it is proven."""
-    bounds: StreamBounds | None = None
-    """The stream's bounds as of that read, if it returned them: always when continuity is broken."""
-
-
-def broken_continuity(after: StreamId, bounds: StreamBounds) -> Literal["trimmed", "reset"] | None:
-    """Return why it can't be proven that everything after the position ``after`` is still there; None when it can.
-
-    ``trimmed`` may be a false alarm, when the entry at ``after`` was the last one trimmed. The stream's own
-    ``max-deleted-entry-id`` and ``entries-added`` prove nothing.
-    """
-    if after == ZERO or after == bounds.last:
-        return None
-    if after > bounds.last:
-        return "reset"
-    return None if bounds.first is not None and bounds.first <= after else "trimmed"
-
-
-def parse_entries(reply: Sequence[Any]) -> list[Entry]:
-    """Return the entries of one stream in a reply to XRANGE or XREAD."""
-    return [
-        # Nearly all entries have only this field: calling _data for each would cost as much as everything else here.
-        Entry(raw_id, fields[1] if fields and len(fields) == 2 and fields[0] == _FIELD else _data(fields))
-        for raw_id, fields in reply
-    ]
-
-
-def read_arguments(after: bytes, limit: int, limit_bytes: int, *, with_checksum: bool = False) -> Keys:
-    """Return the arguments for READ."""
-    return after, b"%d" % limit, b"%d" % limit_bytes, _FIELD, b"1" if with_checksum else b"0"
-
-
-def parse_read(reply: Any) -> tuple[list[Entry], bool, StreamBounds | None, bytes | None]:
-    """Parse READ's reply.
-
-    Returns:
-        The entries, whether the stream ends after them, its bounds if the position's entry is gone, and the checksum of
-        that entry, if it was asked for.
-    """
-    found, is_end, bounds, check = reply
-    values = iter(found)
-    return list(map(Entry, values, values)), is_end == 1, None if bounds is None else _parse_look(bounds), check
-
-
-def _data(fields: Sequence[bytes] | None) -> bytes | None:
-    if fields is None:  # an entry that was deleted while an old server was reading it
-        return None
-    for index in range(len(fields) - 2, -1, -2):
-        if fields[index] == _FIELD:
-            return fields[index + 1]
-    return None
-
-
-def _parse_look(reply: Sequence[Any]) -> StreamBounds:
-    first, last, length, _ = reply
-    return StreamBounds(None if first is None else StreamId.from_redis(first), StreamId.from_redis(last), length)
-
-
 def idempotency_key_name(channel: str, once: IdempotencyKey) -> bytes:
     """Return the name of the Redis key that records a stored message, in the same cluster slot as its channel."""
     name = sha256(msgspec.json.encode([channel, once.producer, once.message_id])).hexdigest()
     return b"rsws:once:{%b}:%b" % (slot_tag(channel.encode()), name.encode())
-
-
-_UNAVAILABLE = ("CLUSTERDOWN ", "LOADING ", "MASTERDOWN ", "TRYAGAIN ")
-
-
-def lasting_error(error: StoreError) -> StoreError:
-    """Return the error to tell to subscribers: a server that says that it can't serve for now is unavailable."""
-    text = str(error).removeprefix(_REFUSED)
-    return RedisUnavailable(text) if text.startswith(_UNAVAILABLE) else error
-
-
-_REFUSED = "Redis refused: "
-_NO_PRODUCER = (
-    "Redis does not allow scripts (EVAL), without which a message can't be stored only once: publish it without "
-    "`producer`, or have EVAL and EVALSHA allowed"
-)
-
-
-def store_error(channel: str, error: Any) -> StoreError:
-    """Convert an error reply of Redis to a StoreError.
-
-    It is ChannelUnreadable if the key is not a stream, or it or the command is forbidden, Redirected where another node
-    of a cluster has the key or no node has it for now, and RedisRefused with Redis' own text for all else. A
-    StoreError is returned unchanged.
-    """
-    if isinstance(error, StoreError):
-        return error
-    text = str(error)
-    if text.startswith(REDIRECTS):
-        return Redirected(text)
-    if text.startswith("WRONGTYPE"):
-        return ChannelUnreadable(f"the key {channel!r} in Redis is not a stream ({text})")
-    if isinstance(error, ReplyError) and error.is_forbidden:
-        if error.is_in_script:
-            text = f"NOPERM {text}"
-        return ChannelUnreadable(f"Redis forbids the gateway to use {channel!r} ({text})")
-    return RedisRefused(f"{_REFUSED}{text}")
-
-
-def too_large(channel: str) -> ChannelUnreadable:
-    """Return the error for an entry that breaks the connection over which it is read."""
-    return ChannelUnreadable(
-        f"Redis breaks the connection over the next entry of {channel!r}: too large for it to send"
-    )

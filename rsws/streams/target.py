@@ -19,25 +19,26 @@ from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnect
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
 from rsws.settings import Settings, read_secret
-from rsws.streams.redis_connection import NotPrimary, RedisConnection, ReplyError, connection_error_text, pack
+from rsws.streams.redis_connection import (
+    PRIMARY_ROLES,
+    NotPrimary,
+    RedisConnection,
+    ReplyError,
+    connection_error_text,
+    pack,
+)
 from rsws.streams.redis_url import TlsFiles, parse_redis_url
-from rsws.streams.sentinel import Sentinels
+from rsws.streams.sentinel import PROMOTION_S, Sentinels
 from rsws.urls import HostPort, join_host_port
 
 log = logging.getLogger("rsws.redis")
 
-PRIMARY_ROLES = (b"master", b"active-replica")  # the second is KeyDB's, which takes writes
 ASK_ROLE = pack(b"ROLE")
 WATCH_S = 1.0
 """How soon sentinels are listened to anew once the URL is another one."""
-PROMOTION_S = 10.0
-"""How long a replica that sentinels have selected may take to be a primary, and then to be named by them."""
-ASK_AGAIN_S = 0.01
-"""How often it is asked meanwhile: what the old primary acks until it is noticed may be lost."""
 
 
 class ClusterFound(RedisUnavailable):
@@ -178,32 +179,10 @@ class RedisTarget:
         return Sentinels(self.url, self.timeout_s, self.connection)
 
     async def _until_promoted(self, replica: HostPort) -> None:
-        """Ask a replica for its role until it is a primary; give up when it does not become one, or does not say."""
-        try:
-            async with asyncio.timeout(PROMOTION_S):
-                while not await self._is_primary(replica):  # noqa: ASYNC110
-                    await asyncio.sleep(ASK_AGAIN_S)
-        except (ResponseError, AuthenticationError, TimeoutError) as error:
-            log.info("%s was to be promoted, and does not say if it is: %s", join_host_port(replica), error)
-            return
-        self._promoted = replica
-        self._promoted_at = asyncio.get_running_loop().time()
-        self._switched(replica)
-
-    async def _is_primary(self, server: HostPort) -> bool:
-        """Ask a server for its role, again and again until that changes, or it ends the connection."""
-        connection = self.connection({"host": server[0], "port": server[1]})
-        try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            while True:
-                await connection.send_command("ROLE")
-                if (await connection.read_response())[0] in PRIMARY_ROLES:
-                    return True
-                await asyncio.sleep(ASK_AGAIN_S)
-        except (RedisConnectionError, OSError):  # sentinels have a server end all connections when they promote it
-            return False
-        finally:
-            await connection.disconnect(nowait=True)
+        if await self._sentinels().until_promoted(replica):
+            self._promoted = replica
+            self._promoted_at = asyncio.get_running_loop().time()
+            self._switched(replica)
 
     def _switched(self, primary: HostPort) -> None:
         reason = f"{self.shown}: the sentinels have made {join_host_port(primary)} the primary"

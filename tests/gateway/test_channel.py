@@ -5,7 +5,7 @@ from __future__ import annotations
 from kit.interleavings import make_channel
 from rsws.gateway.delivery.channel import Channel, RingBudget
 from rsws.protocol import ZERO, StreamId
-from rsws.streams.store import Entry
+from rsws.streams.replies import Entry
 
 RING_BYTES = 10_000
 DATA = b'"' + b"x" * 400 + b'"'

@@ -12,7 +12,7 @@ from rsws.gateway.delivery.pages import Pages
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.primary import Primary
-from rsws.streams.store import StreamBounds
+from rsws.streams.replies import StreamBounds
 from rsws.streams.target import RedisTarget
 
 

@@ -14,7 +14,7 @@ from kit.interleavings import Violation, World, entry, search
 from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.subscription import Page, State, Subscription
 from rsws.protocol import StreamId
-from rsws.streams.store import Entry
+from rsws.streams.replies import Entry
 
 FRAME_BYTES = len(World().channel.encode(entry(1)) or b"")
 small_world = partial(World, ring_bytes=2 * FRAME_BYTES, chunk_bytes=1)

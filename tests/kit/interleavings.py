@@ -21,7 +21,7 @@ from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.metrics import Metrics
 from rsws.gateway.websocket.frames import MessageFramer, text_frame
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import Entry, StreamBounds, broken_continuity
+from rsws.streams.replies import Entry, StreamBounds, broken_continuity
 
 PAGE_ENTRIES = 2
 ROOM = 2

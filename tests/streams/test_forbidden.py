@@ -18,8 +18,9 @@ from rsws.errors import ErrorCode, NotPossible, Outcome, StoreError
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.limits import DEFAULTS
 from rsws.streams.primary import Primary
+from rsws.streams.replies import Entry, History, StreamBounds
 from rsws.streams.retention import Rule
-from rsws.streams.store import Entry, History, IdempotencyKey, Store, Stored, StreamBounds
+from rsws.streams.store import IdempotencyKey, Store, Stored
 from rsws.streams.target import RedisTarget
 
 NO_SCRIPTS = ("-eval", "-evalsha", "-script")

@@ -21,7 +21,7 @@ from rsws.errors import (
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.reader import Reader
-from rsws.streams.store import Entry
+from rsws.streams.replies import Entry
 from rsws.streams.tail_waiter import SLOT_SHARDS
 from rsws.streams.target import RedisTarget
 

@@ -21,18 +21,8 @@ from rsws.errors import (
 )
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.primary import Primary
-from rsws.streams.store import (
-    PLAIN_READ_ENTRIES,
-    Entry,
-    History,
-    IdempotencyKey,
-    Store,
-    Stored,
-    StreamBounds,
-    broken_continuity,
-    idempotency_key_name,
-    parse_entries,
-)
+from rsws.streams.replies import Entry, History, StreamBounds, broken_continuity, parse_entries
+from rsws.streams.store import PLAIN_READ_ENTRIES, IdempotencyKey, Store, Stored, idempotency_key_name
 from rsws.streams.target import RedisTarget
 
 

@@ -18,8 +18,8 @@ from rsws.errors import StoreError
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import StreamId, is_json, message_template
-from rsws.streams.reader import Follower
-from rsws.streams.store import Entry, StreamBounds
+from rsws.streams.follower import Follower
+from rsws.streams.replies import Entry, StreamBounds
 
 BATCH_BYTES = 256 * 1024
 """The size at which a batch for live listeners is sent, in bytes; its last message may exceed it."""
@@ -108,7 +108,7 @@ class Channel(Follower):
         budget: The memory limit shared by all channels' rings.
         on_poison: Called with the channel's name and the id of an entry that is skipped because its data is missing or
             not valid JSON.
-        on_interrupted: Called with the channel when reading it has stopped: see :class:`rsws.streams.reader.Follower`.
+        on_interrupted: Called with the channel when reading it has stopped: see :class:`.Follower`.
         on_replaced: Called with the channel when its stream is known to be another one.
         make_framer: Called with the template of the channel's messages; returns their encoder.
         metrics: The metrics in which messages read and delivered are counted.
@@ -256,11 +256,11 @@ class Channel(Follower):
             listener.unreadable(error)
 
     def interrupted(self) -> None:
-        """See :class:`rsws.streams.reader.Follower`."""
+        """See :class:`rsws.streams.follower.Follower`."""
         self._on_interrupted(self)
 
     def replaced(self) -> None:
-        """See :class:`rsws.streams.reader.Follower`."""
+        """See :class:`rsws.streams.follower.Follower`."""
         self._on_replaced(self)
 
     def reopen(self, cursor: StreamId) -> None:

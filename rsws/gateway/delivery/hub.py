@@ -17,8 +17,8 @@ from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import Metrics
 from rsws.protocol import MAX_DEPTH, ZERO, Gap, StreamId, Subscribe, Subscribed
+from rsws.streams.replies import StreamBounds, lasting_error
 from rsws.streams.router import Router
-from rsws.streams.store import StreamBounds, lasting_error
 
 log = logging.getLogger("rsws.gateway")
 

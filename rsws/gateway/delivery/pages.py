@@ -13,7 +13,8 @@ from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.subscription import Page, PageReader, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.protocol import Gap, StreamId
-from rsws.streams.store import PLAIN_READ_ENTRIES, History, Streams, lasting_error
+from rsws.streams.replies import History, lasting_error
+from rsws.streams.store import PLAIN_READ_ENTRIES, Streams
 
 PAGE_ENTRIES = (1, 256)
 CACHE_BYTES = 2 * 1024 * 1024

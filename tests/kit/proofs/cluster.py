@@ -11,10 +11,9 @@ from websockets.asyncio.client import ClientConnection
 
 from kit.checker import History, Publisher, Subscriber, decode, open_anywhere, stream_of
 from kit.cluster import Cluster
-from kit.gateway import http
 from kit.load import GatewayProcess
+from kit.proofs.failover import alive, last_words
 from kit.proofs.proof import Proof, have_acked, reached
-from kit.support import RedisServer
 from rsws.streams.slots import slot_of
 
 MOVES = 1000
@@ -120,11 +119,11 @@ async def failover(proof: Proof) -> None:
                 for probe in others:
                     probe.latencies_s.clear()
                 refused_before = sum(probe.refused for probe in others)
-                _last_words(history, old, [*channels[dead], probes[dead].channel])
+                last_words(history, old, [*channels[dead], probes[dead].channel])
                 old.kill()
                 new = await asyncio.to_thread(cluster.until_promoted, slot, old)
                 promoted_at = time.monotonic()
-                await asyncio.wait_for(_alive(front, new), 30)
+                await asyncio.wait_for(alive(front, new), 30)
                 slowest_s = max(slowest_s, time.monotonic() - promoted_at)
                 refused += sum(probe.refused for probe in others) - refused_before
                 meanwhile += [latency for probe in others for latency in probe.latencies_s]
@@ -150,25 +149,8 @@ async def failover(proof: Proof) -> None:
         proof.judged(history, {name: stream_of(cluster.owner(name), name) for name in names})
 
 
-def _last_words(history: History, old: RedisServer, channels: list[str]) -> None:
-    """Let nothing more be written to ``old``, and note what it has: the new primary may lack some of it."""
-    old.call("CLIENT", "PAUSE", 60_000, "WRITE")
-    for channel in channels:
-        history.reset(channel, stream_of(old, channel))
-
-
 def _p99(latencies: list[float]) -> float:
     return sorted(latencies)[len(latencies) * 99 // 100]
-
-
-async def _alive(front: GatewayProcess, primary: RedisServer) -> None:
-    """Wait until the gateway has its connections to this primary, and says that it is ready."""
-    wanted = {"rsws-commands", "rsws-history", "rsws-reader"}
-    while True:
-        clients = await asyncio.to_thread(primary.client.client_list)
-        if wanted <= {each["name"] for each in clients} and (await http(front, "/readyz"))[0] == 200:
-            return
-        await asyncio.sleep(0.005)
 
 
 class _Probe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from kit.checker import History, Publisher, Subscriber, stream_of
@@ -21,10 +21,11 @@ Settle = Callable[[], Awaitable[None]]
 """Waits until the next failover can happen."""
 
 
-def last_words(history: History, old: RedisServer) -> None:
+def last_words(history: History, old: RedisServer, channels: Sequence[str] = (CHANNEL,)) -> None:
     """Let nothing more be written to ``old``, and note what it has: the new primary may lack some of it."""
     old.call("CLIENT", "PAUSE", 60_000, "WRITE")
-    history.reset(CHANNEL, stream_of(old, CHANNEL))
+    for channel in channels:
+        history.reset(channel, stream_of(old, channel))
 
 
 async def demoted(proof: Proof) -> None:
@@ -97,7 +98,7 @@ async def _prove(
             await reached(partial(have_acked, publishers, sum(each.acked for each in publishers) + 40))
             await fail(history)
             reachable_at = time.monotonic()
-            await asyncio.wait_for(_alive(front, primary()), 30)
+            await asyncio.wait_for(alive(front, primary()), 30)
             slowest_s = max(slowest_s, time.monotonic() - reachable_at)
             await settle()  # without a replica nothing is acked
             proof.advance()
@@ -114,7 +115,7 @@ async def _prove(
     proof.judged(history, stream)
 
 
-async def _alive(front: GatewayProcess, primary: RedisServer) -> None:
+async def alive(front: GatewayProcess, primary: RedisServer) -> None:
     """Wait until the gateway has all its connections to this primary, and says that it is ready."""
     wanted = {"rsws-commands", "rsws-history", "rsws-reader"}
     while True:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.cluster import Cluster
+from kit.cluster import Cluster, replicated
 from kit.gateway import Client, async_test, connect, gateway, http, until, until_status
 from kit.support import RedisServer, free_port
 from kit.tls import Authority
@@ -296,7 +296,7 @@ async def test_a_primary_that_dies_leaves_the_others_alone(pairs: Cluster, chann
             await subscriber.subscribe(name)
         await client.publish(mine, 0)
         assert (await subscriber.message(mine))[1] == 0
-        await asyncio.sleep(0.2)  # for the replica to have it
+        await asyncio.to_thread(replicated, dead)
         dead.kill()
         await until_status(server, "/readyz", 503)
         for number in range(1, 20):
@@ -349,7 +349,7 @@ async def test_a_primary_that_is_cut_off_and_one_that_hangs(pairs: Cluster, chan
             await subscriber.subscribe(name)
             await client.publish(name, 0)
             assert (await subscriber.message(name))[1] == 0
-            await asyncio.sleep(0.2)  # for the replica to have it
+            await asyncio.to_thread(replicated, old)
             if old is cut_off:
                 old.call("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -2)
             else:

@@ -180,6 +180,17 @@ class Cluster:
         return any(first <= slot <= last and node[1] == server.port for first, last, node, *_ in slots)
 
 
+def replicated(primary: RedisServer) -> None:
+    """Wait until the replicas of a primary have all that it has."""
+
+    def behind() -> bool:
+        said = primary.client.info("replication")
+        offsets = [said[f"slave{number}"]["offset"] for number in range(said["connected_slaves"])]
+        return not offsets or min(offsets) < said["master_repl_offset"]
+
+    eventually(lambda: not behind(), what="replicas in step")
+
+
 def is_settled(server: RedisServer) -> bool:
     """Whether a replica is in step with its primary; a primary is."""
     said = server.call("INFO", "replication")

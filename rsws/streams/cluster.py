@@ -196,6 +196,11 @@ class Cluster(Streams):
         if followed is not None and followed.primary is not None:
             followed.primary.reader.unfollow(name)
 
+    def is_told_of(self, name: str) -> bool:
+        """See :meth:`rsws.streams.reader.Reader.is_told_of`."""
+        followed = self._followed.get(name)
+        return followed is not None and followed.primary is not None and followed.primary.reader.is_told_of(name)
+
     def _place(self, name: str, followed: _Followed) -> None:
         """Follow a stream where the map says."""
         owner = self._slots[followed.slot]

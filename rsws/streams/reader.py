@@ -80,6 +80,7 @@ class Reader:
         limits: Limits = DEFAULTS,
     ) -> None:
         self._on_redirect = on_redirect
+        self._is_in_cluster = slot_of is not None
         self._gather_s = limits.gather_s
         self._read_bytes = limits.read_bytes
         self._refused_retry_s = limits.refused_retry_s
@@ -163,6 +164,19 @@ class Reader:
     def is_at_tail(self, name: str) -> bool:
         """Whether this stream was read to its end, and Redis says when there is more."""
         return self._followed[name.encode()].at_tail
+
+    def is_told_of(self, name: str) -> bool:
+        """Whether Redis says, of its own accord, when anything has become of this stream.
+
+        It does not say that a stream was deleted while its next entry is waited for, nor in a cluster that the slot of
+        one that never was has moved.
+        """
+        followed = self._followed.get(name.encode())
+        if followed is None:
+            return False
+        if followed.position == _BEGINNING:  # there is nothing that could be deleted
+            return not (self._is_in_cluster and followed.at_tail)
+        return followed.at_tail
 
     def _remove(self, key: bytes) -> Followed | None:
         followed = self._followed.pop(key, None)

@@ -202,15 +202,17 @@ class Hub:
                     listener.unreadable(RedisUnavailable(trouble))
 
     async def check_quiet(self) -> None:
-        """Check quiet channels for streams that were reset, every ``check_s`` seconds until cancelled."""
+        """Check quiet channels for streams that were reset where Redis would not tell of it, until cancelled."""
         while True:
             await asyncio.sleep(self._limits.check_s)
             quiet = [channel for channel in self._channels.values() if channel.quiet]
             for channel in self._channels.values():
                 channel.quiet = True
             for channel in quiet:
-                if self._is_open(channel):
+                is_told = self._streams.is_told_of(channel.name) and not channel.beyond_cursor
+                if self._is_open(channel) and not is_told:
                     await self._check(channel)
+                    await asyncio.sleep(self._limits.check_pause_s)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Close a subscription, and its channel if it was the last."""

@@ -112,6 +112,9 @@ class Reader:
         """Whether Redis tells of every key that changes, and remembers none."""
         self._table = TrackingTable(limits.table_bytes)
         self._client_id = 0
+        self._due: list[Followed] = []
+        """The streams that are read a moment later."""
+        self._read_at = 0.0
 
     @property
     def trouble(self) -> str | None:
@@ -264,12 +267,27 @@ class Reader:
     # --- reading ---
 
     def _read_soon(self, followed: Followed) -> None:
-        """Read a quiet stream immediately, and a busy one a moment later."""
-        if time.monotonic() - followed.delivered_at >= self._gather_s:
+        """Read a quiet stream immediately, and a busy one a moment later, together with others.
+
+        In a cluster all streams are busy when one of them is: what comes is divided among several connections, and each
+        would send and receive for every message by itself.
+        """
+        now = time.monotonic()
+        last = max(followed.delivered_at, self._read_at) if self._is_in_cluster else followed.delivered_at
+        if now - last >= self._gather_s:
+            self._read_at = now
             self._read(followed)
-        else:
-            followed.at_tail = False
-            asyncio.get_running_loop().call_later(self._gather_s, self._read, followed)
+            return
+        followed.at_tail = False
+        if not self._due:
+            asyncio.get_running_loop().call_later(self._gather_s, self._read_due)
+        self._due.append(followed)
+
+    def _read_due(self) -> None:
+        due, self._due = self._due, []
+        self._read_at = time.monotonic()
+        for followed in due:
+            self._read(followed)
 
     def _read(self, followed: Followed) -> None:
         """Read from the position, inclusive: without the entry there, some entries after it may have been trimmed."""

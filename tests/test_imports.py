@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rsws"
 LOWER = (
     "text",
+    "log_lines",
     "errors",
     "urls",
     "settings",
@@ -33,6 +34,7 @@ def gateway(*names: str) -> set[str]:
 # Room -> the rooms it may import.
 MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
+    "log_lines": {"text"},
     "errors": set(),
     "urls": {"errors", "text"},
     "settings": {"errors", "urls"},
@@ -46,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streams": {*LOWER},
     "gateway.limits": {*LOWER, "streams"},
     "gateway.metrics": {*LOWER},
-    "gateway.logs": {"text"},
+    "gateway.logs": {"log_lines", "settings", "text"},
     "gateway.access": {*LOWER, *gateway("limits", "logs", "metrics")},
     "gateway.delivery": {*LOWER, "streams", *gateway("limits", "metrics")},
     "gateway.http": {"gateway.metrics"},

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from rsws.errors import ChannelUnreadable, RedisUnavailable
+from rsws.log_lines import LogLine
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.caution import Caution
 from rsws.streams.command_queue import BATCH_BYTES
@@ -432,13 +433,13 @@ class Reader:
             if isinstance(error, ReplyError) and error.forbids_command:
                 self._refusals.say("XRANGE", error)
             elif not followed.is_unreadable:
-                log.warning("channel unreadable channel=%r: %s", followed.name, reason)
+                log.warning(LogLine("channel unreadable", channel=followed.name, cause=str(reason)))
         elif now - followed.failing_since < self._lasting_s:
             asyncio.get_running_loop().call_later(retry_s, self._read, followed)
             return
         elif not followed.is_unreadable:
             if not self._in_trouble:
-                log.warning("channels can't be read, trying again; the first is channel=%r: %s", followed.name, error)
+                log.warning(LogLine("channels can't be read, trying again", first=followed.name, cause=str(error)))
             self._in_trouble.add(followed.key)
         followed.is_unreadable = True
         followed.follower.unreadable(lasting_error(reason))
@@ -456,7 +457,7 @@ class Reader:
         followed.failing_since = 0.0
         followed.is_unreadable = False
         if was_told and followed.key not in self._in_trouble:
-            log.info("channel readable again channel=%r", followed.name)
+            log.info(LogLine("channel readable again", channel=followed.name))
         self._leave_trouble(followed.key)
         return was_told
 

@@ -121,7 +121,7 @@ class Gateway:
         self.store = Store(commands, commands)
         self.running = tasks.create_task(commands.run())
         board = SharedMetrics()
-        http = PlainHttp(lambda: True, board.text)
+        http = PlainHttp(lambda: None, board.text)
         self._settings = Settings()  # made once: it has so many fields that they would be measured
         self._access = AccessControl(TokenCheck("KEY"), board.metrics)
         self.clients = ClientRegistry(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rsws.errors import UsageError
-from rsws.urls import host_fault, is_loopback
+from rsws.urls import host_fault, is_loopback, origin_fault, place_fault
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -86,6 +86,20 @@ class Settings:
 
     host: str = option("127.0.0.1", "HOST", "Address to listen on.", text_fault=host_fault)
     port: int = option(8080, "PORT", "Port to listen on; 0 takes any free one.", minimum=0, maximum=65535)
+    admin: str | None = option(
+        None,
+        "RSWS_ADMIN",
+        "HOST:PORT, or PORT of this machine, for /metrics, /healthz and /readyz. Not set: /metrics is on the port of "
+        "clients, and needs the secret key where other machines can connect.",
+        text_fault=place_fault,
+    )
+    origin: tuple[str, ...] = option(
+        (),
+        "RSWS_ORIGIN",
+        "Origin of web pages that may connect, as https://example.com, or null; may be repeated. Not set: any, as a "
+        "page needs a token, too.",
+        text_fault=origin_fault,
+    )
     workers: int = option(
         1,
         "RSWS_WORKERS",
@@ -225,6 +239,14 @@ class Settings:
         "Seconds in which nothing came from a client and nothing drained to it, after which it is cut off.",
         minimum=0.2,
     )
+    shutdown_delay_s: float = option(
+        0 * SECONDS,
+        "RSWS_SHUTDOWN_DELAY",
+        "Seconds in which /readyz says 503 and clients are still accepted, before the gateway begins to stop: the time "
+        "that a balancer needs to send new ones elsewhere.",
+        minimum=0,
+        maximum=600,
+    )
     drain_s: float = option(
         0 * SECONDS,
         "RSWS_DRAIN",
@@ -266,6 +288,11 @@ class Settings:
     def has_key_files(self) -> bool:
         """Whether any key is in a file that can be read again."""
         return self.key_is_in_file or self.previous_secret_key_file is not None or self.jwt_key_file is not None
+
+    @property
+    def stop_s(self) -> float:
+        """The seconds that it may take to stop, from the first signal."""
+        return self.shutdown_delay_s + self.drain_s + self.shutdown_timeout_s
 
     def can_guess(self, key: str) -> bool:
         """Whether others can connect, and a key is so short that they can guess it."""

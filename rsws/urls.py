@@ -24,6 +24,8 @@ _SHOWN = re.compile(
     re.IGNORECASE,
 )
 _PORT = re.compile(r":?([0-9]+)")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+"""The ports that browsers leave out of an origin."""
 
 
 def is_loopback(host: str) -> bool:
@@ -43,6 +45,41 @@ def host_fault(host: str) -> str | None:
     except UnicodeError:
         return "it is not a valid host name"
     return None
+
+
+def parse_place(text: str) -> HostPort:
+    """Return the host and the port of ``HOST:PORT``, ``[IPV6]:PORT``, or ``PORT`` of this machine.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if port := _PORT.fullmatch(text):
+        text = f"127.0.0.1:{port[1]}"
+    parts = urlsplit(f"//{text}")
+    if parts.netloc != text or "@" in text or not parts.hostname or parts.port is None or host_fault(parts.hostname):
+        raise ValueError
+    return parts.hostname, parts.port
+
+
+def place_fault(text: str) -> str | None:
+    """Return why ``text`` is no place to listen on; None when it is."""
+    try:
+        parse_place(text)
+    except ValueError:
+        return "write HOST:PORT, or PORT for this machine alone"
+    return None
+
+
+def origin_fault(text: str) -> str | None:
+    """Return why ``text`` is not the origin of a web page as a browser writes it; None when it is."""
+    try:
+        parts = urlsplit(text)
+        is_bare = f"{parts.scheme}://{parts.netloc}" == text.lower() and "@" not in text and parts.hostname
+        if text == "null" or (is_bare and parts.port != _DEFAULT_PORTS.get(parts.scheme, 0)):
+            return None
+    except ValueError:
+        pass
+    return "write an origin as a browser does, SCHEME://HOST or SCHEME://HOST:PORT with nothing after it, or null"
 
 
 def join_host_port(place: HostPort) -> str:

@@ -103,7 +103,7 @@ def test_no_text_of_what_is_made_of_them_holds_a_secret(tmp_path: Path) -> None:
     made: list[object] = [
         key,
         FoundRedis(target, "", None),
-        WorkerConfig(settings, (), 0, 0),
+        WorkerConfig(settings, (), (), 0, 0),
         target,
         target.connection(),
         Address.of("ws://127.0.0.1", SENTINEL),
@@ -177,7 +177,7 @@ def test_compose_waits_until_the_gateway_has_stopped() -> None:
     [service] = yaml.safe_load((Path(__file__).parent.parent / "docker-compose.yaml").read_text())["services"].values()
     grace = re.fullmatch(r"(\d+)s", service["stop_grace_period"])
     assert grace
-    assert int(grace[1]) > Settings().shutdown_timeout_s + Settings().drain_s
+    assert int(grace[1]) > Settings().stop_s
 
 
 # --- URLs ---

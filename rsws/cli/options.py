@@ -34,6 +34,8 @@ _METAVARS = {
     "_file": "PATH",
     "retain": "PATTERN=COUNT[,AGE[,expire]]",
     "key_may": "PATTERN=r|w|rw",
+    "admin": "HOST:PORT",
+    "origin": "ORIGIN",
 }
 """The placeholder for the value of a flag in the help, by the end of the field's name."""
 

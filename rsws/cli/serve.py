@@ -59,6 +59,8 @@ def _print_banner(gateway: Gateway) -> None:
     else:
         token = f"kept in {settings.secret_key_file}"
     facts = {"URL": gateway.url, "Redis": gateway.redis_description, "Token": token}
+    if gateway.admin_url is not None:
+        facts["Admin"] = f"{gateway.admin_url}/metrics, /healthz and /readyz"
     if settings.workers > 1:
         facts["Workers"] = str(settings.workers)
     steps = _first_steps(gateway)

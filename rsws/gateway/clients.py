@@ -23,6 +23,7 @@ from rsws.gateway.websocket.turns import Turns
 from rsws.log_lines import LogLine
 from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
+from rsws.text import excerpt
 
 log = logging.getLogger("rsws.gateway")
 
@@ -85,6 +86,8 @@ class ClientRegistry(ConnectionOwner):
         self._turn = 0
         self._turn_is_over = True
         self._log_no_room = NowAndThen(log)
+        self._origins = frozenset(map(str.lower, settings.origin))
+        self._log_origin = NowAndThen(log)
         self._stopping = False
         self._awaited: set[ClientConnection] = set()
         self._all_lost = asyncio.Event()
@@ -113,9 +116,9 @@ class ClientRegistry(ConnectionOwner):
         self._silent.pop(connection, None)
         answer: Opening | bytes | None
         if isinstance(request, Request):
-            answer = answer_handshake(request, self._extensions)
+            answer = self._refuse_origin(connection, request) or answer_handshake(request, self._extensions)
             if answer is None:
-                answer = self._http.respond(request)
+                answer = self._http.respond(request, connection.peer)
             elif self._stopping:
                 answer = response(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
         else:
@@ -200,6 +203,19 @@ class ClientRegistry(ConnectionOwner):
         connection.reply(encode_reply(Refused()))
         connection.fail(CloseCode.POLICY_VIOLATION, "Unauthorized")
 
+    def _refuse_origin(self, connection: ClientConnection, request: Request) -> bytes | None:
+        """Return the refusal of a request of a page whose origin is not listed; None where it may go on."""
+        origin = request.headers.get(b"origin")
+        if not self._origins or origin is None:
+            return None
+        text = origin.decode(errors="replace")
+        if text.lower() in self._origins:
+            return None
+        self._metrics.origins_refused += 1
+        refused = self._metrics.origins_refused
+        self._log_origin.warning("origin refused", client=connection.peer, origin=excerpt(text), refused=refused)
+        return response(HTTPStatus.FORBIDDEN, "pages of this origin may not connect: it is not among --origin\n")
+
     @property
     def _is_full(self) -> bool:
         """Whether there is no room for another client, in this process or in all processes together."""
@@ -244,28 +260,37 @@ class ClientRegistry(ConnectionOwner):
             for connection in list(self._connections):
                 connection.check_alive(now, settings.ping_interval_s, settings.idle_timeout_s)
 
-    async def drain_all(self) -> None:
+    async def drain(self) -> None:
+        """Close the clients of this moment one after the other, over ``drain_s``; new ones may still come."""
+        drain_s = self._settings.drain_s
+        clients = list(self.sessions) if drain_s else []
+        for number, connection in enumerate(clients):
+            asyncio.get_running_loop().call_later(number * drain_s / len(clients), self._drain, connection)
+        if clients:
+            await asyncio.sleep(drain_s)
+
+    async def close_all(self) -> None:
         """Close each client once its requests under way are answered; abort those that don't read.
 
-        This takes the time over which the closes are spread (``drain_s``), plus at most the shutdown timeout.
+        This takes at most the shutdown timeout.
         """
-        settings = self._settings
-        code = CloseCode.SERVICE_RESTART if settings.drain_s else CloseCode.GOING_AWAY
-        clients = list(self.sessions)
-        timeout_s = settings.shutdown_timeout_s / 3
         self._stopping = True
-        for number, connection in enumerate(clients):
-            asyncio.get_running_loop().call_later(
-                number * settings.drain_s / len(clients), connection.drain, code, "the gateway stops", timeout_s
-            )
+        clients = [*self.sessions, *self._ending]
+        for connection in list(self.sessions):
+            self._drain(connection)
         try:
-            async with asyncio.timeout(settings.drain_s + settings.shutdown_timeout_s * 3 / 4):
+            async with asyncio.timeout(self._settings.shutdown_timeout_s * 3 / 4):
                 await self._wait_until_lost(clients)
         except TimeoutError:
             log.warning(LogLine("cutting off clients that don't read", clients=len(self._awaited)))
         for connection in self._connections:
             connection.transport.abort()
         await self._wait_until_lost(self._connections)
+
+    def _drain(self, connection: ClientConnection) -> None:
+        settings = self._settings
+        code = CloseCode.SERVICE_RESTART if settings.drain_s else CloseCode.GOING_AWAY
+        connection.drain(code, "the gateway stops", settings.shutdown_timeout_s / 3)
 
     async def _wait_until_lost(self, connections: Iterable[ClientConnection]) -> None:
         """Wait until all ``connections`` are lost."""

@@ -123,33 +123,58 @@ class PlainHttp:
     """The responses to requests that don't ask for a WebSocket.
 
     Args:
-        is_ready: Returns whether Redis can be reached and serves commands, that is, is not loading its data.
-        metrics: Returns the text for ``/metrics``.
+        why_not_ready: Returns why no client should be sent here, or None when nothing speaks against it.
+        metrics: Returns the text for ``/metrics``; None where that is not here.
+        check: Returns, for a request and the client's address and port, whether the metrics are for it: ``OK``, or the
+            status to refuse it with. None where they are for anybody.
     """
 
-    def __init__(self, is_ready: Callable[[], bool], metrics: Callable[[], str]) -> None:
-        self._is_ready = is_ready
+    def __init__(
+        self,
+        why_not_ready: Callable[[], str | None],
+        metrics: Callable[[], str] | None,
+        check: Callable[[Request, str], HTTPStatus] | None = None,
+    ) -> None:
+        self._why_not_ready = why_not_ready
         self._metrics = metrics
+        self._check = check
 
-    def respond(self, request: Request) -> bytes:
-        """Return the response to a request for any path."""
+    def respond(self, request: Request, peer: str) -> bytes:
+        """Return the response to a request for any path.
+
+        Args:
+            peer: The client's address and port.
+        """
         if request.method not in ("GET", "HEAD"):
             return response(HTTPStatus.METHOD_NOT_ALLOWED, "GET only\n", {"Allow": "GET, HEAD"})
-        status, text, headers = self._get(request.target.partition("?")[0])
+        status, text, headers = self._get(request, peer)
         return response(status, text, headers, with_body=request.method == "GET")
 
-    def _get(self, path: str) -> tuple[HTTPStatus, str, dict[str, str]]:
-        match path:
+    def _get(self, request: Request, peer: str) -> tuple[HTTPStatus, str, dict[str, str]]:
+        match request.target.partition("?")[0]:
             case "/healthz":
                 return HTTPStatus.OK, "ok\n", {}
-            case "/readyz" if self._is_ready():
-                return HTTPStatus.OK, "ok\n", {}
             case "/readyz":
-                return HTTPStatus.SERVICE_UNAVAILABLE, "Redis can't be reached\n", {}
+                trouble = self._why_not_ready()
+                if trouble is not None:
+                    return HTTPStatus.SERVICE_UNAVAILABLE, f"{trouble}\n", {}
+                return HTTPStatus.OK, "ok\n", {}
             case "/metrics":
-                return HTTPStatus.OK, self._metrics(), {"Content-Type": CONTENT_TYPE}
+                return self._get_metrics(request, peer)
         text = (
             "This is a WebSocket gateway: connect with ws://HOST:PORT/?token=KEY\n"
             "A proxy in between has to pass on the headers Upgrade and Connection.\n"
         )
         return HTTPStatus.UPGRADE_REQUIRED, text, {"Upgrade": "websocket"}
+
+    def _get_metrics(self, request: Request, peer: str) -> tuple[HTTPStatus, str, dict[str, str]]:
+        if self._metrics is None:
+            return HTTPStatus.NOT_FOUND, "the metrics are at the address of --admin\n", {}
+        status = HTTPStatus.OK if self._check is None else self._check(request, peer)
+        if status is HTTPStatus.OK:
+            return status, self._metrics(), {"Content-Type": CONTENT_TYPE}
+        return (
+            status,
+            "the metrics need the secret key: Authorization: Bearer KEY; or serve them with --admin\n",
+            {"WWW-Authenticate": 'Bearer realm="rsws"'},
+        )

@@ -52,6 +52,7 @@ class Metrics:
     clients_accepted: int = counter("rsws_clients_accepted_total", "Clients that were let in.")
     clients_turned_away: int = counter("rsws_clients_turned_away_total", "Clients for which there was no room.")
     tokens_refused: int = counter("rsws_tokens_refused_total", "Tokens that were missing or wrong.")
+    origins_refused: int = counter("rsws_origins_refused_total", "Requests of pages whose origin is not listed.")
     subscriptions: int = gauge("rsws_subscriptions", "Subscriptions of the clients connected.")
     subscriptions_behind: int = gauge(
         "rsws_subscriptions_behind", "Subscriptions that read the stream: they join, come back, or lag."

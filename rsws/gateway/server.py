@@ -10,13 +10,15 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
 from rsws.gateway.access.control import AccessControl
+from rsws.gateway.admin import AdminListener
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
-from rsws.gateway.http import PlainHttp
+from rsws.gateway.http import PlainHttp, Request
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics, primaries_text
 from rsws.gateway.session import Session
@@ -84,7 +86,7 @@ class Server:
             settings,
             _connection_limit(),
             self._access,
-            PlainHttp(lambda: self.redis.ready, self._metrics_text),
+            self._public_http(settings),
             partial(
                 Session,
                 access=self._access,
@@ -97,7 +99,11 @@ class Server:
             Turns(lambda: self.redis.is_crowded),
             limits=limits,
         )
+        self._admin = AdminListener(PlainHttp(self._why_not_ready, self._metrics_text), limits.open_timeout_s)
         self._listeners: list[asyncio.Server] = []
+        self._admin_listeners: list[asyncio.Server] = []
+        self._shutdown_delay_s = settings.shutdown_delay_s
+        self._is_stopping = False
         self._counted_at = -limits.publish_s
         self._core: asyncio.Task[None] | None = None
         """The task that owns all others, from entry to exit."""
@@ -119,15 +125,23 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop accepting, close each client once its requests under way are answered, and end.
+        """Say that it is not ready any more, drain, stop accepting, close the clients that are left, and end.
 
-        This takes the time over which the closes are spread (``drain_s``), plus at most the shutdown timeout.
+        This takes the shutdown delay and the time over which the closes are spread (``drain_s``), neither of them after
+        a failure, and at most the shutdown timeout.
         """
-        for listener in self._listeners:
-            listener.close()
+        self._is_stopping = True
         try:
-            await self.clients.drain_all()
+            if not isinstance(error, Exception):
+                await asyncio.sleep(self._shutdown_delay_s)
+                await self.clients.drain()
             for listener in self._listeners:
+                listener.close()
+            await self.clients.close_all()
+            for listener in self._admin_listeners:
+                listener.close()
+            self._admin.close()
+            for listener in [*self._listeners, *self._admin_listeners]:
                 await listener.wait_closed()
         finally:
             assert self._core is not None
@@ -150,6 +164,17 @@ class Server:
         """Wait until a task that the server needs has failed, and raise its error."""
         assert self._core is not None
         await asyncio.shield(self._core)
+
+    async def listen_for_admin(self, sockets: Iterable[socket.socket]) -> list[socket.socket]:
+        """Serve metrics and health on bound sockets; return the listening sockets.
+
+        Raises:
+            OSError: Another process listens there, or this one is not allowed to.
+        """
+        for bound in sockets:
+            listener = await asyncio.get_running_loop().create_server(self._admin.connection, sock=bound)
+            self._admin_listeners.append(listener)
+        return [each for listener in self._admin_listeners for each in listener.sockets]
 
     async def listen(self, sockets: Iterable[socket.socket], backlog: int) -> list[socket.socket]:
         """Accept clients on bound sockets; return the listening sockets.
@@ -206,6 +231,22 @@ class Server:
         else:
             self._metrics.redis_outages += 1
             log.warning("redis unreachable, trying again until it answers: %s", trouble)
+
+    # --- plain HTTP ---
+
+    def _public_http(self, settings: Settings) -> PlainHttp:
+        if settings.admin is not None:
+            return PlainHttp(self._why_not_ready, None)
+        check = None if settings.on_loopback else self._check_operator
+        return PlainHttp(self._why_not_ready, self._metrics_text, check)
+
+    def _check_operator(self, request: Request, peer: str) -> HTTPStatus:
+        return self._access.check_operator(request.headers.get(b"authorization"), request.target, peer)
+
+    def _why_not_ready(self) -> str | None:
+        if self._is_stopping:
+            return "the gateway stops"
+        return None if self.redis.ready else "Redis can't be reached"
 
     # --- metrics ---
 

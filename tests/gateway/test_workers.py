@@ -187,7 +187,7 @@ def test_one_that_dies_again_and_again_is_started_less_often(redis_server: Redis
         for delay_s in ("0.1", "0.2", "0.4"):
             started = len(gateway.process.stderr)
             os.kill(pids(gateway)[1], signal.SIGKILL)
-            gateway.process.wait_for(rf"worker ended worker=2 .* another_in_s={delay_s}\n", after=started)
+            gateway.process.wait_for(rf"worker ended worker=2 .* another_in_s={delay_s}$", after=started)
             gateway.process.wait_for("worker started worker=2", after=started)
 
 

@@ -210,7 +210,7 @@ class Gateway:
 
     def _make_clients(self, compress: bool) -> ClientRegistry:
         settings = Settings(secret_key=KEY, max_message_bytes=self._max_bytes, compress=compress)
-        http = PlainHttp(lambda: True, lambda: "")
+        http = PlainHttp(lambda: None, lambda: "")
         board = SharedMetrics()
         access = AccessControl(TokenCheck(KEY), board.metrics)
         return ClientRegistry(settings, 1000, access, http, self._make_session, board, Turns(lambda: False))

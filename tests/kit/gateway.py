@@ -358,10 +358,11 @@ def first_frame(data: bytes | bytearray, start: int = 0) -> tuple[int, bytes, in
     return data[start] & 0x0F, payload, body + size
 
 
-async def http(server: Reachable, path: str, method: str = "GET") -> tuple[int, str]:
+async def http(server: Reachable, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
     """Status and body of a plain HTTP request."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     async with Wire(server) as wire:
-        await wire.send(f"{method} {path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+        await wire.send(f"{method} {path} HTTP/1.1\r\nHost: gateway\r\n{lines}\r\n".encode())
         head, _, body = (await wire.read_to_end()).partition(b"\r\n\r\n")
     match = re.match(rb"HTTP/1.1 (\d+) ", head)
     assert match is not None, head

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Literal
 
 from rsws.errors import SetupError
@@ -110,6 +111,13 @@ class AccessControl:
         if isinstance(answer, Grant):
             return answer
         return self._refuse(answer, Source.URL if presented is None else presented.source, peer)
+
+    def check_operator(self, authorization: bytes | None, target: str, peer: str) -> HTTPStatus:
+        """Return whether a request has the secret key: ``OK``, or the status to refuse it with."""
+        grant = self.check_request(authorization, (), target, peer)
+        if isinstance(grant, Grant):  # that of a JWT has an end
+            return HTTPStatus.OK if grant.ends_at is None else HTTPStatus.FORBIDDEN
+        return HTTPStatus.TOO_MANY_REQUESTS if grant else HTTPStatus.UNAUTHORIZED
 
     def check_token(self, token: str, peer: str) -> Grant | float:
         """Return what a token that a client sent in a request allows; or as :meth:`check_request`."""

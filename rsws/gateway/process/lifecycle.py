@@ -28,6 +28,7 @@ class Gateway(ABC):
         settings: The settings it was made with.
         key_file: The file the key came from, once it has started; None when the key was given.
         url: The URL it serves.
+        admin_url: The URL of metrics and health; None where they have none of their own.
         redis_shown: The URL of its Redis, without secrets.
         redis_description: A description of its Redis for people.
     """
@@ -39,6 +40,7 @@ class Gateway(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.key_file: Path | None = None
+        self.admin_url: str | None = None
         self._stack = AsyncExitStack()
         """The cleanup to do at exit, or when it can't start."""
         self._core: asyncio.Task[None] | None = None
@@ -115,7 +117,7 @@ def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
 
 async def _serve(gateway: Gateway, on_started: Callable[[Gateway], None]) -> None:
     async with gateway:
-        log.info(LogLine("listening", url=gateway.url, redis=gateway.redis_shown))
+        log.info(LogLine("listening", url=gateway.url, admin=gateway.admin_url, redis=gateway.redis_shown))
         on_started(gateway)
         try:
             await gateway.failed()

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rsws.datadir import DataDir
 from rsws.errors import RedisUnavailable, SetupError
 from rsws.settings import MIN_KEY_CHARS, Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.target import RedisTarget, probe, redis_target
-from rsws.urls import join_host_port
+from rsws.urls import join_host_port, parse_place
 
 BACKLOG = 4096
 """The number of connections that may wait to be accepted."""
@@ -85,44 +85,82 @@ async def find_redis(settings: Settings, data: DataDir, stack: AsyncExitStack) -
     return FoundRedis(target, description, local)
 
 
-async def reserve_port(settings: Settings, stack: AsyncExitStack) -> list[socket.socket]:
-    """Return sockets bound to the host's addresses, not listening yet, which ``stack`` closes.
+class Place(NamedTuple):
+    """A place to listen on, and the options that choose it."""
+
+    host: str
+    port: int
+    host_option: str
+    port_option: str
+
+    @classmethod
+    def of_clients(cls, settings: Settings) -> Place:
+        """Return where clients connect."""
+        return cls(settings.host, settings.port, "--host", "--port or PORT")
+
+    @classmethod
+    def of_admin(cls, settings: Settings) -> Place | None:
+        """Return where metrics and health are served; None where that has no place of its own."""
+        return None if settings.admin is None else cls(*parse_place(settings.admin), "--admin", "--admin")
+
+    def error(self, error: OSError | UnicodeError) -> SetupError:
+        """Return the error for a port that can't be bound, whose text says what to do."""
+        where = join_host_port((self.host, self.port))
+        if isinstance(error, UnicodeError):
+            why = f"{self.host!r} is not the name of a host; choose another {self.host_option}"
+        elif error.errno == errno.EADDRINUSE:
+            return SetupError(f"port {self.port} is in use; choose another with {self.port_option}")
+        elif error.errno == errno.EACCES:
+            return SetupError(f"not allowed to listen on {where}; choose a port above 1023 with {self.port_option}")
+        else:
+            why = f"{error.strerror or error}; choose another {self.host_option} or port"
+        return SetupError(f"can't listen on {where}: {why}")
+
+
+async def reserve_port(place: Place | None, stack: AsyncExitStack) -> list[socket.socket]:
+    """Return sockets bound to the host's addresses, not listening yet, which ``stack`` closes; none for no place.
 
     Raises:
         SetupError: The port can't be bound.
     """
+    if place is None:
+        return []
     try:
         addresses = await asyncio.get_running_loop().getaddrinfo(
-            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            place.host or None, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         return _bind([(family, address) for family, _, _, _, address in addresses], stack)
     except (OSError, UnicodeError) as error:
-        raise cannot_listen(settings, error) from None
+        raise place.error(error) from None
 
 
-def share_port(settings: Settings, reserved: list[socket.socket], stack: AsyncExitStack) -> list[list[socket.socket]]:
-    """Return the listening sockets of each worker, which ``stack`` closes.
+def share_port(
+    place: Place | None, workers: int, reserved: list[socket.socket], stack: AsyncExitStack
+) -> list[list[socket.socket]]:
+    """Return the listening sockets of each worker, which ``stack`` closes; none for no place.
 
     Raises:
         SetupError: Another process listens there.
     """
+    if place is None:
+        return [[]] * workers
     try:
         for each in reserved:  # exclusively: with SO_REUSEPORT another gateway of the same user would go unnoticed
             each.listen(BACKLOG)
         if sys.platform != "linux":
-            return [reserved] * settings.workers
+            return [reserved] * workers
         addresses = [(each.family, each.getsockname()) for each in reserved]
         for each in reserved:
             each.close()
         shared = []
-        for _ in range(settings.workers):
+        for _ in range(workers):
             sockets = _bind(addresses, stack, shared=True)
             for each in sockets:
                 each.listen(BACKLOG)
             shared.append(sockets)
         return shared
     except OSError as error:
-        raise cannot_listen(settings, error) from None
+        raise place.error(error) from None
 
 
 def _bind(addresses: Sequence[tuple[int, Any]], stack: AsyncExitStack, *, shared: bool = False) -> list[socket.socket]:
@@ -141,20 +179,6 @@ def _bind(addresses: Sequence[tuple[int, Any]], stack: AsyncExitStack, *, shared
     return sockets
 
 
-def cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SetupError:
-    """Return the error for a port that can't be bound, whose text says what to do."""
-    where = f"{settings.host}:{settings.port}"
-    if isinstance(error, UnicodeError):
-        return SetupError(
-            f"can't listen on {where}: {settings.host!r} is not the name of a host; choose another --host"
-        )
-    if error.errno == errno.EADDRINUSE:
-        return SetupError(f"port {settings.port} is in use; choose another with --port or PORT")
-    if error.errno == errno.EACCES:
-        return SetupError(f"not allowed to listen on {where}; choose a port above 1023 with --port or PORT")
-    return SetupError(f"can't listen on {where}: {error.strerror or error}; choose another --host or --port")
-
-
 def announce(data: DataDir, key: Key, listening: Iterable[socket.socket], stack: AsyncExitStack) -> None:
     """Tell this user's commands, until ``stack`` is closed, that a gateway with the data directory's key listens there.
 
@@ -165,7 +189,7 @@ def announce(data: DataDir, key: Key, listening: Iterable[socket.socket], stack:
         stack.enter_context(data.announce([each.getsockname()[:2] for each in listening]))
 
 
-def url_of(listening: socket.socket) -> str:
-    """Return the URL that clients connect to."""
+def url_of(listening: socket.socket, scheme: str = "ws") -> str:
+    """Return the URL to connect to."""
     host, port, *_ = listening.getsockname()
-    return f"ws://{join_host_port((host, port))}"
+    return f"{scheme}://{join_host_port((host, port))}"

@@ -10,7 +10,7 @@ from rsws.datadir import DataDir
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
-from rsws.gateway.process.setup import BACKLOG, announce, cannot_listen, choose_key, find_redis, reserve_port, url_of
+from rsws.gateway.process.setup import BACKLOG, Place, announce, choose_key, find_redis, reserve_port, url_of
 from rsws.gateway.server import Server
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
@@ -23,6 +23,7 @@ class SingleProcess(Gateway):
     Args:
         settings: See :class:`rsws.settings.Settings`. ``workers`` is ignored, as this is one of them.
         listening: Bound sockets to serve on in place of the settings' host and port.
+        admin: The same for metrics and health.
         board: The metrics shared with the other processes of the gateway; None when there are none.
         limits: The bounds and timeouts.
 
@@ -40,6 +41,7 @@ class SingleProcess(Gateway):
         self,
         settings: Settings,
         listening: Sequence[socket.socket] = (),
+        admin: Sequence[socket.socket] = (),
         board: SharedMetrics | None = None,
         *,
         limits: Limits = DEFAULTS,
@@ -47,6 +49,7 @@ class SingleProcess(Gateway):
         super().__init__(settings)
         self._limits = limits
         self._listening = listening
+        self._admin = admin
         self._board = board if board is not None else SharedMetrics()
 
     @property
@@ -65,7 +68,9 @@ class SingleProcess(Gateway):
         data = DataDir(settings.data_dir)
         key = choose_key(settings, data)
         self.key_file = key.file
-        sockets = self._listening or await reserve_port(settings, stack)
+        place, admin_place = Place.of_clients(settings), Place.of_admin(settings)
+        sockets = self._listening or await reserve_port(place, stack)
+        admin = self._admin or await reserve_port(admin_place, stack)
         redis = await find_redis(settings, data, stack)
         self.redis_shown, self.redis_description = redis.target.shown, redis.description
         self.server = Server(settings, key.secret, redis.target, rules, self._board, limits=self._limits)
@@ -75,7 +80,13 @@ class SingleProcess(Gateway):
         try:
             listening = await self.server.listen(sockets, BACKLOG)
         except OSError as error:
-            raise cannot_listen(settings, error) from None
+            raise place.error(error) from None
+        if admin_place is not None:
+            try:
+                admin_listening = await self.server.listen_for_admin(admin)
+            except OSError as error:
+                raise admin_place.error(error) from None
+            self.admin_url = url_of(admin_listening[0], "http")
         self.url = url_of(listening[0])
         announce(data, key, listening, stack)
 

@@ -27,7 +27,7 @@ from rsws.errors import SetupError
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
-from rsws.gateway.process.setup import announce, choose_key, find_redis, reserve_port, share_port, url_of
+from rsws.gateway.process.setup import Place, announce, choose_key, find_redis, reserve_port, share_port, url_of
 from rsws.log_lines import LogLine
 from rsws.runtime import start_module
 from rsws.settings import SECONDS, Settings
@@ -41,7 +41,7 @@ LISTENING = "listening"
 START_TIMEOUT_S = 30 * SECONDS
 """The timeout for the start of a worker, in addition to the timeout of Redis."""
 STOP_TIMEOUT_S = 2 * SECONDS
-"""The timeout for the end of a worker, in addition to the drain and shutdown times of the settings."""
+"""The timeout for the end of a worker, in addition to the times of the settings."""
 RESTART = Backoff(0.1 * SECONDS, 5 * SECONDS)
 """The backoff before a worker that did not run for long is replaced."""
 STEADY_S = 10 * SECONDS
@@ -53,7 +53,9 @@ class WorkerConfig(NamedTuple):
 
     settings: Settings
     listening: tuple[int, ...]
-    """The file descriptors of the sockets that it accepts from."""
+    """The file descriptors of the sockets that it accepts clients from."""
+    admin: tuple[int, ...]
+    """The file descriptors of the sockets for metrics and health."""
     board: int
     """The file descriptor of the shared memory for metrics."""
     processes: int
@@ -97,11 +99,16 @@ class Supervisor(Gateway):
         data = DataDir(settings.data_dir)
         key = choose_key(settings, data)
         self.key_file = key.file
-        reserved = await reserve_port(settings, stack)
+        places = Place.of_clients(settings), Place.of_admin(settings)
+        reserved = [await reserve_port(place, stack) for place in places]
         redis = await find_redis(settings, data, stack)
         self.redis_shown, self.redis_description = redis.target.shown, redis.description
-        listening = share_port(settings, reserved, stack)
+        listening, admin = [
+            share_port(place, settings.workers, sockets, stack) for place, sockets in zip(places, reserved, strict=True)
+        ]
         self.url = url_of(listening[0][0])
+        if admin[0]:
+            self.admin_url = url_of(admin[0][0], "http")
         processes = settings.workers + 1
         memory = SharedMetrics.memory(processes)
         stack.callback(os.close, memory)
@@ -115,11 +122,12 @@ class Supervisor(Gateway):
             settings = replace(settings, redis_url=redis.target.text)
         for number, sockets in enumerate(listening, 1):
             own = settings if number == 1 else replace(settings, retain=())  # the first trims for all
-            config = WorkerConfig(own, tuple([each.fileno() for each in sockets]), memory, processes, self._limits)
+            ports = [tuple([each.fileno() for each in part]) for part in (sockets, admin[number - 1])]
+            config = WorkerConfig(own, ports[0], ports[1], memory, processes, self._limits)
             self._workers.append(_Worker(number, config, self._board))
         stack.push_async_callback(self._stop_core)
         stack.push_async_callback(self._stop_workers)
-        for sockets in listening:  # closed first: new connections are refused while the workers stop
+        for sockets in [*listening, *admin]:  # closed first: new connections are refused while the workers stop
             for each in sockets:
                 stack.callback(each.close)
         for error in await asyncio.gather(*[worker.start() for worker in self._workers], return_exceptions=True):
@@ -161,8 +169,9 @@ class _Worker:
         """
         config = self._config
         try:
+            descriptors = (*config.listening, *config.admin, config.board)
             self._process = process = await start_module(
-                "rsws.gateway.process.worker", str(self._number), descriptors=(*config.listening, config.board)
+                "rsws.gateway.process.worker", str(self._number), descriptors=descriptors
             )
         except OSError as error:
             raise SetupError(f"worker {self._number} can't start: {error.strerror}") from None
@@ -234,7 +243,7 @@ class _Worker:
         with suppress(ProcessLookupError):
             process.terminate()
         try:
-            async with asyncio.timeout(settings.drain_s + settings.shutdown_timeout_s + STOP_TIMEOUT_S):
+            async with asyncio.timeout(settings.stop_s + STOP_TIMEOUT_S):
                 await process.wait()
         except TimeoutError:
             log.error(LogLine("worker does not end, killing it", worker=self._number, pid=process.pid))

@@ -58,8 +58,9 @@ def _report(line: str) -> None:
 
 async def _until_signalled(number: int, config: WorkerConfig) -> int:
     listening = [socket.socket(fileno=descriptor) for descriptor in config.listening]
+    admin = [socket.socket(fileno=descriptor) for descriptor in config.admin]
     board = SharedMetrics(config.processes, number, config.board)
-    server = SingleProcess(config.settings, listening, board, limits=config.limits)
+    server = SingleProcess(config.settings, listening, admin, board, limits=config.limits)
     return await until_signalled(_serve(server), lambda signal: None, reload_on_hangup(server))
 
 

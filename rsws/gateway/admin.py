@@ -1,0 +1,68 @@
+"""The admin listener: ``/metrics``, ``/healthz`` and ``/readyz`` where no client comes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from rsws.gateway.http import PlainHttp, Request, RequestReader, response
+
+MAX_CONNECTIONS = 64
+"""The maximum number of connections at once; each further one is closed."""
+
+
+class AdminListener:
+    """The makers of the admin listener's connections.
+
+    Args:
+        http: Responds to requests.
+        timeout_s: The time that a connection may take in all.
+    """
+
+    def __init__(self, http: PlainHttp, timeout_s: float) -> None:
+        self.http = http
+        self.timeout_s = timeout_s
+        self.connections: set[asyncio.Transport] = set()
+
+    def connection(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        return _Connection(self)
+
+    def close(self) -> None:
+        """Cut off all connections."""
+        for transport in self.connections:
+            transport.abort()
+
+
+class _Connection(asyncio.Protocol):
+    """One request and its response."""
+
+    _transport: asyncio.Transport
+    _timer: asyncio.TimerHandle
+
+    def __init__(self, listener: AdminListener) -> None:
+        self._listener = listener
+        self._reader = RequestReader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        listener = self._listener
+        self._transport = cast(asyncio.Transport, transport)
+        self._timer = asyncio.get_running_loop().call_later(listener.timeout_s, self._transport.abort)
+        if len(listener.connections) >= MAX_CONNECTIONS:
+            self._transport.abort()
+        listener.connections.add(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        request = self._reader.read(data)
+        if request is None:
+            return
+        if isinstance(request, Request):
+            answer = self._listener.http.respond(request, "")
+        else:
+            answer = response(request, "that is not a request that can be read\n")
+        self._transport.write(answer)
+        self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._timer.cancel()
+        self._listener.connections.discard(self._transport)

@@ -25,12 +25,12 @@ from kit.tokens import SECRET
 from rsws.cli.app import app
 from rsws.cli.options import flag
 from rsws.errors import CLOSE_HELP, ERROR_HELP
-from rsws.gateway.access.grant import Grant
-from rsws.gateway.access.keys import read_keys
-from rsws.gateway.access.signed import SignedTokens
 from rsws.gateway.metrics import INFO, METRICS, PRIMARIES, PRIMARY_UP
 from rsws.protocol import decode_reply, decode_request, encode_reply, encode_request
 from rsws.settings import ClientSettings, Settings, options
+from rsws.tokens.grant import Grant
+from rsws.tokens.keys import read_keys
+from rsws.tokens.signed import SignedTokens
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

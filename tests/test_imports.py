@@ -43,16 +43,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backoff": set(),
     "runtime": set(),
     "shared": set(),
+    "tokens": {"errors", "text"},
     "streams": {*LOWER},
-    "gateway.limits": {*LOWER, "streams"},
+    "gateway.limits": {*LOWER, "streams", "tokens"},
     "gateway.metrics": {*LOWER},
     "gateway.logs": {"text"},
-    "gateway.access": {*LOWER, *gateway("limits", "logs", "metrics")},
+    "gateway.access": {*LOWER, "tokens", *gateway("limits", "logs", "metrics")},
     "gateway.delivery": {*LOWER, "streams", *gateway("limits", "metrics")},
     "gateway.http": {"gateway.metrics"},
     "gateway.websocket": {*LOWER, "gateway.delivery", "gateway.http", "gateway.limits"},
-    "gateway.session": {*LOWER, "streams", *gateway("access", "delivery", "websocket")},
-    "gateway.clients": {*LOWER, *gateway("limits", "metrics", "logs", "access", "http", "websocket", "session")},
+    "gateway.session": {*LOWER, "streams", "tokens", *gateway("access", "delivery", "websocket")},
+    "gateway.clients": {*LOWER, "tokens", *gateway("limits", "metrics", "logs", "access", "http", "websocket", "session")},
     "gateway.server": {
         *LOWER,
         "streams",
@@ -62,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {*LOWER} - {"datadir", "ownership", "runtime", "shared"},
     "bench": {*LOWER, "client"} - {"datadir", "ownership"},
     "gateway": set(),
-    "cli": {*LOWER, "streams", "gateway.process", "client", "bench"},
+    "cli": {*LOWER, "tokens", "streams", "gateway.process", "client", "bench"},
     "__init__": {"client", "errors", "protocol"},
     "__main__": {"cli"},
 }
@@ -76,8 +77,8 @@ HOME: dict[str, tuple[str, ...]] = {
     "rich": ("rsws.cli.terminal", "rsws.cli.bench_display"),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),
-    "jwt": ("rsws.gateway.access",),
-    "cryptography": ("rsws.gateway.access",),
+    "jwt": ("rsws.tokens",),
+    "cryptography": ("rsws.tokens",),
 }
 
 

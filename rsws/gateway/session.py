@@ -12,7 +12,6 @@ from typing import Literal, TypeAlias
 from rsws.errors import CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import TokenHolder
-from rsws.gateway.access.grant import Grant
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.websocket.connection import ClientConnection, MessageHandler
@@ -39,6 +38,7 @@ from rsws.protocol import (
 )
 from rsws.settings import Settings
 from rsws.streams.store import IdempotencyKey, Stored, Streams
+from rsws.tokens.grant import Grant
 
 log = logging.getLogger("rsws.gateway")
 

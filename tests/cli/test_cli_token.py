@@ -203,7 +203,14 @@ def test_a_terminal_is_told_where_the_new_key_goes() -> None:
 NOW = int(time.time())
 VALID, EXPIRED = "valid for this gateway", "not valid for this gateway: it is a JWT that has expired"
 UNCHECKED = "signature not checked: no key given (--jwt-key-file)"
-FULL = {"sub": "alice", "aud": ["me", "us"], "iss": "you", "iat": NOW - 400, "nbf": NOW - 400, "exp": NOW + 3590}
+FULL: dict[str, Any] = {
+    "sub": "alice",
+    "aud": ["me", "us"],
+    "iss": "you",
+    "iat": NOW - 400,
+    "nbf": NOW - 400,
+    "exp": NOW + 3590,
+}
 VERDICTS: dict[str, tuple[str, str, str | None]] = {
     # The token, the last line, and the last line without a key; None where that is the same.
     "right": (token(), VALID, UNCHECKED),

@@ -302,7 +302,11 @@ class ClientSettings:
         "Not set: WEBSOCKET_SECRET_KEY or its file, or for the user's own gateway on this machine the user's own key.",
         secret=True,
     )
-    token_file: Path | None = option(None, "RSWS_TOKEN_FILE", "A file that holds the token.")
+    token_file: Path | None = option(
+        None,
+        "RSWS_TOKEN_FILE",
+        "A file that holds the token; read again at each attempt to connect, and before a token ends.",
+    )
     data_dir: Path | None = option(
         None, "RSWS_DATA_DIR", "Where the user's own key is kept. Not set: the user's data directory."
     )

@@ -124,7 +124,6 @@ class Renewal:
         except TimeoutError:
             return f"the gateway has not answered within {self._limits.token_timeout_s:g} s"
         finally:
-            call.answer.cancel()  # an unanswered one must not be sent over the next connection
             self._call = None
         if isinstance(reply, Error):
             return f"the gateway refuses it: {reply.error}"

@@ -252,7 +252,7 @@ def test_what_a_token_says_is_shown(capfd: Output) -> None:
     os.environ |= {"TZ": "Asia/Jakarta", "COLUMNS": "40"}
     time.tzset()
     rights = {"news.*": "r", "a-long-name\u202e": "rw", "o": "w"}
-    text = token(headers={"kid": "k1"}, jti={"n": 1}, channels=rights, **FULL)
+    text = token(headers={"kid": "k1"}, jti={"n": "\x9b"}, channels=rights, **FULL)
     try:
         assert call_main("token", "--show", text) == ExitCode.DONE
     finally:
@@ -267,7 +267,7 @@ def test_what_a_token_says_is_shown(capfd: Output) -> None:
         "sub  alice",
         "aud  me, us",
         "iss  you",
-        'jti  {"n": 1}',
+        r'jti  {"n": "\u009b"}',
         "",
         "channels           rights",
         "news.*             r   subscribe",

@@ -168,7 +168,8 @@ class Address:
     def unauthorized(self) -> Unauthorized:
         given = any(pair.startswith("token=") for pair in urlsplit(self.full_url).query.split("&"))
         fault = "refuses the token" if given else "wants a token, and none was given"
-        return Unauthorized(f"the gateway at {self.url} {fault}; give the one it was started with")
+        remedy = "give the one it was started with, or a JWT that it takes"
+        return Unauthorized(f"the gateway at {self.url} {fault}; {remedy}")
 
 
 def read_reply(frame: str | bytes) -> Reply | None:

@@ -24,7 +24,6 @@ from websockets.frames import Frame, Opcode
 
 from rsws.frames import read_messages
 from rsws.gateway.access.control import AccessControl
-from rsws.gateway.access.grant import Grant
 from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.channel import Channel, RingBudget
@@ -41,6 +40,7 @@ from rsws.streams.link import RedisLink
 from rsws.streams.redis_connection import RedisConnection
 from rsws.streams.replies import Entry, parse_entries
 from rsws.streams.store import Store
+from rsws.tokens.grant import Grant
 
 BATCH = 16
 """Messages that come together, as from a publisher that has so many under way."""

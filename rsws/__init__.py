@@ -7,6 +7,7 @@ The subpackages and modules, each of which imports only from those below it::
     gateway/     the serving side: channels, positions, sessions, connections, the life cycle, workers, metrics
     client/      connect() -> Client: publish, subscribe, reconnect and resume
     streams/     the Redis side: append, page, follow, trim; the embedded server
+    tokens/      what a token allows: rights by pattern; keys, and JWTs checked and made with them
     shared.py    numbers in memory that several processes share
     runtime.py   the event loop and the file limit of a process with many connections
     backoff.py   how long to wait before a retry

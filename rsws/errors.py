@@ -108,6 +108,9 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
 
 
+TOKEN_EXPIRED = "token expired"
+"""The reason beside POLICY_VIOLATION where the client's token has come to its end: with a new one it may come back."""
+
 CLOSE_HELP: dict[CloseCode, tuple[str, bool]] = {
     CloseCode.NORMAL: ("the client closed", False),
     CloseCode.GOING_AWAY: ("the gateway stops", True),

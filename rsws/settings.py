@@ -331,10 +331,41 @@ class ClientSettings:
         "Not set: WEBSOCKET_SECRET_KEY or its file, or for the user's own gateway on this machine the user's own key.",
         secret=True,
     )
-    token_file: Path | None = option(None, "RSWS_TOKEN_FILE", "A file that holds the token.")
+    token_file: Path | None = option(
+        None,
+        "RSWS_TOKEN_FILE",
+        "A file that holds the token; read again at each attempt to connect, and before a token ends.",
+    )
     data_dir: Path | None = option(
         None, "RSWS_DATA_DIR", "Where the user's own key is kept. Not set: the user's data directory."
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSettings:
+    """The settings by which ``rsws token`` signs and checks JWTs: those of the gateway that is to take them."""
+
+    jwt_key: str | None = option(
+        None,
+        "RSWS_JWT_KEY",
+        "The key to sign with: a secret of 32 bytes or more (HS256), or a private key as PEM (RS256, ES256, EdDSA; "
+        "extra `jwt`). To check a token, the gateway's will do. As a flag `ps` shows it.",
+        secret=True,
+    )
+    jwt_key_file: Path | None = option(None, "RSWS_JWT_KEY_FILE", "A file that holds that key.")
+    aud: str | None = option(None, "RSWS_JWT_AUDIENCE", "Whom the token is for, its `aud`. Not set: nobody is named.")
+    iss: str | None = option(None, "RSWS_JWT_ISSUER", "Who has made the token, its `iss`. Not set: nobody is named.")
+
+    @property
+    def given_jwt_key(self) -> str | None:
+        """The key that was given, directly or in a file; None when none was.
+
+        Raises:
+            UsageError: The file can't be read or is empty.
+        """
+        if self.jwt_key:
+            return self.jwt_key
+        return read_secret(self.jwt_key_file, "JWT key") if self.jwt_key_file is not None else None
 
 
 def options(settings: type[Any]) -> dict[str, Option]:

@@ -21,13 +21,9 @@ import typer
 from websockets.asyncio.client import connect
 
 from kit.support import RedisServer, RswsProcess, eventually, free_port, run_rsws
-from kit.tokens import SECRET
 from rsws.cli.app import app
 from rsws.cli.options import flag
 from rsws.errors import CLOSE_HELP, ERROR_HELP
-from rsws.gateway.access.grant import Grant
-from rsws.gateway.access.keys import read_keys
-from rsws.gateway.access.signed import SignedTokens
 from rsws.gateway.metrics import INFO, METRICS, PRIMARIES, PRIMARY_UP
 from rsws.protocol import decode_reply, decode_request, encode_reply, encode_request
 from rsws.settings import ClientSettings, Settings, options
@@ -266,14 +262,17 @@ def test_python_blocks_run(block: str, own_redis: RedisServer) -> None:
     assert re.fullmatch(r"stored as (\S+)\nnews \1 \{'text': 'hi'\}\n", done.stdout)
 
 
-def test_the_example_of_a_token_makes_one(tmp_path: Path) -> None:
-    [block] = blocks("py")
-    (tmp_path / "jwt.key").write_text(SECRET + "\n")
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=20, check=True)
-    grant = SignedTokens(read_keys(SECRET)).check(done.stdout.strip())
-    assert isinstance(grant, Grant)
-    assert grant.may_read("news.1")
-    assert not grant.may_publish("news.1")
+@pytest.mark.parametrize("document", ["README.md", "docs/secrets.md"])
+def test_the_examples_of_tokens_make_one(document: str, tmp_path: Path) -> None:
+    [block] = [each for each in blocks("sh", (ROOT / document).read_text()) if "rsws token" in each]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", block], env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=40, check=True
+    )
+    assert done.stdout.endswith("valid for this gateway\n")
+    assert re.search(
+        r"^news\.\*    r   subscribe\nchat\.\*    rw  subscribe, publish$", done.stdout, flags=re.MULTILINE
+    )
 
 
 def test_the_redis_user_of_the_document_has_the_rights_it_needs(own_redis: RedisServer, channel: str) -> None:

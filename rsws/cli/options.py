@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -26,6 +26,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FLAGS: ContextVar[frozenset[str]] = ContextVar("rsws_flags", default=frozenset())
 """The settings that are given on the current command line, not in the environment or in ``.env``."""
 
+_token_source: ContextVar[str] = ContextVar("rsws_token_source", default="")
+"""The source of the token that the current command uses; "" where it uses none."""
 _METAVARS = {
     "_s": "SECONDS",
     "_bytes": "BYTES",
@@ -65,12 +67,13 @@ def from_settings(
             FLAGS.set(frozenset({name for name in chosen if _is_given(context, name)}))
             repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
             made = settings(**_without_overruled(values) | repeated)
+            _token_source.set("")
             try:
                 return command(settings=made, **arguments)
             except Unauthorized as error:
-                if not isinstance(made, ClientSettings):
+                if not _token_source.get():
                     raise
-                raise Unauthorized(f"{error} ({find_gateway(made).source})") from None
+                raise Unauthorized(f"{error} ({_token_source.get()})") from None
 
         signature = inspect.signature(command, eval_str=True)
         context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
@@ -162,6 +165,20 @@ class Endpoint:
     """The token; None if the only one must not be sent there: a gateway that needs one then refuses the client."""
     source: str
     """Where the token came from, or why there is none: a part of the error when the gateway refuses it."""
+    token_file: Path | None = None
+    """The file that the token came from, if it can be read again."""
+
+    @property
+    def lasting_token(self) -> str | Callable[[], Awaitable[str]] | None:
+        """The token for a client that lasts: from a file, it is read again whenever one is needed."""
+        path = self.token_file
+        if path is None:
+            return self.token
+
+        async def read() -> str:
+            return read_secret(path, "token")
+
+        return read
 
 
 class _Token(NamedTuple):
@@ -174,6 +191,8 @@ class _Token(NamedTuple):
     """Whether ``.env`` has the token itself, not only the name of a file that holds it."""
     read: Callable[[], str | None]
     """Returns the token; None when it is not set."""
+    file: Path | None = None
+    """The file that holds it."""
 
     @property
     def source(self) -> str:
@@ -189,6 +208,12 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
         SetupError: The data directory is somebody else's.
         Failure: There is no token.
     """
+    endpoint = _find_gateway(settings)
+    _token_source.set(endpoint.source)
+    return endpoint
+
+
+def _find_gateway(settings: ClientSettings) -> Endpoint:
     url, token_in_url = _split_token(websocket_url(settings.url or f"ws://127.0.0.1:{_port()}"))
     for each in _tokens(settings, token_in_url):
         token = each.read()
@@ -200,7 +225,8 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
                 f".env in the working directory leads to {redact_url(url)}, and {each.source}, which is not for what "
                 ".env names: take the address out of .env, or give the token with --token-file"
             )
-        return Endpoint(url, token, each.source)
+        can_be_read_again = each.file is not None and each.file.is_file()  # a pipe can't
+        return Endpoint(url, token, each.source, each.file if can_be_read_again else None)
     key_file = DataDir(settings.data_dir).key_file
     key = DataDir(settings.data_dir).read_key() if _is_local(url) else None
     if key is None:
@@ -230,10 +256,11 @@ def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
         "secret_key": lambda: key or None,
         "secret_key_file": lambda: read_secret(Path(key_file), "secret key") if key_file else None,
     }
+    files = {"token_file": settings.token_file, "secret_key_file": Path(key_file) if key_file else None}
     found = []
     for name, read in reads.items():
         is_flag = name in FLAGS.get()
-        found.append(_Token(name, is_flag, _in_env_file(name) and not name.endswith("_file"), read))
+        found.append(_Token(name, is_flag, _in_env_file(name) and name not in files, read, files.get(name)))
     return sorted(found, key=lambda token: not token.is_flag)  # a stable sort: the order of reads stays
 
 

@@ -51,7 +51,7 @@ async def talk(gateway: Endpoint, channel: str, data_dir: DataDir, timeout_s: fl
     try:
         async with (
             asyncio.TaskGroup() as tasks,  # outside the client: the tasks of the subscriptions end when the client ends
-            connect(gateway.url, token=gateway.token, on_connection=talk.connection_changed) as client,
+            connect(gateway.url, token=gateway.lasting_token, on_connection=talk.connection_changed) as client,
         ):
             return await talk.run(client, tasks)
     except ExceptionGroup as group:  # an error that ended one subscription ends all; the first one is raised

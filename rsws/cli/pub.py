@@ -72,7 +72,7 @@ async def _publish(
 
     async with Sending(by_line=lines).told() as sending:
         message = None if lines else await read_message(argument, text=text)
-        async with connect(gateway.url, token=gateway.token, on_connection=_tell) as client:
+        async with connect(gateway.url, token=gateway.lasting_token, on_connection=_tell) as client:
             send = partial(publish_all, client, channel, timeout_s)
             if message is None:
                 await sending.send_stdin(send, text=text)

@@ -33,7 +33,7 @@ from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
 from rsws.client.limits import DEFAULTS, Limits
-from rsws.errors import CLOSE_HELP, CannotConnect, CloseCode, ConnectionLost, Unauthorized, UsageError
+from rsws.errors import CLOSE_HELP, TOKEN_EXPIRED, CannotConnect, CloseCode, ConnectionLost, Unauthorized, UsageError
 from rsws.protocol import Connected, Error, ErrorAck, Refused, Reply, decode_reply
 from rsws.text import excerpt, safe
 from rsws.urls import is_loopback, redact_url, websocket_url
@@ -73,20 +73,12 @@ class Address:
 
     @classmethod
     def of(cls, url: str, token: str | None) -> Address:
-        """Check ``url``, and put the token into its query, where it replaces one that is there already.
+        """Check ``url``, and put the token into its query; see :meth:`with_token`.
 
         Raises:
             UsageError: ``url`` is not a gateway's URL, or the token is not valid UTF-8.
         """
         full_url = websocket_url(url)
-        if token is not None:
-            parts = urlsplit(full_url)
-            kept = [pair for pair in parts.query.split("&") if pair and pair.partition("=")[0] != "token"]
-            try:
-                quoted = quote(token, safe="")
-            except UnicodeEncodeError:
-                raise UsageError("the token is not valid UTF-8") from None
-            full_url = urlunsplit(parts._replace(query="&".join([*kept, f"token={quoted}"])))
         shown = redact_url(full_url)
         try:
             parse_uri(full_url)
@@ -94,7 +86,22 @@ class Address:
             raise UsageError(f"not a gateway's URL: {shown!r}: {error.msg}") from None
         except ValueError:  # a host name that can't be written for DNS
             raise UsageError(f"not a gateway's URL: {shown!r}: no valid host name") from None
-        return cls(shown, full_url)
+        address = cls(shown, full_url)
+        return address if token is None else address.with_token(token)
+
+    def with_token(self, token: str) -> Address:
+        """Return the address with the token in the URL's query, where it replaces one that is there already.
+
+        Raises:
+            UsageError: The token is not valid UTF-8.
+        """
+        parts = urlsplit(self.full_url)
+        kept = [pair for pair in parts.query.split("&") if pair and pair.partition("=")[0] != "token"]
+        try:
+            quoted = quote(token, safe="")
+        except UnicodeEncodeError:
+            raise UsageError("the token is not valid UTF-8") from None
+        return Address(self.url, urlunsplit(parts._replace(query="&".join([*kept, f"token={quoted}"]))))
 
     @property
     def proxy(self) -> str | None:
@@ -161,7 +168,8 @@ class Address:
     def unauthorized(self) -> Unauthorized:
         given = any(pair.startswith("token=") for pair in urlsplit(self.full_url).query.split("&"))
         fault = "refuses the token" if given else "wants a token, and none was given"
-        return Unauthorized(f"the gateway at {self.url} {fault}; give the one it was started with")
+        remedy = "give the one it was started with, or a JWT that it takes"
+        return Unauthorized(f"the gateway at {self.url} {fault}; {remedy}")
 
 
 def read_reply(frame: str | bytes) -> Reply | None:
@@ -262,6 +270,8 @@ class Ending:
     """Whether the gateway closed it."""
     come_back: bool
     """Whether to reconnect makes sense."""
+    token_expired: bool = False
+    """Whether to reconnect makes sense with another token."""
 
     @classmethod
     def of(cls, closed: ConnectionClosed) -> Ending:
@@ -273,7 +283,8 @@ class Ending:
         meaning, come_back = _CLOSE_HELP.get(frame.code, ("", True))
         said = safe(frame.reason) or (meaning if by_gateway else "")
         text = f"closed by {'the gateway' if by_gateway else 'this side'} with {frame.code}"
-        return cls(f"{text}: {said}" if said else text, frame.code, by_gateway, come_back)
+        expired = by_gateway and frame.code == CloseCode.POLICY_VIOLATION and frame.reason == TOKEN_EXPIRED
+        return cls(f"{text}: {said}" if said else text, frame.code, by_gateway, come_back, expired)
 
 
 _CLOSE_HELP = {int(code): help for code, help in CLOSE_HELP.items()}

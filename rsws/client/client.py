@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal, overload
 
@@ -11,6 +11,7 @@ from rsws.client.address import Address
 from rsws.client.limits import DEFAULTS, Limits
 from rsws.client.link import ConnectionEvent, GatewayLink
 from rsws.client.subscription import Event, Inbox, Subscription
+from rsws.client.tokens import TokenSource
 from rsws.errors import UsageError
 from rsws.protocol import (
     Message,
@@ -29,7 +30,7 @@ from rsws.protocol import (
 async def connect(
     url: str,
     *,
-    token: str | None = None,
+    token: str | Callable[[], Awaitable[str]] | None = None,
     reconnect: bool = True,
     give_up_after_s: float | None = None,
     connect_timeout_s: float = 10,
@@ -47,7 +48,11 @@ async def connect(
 
     Args:
         url: ``ws://HOST:PORT`` or ``wss://HOST``; ``ws://`` may be left out.
-        token: The gateway's token. None sends none, or the one that ``url`` has in its query.
+        token: The gateway's token, or an async callable that returns it. None sends none, or the one that ``url`` has
+            in its query. A callable is asked at each attempt to connect, and when the gateway says that the token ends
+            soon: the new one then holds on the open connection. It may take ``limits.token_timeout_s``. If it raises
+            when the client reconnects, that is a warning in the log and an attempt that failed. A token that is refused
+            when the client reconnects is final; a callable is asked once more first.
         reconnect: Whether to reconnect when the connection is lost later. The first connection is tried once.
         give_up_after_s: Seconds of outage after which the connection counts as lost for good; None never gives up.
         connect_timeout_s: Seconds one attempt may take.
@@ -57,11 +62,15 @@ async def connect(
 
     Raises:
         UsageError: ``url`` is not a gateway's URL.
-        CannotConnect: No gateway answers there; the text says why and what to do.
+        CannotConnect: No gateway answers there; the text says why and what to do. Or the callable gave no token:
+            what it raised is the cause.
         Unauthorized: The gateway refuses the token.
     """
-    address = Address.of(url, token)
-    async with GatewayLink(address, reconnect, give_up_after_s, connect_timeout_s, on_connection, limits) as link:
+    address = Address.of(url, None if callable(token) else token)
+    tokens = TokenSource(token, limits) if callable(token) else None
+    async with GatewayLink(
+        address, tokens, reconnect, give_up_after_s, connect_timeout_s, on_connection, limits
+    ) as link:
         yield Client(link)
 
 

@@ -32,6 +32,8 @@ class Limits:
     """The waits before it connects, subscribes or publishes again."""
     resend_s: float = 100.0
     """How long a publish is resent after it was first sent. By default a gateway recognizes a repeat for 120 s."""
+    token_timeout_s: float = 10.0
+    """How long the application may take to give a token, and the gateway to answer to it on an open connection."""
     close_timeout_s: float = 2.0
     """How long closing a connection may take."""
     unsubscribe_timeout_s: float = 2.0

@@ -20,7 +20,8 @@ from rsws.client.calls import Call, Publishes
 from rsws.client.limits import Limits
 from rsws.client.log import Warnings, log
 from rsws.client.subscription import Feed
-from rsws.errors import CannotConnect, ClientError, CloseCode, ConnectionLost, Unauthorized
+from rsws.client.tokens import NoToken, Renewal, TokenSource
+from rsws.errors import CannotConnect, ClientError, CloseCode, ConnectionLost, ErrorCode, Unauthorized
 from rsws.protocol import (
     Ack,
     CaughtUp,
@@ -32,6 +33,8 @@ from rsws.protocol import (
     Reply,
     StreamId,
     Subscribed,
+    TokenChanged,
+    TokenExpiring,
     Unsubscribed,
 )
 
@@ -57,12 +60,16 @@ ConnectionEvent: TypeAlias = Disconnected | Reconnected
 class GatewayLink:
     """The lasting connection to a gateway: sends requests, passes on the answers, and reconnects when it is lost.
 
-    Entering its context connects, and raises what :meth:`Address.open` raises.
+    Entering its context connects, and raises what :meth:`Address.open` raises, or that there is no token.
+
+    Args:
+        tokens: Where tokens come from; None where the address has the only one.
     """
 
     def __init__(
         self,
         address: Address,
+        tokens: TokenSource | None,
         reconnect: bool,
         give_up_after_s: float | None,
         connect_timeout_s: float,
@@ -71,6 +78,8 @@ class GatewayLink:
     ) -> None:
         self.address = address
         self.limits = limits
+        self._tokens = tokens
+        self._renewal: Renewal | None = None
         self._reconnect = reconnect
         self._give_up_after_s = give_up_after_s
         self._connect_timeout_s = connect_timeout_s
@@ -87,7 +96,7 @@ class GatewayLink:
         self._outbox_filled = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._connection = await self.address.open(self._connect_timeout_s, self.limits)
+        self._connection = await self._open()
         self._task = asyncio.create_task(self._run(), name="rsws client")
         return self
 
@@ -179,6 +188,10 @@ class GatewayLink:
         self.post(item)
         self._outbox.move_to_end(item)
 
+    def _post_first(self, item: Call) -> None:
+        self.post(item)
+        self._outbox.move_to_end(item, last=False)
+
     # --- the background task ------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -197,12 +210,20 @@ class GatewayLink:
             if not isinstance(error, ClientError):
                 raise
 
+    async def _open(self) -> ClientConnection:
+        address = self.address if self._tokens is None else self.address.with_token(await self._tokens.get())
+        return await address.open(self._connect_timeout_s, self.limits)
+
     async def _serve(self) -> Ending:
         """Read and write until the connection ends."""
         async with asyncio.TaskGroup() as tasks:
-            writer = tasks.create_task(self._write(), name="rsws client writer")
+            others = [tasks.create_task(self._write(), name="rsws client writer")]
+            if self._tokens is not None:
+                self._renewal = Renewal(self._tokens, self._post_first, self._warnings, self.limits)
+                others.append(tasks.create_task(self._renewal.run(), name="rsws client token"))
             ending = await self._read()
-            writer.cancel()
+            for each in others:
+                each.cancel()
         await self._hang_up()
         return ending
 
@@ -226,15 +247,22 @@ class GatewayLink:
         if not self._reconnect:
             raise ConnectionLost(f"{lost}: {reason}")
         lost_at = time.monotonic()
+        was_refused = False
         self._tell(Disconnected(reason))
         try:
             async with asyncio.timeout(self._give_up_after_s):
                 while True:
                     await asyncio.sleep(next(delays))
                     try:
-                        self._connection = await self.address.open(self._connect_timeout_s, self.limits)
+                        self._connection = await self._open()
                         break
-                    except CannotConnect as error:
+                    except (CannotConnect, Unauthorized) as error:
+                        if isinstance(error, Unauthorized):
+                            if self._tokens is None or was_refused:
+                                raise
+                            was_refused = True  # the next token may be another one
+                        elif isinstance(error, NoToken) and str(error) != reason:
+                            self._warnings.add(f"{self.address.url}: {error}; trying again")
                         reason = str(error)
                         log.info("%s", reason)
         except TimeoutError:
@@ -288,6 +316,12 @@ class GatewayLink:
                     call = self._pings.popleft()
                     if call.is_awaited:
                         call.answer.set_result(time.monotonic())
+            case TokenExpiring():
+                if self._renewal is not None:
+                    self._renewal.token_expiring()
+            case TokenChanged() | Error(code=ErrorCode.BAD_TOKEN):
+                if self._renewal is not None:
+                    self._renewal.receive(reply)
             case Error(text, code, channel):
                 feed = self._feeds.get(channel or "")
                 if feed is not None:
@@ -309,6 +343,8 @@ class GatewayLink:
         for feed in [*self._feeds.values()]:
             feed.disconnected()
         self._publishes.disconnected()  # after the feeds: a subscribe without a known position was sent before them
+        if ending.token_expired and self._tokens is not None:
+            return
         if ending.by_gateway and ending.code == CloseCode.POLICY_VIOLATION:
             raise Unauthorized(f"the gateway at {url} does not let us in any more: {ending.reason}")
         if not (ending.come_back or blamed):

@@ -276,6 +276,8 @@ class Feed:
                 if reply.reason == "reset":
                     self._position = ZERO  # ids begin anew
                 self._notify(reply, f"{self.channel}: gap after {reply.last_message_id} ({reply.reason})")
+            case Error(code=ErrorCode.NOT_ALLOWED):  # another token does not cover it: the gateway has ended it
+                self._refused(reply)
             case Error():
                 self._notify(reply, f"{self.channel}: {reply.error} ({reply.code})")
             case Subscribed() | Unsubscribed() | CaughtUp():

@@ -10,7 +10,6 @@ from typing import Any
 
 from rsws.errors import CloseCode
 from rsws.gateway.access.control import AccessControl
-from rsws.gateway.access.grant import Grant
 from rsws.gateway.http import PlainHttp, Request, response
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
@@ -24,6 +23,7 @@ from rsws.log_lines import LogLine
 from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
 from rsws.text import excerpt
+from rsws.tokens.grant import Grant
 
 log = logging.getLogger("rsws.gateway")
 

@@ -8,6 +8,7 @@ from rsws.backoff import Backoff
 from rsws.settings import KIB, MIB
 from rsws.streams.limits import DEFAULTS as STREAM_DEFAULTS
 from rsws.streams.limits import Limits as StreamLimits
+from rsws.tokens.signed import CLOCK_DIFFERENCE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Limits:
     """The time without a wrong token after which an address's count starts again."""
     max_addresses: int = 10_000
     """The maximum number of addresses whose wrong tokens are counted; the one seen longest ago is forgotten first."""
-    clock_difference_s: float = 30.0
+    clock_difference_s: float = CLOCK_DIFFERENCE_S
     """The difference between the clocks of the gateway and of those who make tokens that is forgiven."""
     token_warning_s: float = 60.0
     """The time before a token's end at which its holder is told; half of its life where that is shorter."""

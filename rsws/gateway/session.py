@@ -9,10 +9,9 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Literal, TypeAlias
 
-from rsws.errors import CloseCode, ErrorCode, Outcome, RequestError, StoreError
+from rsws.errors import TOKEN_EXPIRED, CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import TokenHolder
-from rsws.gateway.access.grant import Grant
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.websocket.connection import ClientConnection, MessageHandler
@@ -40,6 +39,7 @@ from rsws.protocol import (
 )
 from rsws.settings import Settings
 from rsws.streams.store import IdempotencyKey, Stored, Streams
+from rsws.tokens.grant import Grant
 
 log = logging.getLogger("rsws.gateway")
 
@@ -111,7 +111,7 @@ class Session(MessageHandler, TokenHolder):
 
     @property
     def who(self) -> str | None:
-        """See :attr:`rsws.gateway.access.grant.Grant.who`."""
+        """See :attr:`rsws.tokens.grant.Grant.who`."""
         return self._grant.who
 
     def end(self) -> None:
@@ -330,4 +330,4 @@ class Session(MessageHandler, TokenHolder):
         self._metrics.tokens_ended += 1
         log.info(LogLine("token expired", client=self._connection.peer, who=self.who))
         self._end_subscriptions()
-        self._connection.drain(CloseCode.POLICY_VIOLATION, "token expired", self._end_timeout_s)
+        self._connection.drain(CloseCode.POLICY_VIOLATION, TOKEN_EXPIRED, self._end_timeout_s)

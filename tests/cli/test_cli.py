@@ -16,7 +16,7 @@ import typer
 
 from kit.cli import call_main
 from kit.support import run_rsws
-from rsws.cli import bench, pub, serve, sub, usage, xadd
+from rsws.cli import bench, pub, serve, sub, token, usage, xadd
 from rsws.cli.app import app
 from rsws.cli.exits import EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
@@ -41,6 +41,7 @@ EPILOGS = {
     "sub": sub.EPILOG,
     "pub": pub.EPILOG,
     "xadd": xadd.EPILOG,
+    "token": token.EPILOG,
     "bench": bench.EPILOG,
 }
 WIDE = {"COLUMNS": "200"}

@@ -28,15 +28,15 @@ from rsws.errors import RswsError, SetupError, UsageError
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import AT_ONCE, Ends, TokenHolder
 from rsws.gateway.access.files import KeyFile
-from rsws.gateway.access.grant import CACHED_CHANNELS, FULL, Grant, parse_key_may
-from rsws.gateway.access.keys import read_keys
 from rsws.gateway.access.presented import Source, find_token
-from rsws.gateway.access.reasons import Reason, Refusal
-from rsws.gateway.access.signed import SignedTokens
 from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.metrics import Metrics
 from rsws.settings import Settings
+from rsws.tokens.grant import CACHED_CHANNELS, FULL, Grant, parse_key_may
+from rsws.tokens.keys import read_keys
+from rsws.tokens.reasons import Reason, Refusal
+from rsws.tokens.signed import SignedTokens
 
 # --- patterns ---
 
@@ -192,8 +192,8 @@ def test_a_public_key_needs_the_extra_and_says_so() -> None:
     code = (
         "import sys; sys.modules['cryptography'] = None\n"
         "from rsws.errors import SetupError\n"
-        "from rsws.gateway.access.keys import read_keys\n"
-        "from rsws.gateway.access.signed import SignedTokens\n"
+        "from rsws.tokens.keys import read_keys\n"
+        "from rsws.tokens.signed import SignedTokens\n"
         "SignedTokens(read_keys('s' * 32)).check('a.b.c')\n"
         "for text in sys.argv[1:]:\n"
         "    try: read_keys(text)\n"

@@ -399,7 +399,7 @@ async def test_each_attempt_is_refused_alike_and_logged_with_its_reason(
                 await client.expect_error("bad_token")
         lines = [each.getMessage() for each in caplog.records if "token refused" in each.getMessage()]
         assert len(lines) == 1, name  # and one in 10 s, with their number
-        assert re.fullmatch(r'token refused client=[\d.:]+( who="alice")? from=url reason=".*" refused=1', lines[0])
+        assert re.fullmatch(r'token refused client=[\d.:]+( who=alice)? source=url reason=".*" refused=1', lines[0])
         assert reason in lines[0], name
         if text:
             assert not any(part in caplog.text for part in text.split(".") if len(part) > 4), name

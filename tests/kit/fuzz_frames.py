@@ -27,7 +27,6 @@ from websockets.server import ServerProtocol
 from kit.frame_streams import MAX_BYTES, Sent, sent
 from kit.gateway import KEY, first_frame, handshake
 from rsws.gateway.access.control import AccessControl
-from rsws.gateway.access.grant import Grant
 from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.http import PlainHttp
@@ -38,6 +37,7 @@ from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.turns import Turns
 from rsws.settings import Settings
+from rsws.tokens.grant import Grant
 
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 ReadExact: TypeAlias = Callable[[int], Generator[None, None, bytes | bytearray]]

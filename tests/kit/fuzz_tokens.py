@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 from kit.gateway import handshake
 from kit.tokens import KINDS, SECRET, claims, encoded, pair, sign, token
-from rsws.gateway.access.grant import Grant
-from rsws.gateway.access.keys import read_keys
 from rsws.gateway.access.presented import Presented, Source
-from rsws.gateway.access.signed import SignedTokens
 from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
+from rsws.tokens.grant import Grant
+from rsws.tokens.keys import read_keys
+from rsws.tokens.signed import SignedTokens
 
 KEY, PREVIOUS = "the secret key", "the key before"
 ALPHABET = "ABCXYZabcxyz0189-_"

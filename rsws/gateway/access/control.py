@@ -12,16 +12,16 @@ from rsws.errors import SetupError
 from rsws.gateway.access.attempts import WrongTokens
 from rsws.gateway.access.ends import Ends
 from rsws.gateway.access.files import KeyFile, watch
-from rsws.gateway.access.grant import Grant, parse_key_may
-from rsws.gateway.access.keys import KeySet, read_keys
 from rsws.gateway.access.presented import Presented, Source
-from rsws.gateway.access.reasons import Reason, Refusal
-from rsws.gateway.access.signed import SignedTokens
 from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import Metrics
 from rsws.settings import MIN_KEY_CHARS, Settings
+from rsws.tokens.grant import Grant, parse_key_may
+from rsws.tokens.keys import KeySet, read_keys
+from rsws.tokens.reasons import Reason, Refusal
+from rsws.tokens.signed import SignedTokens
 
 log = logging.getLogger("rsws.gateway")
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol as Interface
 
-from rsws.gateway.access.grant import Grant
 from rsws.gateway.limits import DEFAULTS, Limits
+from rsws.tokens.grant import Grant
 
 AT_ONCE = 64
 """The clients that are told in one turn of the event loop: thousands may have tokens that end in the same second."""

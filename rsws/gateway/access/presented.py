@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-from rsws.gateway.access.reasons import Reason
 from rsws.protocol import SUBPROTOCOL, TOKEN_SUBPROTOCOL
+from rsws.tokens.reasons import Reason
 
 
 class Source(StrEnum):

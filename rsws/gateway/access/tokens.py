@@ -6,10 +6,10 @@ import hmac
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from rsws.gateway.access.grant import FULL, Grant
 from rsws.gateway.access.presented import Presented, find_token
-from rsws.gateway.access.reasons import Reason, Refusal
-from rsws.gateway.access.signed import SignedTokens
+from rsws.tokens.grant import FULL, Grant
+from rsws.tokens.reasons import Reason, Refusal
+from rsws.tokens.signed import SignedTokens
 
 
 class TokenCheck:

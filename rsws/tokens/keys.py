@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from rsws.errors import SetupError, UsageError
-from rsws.gateway.access.reasons import Reason
+from rsws.tokens.reasons import Reason
 
 MIN_SECRET_BYTES = 32
 """The least length of a secret for HS256: with each JWT its holder has something to try guesses at (RFC 7518)."""
 MIN_RSA_BITS = 2048
-_NOT_SECRETS = ("ssh-", "ecdsa-sha2-", "sk-ssh-", "---- BEGIN ")
-_WHAT = "the JWT key"
+NOT_SECRETS = ("ssh-", "ecdsa-sha2-", "sk-ssh-", "---- BEGIN ")
+WHAT = "the JWT key"
 
 
 class VerifyingKey(NamedTuple):
@@ -66,17 +66,17 @@ def read_keys(text: str) -> KeySet:
         return KeySet(by_id=_read_jwks(text))
     if "-----BEGIN" in text:
         return KeySet(_read_pem(text))
-    if text.startswith(_NOT_SECRETS):
-        raise UsageError(f"{_WHAT} is a key of SSH: give a public key as PEM (ssh-keygen -e -m PKCS8 -f KEY.pub)")
+    if text.startswith(NOT_SECRETS):
+        raise UsageError(f"{WHAT} is a key of SSH: give a public key as PEM (ssh-keygen -e -m PKCS8 -f KEY.pub)")
     if _is_der(text):
         raise UsageError(
-            f"{_WHAT} is a key in base64 alone: put lines -----BEGIN PUBLIC KEY----- and -----END ... around it"
+            f"{WHAT} is a key in base64 alone: put lines -----BEGIN PUBLIC KEY----- and -----END ... around it"
         )
     size = len(text.encode())
     if size < MIN_SECRET_BYTES:
         raise UsageError(
-            f"{_WHAT} is a secret of {size} bytes, and {MIN_SECRET_BYTES} are needed; "
-            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            f"{WHAT} is a secret of {size} bytes, and {MIN_SECRET_BYTES} are needed; "
+            "make one with `rsws token --new-key`"
         )
     return KeySet(VerifyingKey("HS256", text.encode()))
 
@@ -95,32 +95,37 @@ def _is_der(text: str) -> bool:
     return start + size == len(data) and data[start] in (0x30, 0x02)
 
 
-def _need_cryptography() -> None:
+def need_cryptography(what: str) -> None:
+    """Check that the library for a kind of key is there.
+
+    Raises:
+        SetupError: It is not.
+    """
     try:
         import cryptography.hazmat.primitives.serialization  # noqa: F401
     except ImportError:
-        raise SetupError(f"{_WHAT} is a public key, which needs a library: pip install 'rsws[jwt]'") from None
+        raise SetupError(f"{WHAT} is {what}, which needs a library: pip install 'rsws[jwt]'") from None
 
 
 def _read_pem(text: str) -> VerifyingKey:
     if "PRIVATE KEY-----" in text:
-        raise UsageError(f"{_WHAT} is a private key, which is for who makes tokens; give the public one")
+        raise UsageError(f"{WHAT} is a private key, which is for who makes tokens; give the public one")
     if "CERTIFICATE-----" in text:
-        raise UsageError(f"{_WHAT} is a certificate; give its public key (openssl x509 -pubkey -noout -in FILE)")
+        raise UsageError(f"{WHAT} is a certificate; give its public key (openssl x509 -pubkey -noout -in FILE)")
     if text.count("-----BEGIN") > 1:
-        raise UsageError(f"{_WHAT} has several keys; give one as PEM, or a JWKS")
-    _need_cryptography()
+        raise UsageError(f"{WHAT} has several keys; give one as PEM, or a JWKS")
+    need_cryptography("a public key")
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise UsageError(f"{_WHAT} begins like a public key as PEM, but can't be read") from None
-    return _public_key(key)
+        raise UsageError(f"{WHAT} begins like a public key as PEM, but can't be read") from None
+    return public_key(key)
 
 
-def _public_key(key: object) -> VerifyingKey:
+def public_key(key: object) -> VerifyingKey:
     """Return the key with its algorithm.
 
     Raises:
@@ -134,12 +139,12 @@ def _public_key(key: object) -> VerifyingKey:
         case RSAPublicKey() if key.key_size >= MIN_RSA_BITS:
             return VerifyingKey("RS256", key)
         case RSAPublicKey():
-            raise UsageError(f"{_WHAT} is an RSA key of {key.key_size} bits, and {MIN_RSA_BITS} are needed")
+            raise UsageError(f"{WHAT} is an RSA key of {key.key_size} bits, and {MIN_RSA_BITS} are needed")
         case EllipticCurvePublicKey() if isinstance(key.curve, SECP256R1):
             return VerifyingKey("ES256", key)
         case Ed25519PublicKey():
             return VerifyingKey("EdDSA", key)
-    raise UsageError(f"{_WHAT} is of a kind that is not taken: give one of RSA, of the curve P-256, or Ed25519")
+    raise UsageError(f"{WHAT} is of a kind that is not taken: give one of RSA, of the curve P-256, or Ed25519")
 
 
 class _Jwk(msgspec.Struct, rename={"key_id": "kid", "private": "d"}):
@@ -160,20 +165,20 @@ def _read_jwks(text: str) -> dict[str, VerifyingKey]:
         raw = msgspec.json.decode(text, type=_Jwks).keys
         headers = [msgspec.json.decode(each, type=_Jwk) for each in raw]
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        raise UsageError(f"{_WHAT} begins like JSON, but is no JWKS: an object with a list of keys") from None
-    _need_cryptography()
+        raise UsageError(f"{WHAT} begins like JSON, but is no JWKS: an object with a list of keys") from None
+    need_cryptography("a public key")
     keys: dict[str, VerifyingKey] = {}
     for text_of_key, header in zip(raw, headers, strict=True):
         if header.private is not None:
-            raise UsageError(f"{_WHAT} has a private key in it, which is for who makes tokens; give the public ones")
+            raise UsageError(f"{WHAT} has a private key in it, which is for who makes tokens; give the public ones")
         key = _read_jwk(bytes(text_of_key), header)
         if key is None or header.key_id is None:  # for encryption, or of a kind that is not taken: a JWKS may have such
             continue
         if header.key_id in keys:
-            raise UsageError(f"{_WHAT} has two keys with the same kid")
+            raise UsageError(f"{WHAT} has two keys with the same kid")
         keys[header.key_id] = key
     if not keys:
-        raise UsageError(f"{_WHAT} has no key in it that can be used: with a kid, of RSA, the curve P-256, or Ed25519")
+        raise UsageError(f"{WHAT} has no key in it that can be used: with a kid, of RSA, the curve P-256, or Ed25519")
     return keys
 
 
@@ -189,7 +194,7 @@ def _read_jwk(text: bytes, header: _Jwk) -> VerifyingKey | None:
     if header.key_ops is not None and "verify" not in header.key_ops:
         return None
     try:
-        key = _public_key(reader.from_jwk(text.decode()))
+        key = public_key(reader.from_jwk(text.decode()))
     except (PyJWTError, UsageError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return key if header.alg in (None, key.algorithm) else None

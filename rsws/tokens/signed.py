@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import time
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from rsws.gateway.access.grant import Grant, Rights
-from rsws.gateway.access.keys import KeySet
-from rsws.gateway.access.reasons import Reason, Refusal
+from rsws.tokens.grant import Grant, Rights
+from rsws.tokens.keys import KeySet
+from rsws.tokens.reasons import Reason, Refusal
 
 if TYPE_CHECKING:
     from jwt import PyJWS
@@ -23,11 +22,18 @@ MAX_TOKEN_BYTES = 16 * 1024
 """The longest JWT, as a header has no room for more: a longer one is refused before any of it is looked at."""
 _FORM = re.compile(r"[-_A-Za-z0-9]*\.[-_A-Za-z0-9]*\.[-_A-Za-z0-9]*")
 """The form of a JWT. PyJWT takes padding, too: one token would then have several texts."""
-_LAST_SECOND = 253_402_300_799
+LAST_SECOND = 253_402_300_799
 """The end of the year 9999: a time beyond it is in milliseconds, and would never come."""
 
+ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
+"""The algorithms that the keys of :mod:`rsws.tokens.keys` are for."""
+CLOCK_DIFFERENCE_S = 30.0
+"""The difference between the clocks of the gateway and of those who make tokens that is forgiven."""
 
-class _Header(msgspec.Struct, gc=False):
+
+class Header(msgspec.Struct, gc=False):
+    """The header of a JWT: what it says of itself."""
+
     alg: str
     kid: str | None = None
     crit: Raw | UnsetType = UNSET
@@ -44,7 +50,7 @@ class _Claims(msgspec.Struct, gc=False):
     channels: Raw | UnsetType = UNSET
 
 
-_header = msgspec.json.Decoder(_Header)
+_header = msgspec.json.Decoder(Header)
 _claims = msgspec.json.Decoder(_Claims)
 _channels = msgspec.json.Decoder(dict[str, Rights])
 
@@ -65,7 +71,7 @@ class SignedTokens:
         keys: KeySet,
         audience: str | None = None,
         issuer: str | None = None,
-        forgiven_s: float = 30,
+        forgiven_s: float = CLOCK_DIFFERENCE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         from jwt import PyJWS  # 30 ms, which only who uses JWTs should wait for
@@ -80,8 +86,10 @@ class SignedTokens:
     def check(self, token: str) -> Grant | Refusal:
         """Return what a JWT allows, or why it is refused."""
         payload = self._verified(token)
-        if isinstance(payload, Reason):
-            return Refusal(payload)
+        return Refusal(payload) if isinstance(payload, Reason) else self.check_claims(payload)
+
+    def check_claims(self, payload: bytes) -> Grant | Refusal:
+        """Return what a payload allows, or why it is refused, whoever has signed it."""
         try:
             claims = _claims.decode(payload)
         except (msgspec.DecodeError, RecursionError):
@@ -97,15 +105,9 @@ class SignedTokens:
 
     def _verified(self, token: str) -> bytes | Reason:
         """Return the payload of a token with a right signature."""
-        if len(token) > MAX_TOKEN_BYTES:
-            return Reason.TOO_LONG
-        if not _FORM.fullmatch(token):
-            return Reason.WRONG
-        header = _read_header(token.partition(".")[0])
-        if header is None:
-            return Reason.UNREADABLE
-        if header.crit is not UNSET or header.b64 is not UNSET:
-            return Reason.CRITICAL
+        header = read_header(token)
+        if isinstance(header, Reason):
+            return header
         key = self.keys.find(header.kid)
         if isinstance(key, Reason):
             return key
@@ -128,7 +130,7 @@ class SignedTokens:
         if claims.exp is UNSET:
             return Reason.NO_EXPIRY
         times = [each for each in (claims.exp, claims.nbf, claims.iat) if each is not UNSET]
-        if not all(0 <= each <= _LAST_SECOND for each in times):
+        if not all(0 <= each <= LAST_SECOND for each in times):
             return Reason.BAD_TIME
         if now >= claims.exp + forgiven_s:
             return Reason.EXPIRED
@@ -143,9 +145,26 @@ class SignedTokens:
         return None
 
 
-def _read_header(segment: str) -> _Header | None:
+def read_header(token: str) -> Header | Reason:
+    """Return the header of a JWT, or why it is refused whatever the key."""
+    if len(token) > MAX_TOKEN_BYTES:
+        return Reason.TOO_LONG
+    if not _FORM.fullmatch(token):
+        return Reason.WRONG
     try:
-        data = base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True)
-        return _header.decode(data)
-    except (binascii.Error, ValueError, msgspec.DecodeError, RecursionError):
-        return None
+        header = _header.decode(unverified_segment(token, 0))
+    except (ValueError, RecursionError):
+        return Reason.UNREADABLE
+    if header.crit is not UNSET or header.b64 is not UNSET:
+        return Reason.CRITICAL
+    return header
+
+
+def unverified_segment(token: str, index: int) -> bytes:
+    """Return the header (0) or the payload (1) of a text in the form of a JWT; nothing is known of who has signed it.
+
+    Raises:
+        ValueError: It is not base64url.
+    """
+    segment = token.split(".")[index]
+    return base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True)

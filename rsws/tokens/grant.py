@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
@@ -115,13 +115,24 @@ def parse_key_may(texts: tuple[str, ...]) -> Grant:
     Raises:
         UsageError: One of them is not ``PATTERN=r``, ``PATTERN=w`` or ``PATTERN=rw``.
     """
-    if not texts:
-        return FULL
+    return Grant(parse_rights(texts, "--key-may ")) if texts else FULL
+
+
+def parse_rights(texts: Iterable[str], option: str = "") -> dict[str, Rights]:
+    """Return the rights by pattern that texts such as ``news.*=r`` say; a pattern that comes again adds to its rights.
+
+    Args:
+        texts: What somebody wrote.
+        option: What the text of an error begins with.
+
+    Raises:
+        UsageError: One of them is not ``PATTERN=r``, ``PATTERN=w`` or ``PATTERN=rw``.
+    """
     bits: dict[str, int] = {}
     for text in texts:
         pattern, _, rights = text.rpartition("=")
         if not pattern or rights not in _BITS:
-            raise UsageError(f"--key-may {excerpt(text)}: write PATTERN=r, PATTERN=w or PATTERN=rw, as in 'news.*=r'")
+            raise UsageError(f"{option}{excerpt(text)}: write PATTERN=r, PATTERN=w or PATTERN=rw, as in 'news.*=r'")
         bits[pattern] = bits.get(pattern, 0) | _BITS[rights]
     said: dict[int, Rights] = {1: "r", 2: "w", 3: "rw"}
-    return Grant({pattern: said[each] for pattern, each in bits.items()})
+    return {pattern: said[each] for pattern, each in bits.items()}

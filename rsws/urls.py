@@ -45,6 +45,15 @@ def host_fault(host: str) -> str | None:
     return None
 
 
+def network_fault(text: str) -> str | None:
+    """Return why ``text`` is not an IP address or a network of them; None when it is."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        return f"{error}; write an address, or a network such as 10.0.0.0/8"
+    return None
+
+
 def join_host_port(place: HostPort) -> str:
     """Return ``host:port``, an IPv6 address in brackets."""
     host, port = place

@@ -23,6 +23,7 @@ LOWER = (
     "backoff",
     "runtime",
     "shared",
+    "certificates",
 )
 
 
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "frames": set(),
     "ownership": {"errors"},
     "datadir": {"errors", "ownership", "settings"},
+    "certificates": {"errors", "settings"},
     "backoff": set(),
     "runtime": set(),
     "shared": set(),
@@ -47,16 +49,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway.limits": {*LOWER, "streams"},
     "gateway.metrics": {*LOWER},
     "gateway.logs": {"text"},
-    "gateway.access": {*LOWER, *gateway("limits", "logs", "metrics")},
+    "gateway.peer": {"urls"},
+    "gateway.access": {*LOWER, *gateway("limits", "logs", "metrics", "peer")},
     "gateway.delivery": {*LOWER, "streams", *gateway("limits", "metrics")},
     "gateway.http": {"gateway.metrics"},
-    "gateway.websocket": {*LOWER, "gateway.delivery", "gateway.http", "gateway.limits"},
+    "gateway.websocket": {*LOWER, *gateway("delivery", "http", "limits", "peer")},
+    "gateway.entrance": {*LOWER, *gateway("access", "logs", "metrics", "peer", "websocket")},
     "gateway.session": {*LOWER, "streams", *gateway("access", "delivery", "websocket")},
     "gateway.clients": {*LOWER, *gateway("limits", "metrics", "logs", "access", "http", "websocket", "session")},
     "gateway.server": {
         *LOWER,
         "streams",
-        *gateway("limits", "metrics", "access", "delivery", "http", "websocket", "session", "clients"),
+        *gateway("limits", "metrics", "access", "delivery", "http", "websocket", "session", "clients", "entrance"),
     },
     "gateway.process": {*LOWER, "streams", *gateway("limits", "metrics", "logs", "server")},
     "client": {*LOWER} - {"datadir", "ownership", "runtime", "shared"},

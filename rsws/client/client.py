@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 from typing import Any, Literal, overload
 
 from rsws.client.address import Address
@@ -30,6 +31,7 @@ async def connect(
     url: str,
     *,
     token: str | None = None,
+    ssl: SSLContext | None = None,
     reconnect: bool = True,
     give_up_after_s: float | None = None,
     connect_timeout_s: float = 10,
@@ -48,6 +50,8 @@ async def connect(
     Args:
         url: ``ws://HOST:PORT`` or ``wss://HOST``; ``ws://`` may be left out.
         token: The gateway's token. None sends none, or the one that ``url`` has in its query.
+        ssl: For ``wss://``: which certificates to trust, such as ``ssl.create_default_context(cafile="ca.pem")``; None
+            for those that the system trusts, or the file named by ``SSL_CERT_FILE``. Without TLS it has no effect.
         reconnect: Whether to reconnect when the connection is lost later. The first connection is tried once.
         give_up_after_s: Seconds of outage after which the connection counts as lost for good; None never gives up.
         connect_timeout_s: Seconds one attempt may take.
@@ -60,7 +64,7 @@ async def connect(
         CannotConnect: No gateway answers there; the text says why and what to do.
         Unauthorized: The gateway refuses the token.
     """
-    address = Address.of(url, token)
+    address = Address.of(url, token, ssl)
     async with GatewayLink(address, reconnect, give_up_after_s, connect_timeout_s, on_connection, limits) as link:
         yield Client(link)
 

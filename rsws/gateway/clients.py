@@ -18,6 +18,7 @@ from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
+from rsws.gateway.websocket.forwarded import TrustedProxies
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import Connected, Refused, encode_reply
@@ -69,6 +70,7 @@ class ClientRegistry(ConnectionOwner):
         self._client_limit = max(1, limit - self._reserved)
         self._extensions = COMPRESSION if settings.compress else ()
         self._access = access
+        self._proxies = TrustedProxies(settings.trusted_proxies)
         self._http = http
         self._make_session = make_session
         self._board = board
@@ -112,6 +114,8 @@ class ClientRegistry(ConnectionOwner):
         self._silent.pop(connection, None)
         answer: Opening | bytes | None
         if isinstance(request, Request):
+            if self._proxies:
+                connection.peer = self._proxies.client(connection.peer, request.headers)
             answer = answer_handshake(request, self._extensions)
             if answer is None:
                 answer = self._http.respond(request)

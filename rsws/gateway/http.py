@@ -125,10 +125,12 @@ class PlainHttp:
     Args:
         is_ready: Returns whether Redis can be reached and serves commands, that is, is not loading its data.
         metrics: Returns the text for ``/metrics``.
+        scheme: That of the gateway's URL: ``ws`` or ``wss``.
     """
 
-    def __init__(self, is_ready: Callable[[], bool], metrics: Callable[[], str]) -> None:
+    def __init__(self, is_ready: Callable[[], bool], metrics: Callable[[], str], scheme: str = "ws") -> None:
         self._is_ready = is_ready
+        self._scheme = scheme
         self._metrics = metrics
 
     def respond(self, request: Request) -> bytes:
@@ -149,7 +151,7 @@ class PlainHttp:
             case "/metrics":
                 return HTTPStatus.OK, self._metrics(), {"Content-Type": CONTENT_TYPE}
         text = (
-            "This is a WebSocket gateway: connect with ws://HOST:PORT/?token=KEY\n"
+            f"This is a WebSocket gateway: connect with {self._scheme}://HOST:PORT/?token=KEY\n"
             "A proxy in between has to pass on the headers Upgrade and Connection.\n"
         )
         return HTTPStatus.UPGRADE_REQUIRED, text, {"Upgrade": "websocket"}

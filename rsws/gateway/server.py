@@ -14,13 +14,14 @@ from types import TracebackType
 from typing import Self
 
 from rsws.gateway.access.control import AccessControl
+from rsws.gateway.access.files import watch
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
+from rsws.gateway.entrance import Entrance
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics, primaries_text
 from rsws.gateway.session import Session
-from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.runtime import give_back_memory
@@ -83,7 +84,7 @@ class Server:
             settings,
             _connection_limit(),
             self._access,
-            PlainHttp(lambda: self.redis.ready, self._metrics_text),
+            PlainHttp(lambda: self.redis.ready, self._metrics_text, settings.scheme),
             partial(
                 Session,
                 access=self._access,
@@ -96,6 +97,7 @@ class Server:
             Turns(lambda: self.redis.is_crowded),
             limits=limits,
         )
+        self._entrance = Entrance(settings, self.clients, self._metrics)
         self._listeners: list[asyncio.Server] = []
         self._counted_at = -limits.publish_s
         self._core: asyncio.Task[None] | None = None
@@ -141,6 +143,8 @@ class Server:
             tasks.create_task(self._watch_connections())
             tasks.create_task(self.clients.look_after())
             tasks.create_task(self._access.watch_files())
+            if (certificate := self._entrance.certificate) is not None:
+                tasks.create_task(watch(certificate.files, self._limits.key_files_check_s))
             tasks.create_task(_keep_memory_small())
             if self.board.shared:
                 tasks.create_task(self._keep_publishing_metrics())
@@ -161,7 +165,7 @@ class Server:
         """
         for bound in sockets:
             listener = await asyncio.get_running_loop().create_server(
-                partial(ClientConnection, self.clients), sock=bound, backlog=ACCEPT_AT_ONCE, start_serving=False
+                self._entrance, sock=bound, backlog=ACCEPT_AT_ONCE, start_serving=False
             )
             self._listeners.append(listener)
             for listening in listener.sockets:
@@ -178,6 +182,9 @@ class Server:
     def reload_keys(self) -> None:
         """Read the files of keys again."""
         self._access.reload()
+        if (certificate := self._entrance.certificate) is not None:
+            for each in certificate.files:
+                each.refresh(even_if_unchanged=True)
 
     # --- Redis ---
 

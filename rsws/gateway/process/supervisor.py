@@ -27,11 +27,18 @@ from rsws.errors import SetupError
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
-from rsws.gateway.process.setup import announce, choose_key, find_redis, reserve_port, share_port, url_of
+from rsws.gateway.process.setup import (
+    announce,
+    check_settings,
+    choose_key,
+    find_redis,
+    reserve_port,
+    share_port,
+    url_of,
+)
 from rsws.runtime import start_module
 from rsws.settings import SECONDS, Settings
 from rsws.streams.embedded import LocalRedis
-from rsws.streams.retention import Rule
 
 log = logging.getLogger("rsws.gateway")
 
@@ -91,8 +98,7 @@ class Supervisor(Gateway):
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
-        for text in settings.retain:
-            Rule.parse(text)
+        check_settings(settings)
         data = DataDir(settings.data_dir)
         key = choose_key(settings, data)
         self.key_file = key.file
@@ -100,7 +106,7 @@ class Supervisor(Gateway):
         redis = await find_redis(settings, data, stack)
         self.redis_shown, self.redis_description = redis.target.shown, redis.description
         listening = share_port(settings, reserved, stack)
-        self.url = url_of(listening[0][0])
+        self.url = url_of(settings, listening[0][0])
         processes = settings.workers + 1
         memory = SharedMetrics.memory(processes)
         stack.callback(os.close, memory)
@@ -124,7 +130,7 @@ class Supervisor(Gateway):
         for error in await asyncio.gather(*[worker.start() for worker in self._workers], return_exceptions=True):
             if error is not None:
                 raise error
-        announce(data, key, listening[0], stack)
+        announce(self.settings, data, key, listening[0], stack)
         self._core = asyncio.create_task(self._run_core(redis.local), name="rsws core")
 
     async def _run_core(self, local: LocalRedis | None) -> None:

@@ -18,6 +18,7 @@ from rsws.errors import CloseCode
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.limits import Limits
+from rsws.gateway.peer import UNKNOWN, Peer
 from rsws.gateway.websocket.compression import Compressor, agreed_compressor
 from rsws.gateway.websocket.frames import PING, text_frame
 from rsws.gateway.websocket.handshake import Opening
@@ -143,6 +144,11 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._sent_in = 0
         self._written = 0
 
+    @property
+    def address(self) -> str:
+        """The client's IP address, which limits count; behind a trusted proxy the proxy's own until it is told."""
+        return self.peer.address
+
     # --- input ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -151,8 +157,8 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self.transport.set_write_buffer_limits(self._owner.high_water_bytes)
         address = transport.get_extra_info("peername")
         # IPv4 addresses have a prefix on a socket that is for IPv6, too.
-        self.peer = f"{address[0].removeprefix('::ffff:')}:{address[1]}" if address else "unknown"
-        """The client's address and port, for log lines."""
+        self.peer = Peer(address[0].removeprefix("::ffff:"), address[1]) if address else UNKNOWN
+        """Who the client is: who has connected, until a trusted proxy tells for whom. Its text is for log lines."""
         self._owner.connected(self)
 
     def start(self, handler: MessageHandler) -> None:

@@ -138,10 +138,6 @@ class _ProxyHeaderReader(asyncio.Protocol):
         if rest := self._received[header.size :]:
             self._next.data_received(rest)
 
-    def eof_received(self) -> None:
-        """Pass it on (a callback of asyncio)."""
-        self._next.eof_received()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass it on (a callback of asyncio)."""
         self._next.connection_lost(exc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +137,19 @@ async def test_the_chain_is_sent_and_an_old_version_refused(redis_server: RedisS
 async def test_it_ends_as_tls_and_tcp_should(redis_server: RedisServer, authority: Authority) -> None:
     """A close of TLS that comes before the close of TCP says that nothing was cut off."""
     async with gateway(redis_server.url, **files(authority)) as server:
-        async with tls_wire(server, authority.trusted) as wire:
-            wire.writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * 10_000)
-            answer = await wire.reader.read()
-            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert answer.endswith(b"ok\n")
+        strict = authority.trusted
+
+        def answer() -> bytes:
+            with (
+                socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), 5) as tcp,
+                strict.wrap_socket(tcp, server_hostname="localhost", suppress_ragged_eofs=False) as tls,
+            ):
+                tls.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * 10_000)
+                return b"".join(iter(partial(tls.recv, 65536), b""))
+
+        said = await asyncio.to_thread(answer)
+        assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert said.endswith(b"ok\n")
         async with tls_wire(server, authority.trusted) as wire:
             wire.writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             told = (await wire.reader.read()).decode()
@@ -149,6 +159,73 @@ async def test_it_ends_as_tls_and_tcp_should(redis_server: RedisServer, authorit
             await wire.reader.readuntil(WELCOME.encode())
             wire.writer.close()
             await until(lambda: not len(server.server.clients), "the connection to be gone")
+
+
+class Counted(ssl.SSLObject):
+    """One of the gateway's."""
+
+
+@async_test
+async def test_what_a_connection_had_is_freed_at_its_end(redis_server: RedisServer, authority: Authority) -> None:
+    async with gateway(redis_server.url, **files(authority)) as server:
+        assert server.server._entrance.certificate is not None
+        server.server._entrance.certificate.context.sslobject_class = Counted
+        gc.disable()  # it costs 17 KB, which should not wait for a collection
+        try:
+            async with connect(server, ssl=authority.trusted, server_hostname="localhost"):
+                assert [each for each in gc.get_objects() if type(each) is Counted]
+            await until(lambda: not [each for each in gc.get_objects() if type(each) is Counted], "its end")
+        finally:
+            gc.enable()
+
+
+async def send_in_tls(wire: Wire, context: ssl.SSLContext, data: bytes) -> None:
+    """Make the handshake of TLS over a bare connection, and send ``data`` in it."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            await wire.send(outgoing.read())
+            incoming.write(await wire.read_some())
+    tls.write(data)
+    await wire.send(outgoing.read())
+
+
+@async_test
+async def test_what_a_refused_client_sends_is_not_read_for_ever(
+    redis_server: RedisServer, authority: Authority
+) -> None:
+    async with gateway(redis_server.url, **files(authority)) as server, Wire(server) as wire:
+        await send_in_tls(wire, authority.trusted, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        [connection] = server.server.clients
+        await until(lambda: connection.ignores_input, "the answer")
+        await wire.send(b"x" * 200_000)
+        assert isinstance(connection.transport, TlsTransport)
+        tcp = connection.transport._tcp
+        await until(lambda: not tcp.is_reading(), "the end of the reading")
+        assert not tcp.is_closing()
+
+
+class PartialWriter(ssl.SSLObject):
+    """Takes a part of what is written, as it may."""
+
+    def write(self, data: Any) -> int:
+        return super().write(memoryview(data)[:1000])
+
+
+@async_test
+async def test_a_write_in_parts(redis_server: RedisServer, channel: str, authority: Authority) -> None:
+    async with gateway(redis_server.url, **files(authority)) as server:
+        assert server.server._entrance.certificate is not None
+        server.server._entrance.certificate.context.sslobject_class = PartialWriter
+        add(redis_server, channel, f'"{"x" * 10_500}"')
+        async with connect(server, ssl=authority.trusted, server_hostname="localhost") as client:
+            await client.subscribe(channel, lastMessageId="0")
+            assert (await client.message(channel))[1] == "x" * 10_500
+            await client.nothing_more()
 
 
 @async_test
@@ -208,17 +285,7 @@ async def test_plain_http_is_closed_quietly(
 @async_test
 async def test_a_broken_record_ends_an_open_connection(redis_server: RedisServer, authority: Authority) -> None:
     async with gateway(redis_server.url, **files(authority)) as server, Wire(server) as wire:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = authority.trusted.wrap_bio(incoming, outgoing, server_hostname="localhost")
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await wire.send(outgoing.read())
-                incoming.write(await wire.read_some())
-        tls.write(handshake(f"/?token={KEY}"))
-        await wire.send(outgoing.read())
+        await send_in_tls(wire, authority.trusted, handshake(f"/?token={KEY}"))
         await until(lambda: server.server.clients.sessions, "the client")
         await wire.send(b"\x17\x03\x03\x00\x20" + b"x" * 32)
         await wire.read_to_end()
@@ -273,11 +340,21 @@ async def test_a_new_certificate_is_taken_and_no_connection_lost(
         assert "has no certificate in PEM format" in caplog.text
         async with connect(server, ssl=renewed.trusted, server_hostname="localhost"):
             pass
-        put(files(authority), used)
-        server.reload_keys()
-        async with connect(server, ssl=authority.trusted, server_hostname="localhost"):
-            pass
         await client.nothing_more()
+
+
+@async_test
+async def test_it_is_read_again_when_the_operator_says_so(
+    redis_server: RedisServer, authority: Authority, tmp_path: Path
+) -> None:
+    used = files(authority)
+    (tmp_path / "next").mkdir()
+    renewed = Authority(tmp_path / "next")
+    async with gateway(redis_server.url, **used) as server:
+        put(files(renewed), used)
+        server.reload_keys()
+        async with connect(server, ssl=renewed.trusted, server_hostname="localhost"):
+            pass
 
 
 @async_test

@@ -90,7 +90,8 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up after the end of the connection (a callback of asyncio)."""
         self._connection.connection_lost(exc)
-        del self._connection  # the reference cycle would keep both alive
+        # The reference cycle would keep them alive. What is called from now on looks at TCP first, which is closed.
+        del self._connection, self._tls, self._incoming, self._outgoing
 
     def pause_writing(self) -> None:
         """Pass it on (a callback of asyncio)."""
@@ -115,7 +116,7 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         """Write it in records of TLS."""
         if self._tcp.is_closing() or not data:
             return
-        written = self._tls.write(data)  # one record at a time
+        written = self._tls.write(data)  # it may take a part
         if written < len(data):
             rest = memoryview(data)
             while rest := rest[written:]:

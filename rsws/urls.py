@@ -50,7 +50,7 @@ def network_fault(text: str) -> str | None:
     try:
         ipaddress.ip_network(text)
     except ValueError as error:
-        return f"{error}; write an address, or a network such as 10.0.0.0/8"
+        return f"it is no IP address, and no network such as 10.0.0.0/8: {error}"
     return None
 
 

@@ -96,7 +96,7 @@ def test_x_forwarded_for_counts_where_both_are_there() -> None:
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0", "proxy.example.org", "", "::/200"])
 def test_what_is_no_network(text: str) -> None:
-    assert "write an address, or a network such as 10.0.0.0/8" in (network_fault(text) or "")
+    assert "it is no IP address, and no network such as 10.0.0.0/8: " in (network_fault(text) or "")
 
 
 @settings(max_examples=500, deadline=None)

@@ -28,6 +28,7 @@ MIN_KEY_CHARS = 8
 """The minimum length of a key where other machines can connect: a shorter one can be guessed."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,7 @@ class Settings:
     shutdown_timeout_s: float = option(
         8 * SECONDS, "RSWS_SHUTDOWN_TIMEOUT", "Seconds the gateway may take to stop.", minimum=0.1, maximum=600
     )
+    log_format: str = option("text", "RSWS_LOG_FORMAT", "How log lines are printed.", choices=LOG_FORMATS)
     log_level: str = option("info", "RSWS_LOG_LEVEL", "Least severe log line to print.", choices=LOG_LEVELS)
 
     @property

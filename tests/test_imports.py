@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rsws"
 LOWER = (
     "text",
+    "log_lines",
     "errors",
     "urls",
     "settings",
@@ -34,6 +35,7 @@ def gateway(*names: str) -> set[str]:
 # Room -> the rooms it may import.
 MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
+    "log_lines": {"text"},
     "errors": set(),
     "urls": {"errors", "text"},
     "settings": {"errors", "urls"},
@@ -48,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streams": {*LOWER},
     "gateway.limits": {*LOWER, "streams"},
     "gateway.metrics": {*LOWER},
-    "gateway.logs": {"text"},
+    "gateway.logs": {"log_lines", "settings", "text"},
     "gateway.peer": {"urls"},
     "gateway.access": {*LOWER, *gateway("limits", "logs", "metrics", "peer")},
     "gateway.delivery": {*LOWER, "streams", *gateway("limits", "metrics")},

@@ -21,6 +21,7 @@ from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
 from rsws.gateway.websocket.forwarded import TrustedProxies
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.turns import Turns
+from rsws.log_lines import LogLine
 from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
 
@@ -115,7 +116,7 @@ class ClientRegistry(ConnectionOwner):
         answer: Opening | bytes | None
         if isinstance(request, Request):
             if self._proxies:
-                connection.peer = self._proxies.client(connection.peer, request.headers)
+                connection.source = self._proxies.client(connection.source, request.headers)
             answer = answer_handshake(request, self._extensions)
             if answer is None:
                 answer = self._http.respond(request)
@@ -130,7 +131,7 @@ class ClientRegistry(ConnectionOwner):
     def opened(self, connection: ClientConnection, opening: Opening) -> None:
         request = opening.request
         grant = self._access.check_request(
-            request.headers.get(b"authorization"), opening.subprotocols, request.target, connection.peer
+            request.headers.get(b"authorization"), opening.subprotocols, request.target, connection.source
         )
         if not isinstance(grant, Grant):
             self._refuse(connection, grant)
@@ -142,7 +143,7 @@ class ClientRegistry(ConnectionOwner):
             session = self.sessions[connection] = self._make_session(connection, grant)
             self._metrics.clients_accepted += 1
             self._board.publish_clients(len(self.sessions))
-            log.info("client connected client=%s%s clients=%d", connection.peer, grant.who, len(self.sessions))
+            log.info(LogLine("client connected", client=connection.peer, who=grant.who, clients=len(self.sessions)))
             connection.reply(_WELCOME)
             connection.start(session)
 
@@ -164,7 +165,8 @@ class ClientRegistry(ConnectionOwner):
             session.end()
             clients = len(self.sessions)
             self._board.publish_clients(clients)
-            log.info("client gone client=%s code=%d clients=%d", connection.peer, connection.end_code, clients)
+            who, code = session.who, connection.end_code
+            log.info(LogLine("client gone", client=connection.peer, who=who, code=code, clients=clients))
 
     def lost(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
@@ -212,9 +214,11 @@ class ClientRegistry(ConnectionOwner):
     def _count_turned_away(self) -> None:
         self._metrics.clients_turned_away += 1
         self._log_no_room.warning(
-            "no room for another client clients=%d connections=%d turned_away=%d",
-            len(self.sessions), len(self._connections), self._metrics.clients_turned_away,
-        )  # fmt: skip
+            "no room for another client",
+            clients=len(self.sessions),
+            connections=len(self._connections),
+            turned_away=self._metrics.clients_turned_away,
+        )
 
     def _forget(self, connection: ClientConnection) -> None:
         self._silent.pop(connection, None)
@@ -231,7 +235,7 @@ class ClientRegistry(ConnectionOwner):
             try:
                 connection.flush()
             except Exception:
-                log.exception("a bug in the gateway client=%s", connection.peer)
+                log.exception(LogLine("a bug in the gateway", client=connection.peer))
                 connection.transport.abort()
 
     async def look_after(self) -> None:
@@ -262,7 +266,7 @@ class ClientRegistry(ConnectionOwner):
             async with asyncio.timeout(settings.drain_s + settings.shutdown_timeout_s * 3 / 4):
                 await self._wait_until_lost(clients)
         except TimeoutError:
-            log.warning("cutting off clients that don't read clients=%d", len(self._awaited))
+            log.warning(LogLine("cutting off clients that don't read", clients=len(self._awaited)))
         for connection in self._connections:
             connection.transport.abort()
         await self._wait_until_lost(self._connections)

@@ -17,6 +17,7 @@ from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
 from rsws.gateway.websocket.forwarded import TrustedProxies
 from rsws.gateway.websocket.proxy_header import read_proxy_header
 from rsws.gateway.websocket.tls import TlsTransport
+from rsws.log_lines import LogLine
 from rsws.settings import Settings, read_secret
 
 log = logging.getLogger("rsws.gateway")
@@ -86,20 +87,22 @@ class Entrance:
 
     def trusts(self, connection: ClientConnection) -> bool:
         """Whether a connection comes from a trusted proxy."""
-        return connection.peer in self._proxies
+        return connection.source in self._proxies
 
     def refuse_header(self, connection: ClientConnection, reason: str) -> None:
         """Count, log and abort a connection that does not begin as it should."""
         self._metrics.proxy_headers_refused += 1
         self._log_no_header.warning(
-            'connection refused client=%s reason="%s" refused=%d',
-            connection.peer, reason, self._metrics.proxy_headers_refused,
-        )  # fmt: skip
+            "connection refused",
+            client=connection.peer,
+            reason=reason,
+            refused=self._metrics.proxy_headers_refused,
+        )
         connection.transport.abort()
 
     def _tls_failed(self, connection: ClientConnection, reason: str) -> None:
         self._metrics.tls_failures += 1
-        log.debug('TLS failed client=%s reason="%s"', connection.peer, reason)
+        log.debug(LogLine("TLS failed", client=connection.peer, reason=reason))
 
 
 class _ProxyHeaderReader(asyncio.Protocol):
@@ -117,7 +120,7 @@ class _ProxyHeaderReader(asyncio.Protocol):
         """Start (a callback of asyncio). The connection is made now: its time for the handshake includes the header."""
         self._transport = cast(asyncio.Transport, transport)
         self._next.connection_made(transport)
-        if self._connection.peer is UNKNOWN:
+        if self._connection.source is UNKNOWN:
             self._transport.abort()
         elif not self._entrance.trusts(self._connection):
             self._entrance.refuse_header(self._connection, "its address is not one of --trusted-proxies")
@@ -133,7 +136,7 @@ class _ProxyHeaderReader(asyncio.Protocol):
         if header is None:
             return
         if header.client is not None:
-            self._connection.peer = header.client
+            self._connection.source = header.client
         self._transport.set_protocol(self._next)
         if rest := self._received[header.size :]:
             self._next.data_received(rest)

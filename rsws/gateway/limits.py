@@ -26,6 +26,8 @@ class Limits:
     """How often it is checked that all connections to Redis are up; one missing twice is reported."""
     check_s: float = 5.0
     """The interval at which quiet channels are checked: a read of a stream that was reset would wait forever."""
+    check_pause_s: float = 0.1
+    """The pause between two of those checks, each of which costs Redis two commands."""
     open_timeout_s: float = 10.0
     """The timeout for a client's handshake."""
     door_least: int = 16

@@ -1,7 +1,7 @@
 """The gateway's logging: one line per event, on standard error, times in UTC.
 
-A log line never contains a token or a control sequence that a terminal obeys, though clients, Redis and other programs
-supply part of its text.
+A log line never contains a token, a message's data or a control sequence that a terminal obeys, though clients, Redis
+and other programs supply part of its text.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import logging
 import sys
 import time
 
-from rsws.text import SafeFormatter, log_safely
+from rsws.log_lines import JsonFormatter, LogLine, TextFormatter
+from rsws.settings import Settings
+from rsws.text import log_safely
 
 
-def configure(level: str, worker: int | None = None) -> None:
-    """Log records of ``level`` and above to standard error, each with the number of the worker if there is one."""
+def configure(settings: Settings, worker: int | None = None) -> None:
+    """Log to standard error as the settings say, each line with the number of the worker if there is one."""
     handler = logging.StreamHandler(sys.stderr)
-    who = "%(name)s" if worker is None else f"%(name)s worker={worker}"
-    formatter = SafeFormatter(f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {who} %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    log_safely(handler, level.upper())
+    handler.setFormatter(JsonFormatter(worker) if settings.log_format == "json" else TextFormatter(worker))
+    log_safely(handler, settings.log_level.upper())
 
 
 INTERVAL_S = 10.0
@@ -36,9 +35,9 @@ class NowAndThen:
         self._log = log
         self._logged_at = -INTERVAL_S
 
-    def warning(self, text: str, *facts: object) -> None:
-        """Log the line, unless one was logged less than ``INTERVAL_S`` ago."""
+    def warning(self, text: str, /, **facts: str | float | None) -> None:
+        """Log a :class:`.LogLine`, unless one was logged less than ``INTERVAL_S`` ago."""
         now = time.monotonic()
         if now - self._logged_at >= INTERVAL_S:
             self._logged_at = now
-            self._log.warning(text, *facts)
+            self._log.warning(LogLine(text, **facts))

@@ -24,6 +24,7 @@ from rsws.gateway.metrics import SharedMetrics, primaries_text
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
+from rsws.log_lines import LogLine
 from rsws.runtime import give_back_memory
 from rsws.settings import Settings
 from rsws.streams.retention import Rule
@@ -208,7 +209,7 @@ class Server:
 
     def _redis_changed(self, server: str, trouble: str | None) -> None:
         if trouble is None:
-            log.info("redis connected server=%s", server)
+            log.info(LogLine("redis connected", server=server))
         else:
             self._metrics.redis_outages += 1
             log.warning("redis unreachable, trying again until it answers: %s", trouble)

@@ -16,6 +16,7 @@ from rsws.gateway.access.grant import Grant
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.websocket.connection import ClientConnection, MessageHandler
+from rsws.log_lines import LogLine
 from rsws.protocol import (
     MAX_CHANNEL_BYTES,
     ChangeToken,
@@ -107,6 +108,11 @@ class Session(MessageHandler, TokenHolder):
     def is_busy(self) -> bool:
         """See :class:`rsws.gateway.websocket.connection.MessageHandler`."""
         return len(self._opening) >= OPENINGS
+
+    @property
+    def who(self) -> str | None:
+        """See :attr:`rsws.gateway.access.grant.Grant.who`."""
+        return self._grant.who
 
     def end(self) -> None:
         """End all subscriptions: the client is gone."""
@@ -236,7 +242,7 @@ class Session(MessageHandler, TokenHolder):
                 self._subscriptions.pop(channel, None)
             self._connection.reply(encode_reply(Error(str(error), error.code, channel)))
         except Exception:
-            log.exception("a bug in the gateway client=%s", self._connection.peer)
+            log.exception(LogLine("a bug in the gateway", client=self._connection.peer, who=self.who))
             self._connection.fail(CloseCode.INTERNAL_ERROR, "internal error")
             return
         else:
@@ -283,7 +289,7 @@ class Session(MessageHandler, TokenHolder):
         return RequestError(ErrorCode.NOT_ALLOWED, text, channel=channel, message_id=message_id)
 
     def _change_token(self, token: str, size: int) -> None:
-        answer = self._access.check_token(token, self._connection.peer)
+        answer = self._access.check_token(token, self._connection.source)
         if isinstance(answer, Grant):
             self._use(answer)
             self._connection.request_done(size)
@@ -302,7 +308,7 @@ class Session(MessageHandler, TokenHolder):
         """Go on with another token, and end the subscriptions that it does not allow."""
         self._grant = grant
         self._access.ends.watch(self, grant)
-        log.info("token changed client=%s%s", self._connection.peer, grant.who)
+        log.info(LogLine("token changed", client=self._connection.peer, who=grant.who))
         self._connection.reply(encode_reply(TokenChanged(grant.expiry_text)))
         for channel, subscription in [*self._subscriptions.items()]:
             if subscription is None or self._may_read(channel):
@@ -322,6 +328,6 @@ class Session(MessageHandler, TokenHolder):
         """See :class:`rsws.gateway.access.ends.TokenHolder`. What was received before is answered, and nothing else."""
         self._token_ended = True
         self._metrics.tokens_ended += 1
-        log.info("token expired client=%s%s", self._connection.peer, self._grant.who)
+        log.info(LogLine("token expired", client=self._connection.peer, who=self.who))
         self._end_subscriptions()
         self._connection.drain(CloseCode.POLICY_VIOLATION, "token expired", self._end_timeout_s)

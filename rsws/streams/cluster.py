@@ -35,12 +35,6 @@ T = TypeVar("T")
 MakePrimary = Callable[[RedisTarget, Callable[[str, Redirected], None]], Primary]
 """Makes what the gateway has of one primary; the callback is told which streams have moved."""
 
-UNUSED_S = 30.0
-"""How long the connections to a node are kept that has no slot any more, or none yet."""
-FREE_REDIRECTS = 3
-REDIRECT_PAUSE_S = 0.1
-"""After how long a stream is followed where a redirect says, once it has been redirected a few times in a second."""
-
 
 class _Followed:
     """A stream that is followed, at one of the primaries; at none while nobody has its slot."""
@@ -196,6 +190,11 @@ class Cluster(Streams):
         if followed is not None and followed.primary is not None:
             followed.primary.reader.unfollow(name)
 
+    def is_told_of(self, name: str) -> bool:
+        """See :meth:`rsws.streams.reader.Reader.is_told_of`."""
+        followed = self._followed.get(name)
+        return followed is not None and followed.primary is not None and followed.primary.reader.is_told_of(name)
+
     def _place(self, name: str, followed: _Followed) -> None:
         """Follow a stream where the map says."""
         owner = self._slots[followed.slot]
@@ -217,8 +216,9 @@ class Cluster(Streams):
         now = time.monotonic()
         followed.redirects = followed.redirects + 1 if now - followed.redirected_at < 1 else 1
         followed.redirected_at = now
-        if followed.redirects > FREE_REDIRECTS:
-            asyncio.get_running_loop().call_later(REDIRECT_PAUSE_S, self._follow_redirect, name, followed, redirect)
+        if followed.redirects > self._limits.free_redirects:
+            pause_s = self._limits.redirect_pause_s
+            asyncio.get_running_loop().call_later(pause_s, self._follow_redirect, name, followed, redirect)
         else:
             self._follow_redirect(name, followed, redirect)
 
@@ -345,7 +345,7 @@ class Cluster(Streams):
                 self._left.discard(primary)
                 continue
             answers = primary.commands.ready and primary.commands.is_answering
-            is_old = now - self._unused_since.setdefault(primary, now) > UNUSED_S
+            is_old = now - self._unused_since.setdefault(primary, now) > self._limits.unused_s
             if (primary in self._left and not answers) or (is_old and primary.is_idle):
                 self._end(address, primary)
 

@@ -52,6 +52,12 @@ class Limits:
     """How long it is not asked after it was, whatever has changed."""
     map_timeout_s: float = 1.0
     """How long one node may take to send the map."""
+    unused_s: float = 30.0
+    """How long the connections to a node of a cluster are kept that has no slot any more, or none yet."""
+    free_redirects: int = 3
+    """How often in a second a stream is followed at once where a redirect says."""
+    redirect_pause_s: float = 0.1
+    """How long after a further redirect it is followed there: the nodes disagree."""
     trim_every_s: float = 10.0
     """The pause between two rounds of applying all retention rules."""
 

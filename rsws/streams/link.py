@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
 from rsws.errors import Outcome, RedisUnavailable, SetupError
+from rsws.log_lines import LogLine
 from rsws.streams.command_queue import CommandQueue
 from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.redis_connection import NotPrimary, OnReply, RedisConnection, ReplyError, pack
@@ -194,7 +195,7 @@ class RedisLink(Submits):
             except NotPrimary as error:
                 demoted = error
             except OSError as error:
-                log.info("link broken name=%s: %s", self._name, error)
+                log.info(LogLine("link broken", name=self._name, cause=str(error)))
             finally:
                 await connection.close()
             failures = 0

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from rsws.errors import ChannelUnreadable, RedisUnavailable
+from rsws.log_lines import LogLine
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.caution import Caution
 from rsws.streams.command_queue import BATCH_BYTES
@@ -80,6 +81,7 @@ class Reader:
         limits: Limits = DEFAULTS,
     ) -> None:
         self._on_redirect = on_redirect
+        self._is_in_cluster = slot_of is not None
         self._gather_s = limits.gather_s
         self._read_bytes = limits.read_bytes
         self._refused_retry_s = limits.refused_retry_s
@@ -111,6 +113,9 @@ class Reader:
         """Whether Redis tells of every key that changes, and remembers none."""
         self._table = TrackingTable(limits.table_bytes)
         self._client_id = 0
+        self._due: list[Followed] = []
+        """The streams that are read a moment later."""
+        self._read_at = 0.0
 
     @property
     def trouble(self) -> str | None:
@@ -163,6 +168,19 @@ class Reader:
     def is_at_tail(self, name: str) -> bool:
         """Whether this stream was read to its end, and Redis says when there is more."""
         return self._followed[name.encode()].at_tail
+
+    def is_told_of(self, name: str) -> bool:
+        """Whether Redis says, of its own accord, when anything has become of this stream.
+
+        It does not say that a stream was deleted while its next entry is waited for, nor in a cluster that the slot of
+        one that never was has moved.
+        """
+        followed = self._followed.get(name.encode())
+        if followed is None:
+            return False
+        if followed.position == _BEGINNING:  # there is nothing that could be deleted
+            return not (self._is_in_cluster and followed.at_tail)
+        return followed.at_tail
 
     def _remove(self, key: bytes) -> Followed | None:
         followed = self._followed.pop(key, None)
@@ -250,12 +268,27 @@ class Reader:
     # --- reading ---
 
     def _read_soon(self, followed: Followed) -> None:
-        """Read a quiet stream immediately, and a busy one a moment later."""
-        if time.monotonic() - followed.delivered_at >= self._gather_s:
+        """Read a quiet stream immediately, and a busy one a moment later, together with others.
+
+        In a cluster all streams are busy when one of them is: what comes is divided among several connections, and each
+        would send and receive for every message by itself.
+        """
+        now = time.monotonic()
+        last = max(followed.delivered_at, self._read_at) if self._is_in_cluster else followed.delivered_at
+        if now - last >= self._gather_s:
+            self._read_at = now
             self._read(followed)
-        else:
-            followed.at_tail = False
-            asyncio.get_running_loop().call_later(self._gather_s, self._read, followed)
+            return
+        followed.at_tail = False
+        if not self._due:
+            asyncio.get_running_loop().call_later(self._gather_s, self._read_due)
+        self._due.append(followed)
+
+    def _read_due(self) -> None:
+        due, self._due = self._due, []
+        self._read_at = time.monotonic()
+        for followed in due:
+            self._read(followed)
 
     def _read(self, followed: Followed) -> None:
         """Read from the position, inclusive: without the entry there, some entries after it may have been trimmed."""
@@ -400,13 +433,13 @@ class Reader:
             if isinstance(error, ReplyError) and error.forbids_command:
                 self._refusals.say("XRANGE", error)
             elif not followed.is_unreadable:
-                log.warning("channel unreadable channel=%r: %s", followed.name, reason)
+                log.warning(LogLine("channel unreadable", channel=followed.name, cause=str(reason)))
         elif now - followed.failing_since < self._lasting_s:
             asyncio.get_running_loop().call_later(retry_s, self._read, followed)
             return
         elif not followed.is_unreadable:
             if not self._in_trouble:
-                log.warning("channels can't be read, trying again; the first is channel=%r: %s", followed.name, error)
+                log.warning(LogLine("channels can't be read, trying again", first=followed.name, cause=str(error)))
             self._in_trouble.add(followed.key)
         followed.is_unreadable = True
         followed.follower.unreadable(lasting_error(reason))
@@ -424,7 +457,7 @@ class Reader:
         followed.failing_since = 0.0
         followed.is_unreadable = False
         if was_told and followed.key not in self._in_trouble:
-            log.info("channel readable again channel=%r", followed.name)
+            log.info(LogLine("channel readable again", channel=followed.name))
         self._leave_trouble(followed.key)
         return was_told
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from rsws.errors import RedisUnavailable, UsageError
+from rsws.log_lines import LogLine
 from rsws.settings import UNIT_S
 from rsws.streams.limits import DEFAULTS
 from rsws.streams.link import RedisLink
@@ -103,7 +104,7 @@ class Retention:
         except ReplyError as error:
             trouble = f"looking for them: {error}"
         if trouble is not None and trouble != self._logged.get(rule):
-            log.warning("trimming failed pattern=%r: %s", rule.pattern, trouble)
+            log.warning(LogLine("trimming failed", pattern=rule.pattern, cause=str(trouble)))
         self._logged[rule] = trouble
 
     async def _streams(self, pattern: str) -> AsyncIterator[bytes]:

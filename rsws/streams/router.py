@@ -155,3 +155,7 @@ class Router(Streams):
     def unfollow(self, name: str) -> None:
         """See :meth:`rsws.streams.reader.Reader.unfollow`."""
         self._reader.unfollow(name)
+
+    def is_told_of(self, name: str) -> bool:
+        """See :meth:`rsws.streams.reader.Reader.is_told_of`."""
+        return self._reader.is_told_of(name)

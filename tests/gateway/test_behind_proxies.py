@@ -242,7 +242,7 @@ async def test_haproxy(options: Sequence[str], redis_server: RedisServer, tmp_pa
                 async with connect(front, **trust) as client:
                     await client.nothing_more()
                     [connection] = server.server.clients.sessions
-                    assert tuple(connection.peer) == client.websocket.local_address
+                    assert tuple(connection.source) == client.websocket.local_address
                 if not tls:
                     assert (await http(front, "/healthz"))[0] == 200
             async with Wire(server) as wire:  # is accepted after the last connection of the proxy

@@ -213,5 +213,5 @@ def test_a_line_of_a_crowd_is_said_now_and_then(
     monkeypatch.setattr("rsws.gateway.logs.time.monotonic", lambda: now)
     line = NowAndThen(logging.getLogger("rsws.gateway"))
     for now in (5.0, 5.1, 14.9, 15.0, 15.1, 30.0):
-        line.warning("at=%.1f", now)
-    assert [record.getMessage() for record in caplog.records] == ["at=5.0", "at=15.0", "at=30.0"]
+        line.warning("said", at=now)
+    assert [record.getMessage() for record in caplog.records] == ["said at=5.0", "said at=15.0", "said at=30.0"]

@@ -420,7 +420,8 @@ async def test_log_lines_say_who_and_nothing_that_a_terminal_obeys(
             await client.closed()
         assert server.server.board.metrics.requests_not_allowed == 2
     lines = [each.getMessage() for each in caplog.records if "who=" in each.getMessage()]
-    assert [line.split(" client=")[0] for line in lines] == ["client connected", "request not allowed", "token expired"]
+    said = [line.split(" client=")[0] for line in lines]
+    assert said == ["client connected", "request not allowed", "token expired", "client gone"]
     assert all(r'who="a\"\\u000a\\u001b[31m clients=9xx' in line for line in lines)
     assert all(len(line) < 250 for line in lines)
 

@@ -39,7 +39,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     frame_parsed = ClientConnection.frame_parsed
 
     def counted(self: ClientConnection, websocket: Protocol) -> None:
-        count[str(self.peer)] += 1
+        count[self.peer] += 1
         frame_parsed(self, websocket)
 
     monkeypatch.setattr(ClientConnection, "frame_parsed", counted)

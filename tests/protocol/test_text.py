@@ -18,6 +18,8 @@ import pytest
 from kit.cli import fake_gateway
 from kit.support import RswsProcess, run_rsws
 from rsws.gateway import logs
+from rsws.log_lines import JsonFormatter, LogLine
+from rsws.settings import Settings
 from rsws.text import SHOWN_CHARACTERS, SafeFormatter, excerpt, safe, safe_lines
 
 EVIL = "\x1b]52;c;ZXZpbA==\x07\x9b2J\u202e\r\n2026-01-01T00:00:00.000Z INFO    rsws.gateway forged"
@@ -61,7 +63,7 @@ def test_an_excerpt_is_safe_and_short() -> None:
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_no_log_line_of_the_gateway_talks_to_the_terminal(capsys: pytest.CaptureFixture[str], level: str) -> None:
-    logs.configure(level)
+    logs.configure(Settings(log_level=level))
     log = logging.getLogger("rsws.test")
     try:
         raise ValueError(EVIL)
@@ -76,6 +78,37 @@ def test_no_log_line_of_the_gateway_talks_to_the_terminal(capsys: pytest.Capture
     assert len(ours) == 2, "one line an event"
     assert "ValueError" in shown
     assert all(line.startswith("    ") for line in lines if line not in ours)
+
+
+def test_a_line_in_json_has_its_facts_as_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(Settings(log_format="json"), worker=2)
+    log = logging.getLogger("rsws.test")
+    log.info(LogLine("client gone", client="192.0.2.1:5", who=EVIL, code=1000, left_out=None))
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        log.exception("refused %s", EVIL)
+    shown = capsys.readouterr().err
+    assert shown.isascii()
+    assert not UNSAFE.search(shown.replace("\n", ""))
+    first, second = map(json.loads, shown.splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "info", "logger": "rsws.test", "worker": 2,
+        "message": "client gone", "client": "192.0.2.1:5", "who": EVIL, "code": 1000,
+    }  # fmt: skip
+    assert second["exception"].startswith("Traceback")
+    assert second["message"] == "refused " + safe(EVIL)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("news", "news"), ("192.0.2.1:5", "192.0.2.1:5"), ("a b", '"a b"'), ('"', r'"\""'), ("", '""'), (0.5, "0.5")],
+)
+def test_a_fact_in_text_is_quoted_where_it_would_not_be_one_word(value: str | float, shown: str) -> None:
+    assert str(LogLine("said", name=value)) == f"said name={shown}"
+    record = logging.LogRecord("x", logging.INFO, "x", 1, LogLine("said", name=value), (), None)
+    assert json.loads(JsonFormatter().format(record))["name"] == value
 
 
 def test_a_formatter_trusts_no_traceback_that_another_has_made() -> None:

@@ -123,19 +123,27 @@ class AccessControl:
         metrics.tokens_refused += 1
         # A line for each reason: many of one must not hide the first of another.
         self._log_refused[refusal.reason].warning(
-            'token refused client=%s%s from=%s reason="%s" refused=%d',
-            peer, refusal.who, source, refusal.reason, metrics.tokens_refused,
-        )  # fmt: skip
+            "token refused",
+            client=str(peer),
+            who=refusal.who,
+            source=source,
+            reason=refusal.reason,
+            refused=metrics.tokens_refused,
+        )
         return self._wrong_tokens.wait_s(peer.address, asyncio.get_running_loop().time())
 
-    def count_not_allowed(self, grant: Grant, right: Literal["r", "w"], channel: str, peer: Peer) -> None:
+    def count_not_allowed(self, grant: Grant, right: Literal["r", "w"], channel: str, peer: str) -> None:
         """Count a request that a token does not allow."""
         metrics = self._metrics
         metrics.requests_not_allowed += 1
         self._log_not_allowed.warning(
-            "request not allowed client=%s%s right=%s channel=%r refused=%d",
-            peer, grant.who, right, channel, metrics.requests_not_allowed,
-        )  # fmt: skip
+            "request not allowed",
+            client=peer,
+            who=grant.who,
+            right=right,
+            channel=channel,
+            refused=metrics.requests_not_allowed,
+        )
 
 
 def _unguessable(settings: Settings, what: str, key: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
@@ -46,8 +45,8 @@ class Grant:
     ) -> None:
         self.is_full = channels is None
         """Whether everything is allowed: whoever asks this first need not ask further."""
-        self.who = "" if who is None else " who=" + json.dumps(excerpt(who[:_SHOWN_WHO]), ensure_ascii=False)
-        """The holder as a part of a log line; "" where the token names none."""
+        self.who = None if who is None else excerpt(who[:_SHOWN_WHO])
+        """The holder, for log lines; None where the token names none."""
         self.expires_at = expires_at
         self.ends_at = ends_at
         given = {"*": "rw"} if channels is None else channels

@@ -35,5 +35,5 @@ class Refusal(NamedTuple):
     """The refusal of a token."""
 
     reason: Reason
-    who: str = ""
-    """The holder as a part of a log line, where the signature is right and the token names one."""
+    who: str | None = None
+    """The holder, where the signature is right and the token names one."""

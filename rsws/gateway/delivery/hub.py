@@ -16,6 +16,7 @@ from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import Metrics
+from rsws.log_lines import LogLine
 from rsws.protocol import MAX_DEPTH, ZERO, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.replies import StreamBounds, lasting_error
 from rsws.streams.router import Router
@@ -156,7 +157,7 @@ class Hub:
         return True
 
     def _reset(self, channel: Channel, bounds: StreamBounds) -> None:
-        log.warning("stream reset channel=%r cursor=%s now=%s", channel.name, channel.cursor, bounds.last)
+        log.warning(LogLine("stream reset", channel=channel.name, cursor=str(channel.cursor), now=str(bounds.last)))
         channel.reset(bounds)
         self._follow(channel)
 
@@ -202,15 +203,17 @@ class Hub:
                     listener.unreadable(RedisUnavailable(trouble))
 
     async def check_quiet(self) -> None:
-        """Check quiet channels for streams that were reset, every ``check_s`` seconds until cancelled."""
+        """Check quiet channels for streams that were reset where Redis would not tell of it, until cancelled."""
         while True:
             await asyncio.sleep(self._limits.check_s)
             quiet = [channel for channel in self._channels.values() if channel.quiet]
             for channel in self._channels.values():
                 channel.quiet = True
             for channel in quiet:
-                if self._is_open(channel):
+                is_told = self._streams.is_told_of(channel.name) and not channel.beyond_cursor
+                if self._is_open(channel) and not is_told:
                     await self._check(channel)
+                    await asyncio.sleep(self._limits.check_pause_s)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Close a subscription, and its channel if it was the last."""
@@ -231,5 +234,5 @@ class Hub:
         if len(self._poison) > POISON_CHANNELS:
             del self._poison[next(iter(self._poison))]
         if str(count).rstrip("0") == "1":
-            text = "entry skipped channel=%r id=%s skipped=%d: no messageData that is JSON, at most %d levels deep"
-            log.warning(text, channel, entry, count, MAX_DEPTH)
+            text = f"entry skipped: no messageData that is JSON, at most {MAX_DEPTH} levels deep"
+            log.warning(LogLine(text, channel=channel, id=str(entry), skipped=count))

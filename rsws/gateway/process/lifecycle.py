@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rsws.gateway import logs
+from rsws.log_lines import LogLine
 from rsws.runtime import allow_many_files, collect_rarely, has_terminal, loop_factory
 from rsws.settings import Settings
 
@@ -99,7 +100,7 @@ def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
         SetupError: The gateway can't start.
         UsageError: A setting is invalid.
     """
-    logs.configure(gateway.settings.log_level)
+    logs.configure(gateway.settings)
     allow_many_files()
     collect_rarely()
 
@@ -114,12 +115,12 @@ def run(gateway: Gateway, on_started: Callable[[Gateway], None]) -> int:
 
 async def _serve(gateway: Gateway, on_started: Callable[[Gateway], None]) -> None:
     async with gateway:
-        log.info("listening url=%s redis=%s", gateway.url, gateway.redis_shown)
+        log.info(LogLine("listening", url=gateway.url, redis=gateway.redis_shown))
         on_started(gateway)
         try:
             await gateway.failed()
         finally:
-            log.info("stopping clients=%d", gateway.client_count)
+            log.info(LogLine("stopping", clients=gateway.client_count))
 
 
 def reload_on_hangup(gateway: Gateway) -> Callable[[], None] | None:

@@ -36,6 +36,7 @@ from rsws.gateway.process.setup import (
     share_port,
     url_of,
 )
+from rsws.log_lines import LogLine
 from rsws.runtime import start_module
 from rsws.settings import SECONDS, Settings
 from rsws.streams.embedded import LocalRedis
@@ -184,7 +185,7 @@ class _Worker:
                 process.kill()
             code = await process.wait()
             raise SetupError(f"worker {self._number} can't start: {report or _describe_exit(code)}")
-        log.info("worker started worker=%d pid=%d", self._number, process.pid)
+        log.info(LogLine("worker started", worker=self._number, pid=process.pid))
 
     async def keep(self) -> None:
         """Replace the process whenever it has ended, until cancelled."""
@@ -197,10 +198,8 @@ class _Worker:
             self._board.retire(self._number)
             failures = 0 if clock() - since > STEADY_S else failures + 1
             delay_s = RESTART.wait_s(failures)
-            log.error(
-                "worker ended worker=%d pid=%d: %s; starting another in %.1f s",
-                self._number, self._process.pid, how, delay_s,
-            )  # fmt: skip
+            pid, another_in_s = self._process.pid, round(delay_s, 1)
+            log.error(LogLine("worker ended", worker=self._number, pid=pid, how=how, another_in_s=another_in_s))
             await asyncio.sleep(delay_s)
             try:
                 await self.start()
@@ -220,7 +219,7 @@ class _Worker:
                 before, written = written, self._board.times_written(self._number)
                 silent_checks = silent_checks + 1 if written == before else 0
                 if silent_checks == limits.silent_checks:
-                    log.error("worker hangs, killing it worker=%d pid=%d", self._number, process.pid)
+                    log.error(LogLine("worker hangs, killing it", worker=self._number, pid=process.pid))
                     with suppress(ProcessLookupError):
                         process.kill()
             return ended.result()
@@ -244,7 +243,7 @@ class _Worker:
             async with asyncio.timeout(settings.drain_s + settings.shutdown_timeout_s + STOP_TIMEOUT_S):
                 await process.wait()
         except TimeoutError:
-            log.error("worker does not end, killing it worker=%d pid=%d", self._number, process.pid)
+            log.error(LogLine("worker does not end, killing it", worker=self._number, pid=process.pid))
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()

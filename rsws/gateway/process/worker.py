@@ -31,7 +31,7 @@ def main() -> None:
     number = int(sys.argv[1])
     config: WorkerConfig = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_supervisor, name="rsws supervisor", daemon=True).start()
-    logs.configure(config.settings.log_level, number)
+    logs.configure(config.settings, number)
     collect_rarely()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -25,6 +25,7 @@ from rsws.gateway.websocket.handshake import Opening
 from rsws.gateway.websocket.keepalive import Liveness, Verdict, unacknowledged_bytes
 from rsws.gateway.websocket.receiving import FrameReader, Receiver
 from rsws.gateway.websocket.turns import BYTES_UNDER_WAY, REQUESTS_UNDER_WAY, Turns
+from rsws.log_lines import LogLine
 from rsws.settings import KIB
 
 log = logging.getLogger("rsws.gateway")
@@ -110,7 +111,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         "ignores_input",
         "is_full",
         "is_open",
-        "peer",
+        "source",
         "transport",
     )  # fmt: skip
 
@@ -147,7 +148,12 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
     @property
     def address(self) -> str:
         """The client's IP address, which limits count; behind a trusted proxy the proxy's own until it is told."""
-        return self.peer.address
+        return self.source.address
+
+    @property
+    def peer(self) -> str:
+        """The client's address, and its port where that is known, for log lines."""
+        return str(self.source)
 
     # --- input ---
 
@@ -157,8 +163,8 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self.transport.set_write_buffer_limits(self._owner.high_water_bytes)
         address = transport.get_extra_info("peername")
         # IPv4 addresses have a prefix on a socket that is for IPv6, too.
-        self.peer = Peer(address[0].removeprefix("::ffff:"), address[1]) if address else UNKNOWN
-        """Who the client is: who has connected, until a trusted proxy tells for whom. Its text is for log lines."""
+        self.source = Peer(address[0].removeprefix("::ffff:"), address[1]) if address else UNKNOWN
+        """Who the client is: who has connected, until a trusted proxy tells for whom."""
         self._owner.connected(self)
 
     def start(self, handler: MessageHandler) -> None:
@@ -217,7 +223,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         except UnicodeDecodeError:  # sections 8.1 and 7.4.1: 1007
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
         except Exception:  # section 7.4.1: 1011
-            log.exception("a bug in the gateway client=%s", self.peer)
+            log.exception(LogLine("a bug in the gateway", client=self.peer))
             self.fail(CloseCode.INTERNAL_ERROR, "internal error")
 
     def frame_parsed(self, websocket: Protocol) -> None:
@@ -411,7 +417,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         drained = self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
         match self._life.judge(now, drained, ping_after_s, dead_after_s):
             case Verdict.DEAD:
-                log.info("client dead client=%s silent_s=%.0f", self.peer, now - self._life.heard_at)
+                log.info(LogLine("client dead", client=self.peer, silent_s=round(now - self._life.heard_at)))
                 self.transport.abort()
             case Verdict.PING:
                 self.flush()
@@ -428,7 +434,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def _drain_timed_out(self) -> None:
         if self.is_open and self._pending_close is not None:
-            log.warning("closing before Redis answered client=%s", self.peer)
+            log.warning(LogLine("closing before Redis answered", client=self.peer))
             self.close(*self._pending_close)
 
     def close(self, code: CloseCode, reason: str) -> None:

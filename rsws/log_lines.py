@@ -1,0 +1,84 @@
+"""Log lines: what each says, and its two forms, text and JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from typing import Any
+
+from rsws.text import SafeFormatter, safe
+
+_ONE_WORD = re.compile(r'[^\s"\'=\\]+')
+
+
+class LogLine:
+    """What a log line says: a text, and the facts it is about, by name.
+
+    Logging takes it as a message: ``log.info(LogLine("client gone", client=peer, code=1000))``. As text the facts
+    follow as ``client=192.0.2.1:5000 code=1000``; as JSON they are fields beside ``message``.
+
+    Args:
+        text: The message, the same for all lines of its kind.
+        facts: What is left out where it is None.
+    """
+
+    __slots__ = ("facts", "text")
+
+    def __init__(self, text: str, /, **facts: str | float | None) -> None:
+        self.text = text
+        self.facts = {name: value for name, value in facts.items() if value is not None}
+
+    def __str__(self) -> str:
+        return " ".join([self.text, *[f"{name}={_shown(value)}" for name, value in self.facts.items()]])
+
+
+def _shown(value: str | float) -> str:
+    if not isinstance(value, str) or _ONE_WORD.fullmatch(value):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+class TextFormatter(SafeFormatter):
+    """The formatter of lines for people: the time in UTC, the level, the logger, the message.
+
+    Args:
+        worker: The number of this process, where a gateway has several.
+    """
+
+    def __init__(self, worker: int | None = None) -> None:
+        who = "%(name)s" if worker is None else f"%(name)s worker={worker}"
+        super().__init__(f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {who} %(message)s", "%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
+
+
+class JsonFormatter(logging.Formatter):
+    """The formatter of lines for programs: one JSON object for each record, a traceback included, in ASCII.
+
+    Its fields are ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``worker`` where there are several, ``message``, the
+    facts of a :class:`LogLine`, and ``exception``, a traceback.
+
+    Args:
+        worker: The number of this process, where a gateway has several.
+    """
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__(datefmt="%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
+        self._worker = {} if worker is None else {"worker": worker}
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: Any = record.msg
+        is_line = isinstance(line, LogLine)
+        fields: dict[str, Any] = {
+            "time": f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **self._worker,
+            "message": safe(line.text if is_line else record.getMessage()),
+            **(line.facts if is_line else {}),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)

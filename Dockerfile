@@ -15,5 +15,5 @@ ENV PATH=/opt/rsws/bin:$PATH \
 USER rsws
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
-    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT'] or 8080), timeout=4); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client as h, os, ssl; at = '127.0.0.1', int(os.environ['PORT'] or 8080); tls = os.environ.get('RSWS_TLS_CERT'); c = h.HTTPSConnection(*at, timeout=4, context=ssl._create_unverified_context()) if tls else h.HTTPConnection(*at, timeout=4); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 CMD ["rsws", "serve"]

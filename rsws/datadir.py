@@ -112,7 +112,7 @@ class DataDir:
     # --- the gateways that run ---
 
     @contextmanager
-    def announce(self, addresses: Iterable[tuple[str, int]]) -> Iterator[None]:
+    def announce(self, addresses: Iterable[tuple[str, int]], scheme: str = "ws") -> Iterator[None]:
         """Announce a gateway of this directory to this user's commands, for as long as the block lasts.
 
         There is one file for each address, and the process holds a lock on it, which ends with the process however it
@@ -120,6 +120,7 @@ class DataDir:
 
         Args:
             addresses: Where the gateway listens: IP address and port.
+            scheme: That of its URL: ``ws`` or ``wss``.
 
         Raises:
             SetupError: The directory is somebody else's or can't be written.
@@ -130,17 +131,17 @@ class DataDir:
                 self._gateways.create()
                 self._remove_dead()
                 for number, (host, port) in enumerate(addresses):
-                    self._announce(f"{port}-{os.getpid()}-{number}", host, stack)
+                    self._announce(f"{port}-{os.getpid()}-{number}", f"{scheme}://{host}", stack)
             except OSError as error:
                 raise self._gateways.unwritable(error) from None
             yield
 
-    def _announce(self, name: str, host: str, stack: ExitStack) -> None:
+    def _announce(self, name: str, place: str, stack: ExitStack) -> None:
         draft = f"new-{name}"  # locked before it gets its name: a file of that name without a lock is a dead gateway's
         descriptor = self._gateways.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         stack.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, host.encode())
+        os.write(descriptor, place.encode())
         self._gateways.rename(draft, name)
         stack.callback(self._gateways.discard, name)
 
@@ -160,17 +161,28 @@ class DataDir:
         Raises:
             SetupError: The directory is somebody else's.
         """
-        try:
-            names = [name for name in self._gateways.names() if name.startswith(f"{port}-")]
-        except OSError:
-            return False
-        hosts = set(filter(None, map(self._announced, names)))
+        hosts = {place.rpartition("://")[2] for place in self._announced_at(port)}
         if not hosts & {host, "0.0.0.0", "::"} and not (host == "localhost" and hosts):
             return False
         return listeners(host, port) in (None, {os.geteuid()})
 
+    def scheme_at(self, port: int) -> str:
+        """Return the scheme of the URL of this directory's gateway on that port; ``ws`` where there is none.
+
+        Raises:
+            SetupError: The directory is somebody else's.
+        """
+        return "wss" if any(place.startswith("wss://") for place in self._announced_at(port)) else "ws"
+
+    def _announced_at(self, port: int) -> list[str]:
+        try:
+            names = [name for name in self._gateways.names() if name.startswith(f"{port}-")]
+        except OSError:
+            return []
+        return [*filter(None, map(self._announced, names))]
+
     def _announced(self, name: str) -> str | None:
-        """Return the host that a gateway listens on, as its file says; None when that gateway has ended."""
+        """Return the scheme and host of a gateway, as its file says; None when that gateway has ended."""
         try:
             with open(self._gateways.open(name, os.O_RDONLY)) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rsws.errors import UsageError
-from rsws.urls import host_fault, is_loopback, origin_fault, place_fault
+from rsws.urls import host_fault, is_loopback, network_fault, origin_fault, place_fault
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -36,6 +36,7 @@ class Option:
     """The properties of a setting beside its type and default."""
 
     env: str
+    """The environment variable; empty where only a flag sets it."""
     help: str
     minimum: float | None = None
     maximum: float | None = None
@@ -106,6 +107,26 @@ class Settings:
         "Processes that serve clients on the port, one for each core; each has its own connections to Redis.",
         minimum=1,
         maximum=64,
+    )
+    tls_cert: Path | None = option(
+        None,
+        "RSWS_TLS_CERT",
+        "Speak TLS (wss://) with the certificate in this file: PEM, the whole chain; read again when it changes.",
+    )
+    tls_key: Path | None = option(
+        None, "RSWS_TLS_KEY", "The key of that certificate, PEM. Not set: it is in the same file."
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        (),
+        "RSWS_TRUSTED_PROXIES",
+        "Addresses or networks of proxies, such as 10.0.0.0/8, that are believed whose connection it is: in "
+        "`X-Forwarded-For`, `Forwarded` and PROXY headers; may be repeated.",
+        text_fault=network_fault,
+    )
+    proxy_protocol: bool = option(
+        False,
+        "RSWS_PROXY_PROTOCOL",
+        "Each connection begins with a PROXY header (version 1 or 2), and comes from `--trusted-proxies`.",
     )
     redis_url: str | None = option(
         None,
@@ -286,8 +307,9 @@ class Settings:
 
     @property
     def has_key_files(self) -> bool:
-        """Whether any key is in a file that can be read again."""
-        return self.key_is_in_file or self.previous_secret_key_file is not None or self.jwt_key_file is not None
+        """Whether any key is in a file that can be read again, that of TLS included."""
+        files = (self.previous_secret_key_file, self.jwt_key_file, self.tls_cert)
+        return self.key_is_in_file or any(each is not None for each in files)
 
     @property
     def stop_s(self) -> float:
@@ -309,6 +331,11 @@ class Settings:
         return self.redis_url is None and self.redis_url_file is not None and not self.redis_url_file.is_file()
 
     @property
+    def scheme(self) -> str:
+        """The scheme of the gateway's URL."""
+        return "ws" if self.tls_cert is None else "wss"
+
+    @property
     def on_loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.host)
@@ -321,7 +348,8 @@ class ClientSettings:
     url: str | None = option(
         None,
         "RSWS_URL",
-        "The gateway: ws://HOST:PORT or wss://... Not set: ws://127.0.0.1:PORT, PORT as for `rsws serve`.",
+        "The gateway: ws://HOST:PORT or wss://... Not set: ws://127.0.0.1:PORT (wss:// if it has TLS), PORT as for "
+        "`rsws serve`.",
         secret=True,
     )
     token: str | None = option(
@@ -335,6 +363,17 @@ class ClientSettings:
         None,
         "RSWS_TOKEN_FILE",
         "A file that holds the token; read again at each attempt to connect, and before a token ends.",
+    )
+    ca: Path | None = option(
+        None,
+        "RSWS_CA",
+        "With wss://: the certificates of the authorities to trust, PEM. Not set: the system's, or those of "
+        "`SSL_CERT_FILE`.",
+    )
+    insecure: bool = option(
+        False,
+        "",
+        "With wss://: trust any certificate, so that whoever is in between can read all. For trying out.",
     )
     data_dir: Path | None = option(
         None, "RSWS_DATA_DIR", "Where the user's own key is kept. Not set: the user's data directory."
@@ -392,7 +431,7 @@ def read_secret(path: Path, what: str) -> str:
 
 def _names() -> set[str]:
     """Return the names of all settings' environment variables."""
-    return {each.env for settings in (Settings, ClientSettings) for each in options(settings).values()}
+    return {each.env for settings in (Settings, ClientSettings) for each in options(settings).values() if each.env}
 
 
 _of_env_file: dict[str, str] = {}

@@ -82,6 +82,15 @@ def origin_fault(text: str) -> str | None:
     return "write an origin as a browser does, SCHEME://HOST or SCHEME://HOST:PORT with nothing after it, or null"
 
 
+def network_fault(text: str) -> str | None:
+    """Return why ``text`` is not an IP address or a network of them; None when it is."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        return f"it is no IP address, and no network such as 10.0.0.0/8: {error}"
+    return None
+
+
 def join_host_port(place: HostPort) -> str:
     """Return ``host:port``, an IPv6 address in brackets."""
     host, port = place

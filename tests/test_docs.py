@@ -55,7 +55,12 @@ def settings_table(settings: type[Any]) -> str:
         shown = f"{default:g}" if isinstance(default, float) else str(default)
         choices = f" One of {', '.join(option.choices)}." if option.choices else ""
         rows.append(
-            (f"`{flag(name)}`", f"`{option.env}`", "" if default in (None, ()) else f"`{shown}`", option.help + choices)
+            (
+                f"`{flag(name)}`",
+                f"`{option.env}`" if option.env else "",
+                "" if default in (None, ()) else f"`{shown}`",
+                option.help + choices,
+            )
         )
     return table(*rows)
 
@@ -143,6 +148,7 @@ def test_replies_in_the_documents_are_replies(frame: str) -> None:
         "README.md",
         "docs/protocol.md",
         "docs/bench.md",
+        "docs/proxies.md",
         "docs/redis.md",
         "docs/scaling.md",
         "docs/secrets.md",

@@ -6,6 +6,7 @@ raised, this file says what to look at.
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
 import re
 import tomllib
@@ -15,6 +16,7 @@ from types import GeneratorType
 from typing import Any
 
 import pytest
+import trustme
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.exceptions import AuthenticationError
 from websockets.asyncio.client import ClientConnection
@@ -36,6 +38,13 @@ def test_the_major_is_capped_behind_the_one_that_is_tested(library: str) -> None
     cap = re.search(r",<(\d+)$", needed)
     assert cap is not None
     assert int(version(library).partition(".")[0]) < int(cap[1])
+
+
+def test_python_reads_the_certificate_of_a_file(tmp_path: Path) -> None:
+    """rsws.certificates asks for names and dates; no public function has them without a connection."""
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    said = _ssl._test_decode_cert(tmp_path / "ca.pem")  # type: ignore[attr-defined]
+    assert {"subject", "issuer", "notBefore", "notAfter"} <= said.keys()
 
 
 def test_redis_py_keeps_the_streams_of_a_connection_under_these_names() -> None:

@@ -7,7 +7,6 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 from websockets.uri import parse_uri
 
@@ -77,7 +76,7 @@ class WorkerContext:
         self.is_rsws = False
         self.stopping = asyncio.Event()
         self.uri = parse_uri(self.address.full_url)
-        self._tls = ssl.create_default_context() if urlsplit(self.plan.url).scheme == "wss" else None
+        self._tls = self.plan.tls or ssl.create_default_context() if self.uri.secure else None
         self._lines = lines
         self._go: asyncio.Queue[Go] = asyncio.Queue(1)
         self._failure: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()

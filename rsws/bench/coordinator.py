@@ -57,7 +57,7 @@ async def run(plan: Plan, token: str, on_progress: OnProgress, stop: asyncio.Eve
         BenchFailed: A process has died, or has not reported in time.
     """
     check_files(plan)
-    address = Address.of(plan.url, token)
+    address = Address.of(plan.url, token, plan.tls)
     if address.proxy is not None:
         raise UsageError(
             f"the environment names a proxy for {address.url}, and rsws bench measures without one: unset it, or put "

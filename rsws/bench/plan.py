@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
+from ssl import SSLContext
 from typing import TypeAlias
 
 import msgspec
 
 from rsws.bench.histogram import Histogram
 from rsws.bench.sequence import Ranges
+from rsws.certificates import client_context
 from rsws.errors import BenchFailed, CannotConnect, ConnectionLost, RswsError, SubscribeRefused, Unauthorized
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -38,6 +41,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     workload: Workload
     url: str
     """The gateway's URL, without the token."""
+    ca: str | None = None
+    """With ``wss://``: the file of the authorities to trust; None for the system's."""
+    insecure: bool = False
+    """Whether to trust any certificate."""
     run_id: str
     """Eight characters that no other run has: in the names of the channels, and in each message."""
     prefix: str
@@ -58,6 +65,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How often some of the connections are cut; None for never."""
     timeout_s: float
     """How long nothing may arrive before what is awaited counts as lost."""
+
+    @property
+    def tls(self) -> SSLContext | None:
+        """Which certificates to trust; None for the usual ones."""
+        return client_context(None if self.ca is None else Path(self.ca), insecure=self.insecure)
 
     @property
     def publishers(self) -> int:

@@ -161,7 +161,7 @@ def _measure(settings: ClientSettings, workload: str, values: Mapping[str, Any])
     gateway = find_gateway(settings)
     chosen = dict(values)
     as_json = chosen.pop("as_json")
-    plan = _plan(workload, gateway.url, **chosen)
+    plan = _plan(workload, gateway.url, settings, **chosen)
     report = asyncio.run(_run(plan, gateway.token or ""))
     asyncio.run(_print(report, as_json=as_json))
     _end(report)
@@ -170,6 +170,7 @@ def _measure(settings: ClientSettings, workload: str, values: Mapping[str, Any])
 def _plan(
     workload: str,
     url: str,
+    settings: ClientSettings,
     *,
     clients: int,
     processes: int | None,
@@ -196,6 +197,8 @@ def _plan(
     plan = Plan(
         workload=Workload(workload),
         url=url,
+        ca=None if settings.ca is None else str(settings.ca.absolute()),
+        insecure=settings.insecure,
         run_id=secrets.token_hex(4),
         prefix=prefix,
         clients=clients,

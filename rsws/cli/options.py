@@ -7,19 +7,26 @@ import inspect
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
+from ssl import SSLContext
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 import typer
 
+from rsws.certificates import client_context
+from rsws.cli import terminal
 from rsws.cli.exits import ExitCode, Failure
 from rsws.datadir import DataDir
 from rsws.errors import Unauthorized, UsageError
 from rsws.settings import ClientSettings, Option, Settings, is_from_env_file, options, read_secret
 from rsws.urls import is_loopback, redact_url, websocket_url
+
+if TYPE_CHECKING:
+    from rsws.client import Client, ConnectionEvent
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,6 +45,7 @@ _METAVARS = {
     "key_may": "PATTERN=r|w|rw",
     "admin": "HOST:PORT",
     "origin": "ORIGIN",
+    "trusted_proxies": "CIDR",
 }
 """The placeholder for the value of a flag in the help, by the end of the field's name."""
 
@@ -68,6 +76,9 @@ def from_settings(
             repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
             made = settings(**_without_overruled(values) | repeated)
             _token_source.set("")
+            if isinstance(made, ClientSettings) and made.insecure:
+                text = "--insecure: the certificate is not checked; whoever is in between can read all, the token too"
+                terminal.print_line(terminal.format_warning(text))
             try:
                 return command(settings=made, **arguments)
             except Unauthorized as error:
@@ -99,8 +110,8 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
             annotation=Annotated[
                 Literal[option.choices] if option.choices else type_,
                 typer.Option(
-                    flag(each.name) + (f"/--no-{flag(each.name)[2:]}" if type_ is bool else ""),
-                    envvar=option.env,
+                    flag(each.name) + (f"/--no-{flag(each.name)[2:]}" if type_ is bool and option.env else ""),
+                    envvar=option.env or None,
                     help=option.help,
                     metavar=_metavar(each.name, type_, option),
                     min=option.minimum,
@@ -129,7 +140,7 @@ def _checked(name: str, option: Option) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         fault = option.fault(value)
         if fault is not None:
-            raise UsageError(f"{flag(name)} ({option.env}): {fault}")
+            raise UsageError(f"{flag(name)}{f' ({option.env})' if option.env else ''}: {fault}")
         return value
 
     return check
@@ -165,12 +176,19 @@ class Endpoint:
     """The token; None if the only one must not be sent there: a gateway that needs one then refuses the client."""
     source: str
     """Where the token came from, or why there is none: a part of the error when the gateway refuses it."""
+    tls: SSLContext | None
+    """With ``wss://``: which certificates to trust; None for the usual ones."""
     token_file: Path | None = None
     """The file that the token came from, if it can be read again."""
 
+    def connect(self, on_connection: Callable[[ConnectionEvent], None]) -> AbstractAsyncContextManager[Client]:
+        """Return a client of that gateway, which is not connected yet. A token from a file is read again as needed."""
+        from rsws.client import connect
+
+        return connect(self.url, token=self._lasting_token, ssl=self.tls, on_connection=on_connection)
+
     @property
-    def lasting_token(self) -> str | Callable[[], Awaitable[str]] | None:
-        """The token for a client that lasts: from a file, it is read again whenever one is needed."""
+    def _lasting_token(self) -> str | Callable[[], Awaitable[str]] | None:
         path = self.token_file
         if path is None:
             return self.token
@@ -204,29 +222,37 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
     """Return the gateway that flags, environment and data directory specify.
 
     Raises:
-        UsageError: The URL or the token file can't be used; or the token must not be sent to that URL.
+        UsageError: The URL or a file can't be used; or the token must not be sent to that URL.
         SetupError: The data directory is somebody else's.
         Failure: There is no token.
     """
-    endpoint = _find_gateway(settings)
+    url, token_in_url = _split_token(websocket_url(settings.url or _default_url(settings)))
+    if not url.startswith("wss:") and (useless := FLAGS.get() & {"ca", "insecure"}):
+        raise UsageError(f"{flag(min(useless))} is of use with wss:// alone, and the gateway is {redact_url(url)}")
+    tls = client_context(settings.ca, insecure=settings.insecure)
+    endpoint = _with_token(settings, url, token_in_url, tls)
     _token_source.set(endpoint.source)
     return endpoint
 
 
-def _find_gateway(settings: ClientSettings) -> Endpoint:
-    url, token_in_url = _split_token(websocket_url(settings.url or f"ws://127.0.0.1:{_port()}"))
+def _with_token(settings: ClientSettings, url: str, token_in_url: str | None, tls: SSLContext | None) -> Endpoint:
+    """Return the gateway with the token for ``url``: see :func:`find_gateway` for the errors."""
     for each in _tokens(settings, token_in_url):
         token = each.read()
         if token is None:
             continue
-        may_go = each.is_flag or each.is_from_env_file or not _url_is_from_env_file(settings)
+        leads = "leads to" if _url_is_from_env_file(settings) else None
+        if leads is None and "ca" not in FLAGS.get() and _in_env_file("ca"):
+            leads = "says whom to trust as"
+        may_go = each.is_flag or each.is_from_env_file or leads is None
         if not may_go and not _is_own(settings, url):
+            what = "the address" if leads == "leads to" else _variable("ca")
             raise UsageError(
-                f".env in the working directory leads to {redact_url(url)}, and {each.source}, which is not for what "
-                ".env names: take the address out of .env, or give the token with --token-file"
+                f".env in the working directory {leads} {redact_url(url)}, and {each.source}, which is not for what "
+                f".env names: take {what} out of .env, or give the token with --token-file"
             )
         can_be_read_again = each.file is not None and each.file.is_file()  # a pipe can't
-        return Endpoint(url, token, each.source, each.file if can_be_read_again else None)
+        return Endpoint(url, token, each.source, tls, each.file if can_be_read_again else None)
     key_file = DataDir(settings.data_dir).key_file
     key = DataDir(settings.data_dir).read_key() if _is_local(url) else None
     if key is None:
@@ -236,12 +262,13 @@ def _find_gateway(settings: ClientSettings) -> Endpoint:
             ExitCode.REFUSED,
         )
     if _is_own(settings, url):
-        return Endpoint(url, key, f"the token came from {key_file}")
+        return Endpoint(url, key, f"the token came from {key_file}", tls)
     return Endpoint(
         url,
         None,
         f"the key in {key_file} was not sent, as no gateway that was started with it is known to listen there; "
         "start that one again, or give the token with --token-file",
+        tls,
     )
 
 
@@ -262,6 +289,14 @@ def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
         is_flag = name in FLAGS.get()
         found.append(_Token(name, is_flag, _in_env_file(name) and name not in files, read, files.get(name)))
     return sorted(found, key=lambda token: not token.is_flag)  # a stable sort: the order of reads stays
+
+
+def _default_url(settings: ClientSettings) -> str:
+    """Return the URL of the gateway that ``rsws serve`` runs on this machine, with this environment."""
+    port = _port()
+    has_tls = os.environ.get(_variable("tls_cert"))
+    scheme = "wss" if has_tls else DataDir(settings.data_dir).scheme_at(port)
+    return f"{scheme}://127.0.0.1:{port}"
 
 
 def _is_local(url: str) -> bool:

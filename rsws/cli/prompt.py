@@ -27,7 +27,7 @@ from rsws.cli.lines import Sending, publish_all
 from rsws.cli.options import Endpoint
 from rsws.cli.start import Following, Start, parse_start
 from rsws.cli.stdio import Line
-from rsws.client import Client, ConnectionEvent, Disconnected, connect
+from rsws.client import Client, ConnectionEvent, Disconnected
 from rsws.datadir import DataDir
 from rsws.errors import ConnectionLost, PublishFailed, SetupError, SubscribeRefused, UsageError
 from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, is_json
@@ -51,7 +51,7 @@ async def talk(gateway: Endpoint, channel: str, data_dir: DataDir, timeout_s: fl
     try:
         async with (
             asyncio.TaskGroup() as tasks,  # outside the client: the tasks of the subscriptions end when the client ends
-            connect(gateway.url, token=gateway.lasting_token, on_connection=talk.connection_changed) as client,
+            gateway.connect(talk.connection_changed) as client,
         ):
             return await talk.run(client, tasks)
     except ExceptionGroup as group:  # an error that ended one subscription ends all; the first one is raised

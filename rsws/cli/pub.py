@@ -68,11 +68,9 @@ def pub(
 async def _publish(
     gateway: Endpoint, channel: str, argument: str | None, *, lines: bool, text: bool, timeout_s: float
 ) -> None:
-    from rsws.client import connect
-
     async with Sending(by_line=lines).told() as sending:
         message = None if lines else await read_message(argument, text=text)
-        async with connect(gateway.url, token=gateway.lasting_token, on_connection=_tell) as client:
+        async with gateway.connect(_tell) as client:
             send = partial(publish_all, client, channel, timeout_s)
             if message is None:
                 await sending.send_stdin(send, text=text)

@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 
 import typer
 
+from rsws.certificates import read_certificate
 from rsws.cli import terminal
 from rsws.cli.exits import epilog
 from rsws.cli.options import flag, from_settings
 from rsws.settings import Settings, default_data_dir, is_from_env_file, options
-from rsws.urls import redact_url
+from rsws.urls import join_host_port, redact_url
 
 if TYPE_CHECKING:
     from rsws.gateway.process.lifecycle import Gateway
@@ -87,8 +88,10 @@ def _first_steps(gateway: Gateway) -> _Steps:
     host, port = urlsplit(gateway.url).hostname, urlsplit(gateway.url).port
     url = gateway.url
     if host in ("0.0.0.0", "::"):  # every address of this machine, the default host among them
-        host, url = defaults.host, f"ws://{defaults.host}:{port}"
-    if (host, port) != (defaults.host, defaults.port):
+        host, url = defaults.host, f"{settings.scheme}://{defaults.host}:{port}"
+    if settings.tls_cert is not None:
+        client += _flags_for_tls(settings.tls_cert, host or "", port or 0)
+    elif (host, port) != (defaults.host, defaults.port):
         client += [flag("url"), url]
     if gateway.key_file is not None:
         if gateway.key_file.parent != default_data_dir():
@@ -118,6 +121,15 @@ def _first_steps(gateway: Gateway) -> _Steps:
         [name for name in variables if not is_from_env_file(name)],
         any(is_from_env_file(name) for name in variables),
     )
+
+
+def _flags_for_tls(path: Path, host: str, port: int) -> list[str]:
+    """Return the flags that lead to a gateway by a name that its certificate has."""
+    certificate = read_certificate(path)
+    names = [name for name in certificate.names if "*" not in name]
+    name = host if host in names or not names else names[0]
+    ca = [flag("ca"), str(path.absolute())] if certificate.is_self_signed else []
+    return [flag("url"), f"wss://{join_host_port((name, port))}", *ca]
 
 
 _DATA = '{"text":"hi"}'

@@ -103,9 +103,7 @@ async def _follow(gateway: Endpoint, start: Start, printer: _Printer, timeout_s:
 
 
 async def _print_all(gateway: Endpoint, start: Start, printer: _Printer) -> None:
-    from rsws.client import connect
-
-    async with connect(gateway.url, token=gateway.lasting_token, on_connection=printer.connection_changed) as client:
+    async with gateway.connect(printer.connection_changed) as client:
         try:
             async with asyncio.TaskGroup() as tasks:
                 printing = [

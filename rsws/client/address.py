@@ -70,9 +70,11 @@ class Address:
     """The URL without query and password, safe to be shown."""
     full_url: str = field(repr=False)
     """The URL with the token, never to be shown."""
+    tls: ssl.SSLContext | None = None
+    """For ``wss://``: which certificates to trust; None for those that the system trusts."""
 
     @classmethod
-    def of(cls, url: str, token: str | None) -> Address:
+    def of(cls, url: str, token: str | None, tls: ssl.SSLContext | None = None) -> Address:
         """Check ``url``, and put the token into its query; see :meth:`with_token`.
 
         Raises:
@@ -86,7 +88,7 @@ class Address:
             raise UsageError(f"not a gateway's URL: {shown!r}: {error.msg}") from None
         except ValueError:  # a host name that can't be written for DNS
             raise UsageError(f"not a gateway's URL: {shown!r}: no valid host name") from None
-        address = cls(shown, full_url)
+        address = cls(shown, full_url, tls if urlsplit(full_url).scheme == "wss" else None)
         return address if token is None else address.with_token(token)
 
     def with_token(self, token: str) -> Address:
@@ -101,7 +103,8 @@ class Address:
             quoted = quote(token, safe="")
         except UnicodeEncodeError:
             raise UsageError("the token is not valid UTF-8") from None
-        return Address(self.url, urlunsplit(parts._replace(query="&".join([*kept, f"token={quoted}"]))))
+        query = "&".join([*kept, f"token={quoted}"])
+        return Address(self.url, urlunsplit(parts._replace(query=query)), self.tls)
 
     @property
     def proxy(self) -> str | None:
@@ -116,6 +119,7 @@ class Address:
             Unauthorized: The gateway refuses the token.
         """
         proxy = self.proxy
+        options: dict[str, Any] = {} if self.tls is None else {"ssl": self.tls}
         create = partial(Connection, max_pong_bytes=limits.max_pong_bytes)
         # Errors are raised `from None`: the texts and attributes of the originals hold the URL, token included.
         try:
@@ -124,6 +128,7 @@ class Address:
                     self.full_url,
                     compression=None,
                     proxy=proxy,
+                    **options,
                     open_timeout=None,
                     close_timeout=limits.close_timeout_s,
                     max_size=limits.max_message_bytes,
@@ -228,7 +233,7 @@ def explain(error: Exception) -> str:
         case WebSocketException():
             return f"no WebSocket there ({type(error).__name__}); is this an rsws gateway, and ws:// or wss:// right?"
         case ssl.SSLCertVerificationError():
-            return f"its certificate can't be trusted: {error.verify_message}"
+            return f"its certificate can't be trusted: {error.verify_message.rstrip('.')}{_what_to_trust(error)}"
         case ValueError():
             return "its host name is not a valid one"
         case ssl.SSLError():
@@ -238,6 +243,16 @@ def explain(error: Exception) -> str:
     if isinstance(error, ConnectionError):
         return "the connection was cut while it was made; is ws:// or wss:// right?"
     return _explain_os(error)
+
+
+def _what_to_trust(error: ssl.SSLCertVerificationError) -> str:
+    """Return what to do about a certificate that can't be trusted: X509_V_ERR_... of openssl/x509_vfy.h."""
+    match error.verify_code:
+        case 18 | 19 | 20 | 21:  # self-signed, or of an authority that is not known
+            return "; for a private authority give its certificate with --ca (in Python: ssl=) or SSL_CERT_FILE"
+        case 62 | 64:  # another host name, another IP address
+            return "; connect to the name that the certificate is for (--ca and the authority are not the matter)"
+    return ""
 
 
 def _is_refused(error: Exception) -> bool:

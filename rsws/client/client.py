@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 from typing import Any, Literal, overload
 
 from rsws.client.address import Address
@@ -31,6 +32,7 @@ async def connect(
     url: str,
     *,
     token: str | Callable[[], Awaitable[str]] | None = None,
+    ssl: SSLContext | None = None,
     reconnect: bool = True,
     give_up_after_s: float | None = None,
     connect_timeout_s: float = 10,
@@ -53,6 +55,8 @@ async def connect(
             soon: the new one then holds on the open connection. It may take ``limits.token_timeout_s``. If it raises
             when the client reconnects, that is a warning in the log and an attempt that failed. A token that is refused
             when the client reconnects is final; a callable is asked once more first.
+        ssl: For ``wss://``: which certificates to trust, such as ``ssl.create_default_context(cafile="ca.pem")``; None
+            for those that the system trusts, or the file named by ``SSL_CERT_FILE``. Without TLS it has no effect.
         reconnect: Whether to reconnect when the connection is lost later. The first connection is tried once.
         give_up_after_s: Seconds of outage after which the connection counts as lost for good; None never gives up.
         connect_timeout_s: Seconds one attempt may take.
@@ -66,7 +70,7 @@ async def connect(
             what it raised is the cause.
         Unauthorized: The gateway refuses the token.
     """
-    address = Address.of(url, None if callable(token) else token)
+    address = Address.of(url, None if callable(token) else token, ssl)
     tokens = TokenSource(token, limits) if callable(token) else None
     async with GatewayLink(
         address, tokens, reconnect, give_up_after_s, connect_timeout_s, on_connection, limits

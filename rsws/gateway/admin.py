@@ -6,6 +6,7 @@ import asyncio
 from typing import cast
 
 from rsws.gateway.http import PlainHttp, Request, RequestReader, response
+from rsws.gateway.peer import UNKNOWN
 
 MAX_CONNECTIONS = 64
 """The maximum number of connections at once; each further one is closed."""
@@ -57,7 +58,7 @@ class _Connection(asyncio.Protocol):
         if request is None:
             return
         if isinstance(request, Request):
-            answer = self._listener.http.respond(request, "")
+            answer = self._listener.http.respond(request, UNKNOWN)
         else:
             answer = response(request, "that is not a request that can be read\n")
         self._transport.write(answer)

@@ -17,6 +17,7 @@ from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
+from rsws.gateway.websocket.forwarded import TrustedProxies
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.turns import Turns
 from rsws.log_lines import LogLine
@@ -71,6 +72,7 @@ class ClientRegistry(ConnectionOwner):
         self._client_limit = max(1, limit - self._reserved)
         self._extensions = COMPRESSION if settings.compress else ()
         self._access = access
+        self._proxies = TrustedProxies(settings.trusted_proxies)
         self._http = http
         self._make_session = make_session
         self._board = board
@@ -116,9 +118,11 @@ class ClientRegistry(ConnectionOwner):
         self._silent.pop(connection, None)
         answer: Opening | bytes | None
         if isinstance(request, Request):
+            if self._proxies:
+                connection.source = self._proxies.client(connection.source, request.headers)
             answer = self._refuse_origin(connection, request) or answer_handshake(request, self._extensions)
             if answer is None:
-                answer = self._http.respond(request, connection.peer)
+                answer = self._http.respond(request, connection.source)
             elif self._stopping:
                 answer = response(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
         else:
@@ -130,7 +134,7 @@ class ClientRegistry(ConnectionOwner):
     def opened(self, connection: ClientConnection, opening: Opening) -> None:
         request = opening.request
         grant = self._access.check_request(
-            request.headers.get(b"authorization"), opening.subprotocols, request.target, connection.peer
+            request.headers.get(b"authorization"), opening.subprotocols, request.target, connection.source
         )
         if not isinstance(grant, Grant):
             self._refuse(connection, grant)

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from rsws.gateway.metrics import CONTENT_TYPE
+from rsws.gateway.peer import Peer
 
 MAX_HEAD_BYTES = 16 * 1024
 """The longest request line and headers together, in bytes, as Node allows."""
@@ -125,32 +126,35 @@ class PlainHttp:
     Args:
         why_not_ready: Returns why no client should be sent here, or None when nothing speaks against it.
         metrics: Returns the text for ``/metrics``; None where that is not here.
-        check: Returns, for a request and the client's address and port, whether the metrics are for it: ``OK``, or the
-            status to refuse it with. None where they are for anybody.
+        check: Returns, for a request and who has sent it, whether the metrics are for it: ``OK``, or the status to
+            refuse it with. None where they are for anybody.
+        scheme: That of the gateway's URL: ``ws`` or ``wss``.
     """
 
     def __init__(
         self,
         why_not_ready: Callable[[], str | None],
         metrics: Callable[[], str] | None,
-        check: Callable[[Request, str], HTTPStatus] | None = None,
+        check: Callable[[Request, Peer], HTTPStatus] | None = None,
+        scheme: str = "ws",
     ) -> None:
         self._why_not_ready = why_not_ready
+        self._scheme = scheme
         self._metrics = metrics
         self._check = check
 
-    def respond(self, request: Request, peer: str) -> bytes:
+    def respond(self, request: Request, peer: Peer) -> bytes:
         """Return the response to a request for any path.
 
         Args:
-            peer: The client's address and port.
+            peer: Who has sent it.
         """
         if request.method not in ("GET", "HEAD"):
             return response(HTTPStatus.METHOD_NOT_ALLOWED, "GET only\n", {"Allow": "GET, HEAD"})
         status, text, headers = self._get(request, peer)
         return response(status, text, headers, with_body=request.method == "GET")
 
-    def _get(self, request: Request, peer: str) -> tuple[HTTPStatus, str, dict[str, str]]:
+    def _get(self, request: Request, peer: Peer) -> tuple[HTTPStatus, str, dict[str, str]]:
         match request.target.partition("?")[0]:
             case "/healthz":
                 return HTTPStatus.OK, "ok\n", {}
@@ -162,12 +166,12 @@ class PlainHttp:
             case "/metrics":
                 return self._get_metrics(request, peer)
         text = (
-            "This is a WebSocket gateway: connect with ws://HOST:PORT/?token=KEY\n"
+            f"This is a WebSocket gateway: connect with {self._scheme}://HOST:PORT/?token=KEY\n"
             "A proxy in between has to pass on the headers Upgrade and Connection.\n"
         )
         return HTTPStatus.UPGRADE_REQUIRED, text, {"Upgrade": "websocket"}
 
-    def _get_metrics(self, request: Request, peer: str) -> tuple[HTTPStatus, str, dict[str, str]]:
+    def _get_metrics(self, request: Request, peer: Peer) -> tuple[HTTPStatus, str, dict[str, str]]:
         if self._metrics is None:
             return HTTPStatus.NOT_FOUND, "the metrics are at the address of --admin\n", {}
         status = HTTPStatus.OK if self._check is None else self._check(request, peer)

@@ -53,6 +53,10 @@ class Metrics:
     clients_turned_away: int = counter("rsws_clients_turned_away_total", "Clients for which there was no room.")
     tokens_refused: int = counter("rsws_tokens_refused_total", "Tokens that were missing or wrong.")
     origins_refused: int = counter("rsws_origins_refused_total", "Requests of pages whose origin is not listed.")
+    tls_failures: int = counter("rsws_tls_failures_total", "Connections that did not speak TLS as they should.")
+    proxy_headers_refused: int = counter(
+        "rsws_proxy_headers_refused_total", "Connections closed for want of a PROXY header from a trusted proxy."
+    )
     subscriptions: int = gauge("rsws_subscriptions", "Subscriptions of the clients connected.")
     subscriptions_behind: int = gauge(
         "rsws_subscriptions_behind", "Subscriptions that read the stream: they join, come back, or lag."

@@ -15,14 +15,16 @@ from types import TracebackType
 from typing import Self
 
 from rsws.gateway.access.control import AccessControl
+from rsws.gateway.access.files import watch
 from rsws.gateway.admin import AdminListener
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
+from rsws.gateway.entrance import Entrance
 from rsws.gateway.http import PlainHttp, Request
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics, primaries_text
+from rsws.gateway.peer import Peer
 from rsws.gateway.session import Session
-from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.log_lines import LogLine
@@ -100,6 +102,7 @@ class Server:
             limits=limits,
         )
         self._admin = AdminListener(PlainHttp(self._why_not_ready, self._metrics_text), limits.open_timeout_s)
+        self._entrance = Entrance(settings, self.clients, self._metrics)
         self._listeners: list[asyncio.Server] = []
         self._admin_listeners: list[asyncio.Server] = []
         self._shutdown_delay_s = settings.shutdown_delay_s
@@ -156,6 +159,8 @@ class Server:
             tasks.create_task(self._watch_connections())
             tasks.create_task(self.clients.look_after())
             tasks.create_task(self._access.watch_files())
+            if (certificate := self._entrance.certificate) is not None:
+                tasks.create_task(watch(certificate.files, self._limits.key_files_check_s))
             tasks.create_task(_keep_memory_small())
             if self.board.shared:
                 tasks.create_task(self._keep_publishing_metrics())
@@ -187,7 +192,7 @@ class Server:
         """
         for bound in sockets:
             listener = await asyncio.get_running_loop().create_server(
-                partial(ClientConnection, self.clients), sock=bound, backlog=ACCEPT_AT_ONCE, start_serving=False
+                self._entrance, sock=bound, backlog=ACCEPT_AT_ONCE, start_serving=False
             )
             self._listeners.append(listener)
             for listening in listener.sockets:
@@ -204,6 +209,9 @@ class Server:
     def reload_keys(self) -> None:
         """Read the files of keys again."""
         self._access.reload()
+        if (certificate := self._entrance.certificate) is not None:
+            for each in certificate.files:
+                each.refresh(even_if_unchanged=True)
 
     # --- Redis ---
 
@@ -236,11 +244,11 @@ class Server:
 
     def _public_http(self, settings: Settings) -> PlainHttp:
         if settings.admin is not None:
-            return PlainHttp(self._why_not_ready, None)
+            return PlainHttp(self._why_not_ready, None, scheme=settings.scheme)
         check = None if settings.on_loopback else self._check_operator
-        return PlainHttp(self._why_not_ready, self._metrics_text, check)
+        return PlainHttp(self._why_not_ready, self._metrics_text, check, settings.scheme)
 
-    def _check_operator(self, request: Request, peer: str) -> HTTPStatus:
+    def _check_operator(self, request: Request, peer: Peer) -> HTTPStatus:
         return self._access.check_operator(request.headers.get(b"authorization"), request.target, peer)
 
     def _why_not_ready(self) -> str | None:

@@ -289,7 +289,7 @@ class Session(MessageHandler, TokenHolder):
         return RequestError(ErrorCode.NOT_ALLOWED, text, channel=channel, message_id=message_id)
 
     def _change_token(self, token: str, size: int) -> None:
-        answer = self._access.check_token(token, self._connection.peer)
+        answer = self._access.check_token(token, self._connection.source)
         if isinstance(answer, Grant):
             self._use(answer)
             self._connection.request_done(size)

@@ -92,7 +92,7 @@ def test_the_options_are_the_settings(name: str, settings: type[Any], own: set[s
     assert parameters.keys() - own == options(settings).keys()
     for field, option in options(settings).items():
         assert parameters[field].opts == [flag(field)]
-        assert parameters[field].envvar == option.env
+        assert (parameters[field].envvar or "") == option.env
 
 
 def test_the_help_of_serve_says_each_option_with_its_environment_name() -> None:

@@ -32,6 +32,7 @@ from rsws.gateway.access.presented import Source, find_token
 from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.metrics import Metrics
+from rsws.gateway.peer import Peer
 from rsws.settings import Settings
 from rsws.tokens.grant import CACHED_CHANNELS, FULL, Grant, parse_key_may
 from rsws.tokens.keys import read_keys
@@ -404,7 +405,7 @@ def test_what_the_settings_say_becomes_a_check(tmp_path: Path) -> None:
         control = AccessControl.of(settings, "the secret key", Metrics())
 
         def lets_in(text: str) -> bool:
-            return isinstance(control.check_token(text, "peer:1"), Grant)
+            return isinstance(control.check_token(text, Peer("peer", 1)), Grant)
 
         assert lets_in("the secret key")
         assert lets_in("the previous key")

@@ -56,7 +56,7 @@ def serving(redis_url: str, port: int = 0, **env: str) -> Iterator[Gateway]:
     environment = {"REDIS_URL": redis_url, "WEBSOCKET_SECRET_KEY": KEY, "RSWS_SHUTDOWN_TIMEOUT": "1", **env}
     # Not in the project's directory, where a developer may have a .env.
     with RswsProcess("serve", "--port", str(port), env=environment, cwd=Path("/")) as process:
-        yield Gateway(process, process.wait_for(r"url=(ws://\S+)")[1])
+        yield Gateway(process, process.wait_for(r"url=(wss?://\S+)")[1])
 
 
 @contextmanager

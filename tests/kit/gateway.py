@@ -211,10 +211,12 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(server: Reachable, path: str = f"/?token={KEY}", *, welcome: bool = True) -> AsyncIterator[Client]:
-    """A client that has read its first frame, unless ``welcome`` is false."""
+async def connect(
+    server: Reachable, path: str = f"/?token={KEY}", *, welcome: bool = True, **options: Any
+) -> AsyncIterator[Client]:
+    """A client that has read its first frame, unless ``welcome`` is false; ``options`` are those of websockets."""
     async with websocket_connect(
-        server.url + path, compression=None, max_size=None, ping_interval=None, proxy=None, close_timeout=2
+        server.url + path, compression=None, max_size=None, ping_interval=None, proxy=None, close_timeout=2, **options
     ) as websocket:
         client = Client(websocket)
         if welcome:

@@ -320,6 +320,20 @@ def run_python(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen
             _reaper.forget(process.pid)
 
 
+@contextmanager
+def run_program(*command: str | Path) -> Iterator[None]:
+    """Another program that runs beside the test, silently; killed at the end."""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        _reaper.watch(process.pid)
+        try:
+            yield
+        finally:
+            process.kill()
+            _reaper.forget(process.pid)
+
+
 def _spawn(
     arguments: Sequence[str | Path], env: Mapping[str, str | None] | None, cwd: Path | None = None
 ) -> subprocess.Popen[str]:

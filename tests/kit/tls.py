@@ -19,21 +19,28 @@ class Authority:
 
     Args:
         directory: Where its files are put.
+        intermediate: Whether its certificates are issued by another one in between, which comes with each.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, intermediate: bool = False) -> None:
         self._directory = directory
         self._authority = trustme.CA()
+        self._issuer = self._authority.create_child_ca() if intermediate else self._authority
         self.ca = directory / "ca.pem"
         self._authority.cert_pem.write_to_path(str(self.ca))
 
     def issue(self, name: str, **validity: Any) -> tuple[Path, Path]:
         """The files of a certificate for the host ``name`` and of its key; ``validity`` as trustme has it."""
-        made = self._authority.issue_cert(name, **validity)
+        made = self._issuer.issue_cert(name, **validity)
         certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
         made.private_key_pem.write_to_path(str(key))
         certificate.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
         return certificate, key
+
+    @property
+    def trusted(self) -> ssl.SSLContext:
+        """The context of a client that trusts it alone."""
+        return ssl.create_default_context(cafile=self.ca)
 
     @asynccontextmanager
     async def in_front_of(

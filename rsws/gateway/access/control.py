@@ -17,6 +17,7 @@ from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import Metrics
+from rsws.gateway.peer import Peer
 from rsws.settings import MIN_KEY_CHARS, Settings
 from rsws.tokens.grant import Grant, parse_key_may
 from rsws.tokens.keys import KeySet, read_keys
@@ -97,7 +98,7 @@ class AccessControl:
             each.refresh(even_if_unchanged=True)
 
     def check_request(
-        self, authorization: bytes | None, subprotocols: Sequence[bytes], target: str, peer: str
+        self, authorization: bytes | None, subprotocols: Sequence[bytes], target: str, peer: Peer
     ) -> Grant | float:
         """Return what the token of a new client allows; or the seconds after which the client is told that it is wrong.
 
@@ -105,39 +106,39 @@ class AccessControl:
             authorization: The value of that header.
             subprotocols: The names that the client offers.
             target: The path and its query.
-            peer: The client's address and port.
+            peer: The client's address.
         """
         answer, presented = self._tokens.check_request(authorization, subprotocols, target)
         if isinstance(answer, Grant):
             return answer
         return self._refuse(answer, Source.URL if presented is None else presented.source, peer)
 
-    def check_operator(self, authorization: bytes | None, target: str, peer: str) -> HTTPStatus:
+    def check_operator(self, authorization: bytes | None, target: str, peer: Peer) -> HTTPStatus:
         """Return whether a request has the secret key: ``OK``, or the status to refuse it with."""
         grant = self.check_request(authorization, (), target, peer)
         if isinstance(grant, Grant):  # that of a JWT has an end
             return HTTPStatus.OK if grant.ends_at is None else HTTPStatus.FORBIDDEN
         return HTTPStatus.TOO_MANY_REQUESTS if grant else HTTPStatus.UNAUTHORIZED
 
-    def check_token(self, token: str, peer: str) -> Grant | float:
+    def check_token(self, token: str, peer: Peer) -> Grant | float:
         """Return what a token that a client sent in a request allows; or as :meth:`check_request`."""
         presented = Presented(Source.REQUEST, (token,)) if token else Presented(Source.REQUEST, fault=Reason.MISSING)
         answer = self._tokens.check(presented)
         return answer if isinstance(answer, Grant) else self._refuse(answer, Source.REQUEST, peer)
 
-    def _refuse(self, refusal: Refusal, source: Source, peer: str) -> float:
+    def _refuse(self, refusal: Refusal, source: Source, peer: Peer) -> float:
         metrics = self._metrics
         metrics.tokens_refused += 1
         # A line for each reason: many of one must not hide the first of another.
         self._log_refused[refusal.reason].warning(
             "token refused",
-            client=peer,
+            client=str(peer),
             who=refusal.who,
             source=source,
             reason=refusal.reason,
             refused=metrics.tokens_refused,
         )
-        return self._wrong_tokens.wait_s(peer.rpartition(":")[0], asyncio.get_running_loop().time())
+        return self._wrong_tokens.wait_s(peer.address, asyncio.get_running_loop().time())
 
     def count_not_allowed(self, grant: Grant, right: Literal["r", "w"], channel: str, peer: str) -> None:
         """Count a request that a token does not allow."""

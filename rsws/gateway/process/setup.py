@@ -12,15 +12,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rsws.certificates import server_context
 from rsws.datadir import DataDir
-from rsws.errors import RedisUnavailable, SetupError
+from rsws.errors import RedisUnavailable, SetupError, UsageError
 from rsws.settings import MIN_KEY_CHARS, Settings
 from rsws.streams.embedded import LocalRedis
+from rsws.streams.retention import Rule
 from rsws.streams.target import RedisTarget, probe, redis_target
 from rsws.urls import join_host_port, parse_place
 
 BACKLOG = 4096
 """The number of connections that may wait to be accepted."""
+
+
+def check_settings(settings: Settings) -> None:
+    """Check what each process would notice otherwise.
+
+    Raises:
+        UsageError: Settings can't be used, alone or together, or a file of the certificate can't.
+    """
+    for text in settings.retain:
+        Rule.parse(text)
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        raise UsageError("--proxy-protocol needs --trusted-proxies: the addresses from which PROXY headers come")
+    if settings.tls_cert is not None:
+        server_context(settings.tls_cert, settings.tls_key or settings.tls_cert)
+    elif settings.tls_key is not None:
+        raise UsageError("--tls-key needs --tls-cert: the file of the certificate that it is the key of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +197,19 @@ def _bind(addresses: Sequence[tuple[int, Any]], stack: AsyncExitStack, *, shared
     return sockets
 
 
-def announce(data: DataDir, key: Key, listening: Iterable[socket.socket], stack: AsyncExitStack) -> None:
+def announce(
+    settings: Settings, data: DataDir, key: Key, listening: Iterable[socket.socket], stack: AsyncExitStack
+) -> None:
     """Tell this user's commands, until ``stack`` is closed, that a gateway with the data directory's key listens there.
 
     Raises:
         SetupError: The data directory can't be written.
     """
     if key.file is not None:
-        stack.enter_context(data.announce([each.getsockname()[:2] for each in listening]))
+        stack.enter_context(data.announce([each.getsockname()[:2] for each in listening], settings.scheme))
 
 
-def url_of(listening: socket.socket, scheme: str = "ws") -> str:
+def url_of(listening: socket.socket, scheme: str) -> str:
     """Return the URL to connect to."""
     host, port, *_ = listening.getsockname()
     return f"{scheme}://{join_host_port((host, port))}"

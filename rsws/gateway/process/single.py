@@ -10,7 +10,16 @@ from rsws.datadir import DataDir
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
-from rsws.gateway.process.setup import BACKLOG, Place, announce, choose_key, find_redis, reserve_port, url_of
+from rsws.gateway.process.setup import (
+    BACKLOG,
+    Place,
+    announce,
+    check_settings,
+    choose_key,
+    find_redis,
+    reserve_port,
+    url_of,
+)
 from rsws.gateway.server import Server
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
@@ -64,6 +73,7 @@ class SingleProcess(Gateway):
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
+        check_settings(settings)
         rules = [Rule.parse(text) for text in settings.retain]
         data = DataDir(settings.data_dir)
         key = choose_key(settings, data)
@@ -87,8 +97,8 @@ class SingleProcess(Gateway):
             except OSError as error:
                 raise admin_place.error(error) from None
             self.admin_url = url_of(admin_listening[0], "http")
-        self.url = url_of(listening[0])
-        announce(data, key, listening, stack)
+        self.url = url_of(listening[0], settings.scheme)
+        announce(settings, data, key, listening, stack)
 
     async def _run_core(self, local: LocalRedis | None) -> None:
         """Run the tasks that are needed for as long as the gateway serves; the first failure ends all of them."""

@@ -27,12 +27,20 @@ from rsws.errors import SetupError
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
-from rsws.gateway.process.setup import Place, announce, choose_key, find_redis, reserve_port, share_port, url_of
+from rsws.gateway.process.setup import (
+    Place,
+    announce,
+    check_settings,
+    choose_key,
+    find_redis,
+    reserve_port,
+    share_port,
+    url_of,
+)
 from rsws.log_lines import LogLine
 from rsws.runtime import start_module
 from rsws.settings import SECONDS, Settings
 from rsws.streams.embedded import LocalRedis
-from rsws.streams.retention import Rule
 
 log = logging.getLogger("rsws.gateway")
 
@@ -94,8 +102,7 @@ class Supervisor(Gateway):
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
-        for text in settings.retain:
-            Rule.parse(text)
+        check_settings(settings)
         data = DataDir(settings.data_dir)
         key = choose_key(settings, data)
         self.key_file = key.file
@@ -106,7 +113,7 @@ class Supervisor(Gateway):
         listening, admin = [
             share_port(place, settings.workers, sockets, stack) for place, sockets in zip(places, reserved, strict=True)
         ]
-        self.url = url_of(listening[0][0])
+        self.url = url_of(listening[0][0], settings.scheme)
         if admin[0]:
             self.admin_url = url_of(admin[0][0], "http")
         processes = settings.workers + 1
@@ -133,7 +140,7 @@ class Supervisor(Gateway):
         for error in await asyncio.gather(*[worker.start() for worker in self._workers], return_exceptions=True):
             if error is not None:
                 raise error
-        announce(data, key, listening[0], stack)
+        announce(self.settings, data, key, listening[0], stack)
         self._core = asyncio.create_task(self._run_core(redis.local), name="rsws core")
 
     async def _run_core(self, local: LocalRedis | None) -> None:

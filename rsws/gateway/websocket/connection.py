@@ -18,6 +18,7 @@ from rsws.errors import CloseCode
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.limits import Limits
+from rsws.gateway.peer import UNKNOWN, Peer
 from rsws.gateway.websocket.compression import Compressor, agreed_compressor
 from rsws.gateway.websocket.frames import PING, text_frame
 from rsws.gateway.websocket.handshake import Opening
@@ -110,7 +111,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         "ignores_input",
         "is_full",
         "is_open",
-        "peer",
+        "source",
         "transport",
     )  # fmt: skip
 
@@ -144,6 +145,16 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._sent_in = 0
         self._written = 0
 
+    @property
+    def address(self) -> str:
+        """The client's IP address, which limits count; behind a trusted proxy the proxy's own until it is told."""
+        return self.source.address
+
+    @property
+    def peer(self) -> str:
+        """The client's address, and its port where that is known, for log lines."""
+        return str(self.source)
+
     # --- input ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -152,8 +163,8 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self.transport.set_write_buffer_limits(self._owner.high_water_bytes)
         address = transport.get_extra_info("peername")
         # IPv4 addresses have a prefix on a socket that is for IPv6, too.
-        self.peer = f"{address[0].removeprefix('::ffff:')}:{address[1]}" if address else "unknown"
-        """The client's address and port, for log lines."""
+        self.source = Peer(address[0].removeprefix("::ffff:"), address[1]) if address else UNKNOWN
+        """Who the client is: who has connected, until a trusted proxy tells for whom."""
         self._owner.connected(self)
 
     def start(self, handler: MessageHandler) -> None:

@@ -169,6 +169,19 @@ class DataDir:
             return False
         return listeners(host, port) in (None, {os.geteuid()})
 
+    def gateway_pids(self, port: int) -> set[int]:
+        """Return the processes of this directory's gateways that are announced for a port, dead ones perhaps included.
+
+        Raises:
+            SetupError: The directory is somebody else's.
+        """
+        try:
+            names = self._gateways.names()
+        except OSError:
+            return set()
+        matches = [_ANNOUNCEMENT.fullmatch(name) for name in names if name.startswith(f"{port}-")]
+        return {int(match["pid"]) for match in matches if match is not None}
+
     def _announced(self, name: str) -> str | None:
         """Return the host that a gateway listens on, as its file says; None when that gateway has ended."""
         try:

@@ -21,7 +21,7 @@ from rsws.errors import (
 
 
 class ExitCode(IntEnum):
-    """The exit codes of all commands. ``EXIT_HELP`` says what each one means."""
+    """The exit codes of all commands but ``rsws check``, whose are Nagios'. ``EXIT_HELP`` says what each one means."""
 
     DONE = 0
     ERROR = 1
@@ -45,9 +45,13 @@ EXIT_HELP: dict[ExitCode, str] = {
 }
 
 
-def epilog(*examples: str) -> str:
-    """Return the end of a command's help: the exit codes, and examples to copy."""
-    codes = ", ".join(f"{code} {text}" for code, text in EXIT_HELP.items())
+def epilog(*examples: str, codes: str | None = None) -> str:
+    """Return the end of a command's help: the exit codes, and examples to copy.
+
+    Args:
+        codes: The exit codes of a command that has its own; None for those of all others.
+    """
+    codes = codes or ", ".join(f"{code} {text}" for code, text in EXIT_HELP.items())
     lines = "\n".join(f"  {example}" for example in examples).replace("[", r"\[")
     return f"Exit codes: {codes}.\n\nExamples:\n{lines}"
 

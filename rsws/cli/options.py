@@ -10,16 +10,21 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 import typer
 
+from rsws.cli import terminal
 from rsws.cli.exits import ExitCode, Failure
 from rsws.datadir import DataDir
 from rsws.errors import Unauthorized, UsageError
+from rsws.ownership import strangers
 from rsws.settings import ClientSettings, Option, Settings, is_from_env_file, options, read_secret
 from rsws.urls import is_loopback, redact_url, websocket_url
+
+if TYPE_CHECKING:
+    from rsws.streams.target import RedisTarget
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,35 +49,45 @@ def flag(name: str) -> str:
 
 
 def from_settings(
-    settings: type[Any], *, panel: str | None = None, only: Iterable[str] | None = None
+    settings: type[Any],
+    *,
+    panel: str | None = None,
+    only: Iterable[str] | None = None,
+    argument: str = "settings",
 ) -> Callable[[Command], Command]:
-    """Give a command the options of a settings class, whose values it gets as one argument, ``settings``.
+    """Give a command the options of a settings class, whose values it gets as one argument.
+
+    A command may have those of several classes.
 
     Args:
         settings: The settings class.
         panel: The heading of these options in ``--help``.
         only: The names of the fields that the command uses; None for all.
+        argument: The name of that argument.
     """
 
     def decorate(command: Command) -> Command:
         chosen = {name: each for name, each in _parameters(settings, panel).items() if only is None or name in only}
+        signature = inspect.signature(command, eval_str=True)
+        takes_context = "context" in signature.parameters
 
         @functools.wraps(command)
         def wrapper(context: typer.Context, **arguments: Any) -> Any:
             values = {name: arguments.pop(name) for name in chosen}
-            FLAGS.set(frozenset({name for name in chosen if _is_given(context, name)}))
+            FLAGS.set(frozenset({name for name in context.params if _is_given(context, name)}))
             repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
             made = settings(**_without_overruled(values) | repeated)
+            if takes_context:
+                arguments["context"] = context
             try:
-                return command(settings=made, **arguments)
+                return command(**{argument: made}, **arguments)
             except Unauthorized as error:
                 if not isinstance(made, ClientSettings):
                     raise
                 raise Unauthorized(f"{error} ({find_gateway(made).source})") from None
 
-        signature = inspect.signature(command, eval_str=True)
         context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        own = [each for each in signature.parameters.values() if each.name != "settings"]
+        own = [each for each in signature.parameters.values() if each.name not in (argument, "context")]
         wrapper.__signature__ = signature.replace(parameters=[context, *own, *chosen.values()])  # type: ignore[attr-defined]
         return wrapper  # type: ignore[return-value]
 
@@ -187,7 +202,7 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
         SetupError: The data directory is somebody else's.
         Failure: There is no token.
     """
-    url, token_in_url = _split_token(websocket_url(settings.url or f"ws://127.0.0.1:{_port()}"))
+    url, token_in_url = _split_url(settings)
     for each in _tokens(settings, token_in_url):
         token = each.read()
         if token is None:
@@ -215,6 +230,31 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
         f"the key in {key_file} was not sent, as no gateway that was started with it is known to listen there; "
         "start that one again, or give the token with --token-file",
     )
+
+
+def gateway_url(settings: ClientSettings) -> str:
+    """Return the gateway's URL without the token.
+
+    Raises:
+        UsageError: It can't be used.
+    """
+    return _split_url(settings)[0]
+
+
+def find_redis(settings: Settings) -> RedisTarget:
+    """Return the Redis that flags and environment specify, else the one at the usual place of this machine.
+
+    A warning says so if that is another user's.
+
+    Raises:
+        UsageError: It can't be used: the URL, the file that holds it, or a file for TLS.
+    """
+    from rsws.streams.target import redis_target
+
+    url = f"redis://127.0.0.1:{settings.local_redis_port}"
+    if not settings.names_redis and (owners := strangers("127.0.0.1", settings.local_redis_port)):
+        terminal.print_line(terminal.format_warning(f"the Redis at {url} is not yours: it belongs to {owners}"))
+    return redis_target(settings, url)
 
 
 def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
@@ -270,8 +310,9 @@ def _port() -> int:
     return int(text)
 
 
-def _split_token(url: str) -> tuple[str, str | None]:
-    parts = urlsplit(url)
+def _split_url(settings: ClientSettings) -> tuple[str, str | None]:
+    """Return the gateway's URL without the token, and the token that it has."""
+    parts = urlsplit(websocket_url(settings.url or f"ws://127.0.0.1:{_port()}"))
     query = parse_qs(parts.query, keep_blank_values=True)
     tokens = query.pop("token", [None])
     return urlunsplit(parts._replace(query=urlencode(query, doseq=True), fragment="")), tokens[0]

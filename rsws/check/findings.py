@@ -71,13 +71,19 @@ class Check(Generic[Subject]):
     looks_for: str
     run: Callable[[Subject], Awaitable[Found]]
 
-    async def find(self, subject: Subject, timeout_s: float) -> Found:
-        """Return what it finds; a check that fails or takes too long is a finding, too, and disturbs no other."""
+    async def find(self, subject: Subject, timeout_s: float, ends: type[Exception]) -> Found:
+        """Return what it finds; a check that fails or takes too long is a finding, too, and disturbs no other.
+
+        Args:
+            ends: The error after which no other check of the subject can succeed, which is raised.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 found = await self.run(subject)
         except TimeoutError:
             found = [unknown(f"{self.looks_for}: no answer in time", "try again, with a longer --timeout")]
+        except ends:
+            raise
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             found = [unknown(f"{self.looks_for}: could not be looked at ({cause})", "see whether it goes on, and tell")]

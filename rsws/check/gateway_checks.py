@@ -141,7 +141,7 @@ async def health(gateway: Gateway) -> Found:
     return []
 
 
-async def history(gateway: Gateway) -> Found:
+async def counters(gateway: Gateway) -> Found:
     said = await gateway.metrics()
     if "rsws_clients" not in said:
         return None
@@ -242,7 +242,7 @@ async def clock(gateway: Gateway) -> Found:
 
 GATEWAY_CHECKS: list[Check[Gateway]] = [
     Check("health", "a gateway that does not answer or can't reach Redis", health),
-    Check("history", "what was refused or left out since the gateway started", history),
+    Check("counters", "what was refused or left out since the gateway started", counters),
     Check("gateway-clock", "a clock that differs from this machine's", clock),
     Check("tls", "a token that goes over the network as it is", tls),
     Check("secret", "a token that is an example or short", secret),

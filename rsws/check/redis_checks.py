@@ -95,7 +95,8 @@ async def role(server: Server) -> Found:
         title = f"Redis has {replicas} replicas, and --wait-replicas wants {wanted}"
         return [critical(title, "bring replicas back, or lower it", "every publish is answered not_replicated")]
     if not replicas:
-        return [note("Redis has no replica", "none is needed, but its machine is all there is", "see --wait-replicas")]
+        why = "what its machine loses is lost"
+        return [note("Redis has no replica", "add one where that matters, and see --wait-replicas", why)]
     found = []
     for number in range(replicas):
         said = dict(part.split("=", 1) for part in server.info(f"slave{number}").split(",") if "=" in part)
@@ -198,7 +199,7 @@ async def exposure(server: Server) -> Found:
 async def access(server: Server) -> Found:
     if not server.unseen:
         return []
-    missing = ", ".join(sorted(server.unseen))
+    missing = ", ".join(sorted(server.unseen)).replace("INFO", "INFO (memory, persistence, replicas)", 1)
     action = "allow it (docs/check.md has the line), or ask whoever runs Redis and leave this out with --skip access"
     return [unknown("Not everything could be looked at", action, f"Redis does not answer {missing}")]
 

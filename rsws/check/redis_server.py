@@ -28,6 +28,10 @@ _SETTINGS = (
 """What is asked for with ``CONFIG GET``; nothing of it is secret."""
 
 
+class Lost(Exception):
+    """A server has stopped answering; the text says how."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How the gateway uses Redis, as far as the settings say it, and how long to wait for an answer."""
@@ -55,9 +59,20 @@ class Server:
         """Return the replies to some commands, errors included.
 
         Raises:
-            OSError: The connection is lost, or no answer came in time.
+            Lost: The connection is lost, or no answer came in time; nothing can be asked any more.
         """
-        return await self.connection.ask(*[pack(*words) for words in commands], timeout_s=self.plan.timeout_s)
+        try:
+            return await self.connection.ask(*[pack(*words) for words in commands], timeout_s=self.plan.timeout_s)
+        except BaseException as error:
+            await self.connection.close()  # its answers may still come
+            if isinstance(error, OSError):
+                raise Lost(f"{self.target.shown} has stopped answering: {error}") from None
+            raise
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can still be asked."""
+        return self.connection.is_open
 
     async def read_facts(self) -> None:
         """Read what :meth:`info` and :meth:`setting` return."""
@@ -134,9 +149,9 @@ async def open_servers(target: RedisTarget, plan: Plan) -> tuple[list[Server], l
             findings = [each for each in opened if isinstance(each, Finding)]
         for each in servers:
             await each.read_facts()
-    except (RedisUnavailable, OSError) as error:
+    except (RedisUnavailable, Lost) as error:
         findings.append(_unusable(error))
-    return servers, findings
+    return [each for each in servers if each.is_there], findings
 
 
 async def _open_node(target: RedisTarget, ranges: Sequence[Slots], plan: Plan) -> Server | Finding:

@@ -15,7 +15,8 @@ def summary(report: Report) -> str:
     counts = [(report.count(each), each) for each in Severity if report.count(each)]
     plurals = {Severity.WARNING: "warnings", Severity.NOTE: "notes"}
     words = [f"{count} {plurals.get(each, each) if count > 1 else each}" for count, each in counts]
-    return ", ".join([*words, f"{len(report.fine)} checks fine"])
+    fine = len(report.fine)
+    return ", ".join([*words, f"{fine} check{'s' if fine != 1 else ''} fine"])
 
 
 def to_json(report: Report) -> str:

@@ -92,7 +92,7 @@ async def rights(server: Server) -> Found:
         missing = [(right, error) for right, error in refused if right.severity is severity]
         if missing:
             names = ", ".join(right.command for right, _ in missing)
-            costs = dict.fromkeys(f"without {right.command}: {right.meaning}" for right, _ in missing)
+            costs = dict.fromkeys(right.meaning for right, _ in missing)
             found.append(make(f"Redis refuses {names}", _allow(server, missing), "; ".join(costs)))
     return found
 

@@ -34,6 +34,7 @@ class RoundTrip:
     Attributes:
         channel: Where to publish.
         mark: What tells its messages from those of others.
+        is_own: Whether the channel was made for this, and may be deleted.
         gateway: Through which gateway; None for none, or none that answers.
         servers: The Redis servers that answer.
         timeout_s: How long each step may take.
@@ -43,6 +44,7 @@ class RoundTrip:
 
     channel: str
     mark: str
+    is_own: bool
     gateway: Gateway | None
     servers: Sequence[Server]
     timeout_s: float
@@ -83,7 +85,6 @@ class RoundTrip:
 async def round_trip(trip: RoundTrip) -> Found:
     """Make the round trip, and delete what it has left in Redis."""
     home = trip.home
-    before = (await home.ask([b"XLEN", trip.channel.encode()]))[0] if home is not None else None
     found: list[Finding] = []
     try:
         if trip.gateway is not None:
@@ -94,18 +95,18 @@ async def round_trip(trip: RoundTrip) -> Found:
             return None  # that nothing answers is said already
     except (Failed, RswsError, OSError) as error:
         found.append(critical(f"The round trip failed: {error}", _what_to_do(error)))
-    if trip.ids and not await _delete(trip, home, is_new=before == 0):
+    if trip.ids and not await _delete(trip, home):
         action = f"DEL {trip.channel} in Redis, or start the gateway with --retain '{NAME}-*=0,1h,expire'"
         found.append(note(f"The messages of this check stay in {trip.channel}", action))
     return found
 
 
-async def _delete(trip: RoundTrip, home: Server | None, *, is_new: bool) -> bool:
+async def _delete(trip: RoundTrip, home: Server | None) -> bool:
     """Delete the messages, and the stream if it was made for them; return whether that is done."""
     if home is None:
         return False
     key, ids = trip.channel.encode(), [str(each).encode() for each in trip.ids]
-    [reply] = await home.ask([b"DEL", key] if is_new else [b"XDEL", key, *ids])
+    [reply] = await home.ask([b"DEL", key] if trip.is_own else [b"XDEL", key, *ids])
     return not isinstance(reply, ReplyError)
 
 
@@ -145,7 +146,7 @@ async def _through_gateway(trip: RoundTrip, gateway: Gateway) -> None:
         await _publish_elsewhere(trip, home, other)
         while len(received) < len(trip.ids):
             received.append(await _next(trip, events, Message, "what was published meanwhile did not come"))
-        await subscriber.ping(trip.timeout_s)  # by its answer a second copy would have come
+        await _within(trip, subscriber.ping(trip.timeout_s), "no pong")  # by then a second copy would have come
         while events.queued:
             event = await anext(events)
             received += [event.id] if isinstance(event, Message) and trip.mark in event.json else []

@@ -13,13 +13,13 @@ from typing import Any
 from rsws.check.findings import EXIT_CODES, Check, Finding, Severity, critical, worst_first
 from rsws.check.gateway_checks import GATEWAY_CHECKS, Gateway
 from rsws.check.redis_checks import REDIS_CHECKS
-from rsws.check.redis_server import NAME, Plan, Server, open_servers
+from rsws.check.redis_server import NAME, Lost, Plan, Server, open_servers
 from rsws.check.round_trip import ROUND_TRIP, RoundTrip
 from rsws.streams.target import RedisTarget
 
 CHECKS: list[Check[Any]] = [*GATEWAY_CHECKS, *REDIS_CHECKS, ROUND_TRIP]
 """All checks; beside theirs there are findings named ``redis`` and ``token``: what can't be reached, or let in."""
-STEPS = 4
+STEPS = 10
 """How many times as long as an answer may take a whole check may take, which asks more than once."""
 
 
@@ -72,7 +72,11 @@ class _Collector:
         for check in checks:
             if check.name in self._skip:
                 continue
-            found = await check.find(subject, self._timeout_s)
+            try:
+                found = await check.find(subject, self._timeout_s, ends=Lost)
+            except Lost as error:
+                self.findings.append(replace(critical(str(error), "see its log, and its load"), check=check.name))
+                return
             if found is not None:
                 self.seen[check.name] = not found and self.seen.get(check.name, True)
                 self.findings += [replace(each, places=(place,) if place else ()) for each in found]
@@ -108,11 +112,12 @@ async def look(
             collector.run(REDIS_CHECKS, each, each.target.shown if len(servers) > 1 else "") for each in servers
         ]
         await asyncio.gather(*at_servers, *([collector.run(GATEWAY_CHECKS, gateway)] if gateway else []))
-        if gateway is not None and gateway.no_token:
+        if gateway is not None and gateway.is_there and gateway.no_token:
             collector.findings.append(replace(critical(*_no_token(gateway)), check="token"))
         mark = secrets.token_hex(8)
         through = gateway if gateway is not None and gateway.is_there and not gateway.no_token else None
-        trip = RoundTrip(channel or f"{NAME}-{mark}", mark, through, servers, plan.timeout_s)
+        there = [each for each in servers if each.is_there]
+        trip = RoundTrip(channel or f"{NAME}-{mark}", mark, channel is None, through, there, plan.timeout_s)
         await collector.run([ROUND_TRIP], trip)
     return Report(
         worst_first(collector.findings),

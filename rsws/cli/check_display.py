@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rich.text import Text
 
 from rsws.check.findings import Finding, Severity
 from rsws.check.report import summary
 from rsws.check.run import Report
-from rsws.cli.terminal import render, safe
+from rsws.cli.terminal import render, safe, stdout
 
 _STYLES = {
     Severity.CRITICAL: "bold red",
@@ -39,9 +41,17 @@ def _format_finding(finding: Finding) -> Text:
     at = f" (at {', '.join(finding.places)})" if finding.places else ""
     text = Text.assemble(
         (f"{finding.severity:10}", _STYLES[finding.severity]),
-        (safe(finding.title), "bold"),
-        (f"{safe(at)}  [{finding.check}]\n", "dim"),
+        (_wrapped(f"{finding.check}: {finding.title}{at}").lstrip(), "bold"),
     )
     if finding.meaning:
-        text.append(f"{_INDENT}{safe(finding.meaning)}\n", "dim")
-    return text.append(f"{_INDENT}-> {safe(finding.action)}\n")
+        text.append(_wrapped(finding.meaning), "dim")
+    return text.append(f"{_INDENT}-> {safe(finding.action)}\n")  # in one line, to be copied
+
+
+def _wrapped(text: str) -> str:
+    """Return a paragraph, which is broken where a terminal's line ends, and in one line elsewhere."""
+    width = stdout().width if stdout().is_terminal else len(text) + len(_INDENT)
+    return (
+        textwrap.indent(textwrap.fill(safe(text), max(width - len(_INDENT), 20), break_on_hyphens=False), _INDENT)
+        + "\n"
+    )

@@ -309,7 +309,8 @@ class RedisTarget:
             self.primary = join_host_port(address) if address is not None and self.url.sentinels else ""
             self._connections[made] = address
             made.ended.add_done_callback(lambda _: self._connections.pop(made, None))
-            made.on_read_only = self._refused_a_write
+            if not self.takes_replicas:
+                made.on_read_only = self._refused_a_write
             return made
         await connection.disconnect(nowait=True)
         raise failure

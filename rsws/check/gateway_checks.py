@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from rsws.check.examples import stands_in_examples
 from rsws.check.findings import Check, Found, critical, note, unknown, warning
 from rsws.check.redis_checks import ALMOST_FULL, clock_findings
 from rsws.client.address import Address, explain
@@ -27,13 +28,6 @@ FEW_FILES = 4096
 """Fewer open files than this leave room for fewer clients than most expect."""
 MANY_FAILED = 0.01
 """The share of publishes that failed from which on it is more than an outage now and then."""
-EXAMPLE_SECRETS = frozenset({
-    "kunci_rahasia_lokal_123", "kunci_rahasia_docker_456", "key", "password", "password123", "token", "secret",
-    "secretkey", "secret-key", "secret_key", "your-secret-key", "your_secret_key", "my-secret-key", "mysecretkey",
-    "supersecret", "websocket_secret_key", "changeme", "change-me", "changeit", "default", "example", "foobared",
-    "12345678", "123456789", "1234567890", "admin123",
-})  # fmt: skip
-"""Secrets that stand in examples, of this project, the server it replaces and others, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +188,7 @@ async def secret(gateway: Gateway) -> Found:
     if token is None:
         return None
     action = "make one with python3 -c 'import secrets; print(secrets.token_urlsafe(24))', see docs/secrets.md"
-    if token.lower() in EXAMPLE_SECRETS or len(set(token)) < 3:
+    if stands_in_examples(token):
         return [critical("The token is one that stands in examples", action, "anybody may try it")]
     if len(token) < MIN_KEY_CHARS:
         make = warning if is_loopback(gateway.host) else critical

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 
+from rsws.check.examples import stands_in_examples
 from rsws.check.findings import Check, Finding, Found, critical, note, unknown, warning
 from rsws.check.growth import retention
 from rsws.check.redis_server import Server
@@ -92,7 +93,7 @@ async def role(server: Server) -> Found:
         return [critical(f"Redis is a replica of {primary}", action, "it takes no writes: nothing can be published")]
     replicas, wanted = server.number("connected_slaves"), server.plan.wait_replicas
     if replicas < wanted:
-        title = f"Redis has {replicas} replicas, and --wait-replicas wants {wanted}"
+        title = f"Replicas of Redis: {replicas}, and --wait-replicas wants {wanted}"
         return [critical(title, "bring replicas back, or lower it", "every publish is answered not_replicated")]
     if not replicas:
         why = "what its machine loses is lost"
@@ -179,7 +180,10 @@ async def exposure(server: Server) -> Found:
     url, host = server.target.url, server.host
     if not host:
         return []
-    has_password = bool(url.arguments.get("password"))
+    password = url.arguments.get("password") or ""
+    has_password = bool(password)
+    if has_password and stands_in_examples(password):
+        return [critical("Redis' password is one that stands in examples", "set another one", "anybody may try it")]
     if not is_loopback(host):
         if has_password and not url.is_tls:
             why = "whoever can listen on the way reads the password, and all messages"
@@ -199,7 +203,9 @@ async def exposure(server: Server) -> Found:
 async def access(server: Server) -> Found:
     if not server.unseen:
         return []
-    missing = ", ".join(sorted(server.unseen)).replace("INFO", "INFO (memory, persistence, replicas)", 1)
+    missing = ", ".join(
+        "INFO (memory, persistence, replicas)" if each == "INFO" else each for each in sorted(server.unseen)
+    )
     action = "allow it (docs/check.md has the line), or ask whoever runs Redis and leave this out with --skip access"
     return [unknown("Not everything could be looked at", action, f"Redis does not answer {missing}")]
 

@@ -85,9 +85,9 @@ class Server:
                 self._config[pair[0].decode()] = pair[1].decode(errors="replace")
 
     def info(self, name: str) -> str:
-        """Return a field of ``INFO``; empty where it is refused, which is noted, or has no such field."""
-        if not self._info:
-            self.unseen.add("INFO")
+        """Return a field of ``INFO``; empty where it is not said, which is noted."""
+        if name not in self._info:
+            self.unseen.add(f"INFO {name}" if self._info else "INFO")
         return self._info.get(name, "")
 
     def number(self, name: str) -> int:

@@ -88,6 +88,11 @@ async def rights(server: Server) -> Found:
     replies = await server.ask(*[each.words for each in wanted])
     refused = [(right, error) for right, reply in zip(wanted, replies, strict=True) if (error := refusal(reply))]
     found = []
+    if any(NO_KEY in right.words and not error.forbids_command for right, error in refused):
+        action = f"ACL SETUSER {server.user} ~*, unless that is meant; --channel names one that it may use"
+        why = "the others are channel_unreadable"
+        found.append(note("This user of Redis may not use every channel", action, why))
+        refused = [(right, error) for right, error in refused if NO_KEY not in right.words or error.forbids_command]
     for severity, make in ((Severity.CRITICAL, critical), (Severity.WARNING, warning), (Severity.NOTE, note)):
         missing = [(right, error) for right, error in refused if right.severity is severity]
         if missing:
@@ -102,7 +107,7 @@ def _allow(server: Server, missing: list[tuple[Right, ReplyError]]) -> str:
     absent = [right.command for right, error in missing if "unknown" in str(error).lower()]
     rules = [right.rule for right, error in missing if error.forbids_command and right.command not in absent]
     if any(not error.forbids_command for _, error in missing):
-        rules += ["~*"]  # some keys are forbidden, whatever the command
+        rules += ["~rsws:once:*"]
     lines = [f"ACL SETUSER {server.user} {' '.join(rules)}"] if rules else []
     if absent:
         lines.append(f"{', '.join(absent)}: not there, or renamed in redis.conf (rename-command), so name it back")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -119,7 +120,7 @@ def test_a_replica_and_its_primary(redis: RedisServer, replica: RedisServer) -> 
     assert found(report, "round-trip")[0][0] is CRITICAL
     assert found(check_redis(redis.url, Plan(wait_replicas=1)), "role") == []
     [(severity, title)] = found(check_redis(redis.url, Plan(wait_replicas=2)), "role")
-    assert (severity, title) == (CRITICAL, "Redis has 1 replicas, and --wait-replicas wants 2")
+    assert (severity, title) == (CRITICAL, "Replicas of Redis: 1, and --wait-replicas wants 2")
     with configured(redis, appendonly="no", save=""):
         [(severity, _)] = found(check_redis(redis.url), "persistence")
     assert severity is WARNING
@@ -145,6 +146,15 @@ def test_streams_that_grow(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) 
 
 RIGHTS = "+ping +hello +role +select +client|id +client|setname +client|tracking +client|unblock +xadd +xread +xrange \
 +xrevrange +xinfo|stream +script|load +evalsha +eval +get +set +del"
+
+
+def test_what_the_document_says_lets_everything_be_seen(redis: RedisServer) -> None:
+    document = Path(__file__).parents[2].joinpath("docs", "check.md").read_text()
+    [more] = re.findall(r"^ACL SETUSER gateway (.*)$", document, flags=re.MULTILINE)
+    redis.call("XADD", "some", "*", "messageData", "1")
+    report = check_redis(user(redis, "-@all", *RIGHTS.split(), *more.split()))
+    redis.call("DEL", "some")
+    assert {"access", "rights", "retention", "memory"} <= set(report.fine)
 
 
 def test_the_rights_of_the_document_are_enough(redis: RedisServer) -> None:
@@ -183,7 +193,11 @@ def test_keys_that_are_forbidden(redis: RedisServer) -> None:
     url = user(redis, "+@all", "resetkeys", "~rsws-check-*")
     one = finding(check_redis(url), "rights", WARNING)
     assert one.title == "Redis refuses GET, SET, DEL"
-    assert one.action == "ACL SETUSER limited ~*"
+    assert one.action == "ACL SETUSER limited ~rsws:once:*"
+    url = user(redis, "+@all", "resetkeys", "~news.*", "~rsws:once:*")
+    report = check_redis(url, channel="news.1")
+    assert found(report, "rights") == [(NOTE, "This user of Redis may not use every channel")]
+    assert "round-trip" in report.fine
 
 
 def test_tracking_that_is_forbidden_and_its_table(redis: RedisServer) -> None:
@@ -276,8 +290,9 @@ def test_clocks(ahead_s: float, severities: list[Severity]) -> None:
     ("url", "titles"),
     [
         ("redis://10.1.2.3", ["Redis takes everybody on its network: it wants no password"]),
-        ("redis://:p@10.1.2.3", ["Redis' password goes over the network as it is"]),
-        ("rediss://:p@10.1.2.3", []),
+        ("redis://:pass-word@10.1.2.3", ["Redis' password goes over the network as it is"]),
+        ("rediss://:pass-word@10.1.2.3", []),
+        ("rediss://:foobared@10.1.2.3", ["Redis' password is one that stands in examples"]),
         ("redis://localhost", []),
         ("unix:///run/redis.sock", []),
     ],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
-from kit.cli import Gateway, Terminal, serving
+from kit.cli import Gateway, Terminal, call_main, serving
 from kit.support import RedisServer, free_port, run_rsws
 
 Env = dict[str, str | None]
@@ -31,21 +33,26 @@ def env(redis: RedisServer, served: Gateway) -> Env:
     return {**served.env, "REDIS_URL": redis.url}
 
 
-def test_all_is_well_in_each_format(env: Env, redis: RedisServer) -> None:
+def test_all_is_well_in_each_format(env: Env, redis: RedisServer, capfd: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> str:
+        with mock.patch.dict(os.environ, {name: str(value) for name, value in env.items()}):
+            assert call_main(*arguments) == 0
+        return capfd.readouterr().out
+
     skip = ["--skip", "version"]
     text = run_rsws("check", *skip, env=env)
     assert (text.returncode, text.stderr) == (0, "")
     assert text.stdout.splitlines()[0] == f"gateway   {env['RSWS_URL']}"
     assert re.search(r"^fine      .*\bround-trip\b", text.stdout, re.MULTILINE)
     assert re.search(r"^ok        1 note, \d\d checks fine$", text.stdout.splitlines()[-1])
-    said = json.loads(run_rsws("check", *skip, "--format", "json", env=env).stdout)
+    said = json.loads(run("check", *skip, "--format", "json"))
     assert (said["status"], said["exit_code"]) == ("ok", 0)
     assert [(each["check"], each["severity"]) for each in said["findings"]] == [("role", "note")]
     assert 0 < said["round_trip_s"] < 1
-    nagios = run_rsws("check", *skip, "--format", "nagios", env=env).stdout
+    nagios = run("check", *skip, "--format", "nagios")
     wanted = r"RSWS OK - 1 note, \d\d checks fine \| rtt=[\d.]+ms critical=0 warning=0 unknown=0 note=1 time=[\d.]+s"
     assert re.fullmatch(wanted, nagios.splitlines()[0])
-    prometheus = run_rsws("check", *skip, "--format", "prometheus", env=env).stdout
+    prometheus = run("check", *skip, "--format", "prometheus")
     for line in prometheus.splitlines():
         assert re.fullmatch(r"# (HELP|TYPE) rsws_check_\w+ .*|rsws_check_\w+(\{(\w+=\"[\w-]+\",?)+\})? [\d.]+", line)
     assert 'rsws_check_findings{severity="critical"} 0\n' in prometheus
@@ -118,14 +125,15 @@ def test_the_token_is_not_shown(served: Gateway) -> None:
         (("--no-gateway", "--no-redis"), "leave nothing to look at"),
         (("--skip", "nothing"), "there is no check 'nothing'; they are health, "),
         (("--format", "xml"), "--format"),
-        (("--timeout", "0"), "--timeout is 0.0: it must be 0.1 or more"),
+        (("--timeout", "0"), "--timeout is '0': it must be 0.1 or more"),
         (("--channel", "rsws:x"), "rsws:"),
         (("--retain", "x"), "not a retention rule: 'x'"),
         (("--url", "ftp://x"), "not a gateway's URL"),
         (("--redis-url", "http://x"), "redis://"),
     ],
 )
-def test_a_wrong_command_line(arguments: tuple[str, ...], text: str) -> None:
-    done = run_rsws("check", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert text in done.stderr
+def test_a_wrong_command_line(arguments: tuple[str, ...], text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call_main("check", *arguments) == 2
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert text in shown.err

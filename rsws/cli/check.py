@@ -11,7 +11,7 @@ import typer
 
 from rsws.cli import stdio
 from rsws.cli.data import check_channel
-from rsws.cli.exits import Failure, epilog
+from rsws.cli.exits import CHECK_EXIT_HELP, Failure, epilog
 from rsws.cli.options import Endpoint, find_gateway, find_redis, finite, from_settings, gateway_url
 from rsws.errors import UsageError
 from rsws.settings import ClientSettings, Settings
@@ -26,8 +26,7 @@ EPILOG = epilog(
     "rsws check",
     "rsws check --retain 'news.*=10000,7d' --skip access",
     "rsws check --format nagios --no-redis --url wss://news.example.com",
-    codes="0 fine or notes only, 1 a warning, 2 something critical, 3 something could not be looked at and no warning "
-    "(as of Nagios' plugins); a wrong command line is 2, too, 130 Ctrl-C",
+    codes=CHECK_EXIT_HELP,
 )
 _REDIS = (
     "redis_url",

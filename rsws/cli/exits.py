@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 from rsws.errors import (
@@ -33,7 +34,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-EXIT_HELP: dict[ExitCode, str] = {
+EXIT_HELP: dict[int, str] = {
     ExitCode.DONE: "done",
     ExitCode.ERROR: "error",
     ExitCode.USAGE: "usage",
@@ -45,15 +46,21 @@ EXIT_HELP: dict[ExitCode, str] = {
 }
 
 
-def epilog(*examples: str, codes: str | None = None) -> str:
-    """Return the end of a command's help: the exit codes, and examples to copy.
+CHECK_EXIT_HELP: dict[int, str] = {
+    0: "fine, or notes only",
+    1: "warnings",
+    2: "something critical, or usage",
+    3: "something could not be looked at, and no warning",
+    ExitCode.INTERRUPTED: EXIT_HELP[ExitCode.INTERRUPTED],
+}
+"""The exit codes of ``rsws check``, which are those of Nagios' plugins."""
 
-    Args:
-        codes: The exit codes of a command that has its own; None for those of all others.
-    """
-    codes = codes or ", ".join(f"{code} {text}" for code, text in EXIT_HELP.items())
+
+def epilog(*examples: str, codes: Mapping[int, str] = EXIT_HELP) -> str:
+    """Return the end of a command's help: the exit codes, and examples to copy."""
+    said = ", ".join(f"{code} {text}" for code, text in codes.items())
     lines = "\n".join(f"  {example}" for example in examples).replace("[", r"\[")
-    return f"Exit codes: {codes}.\n\nExamples:\n{lines}"
+    return f"Exit codes: {said}.\n\nExamples:\n{lines}"
 
 
 class Failure(RswsError):

@@ -107,9 +107,11 @@ async def test_another_redis(redis_server: RedisServer) -> None:
 
 @async_test
 async def test_a_redis_that_may_only_be_read(redis_server: RedisServer) -> None:
-    redis_server.call("ACL", "SETUSER", "looking", "on", ">secret", "~*", "+@read", "+ping", "+hello", "+role", "+info")
+    redis_server.call(
+        "ACL", "SETUSER", "looking", "on", ">pass-word", "~*", "+@read", "+ping", "+hello", "+role", "+info"
+    )
     async with ready(redis_server.url) as server:
-        report = await checked(f"redis://looking:secret@127.0.0.1:{redis_server.port}", server)
+        report = await checked(f"redis://looking:pass-word@127.0.0.1:{redis_server.port}", server)
     [(severity, _)] = found(report, "round-trip")
     assert severity is NOTE  # all came, over a second connection, and can't be deleted
     assert finding(report, "rights", CRITICAL).title == "Redis refuses XADD"

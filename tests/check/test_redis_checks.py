@@ -57,8 +57,8 @@ def configured(redis: RedisServer, **settings: str) -> Iterator[None]:
 
 def user(redis: RedisServer, *rules: str) -> str:
     """The URL for a user with these rights."""
-    redis.call("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", *rules)
-    return f"redis://limited:secret@127.0.0.1:{redis.port}"
+    redis.call("ACL", "SETUSER", "limited", "reset", "on", ">pass-word", "~*", "&*", *rules)
+    return f"redis://limited:pass-word@127.0.0.1:{redis.port}"
 
 
 def test_all_is_well(redis: RedisServer) -> None:

@@ -13,4 +13,4 @@ EXAMPLE_SECRETS = frozenset({
 
 def stands_in_examples(secret: str) -> bool:
     """Whether a secret is one of those, or the same character again and again."""
-    return secret.lower() in EXAMPLE_SECRETS or len(set(secret)) < 3
+    return secret.lower() in EXAMPLE_SECRETS or len(set(secret)) == 1

@@ -90,11 +90,16 @@ class Check(Generic[Subject]):
         return found and [replace(each, check=self.name) for each in found]
 
 
-def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings in order, those that several servers share once, with the places of all."""
+def worst_first(findings: Sequence[Finding], checks: Sequence[str]) -> list[Finding]:
+    """Return the findings by severity, then in the order of the checks; what several servers share stands once."""
     merged: dict[Finding, tuple[str, ...]] = {}
     for each in findings:
         key = replace(each, places=())
         merged[key] = (*merged.get(key, ()), *each.places)
-    order = list(Severity)
-    return sorted((replace(each, places=at) for each, at in merged.items()), key=lambda it: order.index(it.severity))
+    severities = list(Severity)
+
+    def order(finding: Finding) -> tuple[int, int]:
+        place = checks.index(finding.check) if finding.check in checks else -1
+        return severities.index(finding.severity), place
+
+    return sorted([replace(each, places=at) for each, at in merged.items()], key=order)

@@ -122,8 +122,10 @@ async def health(gateway: Gateway) -> Found:
         page = await gateway.page("/readyz")
     except (OSError, ValueError) as error:
         gateway.is_there = False
-        why = "no answer in time" if isinstance(error, TimeoutError) else explain(error)
-        return [critical(f"Nothing answers at {gateway.address.url}: {why}", start)]
+        why = str(error) if isinstance(error, ValueError) else explain(error)
+        if isinstance(error, TimeoutError):
+            why = f"no answer within {gateway.timeout_s:g} s"
+        return [critical(f"No gateway answers at {gateway.address.url}: {why}", start)]
     if page is None:
         return [unknown("Only a proxy leads to the gateway: /readyz and /metrics were not read", "run it beside it")]
     if page.status == 503:
@@ -189,7 +191,7 @@ async def secret(gateway: Gateway) -> Found:
         return None
     action = "make one with python3 -c 'import secrets; print(secrets.token_urlsafe(24))', see docs/secrets.md"
     if stands_in_examples(token):
-        return [critical("The token is one that stands in examples", action, "anybody may try it")]
+        return [critical("The token is one that anybody would try first", action, "it stands in examples")]
     if len(token) < MIN_KEY_CHARS:
         make = warning if is_loopback(gateway.host) else critical
         return [make(f"The token has less than {MIN_KEY_CHARS} characters", action, "it can be guessed")]

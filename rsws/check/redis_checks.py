@@ -183,7 +183,7 @@ async def exposure(server: Server) -> Found:
     password = url.arguments.get("password") or ""
     has_password = bool(password)
     if has_password and stands_in_examples(password):
-        return [critical("Redis' password is one that stands in examples", "set another one", "anybody may try it")]
+        return [critical("Redis' password is one that anybody would try first", "set another one")]
     if not is_loopback(host):
         if has_password and not url.is_tls:
             why = "whoever can listen on the way reads the password, and all messages"

@@ -119,9 +119,10 @@ async def look(
         there = [each for each in servers if each.is_there]
         trip = RoundTrip(channel or f"{NAME}-{mark}", mark, channel is None, through, there, plan.timeout_s)
         await collector.run([ROUND_TRIP], trip)
+    names = [each.name for each in CHECKS]
     return Report(
-        worst_first(collector.findings),
-        [name for name, is_fine in collector.seen.items() if is_fine],
+        worst_first(collector.findings, names),
+        [name for name in names if collector.seen.get(name)],
         gateway.address.url if gateway is not None else "",
         (target.description if servers else target.shown) if target is not None else "",
         trip.took_s,

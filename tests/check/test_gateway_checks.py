@@ -130,7 +130,7 @@ async def test_nothing_answers(redis_server: RedisServer) -> None:
     url = f"ws://127.0.0.1:{free_port()}"
     report = await look(gateway_at(url, None), None, Plan(timeout_s=1))
     assert [(each.check, each.severity) for each in report.findings] == [("health", CRITICAL)]
-    assert report.findings[0].title.startswith(f"Nothing answers at {url}: connection refused")
+    assert report.findings[0].title.startswith(f"No gateway answers at {url}: connection refused")
 
 
 # --- each check ---
@@ -152,7 +152,7 @@ async def test_a_gateway_that_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         at = gateway_at(f"ws://127.0.0.1:{hanging.getsockname()[1]}", timeout_s=0.1)
         [one] = await health(at) or []
-    assert one.title.endswith("no answer in time")
+    assert one.title.endswith("no answer within 0.1 s")
     assert not at.is_there
 
 

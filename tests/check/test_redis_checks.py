@@ -292,7 +292,7 @@ def test_clocks(ahead_s: float, severities: list[Severity]) -> None:
         ("redis://10.1.2.3", ["Redis takes everybody on its network: it wants no password"]),
         ("redis://:pass-word@10.1.2.3", ["Redis' password goes over the network as it is"]),
         ("rediss://:pass-word@10.1.2.3", []),
-        ("rediss://:foobared@10.1.2.3", ["Redis' password is one that stands in examples"]),
+        ("rediss://:foobared@10.1.2.3", ["Redis' password is one that anybody would try first"]),
         ("redis://localhost", []),
         ("unix:///run/redis.sock", []),
     ],

@@ -95,7 +95,7 @@ def test_what_does_not_answer() -> None:
     env: Env = {"PORT": str(port), "RSWS_LOCAL_REDIS_PORT": str(redis_port)}
     done = run_rsws("check", env=env)  # it looks where the other commands look
     assert (done.returncode, done.stderr) == (2, "")
-    assert f"Nothing answers at ws://127.0.0.1:{port}: connection refused" in done.stdout
+    assert f"No gateway answers at ws://127.0.0.1:{port}: connection refused" in done.stdout
     assert f"Redis can't be used: redis://127.0.0.1:{redis_port}: " in done.stdout
     assert "-> start it (`rsws serve`), or say where it is with --url or RSWS_URL" in done.stdout
 
@@ -114,7 +114,7 @@ def test_one_side_alone(env: Env, served: Gateway) -> None:
 def test_the_token_is_not_shown(served: Gateway) -> None:
     done = run_rsws("check", "--no-redis", env=served.env | {"RSWS_TOKEN": "kunci_rahasia_lokal_123"})
     assert done.returncode == 2
-    assert "The token is one that stands in examples" in done.stdout
+    assert "The token is one that anybody would try first" in done.stdout
     assert "refuses the token" in done.stdout
     assert "kunci_rahasia" not in done.stdout + done.stderr
 

@@ -20,8 +20,10 @@ from kit.support import RedisServer, free_port
 from rsws.check.findings import Severity
 from rsws.check.gateway_checks import clock, counters, files, health, secret, tls
 from rsws.check.redis_server import Plan
+from rsws.check.round_trip import Failed, RoundTrip
 from rsws.check.run import look
 from rsws.gateway.process.single import SingleProcess
+from rsws.protocol import StreamId
 
 CRITICAL, WARNING, UNKNOWN, NOTE = Severity
 SECRET = "a-key-that-is-in-no-example"
@@ -96,6 +98,14 @@ async def test_a_channel_that_the_token_does_not_allow(redis_server: RedisServer
         one = finding(await checked(redis_server.url, server), "round-trip", CRITICAL)
         assert "--channel" in one.action
         assert "round-trip" in (await checked(redis_server.url, server, channel=channel)).fine
+
+
+@pytest.mark.parametrize("received", [[1], [1, 2, 2], [2, 1], []])
+def test_what_is_lost_doubled_or_reordered(received: list[int]) -> None:
+    trip = RoundTrip("c", "mark", True, None, [], 1, ids=[StreamId(1, 0), StreamId(2, 0)])
+    trip.compare([StreamId(1, 0), StreamId(2, 0)])
+    with pytest.raises(Failed, match="published 1-0 2-0, received"):
+        trip.compare([StreamId(ms, 0) for ms in received])
 
 
 @async_test

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +53,15 @@ def configured(redis: RedisServer, **settings: str) -> Iterator[None]:
     finally:
         for name, value in before.items():
             redis.call("CONFIG", "SET", name, value)
+
+
+@asynccontextmanager
+async def opened(redis: RedisServer) -> AsyncIterator[Server]:
+    [server], _ = await open_servers(RedisTarget(redis.url, 2), Plan())
+    try:
+        yield server
+    finally:
+        await server.connection.close()
 
 
 def user(redis: RedisServer, *rules: str) -> str:
@@ -275,10 +284,9 @@ def test_skip(redis: RedisServer) -> None:
 )
 @async_test
 async def test_versions(redis: RedisServer, facts: ServerFacts, severities: list[Severity]) -> None:
-    [server], _ = await open_servers(RedisTarget(redis.url, 2), Plan())
-    server.target.facts = facts
-    assert [each.severity for each in await version(server) or []] == severities
-    await server.connection.close()
+    async with opened(redis) as server:
+        server.target.facts = facts
+        assert [each.severity for each in await version(server) or []] == severities
 
 
 @pytest.mark.parametrize(("ahead_s", "severities"), [(0.9, []), (-5, [WARNING]), (40, [CRITICAL]), (1.4, [])])
@@ -299,10 +307,9 @@ def test_clocks(ahead_s: float, severities: list[Severity]) -> None:
 )
 @async_test
 async def test_exposure(redis: RedisServer, url: str, titles: list[str]) -> None:
-    [server], _ = await open_servers(RedisTarget(redis.url, 2), Plan())
-    server.target = RedisTarget(url, 2)
-    assert [each.title for each in await exposure(server) or []] == titles
-    await server.connection.close()
+    async with opened(redis) as server:
+        server.target = RedisTarget(url, 2)
+        assert [each.title for each in await exposure(server) or []] == titles
 
 
 def test_a_server_that_is_open_to_all() -> None:

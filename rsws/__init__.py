@@ -3,6 +3,7 @@
 The subpackages and modules, each of which imports only from those below it::
 
     cli/         the commands: parse, call, print, exit
+    check/       what `rsws check` looks at, and what it finds
     bench/       the load of `rsws bench`: many clients, each message checked
     gateway/     the serving side: channels, positions, sessions, connections, the life cycle, workers, metrics
     client/      connect() -> Client: publish, subscribe, reconnect and resume

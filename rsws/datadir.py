@@ -166,6 +166,15 @@ class DataDir:
             return False
         return listeners(host, port) in (None, {os.geteuid()})
 
+    def gateway_pids(self, port: int) -> set[int]:
+        """Return the processes of this directory's gateways that are announced for a port, dead ones perhaps included.
+
+        Raises:
+            SetupError: The directory is somebody else's.
+        """
+        matches = [_ANNOUNCEMENT.fullmatch(name) for name in self._names_at(port)]
+        return {int(match["pid"]) for match in matches if match is not None}
+
     def scheme_at(self, port: int) -> str:
         """Return the scheme of the URL of this directory's gateway on that port; ``ws`` where there is none.
 
@@ -175,11 +184,13 @@ class DataDir:
         return "wss" if any(place.startswith("wss://") for place in self._announced_at(port)) else "ws"
 
     def _announced_at(self, port: int) -> list[str]:
+        return [*filter(None, map(self._announced, self._names_at(port)))]
+
+    def _names_at(self, port: int) -> list[str]:
         try:
-            names = [name for name in self._gateways.names() if name.startswith(f"{port}-")]
+            return [name for name in self._gateways.names() if name.startswith(f"{port}-")]
         except OSError:
             return []
-        return [*filter(None, map(self._announced, names))]
 
     def _announced(self, name: str) -> str | None:
         """Return the scheme and host of a gateway, as its file says; None when that gateway has ended."""

@@ -21,6 +21,7 @@ import typer
 from websockets.asyncio.client import connect
 
 from kit.support import RedisServer, RswsProcess, eventually, free_port, run_rsws
+from rsws.check.run import CHECKS
 from rsws.cli.app import app
 from rsws.cli.options import flag
 from rsws.errors import CLOSE_HELP, ERROR_HELP
@@ -33,6 +34,7 @@ README = (ROOT / "README.md").read_text()
 SETTINGS = (ROOT / "docs/settings.md").read_text()
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 BENCH = (ROOT / "docs" / "bench.md").read_text()
+CHECK = (ROOT / "docs" / "check.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 NOT_OURS = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "node_modules", "build", "dist", "*.egg-info")
 USER_HOME = Path(os.environ.get("HOME", ""))  # where pip finds its settings and its cache; each test has an empty HOME
@@ -89,14 +91,15 @@ def test_the_documents_have_every_command_and_option() -> None:
     assert all(f"| `rsws {name}" in README for name in COMMANDS)
     assert all(f"| `{name}` |" in BENCH for name in WORKS)
     for name, command in (COMMANDS | WORKS).items():
-        said = set(re.findall(r"`(--[a-z-]+)", README + SETTINGS + (BENCH if name in WORKS else "")))
+        own = BENCH if name in WORKS else CHECK if name == "check" else ""
+        said = set(re.findall(r"`(--[a-z-]+)", README + SETTINGS + own))
         for parameter in command.params:
             flags = {text for text in parameter.opts if text.startswith("--")} - {"--help"}
             assert flags <= said, f"rsws {name}"
             assert parameter.envvar is None or f"`{parameter.envvar}`" in SETTINGS
 
 
-@pytest.mark.parametrize(("document", "commands"), [(README, COMMANDS), (BENCH, WORKS)])
+@pytest.mark.parametrize(("document", "commands"), [(README, COMMANDS), (BENCH, WORKS), (CHECK, COMMANDS)])
 def test_the_documents_name_no_option_that_is_not_there(document: str, commands: dict[str, Any]) -> None:
     said = set(re.findall(r"^\| `(--[a-z-]+)", document, flags=re.MULTILINE))
     there = {text for command in commands.values() for parameter in command.params for text in parameter.opts}
@@ -108,6 +111,11 @@ def test_the_exit_codes_are_those_of_the_help() -> None:
     assert said is not None
     shown = " ".join(run_rsws("--help", env={"COLUMNS": "120"}).stdout.split())
     assert f"Exit codes: {' '.join(said[1].split())}" in shown
+
+
+def test_the_checks_are_those_of_the_document() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*?) \|", CHECK, flags=re.MULTILINE)
+    assert rows == [(each.name, each.looks_for) for each in CHECKS]
 
 
 def test_the_protocol_has_every_error_code() -> None:
@@ -149,6 +157,7 @@ def test_replies_in_the_documents_are_replies(frame: str) -> None:
         "docs/protocol.md",
         "docs/bench.md",
         "docs/proxies.md",
+        "docs/check.md",
         "docs/redis.md",
         "docs/scaling.md",
         "docs/secrets.md",

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsws.cli import bench, pub, serve, sub, terminal, token, usage, xadd
+from rsws.cli import bench, check, pub, serve, sub, terminal, token, usage, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
 from rsws.errors import RswsError, UsageError
 from rsws.settings import load_env_file
@@ -43,6 +43,7 @@ for _command, _epilog in (
     (pub.pub, pub.EPILOG),
     (xadd.xadd, xadd.EPILOG),
     (token.token, token.EPILOG),
+    (check.check, check.EPILOG),
 ):
     app.command(cls=usage.Command, help=_help(_command.__doc__), epilog=_epilog)(_command)
 

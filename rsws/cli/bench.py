@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import typer
 
 from rsws.cli import stdio, terminal
+from rsws.cli.endpoint import find_gateway
 from rsws.cli.exits import ExitCode, Failure, StdoutClosed, describe, epilog, wire_error
-from rsws.cli.options import find_gateway, finite, from_settings
+from rsws.cli.options import finite, from_settings
 from rsws.cli.redis_cli import redis_cli
 from rsws.errors import ErrorCode, UsageError
 from rsws.settings import MIB, ClientSettings, Settings, options

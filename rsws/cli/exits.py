@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 from rsws.errors import (
@@ -21,7 +22,7 @@ from rsws.errors import (
 
 
 class ExitCode(IntEnum):
-    """The exit codes of all commands. ``EXIT_HELP`` says what each one means."""
+    """The exit codes of all commands but ``rsws check``, whose are Nagios'. ``EXIT_HELP`` says what each one means."""
 
     DONE = 0
     ERROR = 1
@@ -33,7 +34,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-EXIT_HELP: dict[ExitCode, str] = {
+EXIT_HELP: dict[int, str] = {
     ExitCode.DONE: "done",
     ExitCode.ERROR: "error",
     ExitCode.USAGE: "usage",
@@ -45,11 +46,21 @@ EXIT_HELP: dict[ExitCode, str] = {
 }
 
 
-def epilog(*examples: str) -> str:
+CHECK_EXIT_HELP: dict[int, str] = {
+    0: "fine, or notes only",
+    1: "warnings",
+    2: "something critical, or usage",
+    3: "something could not be looked at, and no warning",
+    ExitCode.INTERRUPTED: EXIT_HELP[ExitCode.INTERRUPTED],
+}
+"""The exit codes of ``rsws check``, which are those of Nagios' plugins."""
+
+
+def epilog(*examples: str, codes: Mapping[int, str] = EXIT_HELP) -> str:
     """Return the end of a command's help: the exit codes, and examples to copy."""
-    codes = ", ".join(f"{code} {text}" for code, text in EXIT_HELP.items())
+    said = ", ".join(f"{code} {text}" for code, text in codes.items())
     lines = "\n".join(f"  {example}" for example in examples).replace("[", r"\[")
-    return f"Exit codes: {codes}.\n\nExamples:\n{lines}"
+    return f"Exit codes: {said}.\n\nExamples:\n{lines}"
 
 
 class Failure(RswsError):

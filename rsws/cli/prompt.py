@@ -22,9 +22,9 @@ from prompt_toolkit.validation import ValidationError, Validator
 
 from rsws.cli import terminal
 from rsws.cli.data import SHOWN_CHARACTERS, as_message
+from rsws.cli.endpoint import Endpoint
 from rsws.cli.exits import describe, wire_error
 from rsws.cli.lines import Sending, publish_all
-from rsws.cli.options import Endpoint
 from rsws.cli.start import Following, Start, parse_start
 from rsws.cli.stdio import Line
 from rsws.client import Client, ConnectionEvent, Disconnected

@@ -11,9 +11,10 @@ import typer
 
 from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel, read_message
+from rsws.cli.endpoint import Endpoint, find_gateway
 from rsws.cli.exits import ExitCode, epilog
 from rsws.cli.lines import Sending, check_no_data, publish_all
-from rsws.cli.options import Endpoint, find_gateway, finite, from_settings
+from rsws.cli.options import finite, from_settings
 from rsws.errors import UsageError
 from rsws.settings import ClientSettings
 

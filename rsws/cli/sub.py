@@ -12,8 +12,9 @@ import typer
 
 from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel
+from rsws.cli.endpoint import Endpoint, find_gateway
 from rsws.cli.exits import ExitCode, Failure, epilog, wire_error
-from rsws.cli.options import Endpoint, find_gateway, finite, from_settings
+from rsws.cli.options import finite, from_settings
 from rsws.cli.start import Following, Start, parse_start
 from rsws.errors import ErrorCode
 from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed

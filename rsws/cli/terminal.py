@@ -1,4 +1,4 @@
-"""The format of output: rich on a terminal, JSON Lines in a pipe. Only it and ``*_display`` import rich.
+"""The format of output: rich on a terminal, JSON Lines in a pipe. Only this module and ``*_display`` import rich.
 
 ``format_*`` returns a text, ``print_*`` writes it to standard error: standard output is for data alone, and
 :mod:`rsws.cli.stdio` writes it. Text from others is always made safe before it goes to a terminal.

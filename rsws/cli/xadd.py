@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsws.cli import stdio, terminal
+from rsws.cli import stdio
 from rsws.cli.data import check_channel, read_message
+from rsws.cli.endpoint import find_redis
 from rsws.cli.exits import Failure, describe, epilog, exit_code
 from rsws.cli.lines import Sending, check_no_data, line_message
 from rsws.cli.options import from_settings
 from rsws.cli.redis_cli import redis_cli
 from rsws.errors import Outcome, RedisUnavailable
-from rsws.ownership import strangers
 from rsws.settings import Settings
 from rsws.text import safe
 
@@ -67,12 +67,7 @@ def xadd(
     check_channel(channel)
     if lines:
         check_no_data(data)
-    from rsws.streams.target import redis_target
-
-    url = f"redis://127.0.0.1:{settings.local_redis_port}"
-    if not settings.names_redis and (owners := strangers("127.0.0.1", settings.local_redis_port)):
-        terminal.print_line(terminal.format_warning(f"the Redis at {url} is not yours: it belongs to {owners}"))
-    target = redis_target(settings, url)
+    target = find_redis(settings)
     if print_command:
         asyncio.run(_print(target.url, channel, data, lines=lines, text=text, maxlen=maxlen))
     else:

@@ -212,6 +212,10 @@ class Client:
         """
         return await self._link.ping(encode_request(Ping()).encode(), timeout_s)
 
+    def cut(self) -> None:
+        """Cut the connection without a word, as a network may, to try what happens then. The client reconnects."""
+        self._link.cut()
+
 
 def _check_channel(channel: str) -> None:
     fault = channel_fault(channel)

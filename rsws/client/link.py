@@ -159,6 +159,10 @@ class GatewayLink:
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 
+    def cut(self) -> None:
+        """See :meth:`Client.cut`."""
+        self._connection.transport.abort()
+
     @property
     def queued(self) -> int:
         """How much waits to be sent."""

@@ -78,6 +78,7 @@ class RedisTarget:
         primary: The address at which it answered, where sentinels have named it; else empty.
         on_cluster: Called when a server turns out to be a node of a cluster, and the URL does not say so.
         node: The address of the one node of a cluster that is meant; None for what the URL leads to.
+        takes_replicas: Whether a replica may be connected to: for who only looks.
 
     Raises:
         UsageError: The URL can't be used; the text says what to write.
@@ -94,6 +95,7 @@ class RedisTarget:
         self.primary = ""
         self.on_cluster: Callable[[], object] = _nothing
         self.node: HostPort | None = None
+        self.takes_replicas = False
         self._connections: dict[RedisConnection, HostPort | None] = {}
         """Those that are open, with the address where it is not the URL's."""
         self._attempts: dict[asyncio.Timeout, HostPort | None] = {}
@@ -307,7 +309,8 @@ class RedisTarget:
             self.primary = join_host_port(address) if address is not None and self.url.sentinels else ""
             self._connections[made] = address
             made.ended.add_done_callback(lambda _: self._connections.pop(made, None))
-            made.on_read_only = self._refused_a_write
+            if not self.takes_replicas:
+                made.on_read_only = self._refused_a_write
             return made
         await connection.disconnect(nowait=True)
         raise failure
@@ -355,7 +358,7 @@ class RedisTarget:
         if isinstance(role, ReplyError) and b"role" in facts:
             role = [facts[b"role"]]
         trouble = self.role_trouble(role)
-        if trouble is not None:
+        if trouble is not None and not self.takes_replicas:
             raise RedisUnavailable(trouble)
 
     async def _info(self, connection: RedisConnection) -> dict[bytes, bytes]:

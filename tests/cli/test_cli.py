@@ -16,9 +16,9 @@ import typer
 
 from kit.cli import call_main
 from kit.support import run_rsws
-from rsws.cli import bench, pub, serve, sub, token, usage, xadd
+from rsws.cli import bench, check, pub, serve, sub, token, usage, xadd
 from rsws.cli.app import app
-from rsws.cli.exits import EXIT_HELP, ExitCode, describe, exit_code
+from rsws.cli.exits import CHECK_EXIT_HELP, EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
 from rsws.errors import (
     CannotConnect,
@@ -42,6 +42,7 @@ EPILOGS = {
     "pub": pub.EPILOG,
     "xadd": xadd.EPILOG,
     "token": token.EPILOG,
+    "check": check.EPILOG,
     "bench": bench.EPILOG,
 }
 WIDE = {"COLUMNS": "200"}
@@ -62,7 +63,7 @@ def test_help_ends_with_exit_codes_and_examples(
     assert call_main(*command, "--help") == ExitCode.DONE
     shown = capfd.readouterr()
     assert shown.err == ""
-    for code, meaning in EXIT_HELP.items():
+    for code, meaning in (CHECK_EXIT_HELP if command == ("check",) else EXIT_HELP).items():
         assert f"{code} {meaning}" in shown.out
     last_lines = shown.out.partition("Examples:")[2].split("\n")
     assert 2 <= len([line for line in last_lines if line.strip()]) <= 3

@@ -14,8 +14,9 @@ import typer
 
 from kit.cli import serving
 from kit.support import RedisServer, run_rsws
+from rsws.cli.endpoint import find_gateway
 from rsws.cli.exits import ExitCode, Failure
-from rsws.cli.options import FLAGS, find_gateway, flag, from_settings
+from rsws.cli.options import FLAGS, flag, from_settings
 from rsws.datadir import DataDir
 from rsws.errors import UsageError
 from rsws.settings import ClientSettings, Settings, load_env_file

@@ -321,14 +321,22 @@ def run_python(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen
 
 
 @contextmanager
-def run_program(*command: str | Path) -> Iterator[None]:
-    """Another program that runs beside the test, silently; killed at the end."""
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
+def run_program(*command: str | Path, output: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Another program that runs beside the test; killed at the end.
+
+    Args:
+        command: Its command line.
+        output: A file for what it says; None drops that.
+    """
+    with (
+        open(os.devnull if output is None else output, "ab") as said,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+        ) as process,
+    ):
         _reaper.watch(process.pid)
         try:
-            yield
+            yield process
         finally:
             process.kill()
             _reaper.forget(process.pid)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,12 @@ ROOT = Path(__file__).parent.parent
 USER_HOME = os.environ.get("HOME", "")  # where pip finds its settings; each test has an empty HOME
 PREFIX = "/opt/rsws"
 KEY = "kunci_rahasia_lokal_123"
+BWRAP = shutil.which("bwrap") or "bwrap"
+CONTAINER = [BWRAP, "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--cap-drop", "ALL"]
+CONTAINER += ["--unshare-pid", "--as-pid-1", "--chdir", "/"]
+"""What makes of this machine a container that can write nothing, has no capability, and runs one program as PID 1."""
+CAN_CONTAIN = os.access(BWRAP, os.X_OK) and not subprocess.run([*CONTAINER, "true"], capture_output=True).returncode
+"""Whether that can be had; in another container often not."""
 
 
 class Instruction(NamedTuple):
@@ -54,6 +61,9 @@ def in_image(name: str) -> str:
     return text
 
 
+DATA = dict(pair.split("=", 1) for pair in in_image("ENV").split())["RSWS_DATA_DIR"]
+
+
 class Image(NamedTuple):
     prefix: Path
     """What is /opt/rsws in the image."""
@@ -66,22 +76,10 @@ class Image(NamedTuple):
         return said | {"HOME": "/dev/null"}  # nothing in it may be needed
 
     @contextmanager
-    def run(self, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    def run(self, volume: Path | None, **environment: str) -> Iterator[subprocess.Popen[str]]:
         """CMD as it is written there, with -e ENVIRONMENT; killed at the end of the block if it runs then."""
-        process = subprocess.Popen(
-            self.command(json.loads(in_image("CMD"))),
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
+        with contained(self.command(json.loads(in_image("CMD"))), self.environment | environment, volume) as process:
             yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
 
     def is_healthy(self, **environment: str) -> bool:
         """What HEALTHCHECK as it is written there says."""
@@ -93,6 +91,35 @@ class Image(NamedTuple):
     def command(self, words: list[str]) -> list[str]:
         """Found on the image's PATH, not on ours."""
         return [shutil.which(words[0], path=self.environment["PATH"]) or words[0], *words[1:]]
+
+
+@contextmanager
+def contained(
+    command: list[str], environment: dict[str, str], volume: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A command as in a container that is read-only but for ``volume``; killed at the end of the block."""
+    around = [*CONTAINER, *(("--bind", volume, volume) if volume is not None else ())] if CAN_CONTAIN else []
+    process = subprocess.Popen(
+        [*around, *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def stop(process: subprocess.Popen[str]) -> str:
+    """Stop what runs in the container as ``docker stop`` does; its log."""
+    pid = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text() if CAN_CONTAIN else process.pid
+    os.kill(int(pid), signal.SIGTERM)
+    return process.communicate(timeout=10)[1]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +135,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
                     shutil.copytree(ROOT / source, context / target, ignore=shutil.ignore_patterns("__pycache__"))
                 else:
                     shutil.copy(ROOT / source, context / target)
+        elif name == "ARG":
+            variable, _, default = text.partition("=")
+            environment[variable] = default
         elif name == "RUN":
             built = subprocess.run(
                 ["sh", "-c", text.replace(PREFIX, str(prefix))],
@@ -125,15 +155,37 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 # --- Dockerfile ---
 
 
+def reachable() -> dict[str, str]:
+    """Ports of its own for a container that shares the network with all others."""
+    return {"PORT": str(free_port()), "RSWS_ADMIN": f"127.0.0.1:{free_port()}", "WEBSOCKET_SECRET_KEY": KEY}
+
+
 def test_the_image_serves_is_healthy_and_stops(image: Image, redis_server: RedisServer) -> None:
-    given = {"PORT": str(free_port()), "WEBSOCKET_SECRET_KEY": KEY, "REDIS_URL": redis_server.url}
-    with image.run(**given) as process:
+    given = reachable() | {"REDIS_URL": redis_server.url, "RSWS_WORKERS": "2"}
+    with image.run(None, **given) as process:
         eventually(lambda: image.is_healthy(**given), what="health")
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=10)
+        log = stop(process)
     assert process.returncode == 0
     assert f"url=ws://0.0.0.0:{given['PORT']} " in log
+    assert not re.search("WARNING|ERROR", log)
     assert not image.is_healthy(**given)
+
+
+def test_with_a_volume_it_can_bring_its_own_redis(image: Image, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o700)
+    given = reachable() | {"RSWS_DATA_DIR": str(volume), "RSWS_LOCAL_REDIS_PORT": str(free_port())}
+    command = [sys.executable, "-m", "rsws", *json.loads(in_image("CMD"))[1:]]  # here the extra `embedded` is installed
+    environment = image.environment | given | {"REDIS_URL": "", "PATH": os.defpath}
+    client: dict[str, str | None] = {"RSWS_URL": f"ws://127.0.0.1:{given['PORT']}", "RSWS_TOKEN": KEY}
+    for start in range(2):
+        with contained(command, environment, volume) as process:
+            eventually(lambda: image.is_healthy(**given), what="health")
+            seen = run_rsws("sub", "c", "--from", "0", "--no-follow", "--output", "raw", env=client).stdout
+            assert seen == "1\n" * start
+            assert run_rsws("pub", "c", "1", env=client).returncode == 0
+            stop(process)
+        assert process.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -148,18 +200,22 @@ def test_the_image_serves_is_healthy_and_stops(image: Image, redis_server: Redis
     ],
 )
 def test_the_image_says_what_it_needs(image: Image, given: dict[str, str], text: str, tmp_path: Path) -> None:
-    given = {"PORT": str(free_port()), "RSWS_LOCAL_REDIS_PORT": str(free_port()), "HOME": str(tmp_path)} | given
-    with image.run(**given) as process:
+    ports = {"PORT": str(free_port()), "RSWS_ADMIN": str(free_port()), "RSWS_LOCAL_REDIS_PORT": str(free_port())}
+    given = ports | {"RSWS_DATA_DIR": str(tmp_path)} | given
+    with image.run(tmp_path, **given) as process:
         _, log = process.communicate(timeout=10)
     assert process.returncode == 1
     assert text in log.splitlines()[-1]
 
 
 def test_the_image_runs_without_root() -> None:
-    user = in_image("USER")
-    assert user not in ("root", "0")
+    user = re.fullmatch(r"(\d+):(\d+)", in_image("USER"))
+    assert user is not None
+    assert "0" not in user.groups()
     assert [name for name, _ in IMAGE].index("USER") < [name for name, _ in IMAGE].index("CMD")
-    assert any(name == "RUN" and "useradd" in text and text.endswith(user) for name, text in IMAGE)
+    made = in_image("RUN")
+    assert f"--uid {user[1]} --gid {user[2]} " in made
+    assert f"install --directory --owner={user[1]} --group={user[2]} --mode=0700 {DATA}" in made
 
 
 def test_the_image_says_its_port() -> None:
@@ -199,8 +255,26 @@ def test_in_compose_it_can_do_no_more_than_it_needs(compose: dict[str, Any]) -> 
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert "privileged" not in service
-    assert "volumes" not in service
+    assert not service.keys() & {"privileged", "volumes", "tmpfs"}
+
+
+def test_in_compose_there_is_time_to_stop(compose: dict[str, Any]) -> None:
+    [service] = compose["services"].values()
+    assert float(service["stop_grace_period"].removesuffix("s")) > Settings().stop_s
+
+
+def test_the_embedded_server_needs_a_volume_and_nothing_else(compose: dict[str, Any]) -> None:
+    added = yaml.safe_load((ROOT / "deploy" / "compose.embedded.yaml").read_text())
+    [(name, service)] = added["services"].items()
+    assert name in compose["services"]
+    assert service == {
+        "build": {"context": ".", "args": {"EXTRAS": "jwt,embedded"}},
+        "environment": {"REDIS_URL": ""},
+        "volumes": [f"rsws-data:{DATA}"],
+    }
+    assert added["volumes"] == {"rsws-data": None}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"jwt", "embedded"} <= extras.keys()
 
 
 def test_images_are_pinned_by_version() -> None:

@@ -106,6 +106,24 @@ def test_the_documents_name_no_option_that_is_not_there(document: str, commands:
     assert said <= there
 
 
+OPERATING = [
+    *(ROOT / "deploy").iterdir(),
+    *(ROOT / name for name in ("docs/security.md", "Dockerfile", "docker-compose.yaml", ".env.example")),
+]
+OF_OTHERS = {"--build", "--dry-run", "--from-file", "--name", "--network", "--now", "--system"}
+"""The options of other programs that these files name."""
+
+
+@pytest.mark.parametrize("path", OPERATING, ids=lambda path: path.name)
+def test_what_is_for_operators_names_no_option_that_is_not_there(path: Path) -> None:
+    there = {text for command in COMMANDS.values() for parameter in command.params for text in parameter.opts}
+    text = path.read_text()
+    if path.name != "Dockerfile":  # whose options are others'
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= there | OF_OTHERS
+    names = {option.env for settings in (Settings, ClientSettings) for option in options(settings).values()}
+    assert set(re.findall(r"\b(?:RSWS|WEBSOCKET)_[A-Z_]+\b", text)) <= names
+
+
 def test_the_exit_codes_are_those_of_the_help() -> None:
     said = re.search(r"\*\*Exit codes:\*\* (.*?)\n\n", README, flags=re.DOTALL)
     assert said is not None
@@ -161,6 +179,10 @@ def test_replies_in_the_documents_are_replies(frame: str) -> None:
         "docs/redis.md",
         "docs/scaling.md",
         "docs/secrets.md",
+        "docs/security.md",
+        "docs/settings.md",
+        "deploy/README.md",
+        "SECURITY.md",
         "examples/README.md",
         "CHANGELOG.md",
     ],

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from kit.fronts import DEPLOY
 from kit.support import RedisServer, RswsProcess, free_port, run_rsws
 from rsws.settings import Settings, options
 
+SECURITY = (DEPLOY.parent / "docs" / "security.md").read_text()
 UNIT = (DEPLOY / "rsws.service").read_text()
 SERVICE: dict[str, list[str]] = defaultdict(list)
 for name, value in re.findall(r"^(\w+)=(.*)$", UNIT.partition("[Service]")[2], flags=re.MULTILINE):
@@ -56,8 +58,11 @@ def test_there_is_time_to_stop() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("drop_in", ["", *re.findall(r"```ini\n(.*?)```", SECURITY, flags=re.DOTALL)])
+def test_systemd_understands_the_unit(drop_in: str, tmp_path: Path) -> None:
     unit = tmp_path / "rsws.service"
+    (tmp_path / "rsws.service.d").mkdir()
+    (tmp_path / "rsws.service.d" / "override.conf").write_text(textwrap.dedent(drop_in))
     unit.write_text(UNIT.replace("/opt/rsws/bin/rsws", sys.executable))  # it looks whether that is there
     done = subprocess.run(
         ["systemd-analyze", "verify", unit], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30

@@ -201,6 +201,14 @@ def test_a_terminal_is_told_where_the_new_key_goes() -> None:
 # --- explaining ---
 
 NOW = int(time.time())
+
+
+@pytest.fixture
+def _at_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is ``NOW``, however long after the import of this file."""
+    monkeypatch.setattr(time, "time", lambda: NOW + 0.5)
+
+
 VALID, EXPIRED = "valid for this gateway", "not valid for this gateway: it is a JWT that has expired"
 UNCHECKED = "signature not checked: no key given (--jwt-key-file)"
 FULL: dict[str, Any] = {
@@ -229,6 +237,7 @@ VERDICTS: dict[str, tuple[str, str, str | None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("_at_now")
 @pytest.mark.parametrize("name", VERDICTS)
 def test_the_verdict_is_the_gateway_s(name: str, capfd: Output) -> None:
     text, with_key, without_key = VERDICTS[name]
@@ -248,6 +257,7 @@ def test_the_verdict_is_the_gateway_s(name: str, capfd: Output) -> None:
     ]
 
 
+@pytest.mark.usefixtures("_at_now")
 def test_what_a_token_says_is_shown(capfd: Output) -> None:
     os.environ |= {"TZ": "Asia/Jakarta", "COLUMNS": "40"}
     time.tzset()

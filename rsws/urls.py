@@ -66,7 +66,7 @@ def place_fault(text: str) -> str | None:
     try:
         parse_place(text)
     except ValueError:
-        return "write HOST:PORT, or PORT for this machine alone"
+        return "it must be HOST:PORT, or PORT for this machine alone"
     return None
 
 
@@ -79,7 +79,7 @@ def origin_fault(text: str) -> str | None:
             return None
     except ValueError:
         pass
-    return "write an origin as a browser does, SCHEME://HOST or SCHEME://HOST:PORT with nothing after it, or null"
+    return "it must be an origin as browsers write it, SCHEME://HOST or SCHEME://HOST:PORT, or null"
 
 
 def network_fault(text: str) -> str | None:

@@ -21,8 +21,9 @@ from rsws.check.redis_checks import ALMOST_FULL, clock_findings
 from rsws.client.address import Address, explain
 from rsws.datadir import DataDir
 from rsws.settings import MIN_KEY_CHARS
-from rsws.urls import is_loopback
+from rsws.urls import HostPort, is_loopback, join_host_port
 
+METRICS = "/metrics"
 PAGE_BYTES = 1024 * 1024
 FEW_FILES = 4096
 """Fewer open files than this leave room for fewer clients than most expect."""
@@ -48,6 +49,7 @@ class Gateway:
     Attributes:
         no_token: Why there is no token; empty where there is one.
         tls: With ``wss://``: which certificates to trust; None for the usual ones.
+        admin: Where its metrics are; None where they are at its own address.
         is_there: Whether something answers, as far as it is known.
     """
 
@@ -57,6 +59,7 @@ class Gateway:
     data_dir: DataDir
     timeout_s: float
     tls: ssl.SSLContext | None = None
+    admin: HostPort | None = None
     is_there: bool = True
     _pages: dict[str, Page] = field(default_factory=dict)
 
@@ -85,22 +88,23 @@ class Gateway:
             ValueError: What answers does not speak HTTP.
         """
         if path not in self._pages:
+            if path == METRICS and self.admin is not None:
+                self._pages[path] = await self._fetch(path, self.admin, None)
+                return self._pages[path]
             if self.address.proxy:
                 return None
-            self._pages[path] = await self._fetch(path)
+            tls = (self.tls or ssl.create_default_context()) if self.is_tls else None
+            key = f"Authorization: Bearer {self.token}\r\n" if path == METRICS and self.token else ""
+            self._pages[path] = await self._fetch(path, (self.host, self.port), tls, key)
         return self._pages[path]
 
-    async def _fetch(self, path: str) -> Page:
+    async def _fetch(self, path: str, place: HostPort, tls: ssl.SSLContext | None, headers: str = "") -> Page:
         since = time.monotonic()
-        tls = (self.tls or ssl.create_default_context()) if self.is_tls else None
-        is_secret = path == "/metrics" and self.token is not None
-        authorization = f"Authorization: Bearer {self.token}\r\n" if is_secret else ""
         async with asyncio.timeout(self.timeout_s):
-            reader, writer = await asyncio.open_connection(self.host, self.port, ssl=tls, limit=PAGE_BYTES)
+            reader, writer = await asyncio.open_connection(*place, ssl=tls, limit=PAGE_BYTES)
             try:
                 # By HTTP/1.0 the end of the page is that of the connection, whatever is in between.
-                host = urlsplit(self.url).netloc
-                writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n{authorization}\r\n".encode())
+                writer.write(f"GET {path} HTTP/1.0\r\nHost: {join_host_port(place)}\r\n{headers}\r\n".encode())
                 answer = bytearray()
                 while len(answer) < PAGE_BYTES and (part := await reader.read(PAGE_BYTES)):
                     answer += part
@@ -111,12 +115,12 @@ class Gateway:
         match = re.match(rb"HTTP/1\.[01] ([0-9]{3})", first)
         if match is None:
             raise ValueError("what answers there does not speak HTTP")
-        headers = http.client.parse_headers(io.BytesIO(fields + b"\r\n\r\n"))
-        return Page(int(match[1]), headers, body.decode(errors="replace"), time.monotonic() - since)
+        said = http.client.parse_headers(io.BytesIO(fields + b"\r\n\r\n"))
+        return Page(int(match[1]), said, body.decode(errors="replace"), time.monotonic() - since)
 
     async def metrics(self) -> dict[str, float]:
         """Return what ``/metrics`` says, without labels; empty where it can't be read."""
-        page = await self.page("/metrics") if self.is_there else None
+        page = await self.page(METRICS) if self.is_there else None
         text = page.body if page is not None and page.status == 200 else ""
         return {match[1]: float(match[2]) for match in re.finditer(r"^(\w+) ([0-9.e+]+)$", text, re.MULTILINE)}
 

@@ -17,6 +17,7 @@ from rsws.cli.exits import CHECK_EXIT_HELP, Failure, epilog
 from rsws.cli.options import finite, from_settings
 from rsws.errors import UsageError
 from rsws.settings import ClientSettings, Settings
+from rsws.urls import parse_place
 
 if TYPE_CHECKING:
     from rsws.check.gateway_checks import Gateway
@@ -39,6 +40,7 @@ _REDIS = (
     "local_redis_port",
     "retain",
     "wait_replicas",
+    "admin",
 )
 
 
@@ -51,7 +53,7 @@ class Format(StrEnum):
     PROMETHEUS = "prometheus"
 
 
-@from_settings(Settings, panel="Redis, and how the gateway uses it", only=_REDIS, argument="redis")
+@from_settings(Settings, panel="Redis, and how the gateway is run", only=_REDIS, argument="redis")
 @from_settings(ClientSettings, panel="Gateway", argument="client")
 def check(
     redis: Settings,
@@ -78,7 +80,8 @@ def check(
     """Look for what loses messages, and try whether they arrive: at the gateway and its Redis.
 
     Findings come worst first, each with what to do. The last check publishes, cuts its connection, and resumes. Nothing
-    is changed, but for those messages, which are deleted again. Give --retain and --wait-replicas as to the gateway.
+    is changed, but for those messages, which are deleted again. Give --retain, --wait-replicas and --admin as to the
+    gateway.
     """
     from rsws.check.redis_server import Plan
     from rsws.check.run import CHECKS
@@ -93,11 +96,11 @@ def check(
         raise UsageError("--no-gateway and --no-redis together leave nothing to look at")
     plan = Plan([Rule.parse(each) for each in redis.retain], redis.wait_replicas, timeout)
     target = None if no_redis else find_redis(replace(redis, redis_timeout_s=timeout))
-    gateway = None if no_gateway else _gateway(client, timeout)
+    gateway = None if no_gateway else _gateway(client, timeout, redis.admin)
     raise typer.Exit(asyncio.run(_check(gateway, target, plan, channel, skip or (), format)))
 
 
-def _gateway(settings: ClientSettings, timeout_s: float) -> Gateway:
+def _gateway(settings: ClientSettings, timeout_s: float, admin: str | None) -> Gateway:
     from rsws.check.gateway_checks import Gateway
     from rsws.datadir import DataDir
 
@@ -108,7 +111,9 @@ def _gateway(settings: ClientSettings, timeout_s: float) -> Gateway:
             gateway_url(settings), None, str(error), client_context(settings.ca, insecure=settings.insecure)
         )
     no_token = "" if found.token else found.source
-    return Gateway(found.url, found.token, no_token, DataDir(settings.data_dir), timeout_s, found.tls)
+    data = DataDir(settings.data_dir)
+    place = parse_place(admin) if admin is not None else None
+    return Gateway(found.url, found.token, no_token, data, timeout_s, found.tls, place)
 
 
 async def _check(

@@ -8,9 +8,11 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -69,6 +71,18 @@ async def test_all_is_well(redis_server: RedisServer) -> None:
         assert report.exit_code == 0
         assert report.round_trip_s is not None
         redis_server.call("DEL", name)
+
+
+@async_test
+async def test_where_the_metrics_are(redis_server: RedisServer) -> None:
+    async with ready(redis_server.url, secret_key=SECRET, admin="0") as server:
+        assert server.admin_url is not None
+        assert await counters(gateway_at(server.url, SECRET)) is None
+        place = "127.0.0.1", urlsplit(server.admin_url).port or 0
+        assert await counters(replace(gateway_at(server.url, SECRET), admin=place)) == []
+    async with ready(redis_server.url, secret_key=SECRET, host="0.0.0.0") as server:
+        assert await counters(gateway_at(server.url)) is None
+        assert await counters(gateway_at(server.url, SECRET)) == []
 
 
 @async_test

@@ -254,7 +254,7 @@ def test_all_addresses_are_those_of_ipv4_as_well(redis_server: RedisServer) -> N
             port = int(gateway.url.rpartition(":")[2])
             assert gateway.url == f"ws://[::]:{port}"
             for host in ("127.0.0.1", "[::1]"):
-                assert scrape(f"ws://{host}:{port}")["rsws_workers"] >= 1
+                assert scrape(f"ws://{host}:{port}", KEY)["rsws_workers"] >= 1
             env = gateway.env | {"RSWS_URL": f"ws://127.0.0.1:{port}"}
             assert run_rsws("pub", "news", "1", env=env).returncode == ExitCode.DONE
             gateway.process.wait_for(r"client connected client=127\.0\.0\.1:\d+ ")

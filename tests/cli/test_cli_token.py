@@ -200,38 +200,44 @@ def test_a_terminal_is_told_where_the_new_key_goes() -> None:
 
 # --- explaining ---
 
-NOW = int(time.time())
 VALID, EXPIRED = "valid for this gateway", "not valid for this gateway: it is a JWT that has expired"
 UNCHECKED = "signature not checked: no key given (--jwt-key-file)"
-FULL: dict[str, Any] = {
-    "sub": "alice",
-    "aud": ["me", "us"],
-    "iss": "you",
-    "iat": NOW - 400,
-    "nbf": NOW - 400,
-    "exp": NOW + 3590,
-}
-VERDICTS: dict[str, tuple[str, str, str | None]] = {
-    # The token, the last line, and the last line without a key; None where that is the same.
-    "right": (token(), VALID, UNCHECKED),
-    "just expired": (token(exp=NOW - 5), f"{VALID}: 30 s of difference between the clocks are forgiven", UNCHECKED),
-    "expired": (token(exp=NOW - 40), EXPIRED, None),
-    "another key": (sign("HS256", "x" * 32, {"exp": NOW + 99}), "a JWT with a wrong signature", UNCHECKED),
-    "another algorithm": (token("ES256"), "another algorithm than its key's", UNCHECKED),
-    "an algorithm of no key": (sign("none", "", {"exp": NOW + 99}), "another algorithm than its key's", None),
-    "an extension": (token(headers={"crit": ["x"]}), "a JWT with an extension that is not known", None),
-    "no exp": (token(exp=None), "a JWT without exp", None),
-    "exp in milliseconds": (token(exp=NOW * 1000), "not in seconds since 1970", None),
-    "exp that is no number": (token(exp="soon"), "a claim of the wrong type", None),
-    "from the future": (token(nbf=NOW + 90), "a JWT from the future", None),
-    "channels that are none": (token(channels=["a"]), "no map of patterns", None),
-    "a right that is none": (token(channels={"a": "x"}), "no map of patterns", None),
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", VERDICTS)
+def full(now: int) -> dict[str, Any]:
+    """The claims of a token that has all of them."""
+    return {
+        "sub": "alice",
+        "aud": ["me", "us"],
+        "iss": "you",
+        "iat": now - 400,
+        "nbf": now - 400,
+        "exp": now + 3590,
+    }
+
+
+def verdicts(now: int) -> dict[str, tuple[str, str, str | None]]:
+    """The token, the last line, and the last line without a key; None where that is the same."""
+    return {
+        "right": (token(), VALID, UNCHECKED),
+        "just expired": (token(exp=now - 5), f"{VALID}: 30 s of difference", UNCHECKED),
+        "expired": (token(exp=now - 40), EXPIRED, None),
+        "another key": (sign("HS256", "x" * 32, {"exp": now + 99}), "a JWT with a wrong signature", UNCHECKED),
+        "another algorithm": (token("ES256"), "another algorithm than its key's", UNCHECKED),
+        "an algorithm of no key": (sign("none", "", {"exp": now + 99}), "another algorithm than its key's", None),
+        "an extension": (token(headers={"crit": ["x"]}), "a JWT with an extension that is not known", None),
+        "no exp": (token(exp=None), "a JWT without exp", None),
+        "exp in milliseconds": (token(exp=now * 1000), "not in seconds since 1970", None),
+        "exp that is no number": (token(exp="soon"), "a claim of the wrong type", None),
+        "from the future": (token(nbf=now + 90), "a JWT from the future", None),
+        "channels that are none": (token(channels=["a"]), "no map of patterns", None),
+        "a right that is none": (token(channels={"a": "x"}), "no map of patterns", None),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", verdicts(0))
 def test_the_verdict_is_the_gateway_s(name: str, capfd: Output) -> None:
-    text, with_key, without_key = VERDICTS[name]
+    text, with_key, without_key = verdicts(int(time.time()))[name]
     signature = text.split(".")[2]
     codes = []
     for key, said in ((SECRET, with_key), ("", without_key or with_key)):
@@ -251,15 +257,16 @@ def test_the_verdict_is_the_gateway_s(name: str, capfd: Output) -> None:
 def test_what_a_token_says_is_shown(capfd: Output) -> None:
     os.environ |= {"TZ": "Asia/Jakarta", "COLUMNS": "40"}
     time.tzset()
+    now = int(time.time())
     rights = {"news.*": "r", "a-long-name\u202e": "rw", "o": "w"}
-    text = token(headers={"kid": "k1"}, jti={"n": "\x9b"}, channels=rights, **FULL)
+    text = token(headers={"kid": "k1"}, jti={"n": "\x9b"}, channels=rights, **full(now))
     try:
         assert call_main("token", "--show", text) == ExitCode.DONE
     finally:
         del os.environ["TZ"]
         time.tzset()
-    exp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW + 3590))
-    local = time.strftime("%Y-%m-%d %H:%M:%S WIB", time.gmtime(NOW + 3590 + 7 * 3600))
+    exp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + 3590))
+    local = time.strftime("%Y-%m-%d %H:%M:%S WIB", time.gmtime(now + 3590 + 7 * 3600))
     lines = capfd.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith(("iat", "nbf", "exp"))] == [
         "alg  HS256",
@@ -301,10 +308,11 @@ def test_spans_of_time(seconds: float, said: str) -> None:
 
 def test_audience_and_issuer_say_what_the_gateway_takes(capfd: Output) -> None:
     os.environ["RSWS_JWT_KEY"] = SECRET
+    now = int(time.time())
     for options, said in ((("--aud", "x"), "for another audience; it takes x"), (("--iss", "x"), "it takes x")):
-        assert call_main("token", "--show", token(**FULL), *options) == ExitCode.REFUSED
+        assert call_main("token", "--show", token(**full(now)), *options) == ExitCode.REFUSED
         assert said in capfd.readouterr().out.splitlines()[-1]
-    assert call_main("token", "--show", token(**FULL), "--aud", "us", "--iss", "you") == ExitCode.DONE
+    assert call_main("token", "--show", token(**full(now)), "--aud", "us", "--iss", "you") == ExitCode.DONE
 
 
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA", "JWKS"])
@@ -340,9 +348,10 @@ def test_garbage_is_said_to_be_garbage(name: str, key: str, capfd: Output) -> No
 
 def test_json(capfd: Output) -> None:
     os.environ["RSWS_JWT_KEY"] = SECRET
+    now = int(time.time())
     for text, valid, reason in (
-        (token(**FULL), True, None),
-        (token(exp=NOW - 40), False, "it is a JWT that has expired"),
+        (token(**full(now)), True, None),
+        (token(exp=now - 40), False, "it is a JWT that has expired"),
     ):
         call_main("token", "--show", text, "--json")
         [line] = capfd.readouterr().out.splitlines()

@@ -13,7 +13,7 @@ import pytest
 
 from kit.faults import command_calls
 from kit.gateway import Client, add, async_test, connect, gateway, http, until, until_status
-from kit.support import RedisServer, RenamedServer
+from kit.support import RedisServer, RenamedServer, free_port
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
 
@@ -156,7 +156,7 @@ async def test_xread_forbidden_costs_little(own_redis: RedisServer, caplog: pyte
 @async_test
 async def test_a_cluster_that_is_down_is_told_once_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="rsws")
-    with RedisServer(cluster_enabled="yes", cluster_node_timeout="1000") as redis:
+    with RedisServer(cluster_enabled="yes", cluster_node_timeout="1000", cluster_port=str(free_port())) as redis:
         redis.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         await until(lambda: b"cluster_state:ok" in redis.call("CLUSTER", "INFO"))
         async with gateway(redis.url, QUICK) as server, connect(server) as client:

@@ -179,6 +179,7 @@ class Writer:
         self.messages: list[str] = []
 
     is_busy = False
+    who = None
 
     def text_received(self, text: str) -> None:
         self.messages.append(text)

@@ -40,8 +40,8 @@ def parse(text: str) -> Scrape:
     return Scrape(values, types)
 
 
-def scrape(url: str) -> dict[str, float]:
+def scrape(url: str, key: str = "") -> dict[str, float]:
     """The values that the gateway at ``url`` (``ws://HOST:PORT``) exposes now."""
-    with urlopen(f"{url.replace('ws', 'http', 1)}/metrics", timeout=5) as response:
+    with urlopen(f"{url.replace('ws', 'http', 1)}/metrics?token={key}", timeout=5) as response:
         assert response.headers.get_all("Content-Type") == ["text/plain; version=0.0.4; charset=utf-8"]
         return parse(response.read().decode()).values

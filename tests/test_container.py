@@ -223,6 +223,10 @@ def test_the_image_says_its_port() -> None:
     assert f"PORT={Settings().port}" in in_image("ENV").split()
 
 
+def test_metrics_and_health_are_for_the_container_alone() -> None:
+    assert "RSWS_ADMIN=127.0.0.1:9090" in in_image("ENV").split()
+
+
 def test_the_context_is_what_is_copied_and_nothing_else() -> None:
     ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert ignored[0] == "*"

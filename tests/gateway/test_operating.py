@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from kit.gateway import KEY, Wire, async_test, connect, gateway, handshake, http, new_server, until, until_status
-from kit.support import RedisServer
+from kit.support import RedisServer, free_port
 from kit.tokens import SECRET, token
 from rsws.errors import SetupError
 from rsws.gateway.admin import MAX_CONNECTIONS
@@ -72,6 +72,13 @@ async def test_an_admin_port_that_is_in_use(redis_server: RedisServer) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SetupError, match=f"^port {port} is in use; choose another with --admin$"):
             await new_server(redis_server.url, admin=str(port)).__aenter__()
+
+
+@async_test
+async def test_an_admin_port_that_is_that_of_clients(redis_server: RedisServer) -> None:
+    port = free_port()
+    with pytest.raises(SetupError, match=f"^port {port} is in use; choose another with --admin$"):
+        await new_server(redis_server.url, port=port, admin=str(port)).__aenter__()
 
 
 @async_test

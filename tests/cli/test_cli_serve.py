@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -49,6 +50,21 @@ def test_a_key_that_was_given_is_not_shown(redis_server: RedisServer) -> None:
     with serving(redis_server.url) as gateway:
         gateway.process.wait_for("Token  the one of WEBSOCKET_SECRET_KEY")
     assert KEY not in gateway.process.output()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_as_json_there_is_nothing_but_log_lines(redis_server: RedisServer, workers: str) -> None:
+    options = ("serve", "--log-format", "json", "--workers", workers)
+    with RswsProcess(*options, "--port", "0", env={"REDIS_URL": redis_server.url}) as serve:
+        serve.wait_for('"listening"')
+        assert serve.stop(signal.SIGINT) == ExitCode.DONE
+    assert {"listening", "stopped"} <= {json.loads(line)["message"] for line in serve.stderr}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = run_rsws(*options, "--port", port, env={"REDIS_URL": redis_server.url})
+    assert refused.returncode == ExitCode.ERROR
+    said = json.loads(refused.stderr)
+    assert (said["level"], said["message"].split(";")[0]) == ("critical", f"port {port} is in use")
 
 
 SECRET = "the-key-of-this-test"

@@ -33,6 +33,7 @@ from rsws.gateway.process.setup import (
     check_settings,
     choose_key,
     find_redis,
+    read_pipes,
     reserve_port,
     share_port,
     url_of,
@@ -101,7 +102,8 @@ class Supervisor(Gateway):
             worker.reload_keys()
 
     async def _start(self) -> None:
-        settings, stack = self.settings, self._stack
+        settings, stack = read_pipes(self.settings), self._stack
+        self.settings = settings
         check_settings(settings)
         data = DataDir(settings.data_dir)
         key = choose_key(settings, data)

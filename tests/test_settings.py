@@ -197,7 +197,7 @@ ORIGINS = (
     "https://example.com",
     "http://Example.com:3000",
     "https://h:80",
-    "http://[::1]:80",
+    "https://[::1]:80",
     "chrome-extension://a",
     "null",
 )

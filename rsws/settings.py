@@ -286,7 +286,12 @@ class Settings:
     shutdown_timeout_s: float = option(
         8 * SECONDS, "RSWS_SHUTDOWN_TIMEOUT", "Seconds the gateway may take to stop.", minimum=0.1, maximum=600
     )
-    log_format: str = option("text", "RSWS_LOG_FORMAT", "How log lines are printed.", choices=LOG_FORMATS)
+    log_format: str = option(
+        "text",
+        "RSWS_LOG_FORMAT",
+        "How log lines are printed; as json nothing else is, no banner either.",
+        choices=LOG_FORMATS,
+    )
     log_level: str = option("info", "RSWS_LOG_LEVEL", "Least severe log line to print.", choices=LOG_LEVELS)
 
     @property

@@ -24,7 +24,8 @@ _SHOWN = re.compile(
     re.IGNORECASE,
 )
 _PORT = re.compile(r":?([0-9]+)")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 """The ports that browsers leave out of an origin."""
 
 
@@ -72,14 +73,12 @@ def place_fault(text: str) -> str | None:
 
 def origin_fault(text: str) -> str | None:
     """Return why ``text`` is not the origin of a web page as a browser writes it; None when it is."""
-    try:
-        parts = urlsplit(text)
-        is_bare = f"{parts.scheme}://{parts.netloc}" == text.lower() and "@" not in text and parts.hostname
-        if text == "null" or (is_bare and parts.port != _DEFAULT_PORTS.get(parts.scheme, 0)):
-            return None
-    except ValueError:
-        pass
-    return "it must be an origin as browsers write it, SCHEME://HOST or SCHEME://HOST:PORT, or null"
+    if text == "null":
+        return None
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is not None and (match[2] is None or match[2] != _DEFAULT_PORTS.get(match[1])):
+        return None
+    return "it must be an origin as browsers write it, SCHEME://HOST or SCHEME://HOST:PORT, without *, or null"
 
 
 def network_fault(text: str) -> str | None:

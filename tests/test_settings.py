@@ -19,7 +19,7 @@ from rsws.gateway.process.setup import FoundRedis, choose_key
 from rsws.gateway.process.supervisor import WorkerConfig
 from rsws.settings import ClientSettings, Settings, environment_of_others, is_from_env_file, load_env_file, options
 from rsws.streams.target import RedisTarget, redis_target
-from rsws.urls import is_loopback, redact_url, websocket_url
+from rsws.urls import is_loopback, origin_fault, redact_url, websocket_url
 
 # --- .env ---
 
@@ -191,6 +191,24 @@ def test_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "10.0.0.1", "localhost.example.org", "127.0.0.1.example.org"])
 def test_no_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+ORIGINS = (
+    "https://example.com",
+    "http://Example.com:3000",
+    "https://h:80",
+    "https://[::1]:80",
+    "chrome-extension://a",
+    "null",
+)
+NO_ORIGINS = (
+    "*", "https://*.example.com", "https://ex\u00e4mple.com", "example.com", "https://h/", "https://h:443", "http://[::1]:",
+    "https://u@h", "file://", "",
+)  # fmt: skip
+
+
+def test_origins_that_browsers_send_and_those_that_none_would_ever_match() -> None:
+    assert [text for text in (*ORIGINS, *NO_ORIGINS) if origin_fault(text) is None] == [*ORIGINS]
 
 
 @pytest.mark.parametrize(

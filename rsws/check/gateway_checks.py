@@ -120,7 +120,10 @@ class Gateway:
 
     async def metrics(self) -> dict[str, float]:
         """Return what ``/metrics`` says, without labels; empty where it can't be read."""
-        page = await self.page(METRICS) if self.is_there else None
+        try:
+            page = await self.page(METRICS) if self.is_there else None
+        except (OSError, ValueError):
+            page = None
         text = page.body if page is not None and page.status == 200 else ""
         return {match[1]: float(match[2]) for match in re.finditer(r"^(\w+) ([0-9.e+]+)$", text, re.MULTILINE)}
 
@@ -131,10 +134,7 @@ async def health(gateway: Gateway) -> Found:
         page = await gateway.page("/readyz")
     except (OSError, ValueError) as error:
         gateway.is_there = False
-        why = str(error) if isinstance(error, ValueError) else explain(error)
-        if isinstance(error, TimeoutError):
-            why = f"no answer within {gateway.timeout_s:g} s"
-        return [critical(f"No gateway answers at {gateway.address.url}: {why}", start)]
+        return [critical(f"No gateway answers at {gateway.address.url}: {_why(error, gateway)}", start)]
     if page is None:
         return [unknown("Only a proxy leads to the gateway: /readyz and /metrics were not read", "run it beside it")]
     if page.status == 503:
@@ -149,7 +149,7 @@ async def health(gateway: Gateway) -> Found:
 async def counters(gateway: Gateway) -> Found:
     said = await gateway.metrics()
     if "rsws_clients" not in said:
-        return None
+        return await _no_metrics(gateway)
     count = {name: int(said.get(f"rsws_{name}_total", 0)) for name in _COUNTERS}
     found = []
     failed, stored = count["publishes_not_stored"] + count["publishes_unknown"], count["publishes_acked"]
@@ -168,6 +168,29 @@ async def counters(gateway: Gateway) -> Found:
     if outages := count["redis_outages"]:
         found.append(note(f"{outages:,} outages of Redis since the gateway started", "see its log for why"))
     return found
+
+
+async def _no_metrics(gateway: Gateway) -> Found:
+    """Return why the metrics can't be read; None where that is said already."""
+    action = "give --admin as to the gateway"
+    if not gateway.is_there:
+        return None
+    try:
+        page = await gateway.page(METRICS)
+    except (OSError, ValueError) as error:
+        return [unknown(f"The metrics of the gateway were not read: {_why(error, gateway)}", action)]
+    if page is None:
+        return None
+    title = f"The metrics of the gateway were not read: HTTP status {page.status}"
+    if page.status in (401, 403, 429):
+        action = f"they need the secret key: give that as the token, or {action}"
+    return [unknown(title, action)]
+
+
+def _why(error: OSError | ValueError, gateway: Gateway) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {gateway.timeout_s:g} s"
+    return explain(error) if isinstance(error, OSError) else str(error)  # that of a certificate is both
 
 
 _COUNTERS = (

@@ -164,8 +164,7 @@ async def _open_node(target: RedisTarget, ranges: Sequence[Slots], plan: Plan) -
 
 def _unusable(error: Exception) -> Finding:
     cause = error.cause if isinstance(error, RedisUnavailable) else str(error)
-    return critical(
-        f"Redis can't be used: {cause}",
-        "start it, or say where it is with --redis-url or REDIS_URL; --no-redis leaves it out",
-        "nothing of it was looked at",
-    )
+    action = "start it, or say where it is with --redis-url or REDIS_URL; --no-redis leaves it out"
+    if isinstance(error, LoginRefused):
+        action = "give the user and password of the gateway in REDIS_URL or its file; --no-redis leaves it out"
+    return critical(f"Redis can't be used: {cause}", action, "nothing of it was looked at")

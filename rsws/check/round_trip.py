@@ -188,6 +188,8 @@ async def _next(trip: RoundTrip, events: Subscription[Event], kind: type[Event],
     async def wait() -> StreamId:
         async for event in events:
             match event:
+                case Error(text, ErrorCode.NOT_ALLOWED as code):
+                    raise SubscribeRefused(f"{trouble}: {text}", code, trip.channel)
                 case Error(text, code):
                     raise Failed(f"{trouble}: {text} ({code})")
                 case Gap(reason=reason):

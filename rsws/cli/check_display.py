@@ -29,7 +29,7 @@ def format_report(report: Report) -> str:
         text.append("\n").append_text(_format_finding(each))
     text.append("\n")
     if report.fine:
-        text.append(f"{'fine':10}{', '.join(report.fine)}\n", "green")
+        text.append(f"{'fine':10}{_wrapped(', '.join(report.fine)).lstrip()}", "green")
     if report.round_trip_s is not None:
         text.append(f"{'arrived':10}a message, after {report.round_trip_s * 1000:.1f} ms\n", "green")
     style = _STYLES[report.worst] if report.worst and report.exit_code else "bold green"

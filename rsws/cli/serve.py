@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,13 +12,16 @@ import typer
 
 from rsws.certificates import read_certificate
 from rsws.cli import terminal
-from rsws.cli.exits import epilog
+from rsws.cli.exits import describe, epilog, exit_code
 from rsws.cli.options import flag, from_settings
+from rsws.errors import RswsError
 from rsws.settings import Settings, default_data_dir, is_from_env_file, options
 from rsws.urls import join_host_port, redact_url
 
 if TYPE_CHECKING:
     from rsws.gateway.process.lifecycle import Gateway
+
+log = logging.getLogger("rsws.gateway")
 
 EPILOG = epilog(
     "rsws serve",
@@ -35,7 +39,15 @@ def serve(settings: Settings) -> None:
     """
     from rsws.gateway.process.lifecycle import run
 
-    raise typer.Exit(run(_gateway(settings), _print_banner))
+    is_json = settings.log_format == "json"
+    try:
+        code = run(_gateway(settings), (lambda gateway: None) if is_json else _print_banner)
+    except (RswsError, OSError) as error:
+        if not is_json:
+            raise
+        log.critical(describe(error))
+        code = exit_code(error)
+    raise typer.Exit(code)
 
 
 def _gateway(settings: Settings) -> Gateway:

@@ -56,6 +56,10 @@ class TokenSource:
             if deadline.expired():
                 raise NoToken(f"no token: none was given within {self._timeout_s:g} s") from None
             raise NoToken(f"no token: {excerpt(f'{type(error).__name__}: {error}')}") from error
+        try:
+            token.encode()
+        except UnicodeEncodeError:
+            raise NoToken("no token: the one that was given is not valid UTF-8") from None  # its text quotes the token
         self.last = token
         return token
 

@@ -9,7 +9,7 @@ from rsws.gateway.http import PlainHttp, Request, RequestReader, response
 from rsws.gateway.peer import UNKNOWN
 
 MAX_CONNECTIONS = 64
-"""The maximum number of connections at once; each further one is closed."""
+"""The maximum number of connections at once; each further one replaces the oldest."""
 
 
 class AdminListener:
@@ -23,7 +23,7 @@ class AdminListener:
     def __init__(self, http: PlainHttp, timeout_s: float) -> None:
         self.http = http
         self.timeout_s = timeout_s
-        self.connections: set[asyncio.Transport] = set()
+        self.connections: dict[asyncio.Transport, None] = {}
 
     def connection(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
@@ -31,7 +31,7 @@ class AdminListener:
 
     def close(self) -> None:
         """Cut off all connections."""
-        for transport in self.connections:
+        for transport in [*self.connections]:
             transport.abort()
 
 
@@ -50,8 +50,10 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._timer = asyncio.get_running_loop().call_later(listener.timeout_s, self._transport.abort)
         if len(listener.connections) >= MAX_CONNECTIONS:
-            self._transport.abort()
-        listener.connections.add(self._transport)
+            oldest = next(iter(listener.connections))
+            del listener.connections[oldest]
+            oldest.abort()
+        listener.connections[self._transport] = None
 
     def data_received(self, data: bytes) -> None:
         request = self._reader.read(data)
@@ -66,4 +68,4 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._timer.cancel()
-        self._listener.connections.discard(self._transport)
+        self._listener.connections.pop(self._transport, None)

@@ -9,17 +9,27 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from types import TracebackType
 
 from rsws.log_lines import JsonFormatter, LogLine, TextFormatter
 from rsws.settings import Settings
 from rsws.text import log_safely
 
+log = logging.getLogger("rsws.gateway")
+
 
 def configure(settings: Settings, worker: int | None = None) -> None:
     """Log to standard error as the settings say, each line with the number of the worker if there is one."""
+    is_json = settings.log_format == "json"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(worker) if settings.log_format == "json" else TextFormatter(worker))
+    handler.setFormatter(JsonFormatter(worker) if is_json else TextFormatter(worker))
     log_safely(handler, settings.log_level.upper())
+    if is_json:
+        sys.excepthook = _log_bug
+
+
+def _log_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    log.critical("a bug in the gateway, which ends", exc_info=(kind, error, trace))
 
 
 INTERVAL_S = 10.0

@@ -177,6 +177,7 @@ class Server:
             OSError: Another process listens there, or this one is not allowed to.
         """
         for bound in sockets:
+            bound.listen()  # uvloop tells nobody when this fails
             listener = await asyncio.get_running_loop().create_server(self._admin.connection, sock=bound)
             self._admin_listeners.append(listener)
         return [each for listener in self._admin_listeners for each in listener.sockets]
@@ -191,13 +192,13 @@ class Server:
             OSError: Another process listens there, or this one is not allowed to.
         """
         for bound in sockets:
+            if TCP_NOTSENT_LOWAT is not None:
+                bound.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+            bound.listen(backlog)  # uvloop tells nobody when this fails
             listener = await asyncio.get_running_loop().create_server(
                 self._entrance, sock=bound, backlog=ACCEPT_AT_ONCE, start_serving=False
             )
             self._listeners.append(listener)
-            for listening in listener.sockets:
-                if TCP_NOTSENT_LOWAT is not None:
-                    listening.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
             await listener.start_serving()
             for listening in listener.sockets:  # asyncio has one number for the backlog and for its accepts per turn
                 with socket.fromfd(listening.fileno(), listening.family, listening.type) as same:

@@ -20,6 +20,7 @@ MIN_SECRET_BYTES = 32
 MIN_RSA_BITS = 2048
 NOT_SECRETS = ("ssh-", "ecdsa-sha2-", "sk-ssh-", "---- BEGIN ")
 WHAT = "the JWT key"
+_OF_URLS = str.maketrans("-_", "+/")
 
 
 class VerifyingKey(NamedTuple):
@@ -83,8 +84,9 @@ def read_keys(text: str) -> KeySet:
 
 def _is_der(text: str) -> bool:
     """Whether a text is a public key as some identity providers show it, which looks like a secret and is none."""
+    bare = "".join(text.split()).rstrip("=").translate(_OF_URLS)
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        data = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except (binascii.Error, ValueError):
         return False
     if len(data) < 40 or data[0] != 0x30:

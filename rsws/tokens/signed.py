@@ -63,7 +63,7 @@ class SignedTokens:
         audience: What ``aud`` must be or contain; None looks at none.
         issuer: What ``iss`` must be; None looks at none.
         forgiven_s: The difference of clocks that is forgiven.
-        clock: Returns the time in seconds since 1970.
+        clock: Returns the time in seconds since 1970; None for the machine's.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SignedTokens:
         audience: str | None = None,
         issuer: str | None = None,
         forgiven_s: float = CLOCK_DIFFERENCE_S,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         from jwt import PyJWS  # 30 ms, which only who uses JWTs should wait for
 
@@ -80,7 +80,7 @@ class SignedTokens:
         self._audience = audience
         self._issuer = issuer
         self._forgiven_s = forgiven_s
-        self._clock = clock
+        self._clock = clock or time.time
         self._jws: PyJWS = PyJWS()
 
     def check(self, token: str) -> Grant | Refusal:

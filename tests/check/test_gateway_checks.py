@@ -19,7 +19,8 @@ import pytest
 from kit.checking import checked, finding, found, gateway_at
 from kit.gateway import async_test, entries, gateway, until_status
 from kit.support import RedisServer, free_port
-from rsws.check.findings import Severity
+from kit.tls import Authority
+from rsws.check.findings import Finding, Severity
 from rsws.check.gateway_checks import clock, counters, files, health, secret, tls
 from rsws.check.redis_server import Plan
 from rsws.check.round_trip import Failed, RoundTrip
@@ -56,6 +57,11 @@ def page(body: str = "ok\n", status: str = "200 OK", date: float | None = None) 
     return f"HTTP/1.1 {status}\r\n{head}\r\n{body}"
 
 
+def _what(found: list[Finding] | None) -> list[tuple[Severity, str]]:
+    """How bad each finding is, and the end of its title."""
+    return [(each.severity, each.title.rpartition(": ")[2]) for each in found or []]
+
+
 # --- the round trip ---
 
 
@@ -77,11 +83,15 @@ async def test_all_is_well(redis_server: RedisServer) -> None:
 async def test_where_the_metrics_are(redis_server: RedisServer) -> None:
     async with ready(redis_server.url, secret_key=SECRET, admin="0") as server:
         assert server.admin_url is not None
-        assert await counters(gateway_at(server.url, SECRET)) is None
+        assert _what(await counters(gateway_at(server.url, SECRET))) == [(UNKNOWN, "HTTP status 404")]
         place = "127.0.0.1", urlsplit(server.admin_url).port or 0
         assert await counters(replace(gateway_at(server.url, SECRET), admin=place)) == []
+        nowhere = replace(gateway_at(server.url, SECRET), admin=("127.0.0.1", free_port()))
+        [(severity, why)] = _what(await counters(nowhere))
+        assert (severity, why.startswith("connection refused")) == (UNKNOWN, True)
     async with ready(redis_server.url, secret_key=SECRET, host="0.0.0.0") as server:
-        assert await counters(gateway_at(server.url)) is None
+        [one] = await counters(gateway_at(server.url)) or []
+        assert (_what([one]), "the secret key" in one.action) == ([(UNKNOWN, "HTTP status 401")], True)
         assert await counters(gateway_at(server.url, SECRET)) == []
 
 
@@ -108,6 +118,12 @@ async def test_a_token_that_is_refused(redis_server: RedisServer) -> None:
 
 @async_test
 async def test_a_channel_that_the_token_does_not_allow(redis_server: RedisServer, channel: str) -> None:
+    async with ready(redis_server.url, key_may=(f"{channel}=rw",)) as server:
+        one = finding(await checked(redis_server.url, server), "round-trip", CRITICAL)
+        assert (one.title.startswith("The round trip failed: not subscribed: "), "--channel" in one.action) == (
+            True,
+            True,
+        )
     async with ready(redis_server.url, key_may=(f"{channel}=rw", "rsws-check-*=r")) as server:
         one = finding(await checked(redis_server.url, server), "round-trip", CRITICAL)
         assert "--channel" in one.action
@@ -178,6 +194,14 @@ async def test_a_gateway_that_hangs() -> None:
         [one] = await health(at) or []
     assert one.title.endswith("no answer within 0.1 s")
     assert not at.is_there
+
+
+@async_test
+async def test_an_authority_that_is_not_known(tmp_path: Path, redis_server: RedisServer) -> None:
+    certificate, key = Authority(tmp_path).issue("localhost")
+    async with gateway(redis_server.url, tls_cert=certificate, tls_key=key) as server:
+        [one] = await health(gateway_at(f"wss://localhost:{urlsplit(server.url).port}")) or []
+    assert (one.severity, "--ca" in one.title) == (CRITICAL, True)
 
 
 @async_test

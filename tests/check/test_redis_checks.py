@@ -236,7 +236,7 @@ def test_nothing_answers_and_a_wrong_password(redis: RedisServer) -> None:
     assert (one.severity, one.check) == (CRITICAL, "redis")
     assert one.title.startswith(f"Redis can't be used: redis://***@127.0.0.1:{port}: Connect call failed")
     [one] = check_redis(f"redis://limited:topsecret@127.0.0.1:{redis.port}").findings
-    assert "refused the login" in one.title
+    assert ("refused the login" in one.title, one.action.startswith("give the user and password")) == (True, True)
     assert "topsecret" not in repr(report)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -22,6 +23,8 @@ from kit.cli import KEY, serving
 from kit.gateway import async_test, connect
 from kit.metrics import scrape
 from kit.support import RedisServer, RswsProcess, eventually, free_port, run_python, run_rsws
+from kit.tokens import SECRET as SECRET_OF_JWTS
+from kit.tokens import token
 from rsws.cli.exits import ExitCode
 
 T = TypeVar("T")
@@ -49,6 +52,39 @@ def test_a_key_that_was_given_is_not_shown(redis_server: RedisServer) -> None:
     with serving(redis_server.url) as gateway:
         gateway.process.wait_for("Token  the one of WEBSOCKET_SECRET_KEY")
     assert KEY not in gateway.process.output()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_keys_that_come_from_pipes(redis_server: RedisServer, channel: str, workers: str) -> None:
+    env: dict[str, str | None] = {"WEBSOCKET_SECRET_KEY": None, "REDIS_URL": redis_server.url}
+    tokens = {"WEBSOCKET_SECRET_KEY": KEY, "RSWS_PREVIOUS_SECRET_KEY": f"before-{KEY}", "RSWS_JWT_KEY": token()}
+    with ExitStack() as stack:
+        for name, text in (tokens | {"RSWS_JWT_KEY": SECRET_OF_JWTS}).items():
+            reading, writing = os.pipe()
+            stack.callback(os.close, reading)
+            os.write(writing, text.encode())
+            os.close(writing)
+            env[f"{name}_FILE"] = f"/proc/{os.getpid()}/fd/{reading}"
+        with RswsProcess("serve", "--port", "0", "--workers", workers, env=env) as serve:
+            url = serve.wait_for(r"url=(ws://\S+)")[1]
+            for each in tokens.values():
+                done = run_rsws("pub", channel, "1", "--url", url, "--token", each)
+                assert (done.returncode, done.stderr) == (ExitCode.DONE, "")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_as_json_there_is_nothing_but_log_lines(redis_server: RedisServer, workers: str) -> None:
+    options = ("serve", "--log-format", "json", "--workers", workers)
+    with RswsProcess(*options, "--port", "0", env={"REDIS_URL": redis_server.url}) as serve:
+        serve.wait_for('"listening"')
+        assert serve.stop(signal.SIGINT) == ExitCode.DONE
+    assert {"listening", "stopped"} <= {json.loads(line)["message"] for line in serve.stderr}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = run_rsws(*options, "--port", port, env={"REDIS_URL": redis_server.url})
+    assert refused.returncode == ExitCode.ERROR
+    said = json.loads(refused.stderr)
+    assert (said["level"], said["message"].split(";")[0]) == ("critical", f"port {port} is in use")
 
 
 SECRET = "the-key-of-this-test"

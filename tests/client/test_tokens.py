@@ -106,6 +106,7 @@ WRONG: dict[str, tuple[Any, str, type[BaseException] | None]] = {
     "hangs": (hangs, "no token: none was given within 0.05 s", None),
     "is not async": (lambda: "t", "an async callable that returns one", TypeError),
     "gives none": (gives_none, "an async callable that returns one", TypeError),
+    "is not UTF-8": (Tokens("t\ud800"), "no token: the one that was given is not valid UTF-8", None),
     "cancels itself": (cancels_itself, "no token: the callable was cancelled", asyncio.CancelledError),
 }
 
@@ -278,6 +279,16 @@ async def test_what_fails_is_said_and_tried_again(caplog: pytest.LogCaptureFixtu
         f"{said}: the gateway refuses it: {BAD.error}; trying again",
         same,
     ]
+
+
+@in_a_loop
+async def test_a_token_that_is_not_utf_8_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with connected(Tokens("t1", "t\ud800")) as (_, peer, client):
+        await peer.say(EXPIRING)
+        await peer.expect(action="token", token="t3")
+        await peer.say(CHANGED)
+        await joined(peer, client)
+    assert "not valid UTF-8" in caplog.text
 
 
 @in_a_loop

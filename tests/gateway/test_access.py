@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -177,6 +178,9 @@ WRONG_KEYS: dict[str, tuple[str, str]] = {
     "a private JWKS": (json.dumps({"keys": [jwk("EdDSA", d="AA")]}), "private key"),
 } | {
     f"{kind} in base64 alone": ("".join(pair(kind).public.splitlines()[1:-1]), "base64 alone")
+    for kind in ("RS256", "ES256", "EdDSA")
+} | {
+    f"{kind} in base64url": (encoded(base64.b64decode("".join(pair(kind).public.splitlines()[1:-1]))), "base64 alone")
     for kind in ("RS256", "ES256", "EdDSA")
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from kit.gateway import KEY, Wire, async_test, connect, gateway, handshake, http, new_server, until, until_status
-from kit.support import RedisServer
+from kit.support import RedisServer, free_port
 from kit.tokens import SECRET, token
 from rsws.errors import SetupError
 from rsws.gateway.admin import MAX_CONNECTIONS
@@ -55,12 +55,11 @@ async def test_the_admin_listener_has_metrics_and_health_alone(redis_server: Red
 async def test_the_admin_listener_bounds_who_says_nothing(redis_server: RedisServer) -> None:
     async with gateway(redis_server.url, admin="0") as server, AsyncExitStack() as stack:
         admin = Admin(server)
-        for _ in range(MAX_CONNECTIONS):
-            await stack.enter_async_context(Wire(admin))
-        async with Wire(admin) as one_more:
-            assert not await one_more.read_some()
-        await stack.aclose()
-        await until_status(admin, "/healthz", 200)
+        silent = [await stack.enter_async_context(Wire(admin)) for _ in range(MAX_CONNECTIONS)]
+        assert (await http(admin, "/healthz"))[0] == 200, "a probe is answered, whoever else is there"
+        assert not await silent[0].read_some()
+        await silent[1].send(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert (await silent[1].read_to_end()).startswith(b"HTTP/1.1 200 ")
         async with Wire(admin) as wire:
             await wire.send(b"\0")
             assert (await wire.read_to_end()).startswith(b"HTTP/1.1 400 ")
@@ -72,6 +71,13 @@ async def test_an_admin_port_that_is_in_use(redis_server: RedisServer) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SetupError, match=f"^port {port} is in use; choose another with --admin$"):
             await new_server(redis_server.url, admin=str(port)).__aenter__()
+
+
+@async_test
+async def test_an_admin_port_that_is_that_of_clients(redis_server: RedisServer) -> None:
+    port = free_port()
+    with pytest.raises(SetupError, match=f"^port {port} is in use; choose another with --admin$"):
+        await new_server(redis_server.url, port=port, admin=str(port)).__aenter__()
 
 
 @async_test

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 
 from kit.gateway import (
+    KEY,
     PATIENCE_S,
     async_test,
     connect,
@@ -17,6 +19,8 @@ from kit.gateway import (
 )
 from kit.support import RedisServer
 from rsws.errors import SetupError, UsageError
+from rsws.gateway.process.single import SingleProcess
+from rsws.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("event_loop_kind")
 
@@ -81,6 +85,20 @@ async def test_a_port_in_use(redis_server: RedisServer) -> None:
                 pass
         async with connect(server) as client:
             await client.nothing_more()
+
+
+@async_test
+async def test_a_port_that_another_program_takes_while_the_gateway_starts(redis_server: RedisServer) -> None:
+    with socket.socket() as bound, socket.socket() as taken:
+        for each in (bound, taken):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        settings = Settings(port=port, redis_url=redis_server.url, secret_key=KEY)
+        with pytest.raises(SetupError, match=f"port {port} is in use"):
+            await SingleProcess(settings, [bound]).__aenter__()
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1"])

@@ -191,6 +191,20 @@ def test_one_that_dies_again_and_again_is_started_less_often(redis_server: Redis
             gateway.process.wait_for("worker started worker=2", after=started)
 
 
+def test_a_hangup_ends_no_worker_that_starts(redis_server: RedisServer, tmp_path: Path) -> None:
+    (tmp_path / "previous").write_text("the key before")
+    with workers(redis_server.url, RSWS_PREVIOUS_SECRET_KEY_FILE=str(tmp_path / "previous")) as gateway:
+        process, started = gateway.process, len(gateway.process.stderr)
+
+        def is_replaced() -> bool:
+            process.process.send_signal(signal.SIGHUP)
+            return any("worker started" in line for line in process.stderr[started:])
+
+        os.kill(pids(gateway)[0], signal.SIGKILL)
+        eventually(is_replaced, timeout=15)
+    assert "SIGHUP" not in gateway.process.output()
+
+
 @async_test
 async def test_who_waits_for_a_worker_that_dies_is_served_by_the_next(redis_server: RedisServer) -> None:
     with workers(redis_server.url) as gateway, ExitStack() as waiting:

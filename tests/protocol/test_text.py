@@ -88,10 +88,11 @@ def test_a_line_in_json_has_its_facts_as_fields(capsys: pytest.CaptureFixture[st
         raise ValueError(EVIL)
     except ValueError:
         log.exception("refused %s", EVIL)
+        sys.excepthook(*sys.exc_info())
     shown = capsys.readouterr().err
     assert shown.isascii()
     assert not UNSAFE.search(shown.replace("\n", ""))
-    first, second = map(json.loads, shown.splitlines())
+    first, second, uncaught = map(json.loads, shown.splitlines())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
     assert first == {
         "level": "info", "logger": "rsws.test", "worker": 2,
@@ -99,6 +100,7 @@ def test_a_line_in_json_has_its_facts_as_fields(capsys: pytest.CaptureFixture[st
     }  # fmt: skip
     assert second["exception"].startswith("Traceback")
     assert second["message"] == "refused " + safe(EVIL)
+    assert (uncaught["level"], uncaught["exception"]) == ("critical", second["exception"])
 
 
 @pytest.mark.parametrize(

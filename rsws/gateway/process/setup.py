@@ -8,14 +8,14 @@ import socket
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rsws.certificates import server_context
 from rsws.datadir import DataDir
 from rsws.errors import RedisUnavailable, SetupError, UsageError
-from rsws.settings import MIN_KEY_CHARS, Settings
+from rsws.settings import MIN_KEY_CHARS, Settings, read_secret
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.retention import Rule
 from rsws.streams.target import RedisTarget, probe, redis_target
@@ -23,6 +23,23 @@ from rsws.urls import join_host_port, parse_place
 
 BACKLOG = 4096
 """The number of connections that may wait to be accepted."""
+
+
+_KEYS = {"secret_key": "secret key", "previous_secret_key": "previous secret key", "jwt_key": "JWT key"}
+
+
+def read_pipes(settings: Settings) -> Settings:
+    """Return the settings with the keys that come from pipes, which can't be read again, in place of the pipes' names.
+
+    Raises:
+        UsageError: A file can't be read or is empty.
+    """
+    read: dict[str, Any] = {}
+    for name, what in _KEYS.items():
+        file: Path | None = getattr(settings, f"{name}_file")
+        if file is not None and file.is_fifo() and not (getattr(settings, name) or "").strip():
+            read |= {name: read_secret(file, what), f"{name}_file": None}
+    return replace(settings, **read)
 
 
 def check_settings(settings: Settings) -> None:

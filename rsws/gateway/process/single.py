@@ -17,6 +17,7 @@ from rsws.gateway.process.setup import (
     check_settings,
     choose_key,
     find_redis,
+    read_pipes,
     reserve_port,
     url_of,
 )
@@ -72,7 +73,8 @@ class SingleProcess(Gateway):
             self.server.reload_keys()
 
     async def _start(self) -> None:
-        settings, stack = self.settings, self._stack
+        settings, stack = read_pipes(self.settings), self._stack
+        self.settings = settings
         check_settings(settings)
         rules = [Rule.parse(text) for text in settings.retain]
         data = DataDir(settings.data_dir)

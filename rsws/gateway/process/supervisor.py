@@ -33,6 +33,7 @@ from rsws.gateway.process.setup import (
     check_settings,
     choose_key,
     find_redis,
+    read_pipes,
     reserve_port,
     share_port,
     url_of,
@@ -101,7 +102,8 @@ class Supervisor(Gateway):
             worker.reload_keys()
 
     async def _start(self) -> None:
-        settings, stack = self.settings, self._stack
+        settings, stack = read_pipes(self.settings), self._stack
+        self.settings = settings
         check_settings(settings)
         data = DataDir(settings.data_dir)
         key = choose_key(settings, data)
@@ -167,6 +169,8 @@ class _Worker:
         self._config = config
         self._board = board
         self._process: asyncio.subprocess.Process | None = None
+        self._serves = False
+        """Whether the process has reported that it serves: before that it is ended by any signal."""
 
     async def start(self) -> None:
         """Start the worker's process, and return once it serves.
@@ -175,6 +179,7 @@ class _Worker:
             SetupError: It can't be started, or did not report in time that it serves.
         """
         config = self._config
+        self._serves = False
         try:
             descriptors = (*config.listening, *config.admin, config.board)
             self._process = process = await start_module(
@@ -195,6 +200,7 @@ class _Worker:
                 process.kill()
             code = await process.wait()
             raise SetupError(f"worker {self._number} can't start: {report or _describe_exit(code)}")
+        self._serves = True
         log.info(LogLine("worker started", worker=self._number, pid=process.pid))
 
     async def keep(self) -> None:
@@ -237,8 +243,8 @@ class _Worker:
             ended.cancel()
 
     def reload_keys(self) -> None:
-        """Have the process read the files of keys again."""
-        if self._process is not None and self._process.returncode is None:
+        """Have the process read the files of keys again; one that starts has just read them, or is about to."""
+        if self._serves and self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGHUP)
 

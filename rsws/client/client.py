@@ -65,11 +65,13 @@ async def connect(
         limits: The limits of the client's buffers, and how long it waits.
 
     Raises:
-        UsageError: ``url`` is not a gateway's URL.
+        UsageError: ``url`` is not a gateway's URL, or ``token`` is neither a string nor a callable.
         CannotConnect: No gateway answers there; the text says why and what to do. Or the callable gave no token:
             what it raised is the cause.
         Unauthorized: The gateway refuses the token.
     """
+    if not (token is None or isinstance(token, str) or callable(token)):
+        raise UsageError("token must be a string, or an async callable that returns one")
     address = Address.of(url, None if callable(token) else token, ssl)
     tokens = TokenSource(token, limits) if callable(token) else None
     async with GatewayLink(

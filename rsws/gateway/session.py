@@ -308,7 +308,7 @@ class Session(MessageHandler, TokenHolder):
         """Go on with another token, and end the subscriptions that it does not allow."""
         self._grant = grant
         self._access.ends.watch(self, grant)
-        log.info(LogLine("token changed", client=self._connection.peer, who=grant.who))
+        log.debug(LogLine("token changed", client=self._connection.peer, who=grant.who))
         self._connection.reply(encode_reply(TokenChanged(grant.expiry_text)))
         for channel, subscription in [*self._subscriptions.items()]:
             if subscription is None or self._may_read(channel):

@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from rsws.errors import ErrorCode, RedisRefused, RedisUnavailable
+from rsws.text import excerpt
 from rsws.urls import HostPort
 
 SLOTS = 16384
@@ -73,7 +74,10 @@ def parse_slots(reply: Any, asked: str) -> list[Slots]:
     try:
         return [Slots(first, last, *_split(nodes, asked)) for first, last, *nodes in reply]
     except (TypeError, ValueError, AttributeError):
-        raise RedisUnavailable(f"not a map of a cluster: {reply!r:.200}") from None
+        said = str(reply) if isinstance(reply, Exception) else repr(reply)
+        raise RedisUnavailable(
+            f"it has no map of a cluster, is it a single server (redis://)? {excerpt(said)}"
+        ) from None
 
 
 def _split(nodes: Sequence[Sequence[Any]], asked: str) -> tuple[HostPort, tuple[HostPort, ...]]:

@@ -45,7 +45,7 @@ class Grant:
     ) -> None:
         self.is_full = channels is None
         """Whether everything is allowed: whoever asks this first need not ask further."""
-        self.who = None if who is None else excerpt(who[:_SHOWN_WHO])
+        self.who = None if who is None else who[:_SHOWN_WHO]
         """The holder, for log lines; None where the token names none."""
         self.expires_at = expires_at
         self.ends_at = ends_at

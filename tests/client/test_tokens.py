@@ -17,7 +17,7 @@ from kit.support import RedisServer
 from kit.tokens import SECRET, token
 from rsws.client import Client, Disconnected, Reconnected, Subscription, connect
 from rsws.client.limits import Limits
-from rsws.errors import CannotConnect, ConnectionLost, PublishFailed, SubscribeRefused, Unauthorized
+from rsws.errors import CannotConnect, ConnectionLost, PublishFailed, SubscribeRefused, Unauthorized, UsageError
 from rsws.gateway.limits import DEFAULTS
 from rsws.protocol import Error, StreamId, TokenChanged, TokenExpiring
 
@@ -436,3 +436,10 @@ async def test_the_rights_are_those_of_the_new_token(redis_server: RedisServer, 
         assert caught.value.code == "not_allowed"
         add(redis_server, "x", "3")
         assert (await anext(kept)).data == 3
+
+
+@in_a_loop
+async def test_a_token_of_another_kind() -> None:
+    with pytest.raises(UsageError, match="must be a string, or an async callable"):
+        async with connect("ws://127.0.0.1:1", token=7):  # type: ignore[arg-type]
+            pass

@@ -38,6 +38,7 @@ from kit.tokens import KINDS, SECRET, claims, encoded, jwks, pair, sign, token
 from rsws.backoff import Backoff
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
+from rsws.text import SafeFormatter
 
 STRICT = replace(DEFAULTS, clock_difference_s=0)
 """No difference of clocks is forgiven, so that a token ends at its ``exp``."""
@@ -419,10 +420,10 @@ async def test_log_lines_say_who_and_nothing_that_a_terminal_obeys(
             assert (await client.next())["event"] == "token_expiring"
             await client.closed()
         assert server.server.board.metrics.requests_not_allowed == 2
-    lines = [each.getMessage() for each in caplog.records if "who=" in each.getMessage()]
+    lines = [SafeFormatter().format(each) for each in caplog.records if "who=" in each.getMessage()]
     said = [line.split(" client=")[0] for line in lines]
     assert said == ["client connected", "request not allowed", "token expired", "client gone"]
-    assert all(r'who="a\"\\u000a\\u001b[31m clients=9xx' in line for line in lines)
+    assert all(r'who="a\"\n\u001b[31m clients=9xx' in line for line in lines)
     assert all(len(line) < 250 for line in lines)
 
 

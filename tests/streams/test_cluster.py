@@ -43,7 +43,7 @@ def test_the_map() -> None:
     for wrong in (None, [1], [[0]], [[0, 1, 2]]):
         with pytest.raises(RedisUnavailable) as caught:
             parse_slots(wrong, "here")
-        assert "not a map" in caught.value.cause
+        assert "no map of a cluster" in caught.value.cause
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ The subpackages and modules, each of which imports only from those below it::
     certificates.py  the gateway's own certificate, and which ones a client trusts
     ownership.py private directories and files, and which user owns a listening socket
     settings.py  the definition of every option
+    rates.py     limits on how many, or how much, in a second
     urls.py      addresses of gateways and Redis servers
+    patterns.py  patterns of channel names
     frames.py    the header of a WebSocket frame
     protocol.py  the wire: requests, replies and events as JSON text
     errors.py    exception tree, error codes, close codes

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
 from rsws.errors import UsageError
+from rsws.patterns import matches
 from rsws.text import excerpt
 
 Rights: TypeAlias = Literal["r", "w", "rw"]
@@ -22,9 +23,6 @@ _SHOWN_WHO = 80
 
 class Grant:
     """What a token allows, and until when.
-
-    The channels that a pattern names are found in time proportional to their length, whatever the number of ``*``: a
-    regular expression with many would take seconds for one name.
 
     Args:
         channels: The rights by pattern; None allows everything.
@@ -70,7 +68,7 @@ class Grant:
     def _look_up(self, channel: str) -> int:
         rights = self._names.get(channel, 0)
         for pieces, given in self._patterns:
-            if given | rights != rights and _matches(pieces, channel):
+            if given | rights != rights and matches(pieces, channel):
                 rights |= given
         if len(self._known) >= CACHED_CHANNELS:
             del self._known[next(iter(self._known))]
@@ -89,20 +87,6 @@ class Grant:
         if self.expires_at is None:
             return None
         return datetime.fromtimestamp(int(self.expires_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _matches(pieces: list[str], channel: str) -> bool:
-    """Whether a channel consists of the pieces of a pattern, in order, with anything between them."""
-    first, *between, last = pieces
-    if len(channel) < len(first) + len(last) or not (channel.startswith(first) and channel.endswith(last)):
-        return False
-    at, end = len(first), len(channel) - len(last)
-    for piece in between:  # the earliest place leaves the most room for the others
-        found = channel.find(piece, at, end)
-        if found < 0:
-            return False
-        at = found + len(piece)
-    return True
 
 
 FULL = Grant()

@@ -30,10 +30,11 @@ from rsws.gateway.delivery.channel import Channel, RingBudget
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import SharedMetrics
+from rsws.gateway.request_limits import RequestLimits
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
-from rsws.gateway.websocket.turns import Turns
+from rsws.gateway.websocket.turns import Portions, Turns
 from rsws.protocol import ZERO, decode_request
 from rsws.settings import Settings
 from rsws.streams.link import RedisLink
@@ -122,11 +123,13 @@ class Gateway:
         self.running = tasks.create_task(commands.run())
         board = SharedMetrics()
         http = PlainHttp(lambda: None, board.text)
-        self._settings = Settings()  # made once: it has so many fields that they would be measured
+        # Made once: they have so many fields that they would be measured. There are as many attempts as there can be.
+        self._settings = Settings(attempt_rate="1000000,1000000000")
+        self._limits = RequestLimits(self._settings)
         self._access = AccessControl(TokenCheck("KEY"), board.metrics)
-        self.clients = ClientRegistry(
-            Settings(), sys.maxsize, self._access, http, self._session, board, Turns(lambda: False)
-        )
+        turns = Turns(lambda: False)
+        turns.handshakes = Portions(sys.maxsize)  # those of a thousand clients are done before it begins
+        self.clients = ClientRegistry(self._settings, sys.maxsize, self._access, http, self._session, board, turns)
         self._tasks = tasks
         self.metrics = board.metrics
         self.channel = Channel(
@@ -142,7 +145,7 @@ class Gateway:
 
     def _session(self, connection: ClientConnection, grant: Grant) -> Session:
         hub: Any = self  # of which a session without a subscription needs the metrics alone
-        return Session(connection, grant, self._access, hub, self.store, self._tasks, self._settings)
+        return Session(connection, grant, self._access, hub, self.store, self._tasks, self._settings, self._limits)
 
     def connect(self) -> ClientConnection:
         connection = ClientConnection(self.clients)

@@ -39,6 +39,7 @@ class ErrorCode(StrEnum):
     BAD_CHANNEL = "bad_channel"
     BAD_CURSOR = "bad_cursor"
     TOO_MANY = "too_many"
+    RATE_LIMITED = "rate_limited"
     NOT_ALLOWED = "not_allowed"
     BAD_TOKEN = "bad_token"
     CHANNEL_UNREADABLE = "channel_unreadable"
@@ -56,11 +57,19 @@ ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
     ),
     ErrorCode.UNKNOWN_ACTION: ("`action` is none that the gateway knows", "fix the request"),
     ErrorCode.BAD_CHANNEL: (
-        "a channel name is 1-512 bytes of UTF-8 without control characters, and does not begin with `rsws:`",
+        "a channel name is 1-512 bytes of UTF-8 without control characters, and does not begin with `rsws:`; or "
+        "`--channels` does not name it",
         "choose another name",
     ),
     ErrorCode.BAD_CURSOR: ("`lastMessageId` is not a stream id", "use an id as received, `0` or `$`"),
-    ErrorCode.TOO_MANY: ("more subscriptions than a connection may have", "unsubscribe, or open another connection"),
+    ErrorCode.TOO_MANY: (
+        "more subscriptions than a connection may have, or more channels than the gateway follows",
+        "unsubscribe, or open another connection; try again later",
+    ),
+    ErrorCode.RATE_LIMITED: (
+        "the client publishes or subscribes faster than it may; nothing was done",
+        "send it again after `retryAfter` seconds, and nothing of that kind before",
+    ),
     ErrorCode.NOT_ALLOWED: (
         "the token does not allow it; or Redis does not allow scripts, which a publish with `producer` needs",
         "use another token; publish without `producer`",
@@ -121,7 +130,7 @@ CLOSE_HELP: dict[CloseCode, tuple[str, bool]] = {
     CloseCode.TOO_BIG: ("a message over the size limit", False),
     CloseCode.INTERNAL_ERROR: ("a bug in the gateway", True),
     CloseCode.SERVICE_RESTART: ("the gateway is restarting", True),
-    CloseCode.TRY_AGAIN_LATER: ("the gateway is overloaded", True),
+    CloseCode.TRY_AGAIN_LATER: ("the gateway is overloaded, or too much comes from this address", True),
 }
 """A map from each close code to why it is sent and whether it makes sense to reconnect with the same request."""
 
@@ -149,15 +158,23 @@ class RequestError(RswsError):
         code: The error's ``code`` on the wire.
         channel: The channel the request named, None where it named none.
         message_id: The ``messageId`` of a refused publish, None for every other request.
+        retry_after_s: The seconds after which to send it again; None where that would not help.
     """
 
     def __init__(
-        self, code: ErrorCode, text: str, *, channel: str | None = None, message_id: str | None = None
+        self,
+        code: ErrorCode,
+        text: str,
+        *,
+        channel: str | None = None,
+        message_id: str | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(text)
         self.code = code
         self.channel = channel
         self.message_id = message_id
+        self.retry_after_s = retry_after_s
 
 
 class StoreError(RswsError):
@@ -263,9 +280,12 @@ class PublishFailed(ClientError):
     Attributes:
         code: The ``code`` of the gateway's error; an unknown one stays a plain string.
         outcome: Whether the message may be stored nevertheless.
+        retry_after_s: Where the gateway limits the rate, the seconds after which to send it again, as it said last;
+            None otherwise.
     """
 
-    def __init__(self, text: str, code: str, outcome: Outcome) -> None:
+    def __init__(self, text: str, code: str, outcome: Outcome, retry_after_s: float | None = None) -> None:
         super().__init__(text)
         self.code = code
         self.outcome = outcome
+        self.retry_after_s = retry_after_s

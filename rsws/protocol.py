@@ -10,6 +10,7 @@ again, so that numbers, key order and spacing survive.
 from __future__ import annotations
 
 import json
+import math
 import re
 from functools import lru_cache
 from itertools import accumulate
@@ -442,12 +443,16 @@ class ErrorAck(msgspec.Struct, frozen=True, gc=False):
     error: str
     code: str
     outcome: Outcome
+    retry_after_s: float | None = None
+    """The seconds after which to publish again; None where the gateway does not say."""
 
 
 class Error(msgspec.Struct, frozen=True, gc=False):
     error: str
     code: str
     channel: str | None = None
+    retry_after_s: float | None = None
+    """The seconds after which to ask again; None where the gateway does not say."""
 
 
 class Pong(msgspec.Struct, frozen=True, gc=False):
@@ -507,14 +512,18 @@ def encode_reply(reply: Reply) -> bytes:
                 "event": "gap", "channel": channel, "lastMessageId": str(last),
                 "resumesAt": None if resumes_at is None else str(resumes_at), "reason": reason,
             }  # fmt: skip
-        case ErrorAck(message_id, error, code, outcome):
+        case ErrorAck(message_id, error, code, outcome, retry_after_s):
             keys = {
                 "status": "error_ack", "messageId": message_id, "error": error, "code": code, "outcome": outcome
             }  # fmt: skip
-        case Error(error, code, channel_or_none):
+            if retry_after_s is not None:
+                keys["retryAfter"] = _milliseconds(retry_after_s)
+        case Error(error, code, channel_or_none, retry_after_s):
             keys = {"status": "error", "error": error, "code": code}
             if channel_or_none is not None:
                 keys["channel"] = channel_or_none
+            if retry_after_s is not None:
+                keys["retryAfter"] = _milliseconds(retry_after_s)
     return msgspec.json.encode(keys)
 
 
@@ -527,8 +536,8 @@ def encode_ack(message_id: str, stream_id: bytes, duplicate: bool) -> bytes:
 def refusal(error: RequestError) -> ErrorAck | Error:
     """Return the reply to a request that is refused."""
     if error.message_id is not None:
-        return ErrorAck(error.message_id, str(error), error.code, Outcome.NOT_STORED)
-    return Error(str(error), error.code, error.channel)
+        return ErrorAck(error.message_id, str(error), error.code, Outcome.NOT_STORED, error.retry_after_s)
+    return Error(str(error), error.code, error.channel, error.retry_after_s)
 
 
 def publish_failure(message_id: str, error: StoreError) -> ErrorAck:
@@ -602,6 +611,7 @@ class _ReplyFields(msgspec.Struct):
     outcome: Outcome = Outcome.UNKNOWN
     duplicate: bool = False
     expiresAt: str | None = None
+    retryAfter: float | None = None
 
 
 _reply_fields = msgspec.json.Decoder(_ReplyFields)
@@ -622,7 +632,7 @@ def decode_reply(frame: str) -> Reply | None:
             case "ack":
                 return Ack(fields.messageId, StreamId.parse(fields.streamId or "0-0"), fields.duplicate)
             case "error_ack":
-                return ErrorAck(fields.messageId, fields.error, fields.code, fields.outcome)
+                return ErrorAck(fields.messageId, fields.error, fields.code, fields.outcome, fields.retryAfter)
             case "subscribed":
                 return Subscribed(channel, StreamId.parse(fields.lastMessageId), StreamId.parse(fields.latestId))
             case "unsubscribed":
@@ -633,7 +643,7 @@ def decode_reply(frame: str) -> Reply | None:
                 resumes_at = None if fields.resumesAt is None else StreamId.parse(fields.resumesAt)
                 return Gap(channel, StreamId.parse(fields.lastMessageId), resumes_at, fields.reason)
             case "error":
-                return Error(fields.error, fields.code, fields.channel)
+                return Error(fields.error, fields.code, fields.channel, fields.retryAfter)
             case "connected":
                 return Connected()
             case "pong":
@@ -660,6 +670,11 @@ def json_text(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"can't be written as JSON: {error}") from None
+
+
+def _milliseconds(seconds: float) -> float:
+    """Return seconds rounded up to a whole number of milliseconds."""
+    return math.ceil(seconds * 1000) / 1000
 
 
 def _quote(text: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rsws.errors import UsageError
+from rsws.rates import rate_fault
 from rsws.urls import host_fault, is_loopback, network_fault, origin_fault, place_fault
 
 KIB = 1024
@@ -29,6 +30,13 @@ MIN_KEY_CHARS = 8
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+
+
+def channel_pattern_fault(text: str) -> str | None:
+    """Return why a pattern can't name channels; None when it can."""
+    if not text:
+        return "a pattern is empty"
+    return "keys that begin with rsws: are the gateway's own, and never channels" if text.startswith("rsws:") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +243,65 @@ class Settings:
         "Clients that may be connected (close code 1013 above it). Not set: as many as the limit of open files allows.",
         minimum=1,
     )
+    max_connections_per_address: int | None = option(
+        None,
+        "RSWS_MAX_CONNECTIONS_PER_ADDRESS",
+        "Connections that one address (in IPv6 one /64 network) may have (close code 1013 above it; 429). Not set: "
+        "20000, and from 127.0.0.1 and ::1 any number.",
+        minimum=1,
+    )
+    attempt_rate: str | None = option(
+        None,
+        "RSWS_ATTEMPT_RATE",
+        "Attempts to connect that one address may make in a second, as N or N,BURST (close code 1013 above it; 429); "
+        "0: no limit. Not set: 1000,10000, and no limit for 127.0.0.1 and ::1.",
+        text_fault=rate_fault,
+    )
+    handshake_timeout_s: float = option(
+        10 * SECONDS,
+        "RSWS_HANDSHAKE_TIMEOUT",
+        "Seconds in which a connection must have sent its whole request; TLS and a PROXY header included.",
+        minimum=0.1,
+        maximum=3600,
+    )
+    max_header_bytes: int = option(
+        16 * KIB,
+        "RSWS_MAX_HEADER_BYTES",
+        "Bytes that a request's line and headers may have together (431 above it).",
+        minimum=256,
+        maximum=1 * MIB,
+    )
+    publish_rate: str = option(
+        "50000,500000",
+        "RSWS_PUBLISH_RATE",
+        "Messages a client may publish in a second, as N or N,BURST: so many in the long run, and so many at once; "
+        "0: no limit.",
+        text_fault=rate_fault,
+    )
+    publish_bytes_rate: str = option(
+        f"{256 * MIB},{2560 * MIB}",
+        "RSWS_PUBLISH_BYTES_RATE",
+        "Bytes of data a client may publish in a second, likewise.",
+        text_fault=rate_fault,
+    )
+    subscribe_rate: str | None = option(
+        None,
+        "RSWS_SUBSCRIBE_RATE",
+        "Subscribes a client may send in a second, likewise. Not set: 1000, and 100 times `--max-subscriptions` at "
+        "once.",
+        text_fault=rate_fault,
+    )
     max_subscriptions: int = option(1000, "RSWS_MAX_SUBSCRIPTIONS", "Subscriptions a connection may have.", minimum=1)
+    max_channels: int = option(
+        1_000_000, "RSWS_MAX_CHANNELS", "Channels that are followed at the same time, in each process.", minimum=1
+    )
+    channels: tuple[str, ...] = option(
+        (),
+        "RSWS_CHANNELS",
+        "Which keys of Redis are channels, as a pattern such as 'chat.*'; may be repeated. What none of them names no "
+        "client can reach, and `--retain` does not trim it. Not set: `*`, all but those that begin with `rsws:`.",
+        text_fault=channel_pattern_fault,
+    )
     producer_window_s: float = option(
         120 * SECONDS,
         "RSWS_PRODUCER_WINDOW",

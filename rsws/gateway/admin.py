@@ -18,11 +18,13 @@ class AdminListener:
     Args:
         http: Responds to requests.
         timeout_s: The time that a connection may take in all.
+        max_header_bytes: The most bytes that a request may have.
     """
 
-    def __init__(self, http: PlainHttp, timeout_s: float) -> None:
+    def __init__(self, http: PlainHttp, timeout_s: float, max_header_bytes: int) -> None:
         self.http = http
         self.timeout_s = timeout_s
+        self.max_header_bytes = max_header_bytes
         self.connections: dict[asyncio.Transport, None] = {}
 
     def connection(self) -> asyncio.Protocol:
@@ -43,7 +45,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, listener: AdminListener) -> None:
         self._listener = listener
-        self._reader = RequestReader()
+        self._reader = RequestReader(listener.max_header_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         listener = self._listener

@@ -10,14 +10,16 @@ from typing import Any
 
 from rsws.errors import CloseCode
 from rsws.gateway.access.control import AccessControl
+from rsws.gateway.addresses import AddressLimits
 from rsws.gateway.http import PlainHttp, Request, response
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.compression import COMPRESSION
-from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
+from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner, TurnedAway
 from rsws.gateway.websocket.forwarded import TrustedProxies
+from rsws.gateway.websocket.frames import close_frame
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.turns import Turns
 from rsws.log_lines import LogLine
@@ -28,7 +30,18 @@ from rsws.tokens.grant import Grant
 
 log = logging.getLogger("rsws.gateway")
 
+CHECKED_AT_ONCE = 100
+"""The connections that are checked for life in a turn of the event loop; many may have to be pinged."""
 _WELCOME = encode_reply(Connected())
+
+
+def _turn_away(request: Request, why: TurnedAway) -> bytes:
+    """Return the answer to a client beyond a limit on addresses, in one piece: nothing is looked at but its request."""
+    opening = answer_handshake(request, ())
+    if isinstance(opening, Opening):
+        return opening.answer + close_frame(CloseCode.TRY_AGAIN_LATER, why.reason)
+    headers = {"Retry-After": str(why.come_back_s)}
+    return opening or response(HTTPStatus.TOO_MANY_REQUESTS, f"{why.reason}\n", headers)
 
 
 class ClientRegistry(ConnectionOwner):
@@ -59,20 +72,19 @@ class ClientRegistry(ConnectionOwner):
         limits: Limits = DEFAULTS,
     ) -> None:
         # At most 29 attributes: with 30, Python 3.11 reads them more slowly, and a delivery takes 8 % longer.
-        self.max_message_bytes = settings.max_message_bytes
         self.high_water_bytes = settings.high_water_bytes
         self.close_timeout_s = settings.shutdown_timeout_s / 2
-        self.limits = limits
+        self.settings = settings
         self.turns = turns
         self.sessions: dict[ClientConnection, Session] = {}
         """The sessions of the admitted clients."""
-        self._settings = settings
-        self._limit = limit
+        self._limits = limits
         self._reserved = min(max(limits.door_least, limit // limits.door_share), limits.door_most)
         self._client_limit = max(1, limit - self._reserved)
         self._extensions = COMPRESSION if settings.compress else ()
         self._access = access
         self._proxies = TrustedProxies(settings.trusted_proxies)
+        self._addresses = AddressLimits(settings, board.metrics, limits)
         self._http = http
         self._make_session = make_session
         self._board = board
@@ -113,19 +125,31 @@ class ClientRegistry(ConnectionOwner):
             self._make_room()
         self._connections.add(connection)
         self._silent[connection] = None
+        self.identified(connection)
+
+    def identified(self, connection: ClientConnection) -> None:
+        if connection.source in self._proxies:
+            return  # for whom it comes is known later, or it is the proxy's own
+        self._addresses.count(connection)
+        if connection.turned_away is not None and not self._addresses.may_be_told():
+            connection.transport.abort()
 
     def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
         self._silent.pop(connection, None)
         answer: Opening | bytes | None
         if isinstance(request, Request):
             if self._proxies:
-                connection.source = self._proxies.client(connection.source, request.headers)
-            answer = self._refuse_origin(connection, request) or answer_handshake(request, self._extensions)
+                self._look_behind(connection, request)
+            if connection.turned_away is not None:
+                answer = _turn_away(request, connection.turned_away)
+            else:
+                answer = self._refuse_origin(connection, request) or answer_handshake(request, self._extensions)
             if answer is None:
                 answer = self._http.respond(request, connection.source)
             elif self._stopping:
                 answer = response(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
         else:
+            self._metrics.headers_too_large += request is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             answer = response(request, "that is not a request that can be read\n")
         if isinstance(answer, bytes):
             self._dismissed[connection] = None
@@ -150,6 +174,9 @@ class ClientRegistry(ConnectionOwner):
             connection.reply(_WELCOME)
             connection.start(session)
 
+    def handshake_timed_out(self, connection: ClientConnection) -> None:
+        self._metrics.handshakes_timed_out += connection in self._silent
+
     def turn(self) -> int:
         if self._turn_is_over:
             self._turn_is_over = False
@@ -173,6 +200,7 @@ class ClientRegistry(ConnectionOwner):
 
     def lost(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
+        self._addresses.lost(connection)
         self._ending.discard(connection)
         self._forget(connection)
         self._awaited.discard(connection)
@@ -183,8 +211,8 @@ class ClientRegistry(ConnectionOwner):
 
     def _make_room(self) -> None:
         """Abort the oldest connections that are not admitted while they fill their share and the room clients leave."""
-        left = self._limit - len(self.sessions) - len(self._ending)
-        room = max(self._reserved, min(self.limits.door_most, left))
+        left = self._client_limit + self._reserved - len(self.sessions) - len(self._ending)
+        room = max(self._reserved, min(self._limits.door_most, left))
         while self.at_the_door >= room:
             self._count_turned_away()
             crowd: dict[ClientConnection, Any] = max(self._silent, self._dismissed, key=len)
@@ -207,6 +235,14 @@ class ClientRegistry(ConnectionOwner):
         connection.reply(encode_reply(Refused()))
         connection.fail(CloseCode.POLICY_VIOLATION, "Unauthorized")
 
+    def _look_behind(self, connection: ClientConnection, request: Request) -> None:
+        """Find out for whom a proxy has sent a request, and count the connection as that client's."""
+        client = self._proxies.client(connection.source, request.headers)
+        if client is not connection.source:
+            connection.source = client
+            if client not in self._proxies:
+                self._addresses.count(connection)
+
     def _refuse_origin(self, connection: ClientConnection, request: Request) -> bytes | None:
         """Return the refusal of a request of a page whose origin is not listed; None where it may go on."""
         origin = request.headers.get(b"origin")
@@ -223,7 +259,7 @@ class ClientRegistry(ConnectionOwner):
     @property
     def _is_full(self) -> bool:
         """Whether there is no room for another client, in this process or in all processes together."""
-        most = self._settings.max_clients
+        most = self.settings.max_clients
         held = len(self.sessions) + len(self._ending)
         return held >= self._client_limit or (most is not None and self._board.clients >= most)
 
@@ -256,17 +292,18 @@ class ClientRegistry(ConnectionOwner):
 
     async def look_after(self) -> None:
         """Ping silent clients and abort dead connections, until cancelled."""
-        settings = self._settings
+        settings = self.settings
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(min(settings.ping_interval_s, 2 * self.limits.open_timeout_s) / 4)
-            now = loop.time()
-            for connection in list(self._connections):
-                connection.check_alive(now, settings.ping_interval_s, settings.idle_timeout_s)
+            await asyncio.sleep(min(settings.ping_interval_s, 2 * settings.handshake_timeout_s) / 4)
+            for number, connection in enumerate(list(self._connections)):
+                if number % CHECKED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                connection.check_alive(loop.time(), settings.ping_interval_s, settings.idle_timeout_s)
 
     async def drain(self) -> None:
         """Close the clients of this moment one after the other, over ``drain_s``; new ones may still come."""
-        drain_s = self._settings.drain_s
+        drain_s = self.settings.drain_s
         clients = list(self.sessions) if drain_s else []
         for number, connection in enumerate(clients):
             asyncio.get_running_loop().call_later(number * drain_s / len(clients), self._drain, connection)
@@ -283,7 +320,7 @@ class ClientRegistry(ConnectionOwner):
         for connection in list(self.sessions):
             self._drain(connection)
         try:
-            async with asyncio.timeout(self._settings.shutdown_timeout_s * 3 / 4):
+            async with asyncio.timeout(self.settings.shutdown_timeout_s * 3 / 4):
                 await self._wait_until_lost(clients)
         except TimeoutError:
             log.warning(LogLine("cutting off clients that don't read", clients=len(self._awaited)))
@@ -292,7 +329,7 @@ class ClientRegistry(ConnectionOwner):
         await self._wait_until_lost(self._connections)
 
     def _drain(self, connection: ClientConnection) -> None:
-        settings = self._settings
+        settings = self.settings
         code = CloseCode.SERVICE_RESTART if settings.drain_s else CloseCode.GOING_AWAY
         connection.drain(code, "the gateway stops", settings.shutdown_timeout_s / 3)
 

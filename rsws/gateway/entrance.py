@@ -61,6 +61,7 @@ class Entrance:
         owner: Who owns the connections.
 
     Attributes:
+        owner: Who owns the connections.
         certificate: The gateway's certificate; None where it does not speak TLS.
 
     Raises:
@@ -68,7 +69,7 @@ class Entrance:
     """
 
     def __init__(self, settings: Settings, owner: ConnectionOwner, metrics: Metrics) -> None:
-        self._owner = owner
+        self.owner = owner
         self._metrics = metrics
         self._wants_header = settings.proxy_protocol
         self._proxies = TrustedProxies(settings.trusted_proxies)
@@ -79,7 +80,7 @@ class Entrance:
 
     def __call__(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
-        connection = ClientConnection(self._owner)
+        connection = ClientConnection(self.owner)
         protocol: asyncio.Protocol = connection
         if self.certificate is not None:
             protocol = TlsTransport(self.certificate.context, connection, self._tls_failed)
@@ -137,6 +138,9 @@ class _ProxyHeaderReader(asyncio.Protocol):
             return
         if header.client is not None:
             self._connection.source = header.client
+            self._entrance.owner.identified(self._connection)
+            if self._transport.is_closing():
+                return
         self._transport.set_protocol(self._next)
         if rest := self._received[header.size :]:
             self._next.data_received(rest)

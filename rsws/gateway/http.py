@@ -16,8 +16,6 @@ from typing import NamedTuple
 from rsws.gateway.metrics import CONTENT_TYPE
 from rsws.gateway.peer import Peer
 
-MAX_HEAD_BYTES = 16 * 1024
-"""The longest request line and headers together, in bytes, as Node allows."""
 MAX_HEADERS = 128
 TOKEN = rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+"
 """The regular expression for a token (RFC 9110, section 5.6.2)."""
@@ -40,13 +38,17 @@ class Request(NamedTuple):
 class RequestReader:
     """A parser for the head of one request, which may arrive in pieces.
 
+    Args:
+        max_bytes: The most bytes that the request line and the headers may have together.
+
     Attributes:
         behind: The bytes that came after the head.
     """
 
-    __slots__ = ("_is_over", "_received", "behind")
+    __slots__ = ("_is_over", "_max_bytes", "_received", "behind")
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self.behind = b""
         self._received = b""
         self._is_over = False
@@ -58,6 +60,7 @@ class RequestReader:
             The request, or the status to refuse an invalid one with; None before the head is complete and after this.
         """
         if self._is_over:
+            self.behind += data
             return None
         searched = len(self._received)
         received = self._received + data if searched else data.lstrip(b"\r\n")  # RFC 9112, section 2.2
@@ -65,11 +68,11 @@ class RequestReader:
         if end < 4:
             if _NEVER.search(received, max(0, searched - 1)):
                 return self._refuse(HTTPStatus.BAD_REQUEST)
-            if len(received) > MAX_HEAD_BYTES:
+            if len(received) > self._max_bytes:
                 return self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             self._received = received
             return None
-        if end > MAX_HEAD_BYTES:
+        if end > self._max_bytes:
             return self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         match = _HEAD.fullmatch(received, 0, end)
         if match is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rsws.backoff import Backoff
+from rsws.rates import Rate
 from rsws.settings import KIB, MIB
 from rsws.streams.limits import DEFAULTS as STREAM_DEFAULTS
 from rsws.streams.limits import Limits as StreamLimits
@@ -29,8 +30,6 @@ class Limits:
     """The interval at which quiet channels are checked: a read of a stream that was reset would wait forever."""
     check_pause_s: float = 0.1
     """The pause between two of those checks, each of which costs Redis two commands."""
-    open_timeout_s: float = 10.0
-    """The timeout for a client's handshake."""
     door_least: int = 16
     """The number of connections that are not admitted for which there is always room."""
     door_most: int = 8192
@@ -44,7 +43,12 @@ class Limits:
     forget_tries_s: float = 60.0
     """The time without a wrong token after which an address's count starts again."""
     max_addresses: int = 10_000
-    """The maximum number of addresses whose wrong tokens are counted; the one seen longest ago is forgotten first."""
+    """The maximum number of addresses whose wrong tokens, and whose attempts to connect, are counted; the one seen
+    longest ago is forgotten first."""
+    polite: Rate = Rate(1000, 1000)
+    """How many connections beyond a limit on addresses are told so; further ones are cut off when they are accepted."""
+    polite_tls: int = 20
+    """How many of them one counts as that speaks TLS, whose handshake costs so much more."""
     clock_difference_s: float = CLOCK_DIFFERENCE_S
     """The difference between the clocks of the gateway and of those who make tokens that is forgiven."""
     token_warning_s: float = 60.0

@@ -57,6 +57,16 @@ class Metrics:
     proxy_headers_refused: int = counter(
         "rsws_proxy_headers_refused_total", "Connections closed for want of a PROXY header from a trusted proxy."
     )
+    address_connections_refused: int = counter(
+        "rsws_address_connections_refused_total", "Connections refused as their address had too many."
+    )
+    address_attempts_refused: int = counter(
+        "rsws_address_attempts_refused_total", "Connections refused as their address had tried too often."
+    )
+    handshakes_timed_out: int = counter(
+        "rsws_handshakes_timed_out_total", "Connections cut off because they had not sent their request in time."
+    )
+    headers_too_large: int = counter("rsws_headers_too_large_total", "Requests refused for the size of their headers.")
     subscriptions: int = gauge("rsws_subscriptions", "Subscriptions of the clients connected.")
     subscriptions_behind: int = gauge(
         "rsws_subscriptions_behind", "Subscriptions that read the stream: they join, come back, or lag."
@@ -69,6 +79,21 @@ class Metrics:
     )
     requests_refused: int = counter("rsws_requests_refused_total", "Requests refused before Redis was asked.")
     requests_not_allowed: int = counter("rsws_requests_not_allowed_total", "Requests that the token does not allow.")
+    requests_for_no_channel: int = counter(
+        "rsws_requests_for_no_channel_total", "Requests refused as --channels does not name what they are about."
+    )
+    channels_refused: int = counter(
+        "rsws_channels_refused_total", "Subscribes refused as too many channels are followed already."
+    )
+    subscribes_over_rate: int = counter(
+        "rsws_subscribes_over_rate_total", "Subscribes refused as the client had sent too many."
+    )
+    publishes_over_rate: int = counter(
+        "rsws_publishes_over_rate_total", "Publishes refused as the client had sent too many."
+    )
+    publishes_over_bytes_rate: int = counter(
+        "rsws_publishes_over_bytes_rate_total", "Publishes refused as the client had sent too many bytes."
+    )
     tokens_ended: int = counter("rsws_tokens_ended_total", "Clients closed because their token came to its end.")
     published: int = counter("rsws_publishes_acked_total", "Publishes that are stored, repeats of a producer included.")
     publishes_not_stored: int = counter(

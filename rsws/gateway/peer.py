@@ -36,3 +36,8 @@ class Peer(NamedTuple):
 
 UNKNOWN = Peer("unknown")
 """The peer of a connection that had ended before it was accepted, as health checks end theirs."""
+
+
+def counted_as(address: str) -> str | int:
+    """Return what an address is counted under: itself, or its /64 network in IPv6, where a client has 2**64 of them."""
+    return int(IPv6Address(address.partition("%")[0])) >> 64 if ":" in address else address

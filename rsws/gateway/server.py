@@ -24,6 +24,7 @@ from rsws.gateway.http import PlainHttp, Request
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics, primaries_text
 from rsws.gateway.peer import Peer
+from rsws.gateway.request_limits import RequestLimits
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
@@ -82,7 +83,7 @@ class Server:
         self.redis = Router(
             redis, self._redis_changed, rules=rules, wait_replicas=settings.wait_replicas, limits=limits.streams
         )
-        self.hub = Hub(self.redis, self._tasks, self._metrics, MessageFramer, limits=limits)
+        self.hub = Hub(self.redis, self._tasks, self._metrics, MessageFramer, settings.max_channels, limits=limits)
         self._access = AccessControl.of(settings, key, self._metrics, limits)
         self.clients = ClientRegistry(
             settings,
@@ -96,12 +97,17 @@ class Server:
                 streams=self.redis,
                 tasks=self._tasks,
                 settings=settings,
+                limits=RequestLimits(settings),
             ),
             self.board,
             Turns(lambda: self.redis.is_crowded),
             limits=limits,
         )
-        self._admin = AdminListener(PlainHttp(self._why_not_ready, self._metrics_text), limits.open_timeout_s)
+        self._admin = AdminListener(
+            PlainHttp(self._why_not_ready, self._metrics_text),
+            settings.handshake_timeout_s,
+            settings.max_header_bytes,
+        )
         self._entrance = Entrance(settings, self.clients, self._metrics)
         self._listeners: list[asyncio.Server] = []
         self._admin_listeners: list[asyncio.Server] = []

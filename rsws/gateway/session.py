@@ -14,6 +14,7 @@ from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import TokenHolder
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.delivery.subscription import Subscription
+from rsws.gateway.request_limits import RequestLimits
 from rsws.gateway.websocket.connection import ClientConnection, MessageHandler
 from rsws.log_lines import LogLine
 from rsws.protocol import (
@@ -37,6 +38,7 @@ from rsws.protocol import (
     publish_failure,
     refusal,
 )
+from rsws.rates import Bucket
 from rsws.settings import Settings
 from rsws.streams.store import IdempotencyKey, Stored, Streams
 from rsws.tokens.grant import Grant
@@ -66,9 +68,9 @@ class Session(MessageHandler, TokenHolder):
     """The requests of one client. Requests for the same channel take effect in the order in which they came."""
 
     __slots__ = (
-        "_access", "_connection", "_end_timeout_s", "_ended", "_grant", "_hub", "_max_message_bytes",
-        "_max_subscriptions", "_metrics", "_opening", "_producer_window_s", "_streams", "_subscriptions",
-        "_surely_fits", "_tasks", "_token_ended",
+        "_access", "_channels", "_connection", "_end_timeout_s", "_ended", "_grant", "_hub", "_limits",
+        "_max_message_bytes", "_max_subscriptions", "_messages", "_metrics", "_opening", "_producer_window_s",
+        "_streams", "_subscribes", "_subscriptions", "_surely_fits", "_tasks", "_token_ended", "_volume",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +82,7 @@ class Session(MessageHandler, TokenHolder):
         streams: Streams,
         tasks: asyncio.TaskGroup,
         settings: Settings,
+        limits: RequestLimits,
     ) -> None:
         self._connection = connection
         self._hub = hub
@@ -91,6 +94,12 @@ class Session(MessageHandler, TokenHolder):
         self._surely_fits = settings.max_message_bytes - max_event_bytes('"' * MAX_CHANNEL_BYTES, b"")
         """The most bytes of data that fit into a message event whatever the channel."""
         self._producer_window_s = settings.producer_window_s
+        self._limits = limits
+        self._channels = limits.channels
+        self._messages: Bucket | None = None
+        """What the client may still publish in messages, and in bytes; None as long as it has published nothing."""
+        self._volume: Bucket | None = None
+        self._subscribes: Bucket | None = None
         self._subscriptions: dict[str, Subscription | None] = {}
         """The subscription of each channel; None while the channel's first subscribe is under way."""
         self._opening: dict[str, _Opening] = {}
@@ -162,6 +171,9 @@ class Session(MessageHandler, TokenHolder):
             self._unsubscribe(request.channel, size)
 
     def _publish(self, request: Publish, size: int) -> None:
+        if self._channels is not None and request.channel not in self._channels:
+            self._refuse_no_channel(request.channel, size, request.message_id)
+            return
         grant = self._grant
         if not (grant.is_full or grant.may_publish(request.channel)):
             self._connection.reply(encode_reply(refusal(self._not_allowed("w", request.channel, request.message_id))))
@@ -170,10 +182,46 @@ class Session(MessageHandler, TokenHolder):
         if len(request.data) > self._surely_fits and self._is_too_big(request):
             self._connection.request_done(size)
             return
+        messages, volume = self._messages, self._volume
+        if messages is None or volume is None:
+            messages = self._messages = Bucket(self._limits.publishes)
+            volume = self._volume = Bucket(self._limits.volume)
+        messages.left -= 1
+        volume.left -= len(request.data)
+        if (messages.left < 0 or volume.left < 0) and self._is_over_rate(request, messages, volume):
+            self._connection.request_done(size)
+            return
         once = None
         if request.producer is not None:
             once = IdempotencyKey(request.producer, request.message_id, self._producer_window_s)
         self._streams.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
+
+    def _is_over_rate(self, request: Publish, messages: Bucket, volume: Bucket) -> bool:
+        """Refuse a publish for which its client has to wait; return whether it did."""
+        now = self._connection.life.heard_at
+        wait_s = messages.refill(now) if messages.left < 0 else 0.0
+        if wait_s:
+            volume.left += len(request.data)
+            self._metrics.publishes_over_rate += 1
+        elif volume.left < 0 and (wait_s := volume.refill(now)):
+            self._metrics.publishes_over_bytes_rate += 1
+        if wait_s:
+            self._refuse_for_now("publishes", wait_s, message_id=request.message_id)
+        return bool(wait_s)
+
+    def _refuse_for_now(
+        self, doing: str, wait_s: float, *, channel: str | None = None, message_id: str | None = None
+    ) -> None:
+        text = f"this client {doing} faster than it may; go on after {max(wait_s, 0.001):.3g} s"
+        self._refuse(
+            RequestError(ErrorCode.RATE_LIMITED, text, channel=channel, message_id=message_id, retry_after_s=wait_s)
+        )
+
+    def _refuse_no_channel(self, channel: str, size: int, message_id: str | None = None) -> None:
+        self._metrics.requests_for_no_channel += 1
+        text = f"{channel} is no channel of this gateway, whose operator says which there are (--channels)"
+        self._refuse(RequestError(ErrorCode.BAD_CHANNEL, text, channel=channel, message_id=message_id))
+        self._connection.request_done(size)
 
     def _is_too_big(self, request: Publish) -> bool:
         """Refuse a publish whose event would exceed the message size that subscribers accept; return whether it did.
@@ -215,6 +263,9 @@ class Session(MessageHandler, TokenHolder):
 
     def _subscribe(self, request: Subscribe, size: int) -> None:
         channel = request.channel
+        if self._channels is not None and channel not in self._channels:
+            self._refuse_no_channel(channel, size)
+            return
         if not self._may_read(channel):
             self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
             self._connection.request_done(size)
@@ -222,6 +273,14 @@ class Session(MessageHandler, TokenHolder):
         if channel not in self._subscriptions and len(self._subscriptions) >= self._max_subscriptions:
             text = f"more than {self._max_subscriptions} subscriptions on a connection; unsubscribe, or open another"
             self._connection.reply(encode_reply(Error(text, ErrorCode.TOO_MANY, channel)))
+            self._connection.request_done(size)
+            return
+        if self._subscribes is None:
+            self._subscribes = Bucket(self._limits.subscribes)
+        self._subscribes.left -= 1
+        if self._subscribes.left < 0 and (wait_s := self._subscribes.refill(self._connection.life.heard_at)):
+            self._metrics.subscribes_over_rate += 1
+            self._refuse_for_now("subscribes", wait_s, channel=channel)
             self._connection.request_done(size)
             return
         self._subscriptions.setdefault(channel, None)
@@ -237,7 +296,7 @@ class Session(MessageHandler, TokenHolder):
     ) -> None:
         try:
             subscribed, gap, subscription = await asked
-        except StoreError as error:
+        except (StoreError, RequestError) as error:
             if self._subscriptions.get(channel) is None:
                 self._subscriptions.pop(channel, None)
             self._connection.reply(encode_reply(Error(str(error), error.code, channel)))

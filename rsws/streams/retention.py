@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from rsws.errors import RedisUnavailable, UsageError
 from rsws.log_lines import LogLine
+from rsws.patterns import Patterns
+from rsws.protocol import OWN_KEYS
 from rsws.settings import UNIT_S
 from rsws.streams.limits import DEFAULTS
 from rsws.streams.link import RedisLink
@@ -43,10 +45,16 @@ class Rule:
     """The age in seconds, by their ids, above which entries are trimmed, too; None for no limit."""
     expires: bool = False
     """Whether a channel is deleted that has had nothing new for ``age_s``."""
+    channels: Patterns | None = None
+    """Which keys are channels at all; None for all but the gateway's own."""
 
     @classmethod
-    def parse(cls, text: str) -> Rule:
+    def parse(cls, text: str, channels: Patterns | None = None) -> Rule:
         """Parse ``PATTERN=COUNT[,AGE[,expire]]``.
+
+        Args:
+            text: What somebody wrote.
+            channels: Which keys are channels at all; None for all but the gateway's own.
 
         Raises:
             UsageError: The text is not a rule.
@@ -58,7 +66,12 @@ class Rule:
                 "or PATTERN=COUNT,AGE,expire to delete what has had nothing new for so long"
             )
         age_s = int(match["age"]) * UNIT_S[match["unit"]] if match["age"] else None
-        return cls(match["pattern"], int(match["count"]), age_s, match["expire"] is not None)
+        return cls(match["pattern"], int(match["count"]), age_s, match["expire"] is not None, channels)
+
+    def is_for(self, key: bytes) -> bool:
+        """Whether a key that the pattern names is a channel, and not somebody else's."""
+        name = key.decode(errors="surrogateescape")
+        return not name.startswith(OWN_KEYS) and (self.channels is None or name in self.channels)
 
 
 class Retention:
@@ -100,7 +113,8 @@ class Retention:
         trouble = None
         try:
             async for key in self._streams(rule.pattern):
-                trouble = await self._trim(key, rule) or trouble
+                if rule.is_for(key):
+                    trouble = await self._trim(key, rule) or trouble
         except ReplyError as error:
             trouble = f"looking for them: {error}"
         if trouble is not None and trouble != self._logged.get(rule):

@@ -8,7 +8,6 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,8 @@ from rsws.gateway.process.single import SingleProcess
 
 pytestmark = pytest.mark.usefixtures("event_loop_kind")
 
-LIMITS = replace(DEFAULTS, open_timeout_s=0.2)
 CLIENT = "203.0.113.5"
-HERE = {"trusted_proxies": ("127.0.0.0/8", "::1")}
+HERE: dict[str, Any] = {"trusted_proxies": ("127.0.0.0/8", "::1")}
 BEHIND_PROXY: dict[str, Any] = HERE | {"proxy_protocol": True}
 
 
@@ -64,7 +62,7 @@ async def test_log_lines_and_wrong_tokens_are_those_of_the_client(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "rsws.gateway")
-    async with gateway(redis_server.url, LIMITS, **HERE) as server:
+    async with gateway(redis_server.url, **HERE) as server:
         for number in range(DEFAULTS.free_tries + 3):  # many clients are behind a proxy: none waits for another
             headers = {"X-Forwarded-For": f"203.0.113.{number}"}
             async with (
@@ -184,7 +182,7 @@ async def test_a_header_from_elsewhere_is_closed_and_said(
 
 @async_test
 async def test_half_a_header_has_the_deadline_of_a_handshake(redis_server: RedisServer) -> None:
-    async with gateway(redis_server.url, LIMITS, **BEHIND_PROXY) as server, Wire(server) as wire:
+    async with gateway(redis_server.url, handshake_timeout_s=0.2, **BEHIND_PROXY) as server, Wire(server) as wire:
         await wire.send(proxy_v2(CLIENT, 1)[:20])
         await until(lambda: server.server.clients.at_the_door == 1)
         assert await wire.read_to_end() == b""

@@ -9,7 +9,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -32,7 +31,6 @@ from kit.gateway import (
     until,
 )
 from kit.support import RedisServer
-from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
 from rsws.gateway.websocket.connection import REPLIES_ROOM, ClientConnection
 from rsws.gateway.websocket.frames import text_frame
@@ -272,8 +270,11 @@ async def test_no_timer_keeps_what_has_gone(redis_server: RedisServer) -> None:
 async def test_who_does_not_come_to_a_handshake_is_cut_off(
     redis_server: RedisServer, start: bytes, more: bytes
 ) -> None:
-    limits = replace(DEFAULTS, open_timeout_s=0.3)
-    async with gateway(redis_server.url, limits) as server, connect(server) as client, Wire(server) as wire:
+    async with (
+        gateway(redis_server.url, handshake_timeout_s=0.3) as server,
+        connect(server) as client,
+        Wire(server) as wire,
+    ):
         await wire.send(start)
         reading = asyncio.create_task(wire.read_to_end())
         async with asyncio.timeout(PATIENCE_S):

@@ -16,13 +16,13 @@ from kit.gateway import frame, handshake
 from rsws.errors import CloseCode
 from rsws.frames import bounds, read_messages
 from rsws.gateway.http import Request
-from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer, text_frame, text_payloads
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.receiving import FrameReader
 from rsws.gateway.websocket.turns import Turns
 from rsws.protocol import Message, StreamId, encode_reply, message_template
+from rsws.settings import Settings
 
 MAX_BYTES = 100_000
 SIZES = (0, 1, 125, 126, 127, 65_535, 65_536, MAX_BYTES)
@@ -65,9 +65,8 @@ class Transport(asyncio.Transport):
 class Everyone:
     """A server with one client, whose messages it writes down."""
 
-    max_message_bytes = MAX_BYTES
     high_water_bytes = 65_536
-    limits = DEFAULTS
+    settings = Settings(max_message_bytes=MAX_BYTES)
     close_timeout_s = 0.0
 
     def __init__(self) -> None:
@@ -76,6 +75,8 @@ class Everyone:
 
     def connected(self, connection: ClientConnection) -> None:
         pass
+
+    identified = handshake_timed_out = connected
 
     def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
         assert isinstance(request, Request)

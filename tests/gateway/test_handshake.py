@@ -11,8 +11,11 @@ from websockets.http11 import Request as WebsocketsRequest
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from rsws.gateway.http import MAX_HEAD_BYTES, MAX_HEADERS, Request, RequestReader
+from rsws.gateway.http import MAX_HEADERS, Request, RequestReader
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
+from rsws.settings import Settings
+
+MAX_HEAD_BYTES = Settings().max_header_bytes
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 USUAL = {
@@ -38,7 +41,7 @@ def written(headers: dict[str, str], line: str = "GET /?token=k HTTP/1.1") -> by
 
 def ours(request: bytes) -> tuple[str, bytes] | None:
     """The path and the answer of the gateway; None where it does not open a WebSocket."""
-    read = RequestReader().read(request)
+    read = RequestReader(MAX_HEAD_BYTES).read(request)
     if not isinstance(read, Request):
         return None
     answer = answer_handshake(read, ())
@@ -120,11 +123,11 @@ BEHIND = b"\x89\x80\0\0\0\0\r\n\r\nGET / HTTP/1.1\r\n\r\n"
 )
 def test_the_pieces_in_which_it_comes_make_no_difference(head: bytes, places: list[int]) -> None:
     sent = head + BEHIND
-    at_once = RequestReader()
+    at_once = RequestReader(MAX_HEAD_BYTES)
     right = at_once.read(sent)
     assert right is not None
     ends = sorted({*places, len(sent)})
-    reader = RequestReader()
+    reader = RequestReader(MAX_HEAD_BYTES)
     answers: list[Request | HTTPStatus] = []
     behind = b""
     for start, end in zip([0, *ends], ends, strict=False):
@@ -141,7 +144,7 @@ def test_the_pieces_in_which_it_comes_make_no_difference(head: bytes, places: li
 
 
 def test_a_byte_at_a_time() -> None:
-    reader = RequestReader()
+    reader = RequestReader(MAX_HEAD_BYTES)
     sent = b"\r\n" + written(FIREFOX)
     assert [reader.read(sent[place : place + 1]) for place in range(len(sent) - 1)] == [None] * (len(sent) - 1)
     request = reader.read(sent[-1:])
@@ -157,7 +160,7 @@ def test_a_byte_at_a_time() -> None:
 def test_a_head_has_at_most_16_kib(size: int, piece: int) -> None:
     bare = len(written(USUAL | {"X": ""}))
     sent = written(USUAL | {"X": "x" * (size - bare)})
-    reader = RequestReader()
+    reader = RequestReader(MAX_HEAD_BYTES)
     answers = [reader.read(sent[start : start + piece]) for start in range(0, len(sent), piece)]
     answer = next(each for each in answers if each is not None)
     if size > MAX_HEAD_BYTES:
@@ -167,7 +170,7 @@ def test_a_head_has_at_most_16_kib(size: int, piece: int) -> None:
 
 
 def test_what_never_ends_is_not_kept() -> None:
-    reader = RequestReader()
+    reader = RequestReader(MAX_HEAD_BYTES)
     answers = [reader.read(b"GET /" + b"x" * 1000) for _ in range(50)]
     assert [answer for answer in answers if answer] == [HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE]
     assert answers.index(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) * 1000 <= MAX_HEAD_BYTES

@@ -41,7 +41,7 @@ from rsws.gateway.websocket.tls import TlsTransport
 
 pytestmark = pytest.mark.usefixtures("event_loop_kind")
 
-LIMITS = replace(DEFAULTS, key_files_check_s=0.01, open_timeout_s=0.2)
+LIMITS = replace(DEFAULTS, key_files_check_s=0.01)
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ async def test_a_broken_record_ends_an_open_connection(redis_server: RedisServer
 async def test_the_handshake_has_a_deadline_and_counts_at_the_door(
     redis_server: RedisServer, authority: Authority
 ) -> None:
-    async with gateway(redis_server.url, LIMITS, **files(authority)) as server:
+    async with gateway(redis_server.url, handshake_timeout_s=0.2, **files(authority)) as server:
         async with Wire(server) as silent, Wire(server) as half:
             await half.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
             await until(lambda: server.server.clients.at_the_door == 2, "both at the door")

@@ -12,7 +12,19 @@ import pytest
 from websockets.protocol import Protocol
 
 from kit.faults import paused
-from kit.gateway import WELCOME, Wire, add, async_test, connect, frame, gateway, request, until
+from kit.gateway import (
+    KEY,
+    WELCOME,
+    Wire,
+    add,
+    async_test,
+    connect,
+    frame,
+    gateway,
+    handshake,
+    request,
+    until,
+)
 from kit.support import RedisServer
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.websocket.connection import ClientConnection
@@ -20,8 +32,10 @@ from rsws.gateway.websocket.turns import (
     BYTES_UNDER_WAY,
     CROWDED_RETRY_S,
     FRAMES_A_TURN,
+    HANDSHAKES_A_TURN,
     HEAVY_BYTES,
     REQUESTS_UNDER_WAY,
+    Portions,
     Turns,
 )
 from rsws.settings import KIB, MIB
@@ -260,3 +274,43 @@ async def test_a_channel_that_can_not_be_read_keeps_no_other_of_the_client_waiti
         assert (await client.next())["code"] == "channel_unreadable"
         await client.subscribe(f"{channel}2")
         assert (await client.message(f"{channel}2"))[1] == 2
+
+
+# --- many who come at the same moment ---
+
+
+@async_test
+async def test_so_many_calls_in_a_turn_of_the_loop() -> None:
+    portions, turn, done = Portions(3), 0, list[tuple[int, int]]()
+    for number in range(10):
+        if portions.has_room():
+            done.append((turn, number))
+        else:
+            portions.wait(lambda number=number: done.append((turn, number)))  # type: ignore[misc]
+    for turn in range(1, 6):  # noqa: B007
+        await asyncio.sleep(0)
+    assert [number for _, number in done] == [*range(10)]
+    assert max(Counter(turn for turn, _ in done).values()) == 3
+    assert portions.has_room()
+
+
+@async_test
+async def test_a_crowd_waits_for_its_handshakes_and_nothing_is_lost(redis_server: RedisServer) -> None:
+    async with gateway(redis_server.url) as server, AsyncExitStack() as stack:
+        crowd = [await stack.enter_async_context(Wire(server)) for _ in range(40)]
+        sent = [
+            handshake(f"/?token={KEY}") + request(action="publish", channel="", data=1, messageId=str(number))
+            for number in range(len(crowd))
+        ]
+        for wire, data in zip(crowd, sent, strict=True):  # all of them before the gateway sees any
+            wire.socket.send(data[:-5])
+        waiting = server.server.clients.turns.handshakes._waiting
+        await until(lambda: len(waiting) > HANDSHAKES_A_TURN, "a crowd that waits", every_s=0)
+        for wire, data in zip(crowd, sent, strict=True):
+            wire.socket.send(data[-5:] + PING)
+        crowd[-1].socket.close()
+        for number, wire in enumerate(crowd[:-1]):
+            while b"pong" not in wire.received:
+                assert await wire.read_some()
+            assert wire.received.count(f'"messageId":"{number}"'.encode()) == 1
+        assert not waiting

@@ -19,6 +19,7 @@ from rsws.gateway.access.presented import Presented, Source
 from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
+from rsws.settings import Settings
 from rsws.tokens.grant import Grant
 from rsws.tokens.keys import read_keys
 from rsws.tokens.signed import SignedTokens
@@ -179,7 +180,7 @@ def request(text: str, is_good: bool, chance: random.Random) -> bytes:
 
 def accepted(check: TokenCheck, data: bytes) -> bool:
     """Whether a request lets its client in, if it is one."""
-    read = RequestReader().read(data)
+    read = RequestReader(Settings().max_header_bytes).read(data)
     if not isinstance(read, Request):
         return False
     opening = answer_handshake(read, ())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Network
-
 from rsws.gateway.limits import DEFAULTS, Limits
+from rsws.gateway.peer import counted_as
 
 
 class WrongTokens:
@@ -15,7 +14,7 @@ class WrongTokens:
 
     def __init__(self, limits: Limits = DEFAULTS) -> None:
         self._limits = limits
-        self._seen: dict[str | IPv6Network, tuple[int, float]] = {}
+        self._seen: dict[str | int, tuple[int, float]] = {}
         """The number of wrong tokens and the time of the last one, by address; that seen longest ago is first."""
 
     def __len__(self) -> int:
@@ -28,17 +27,10 @@ class WrongTokens:
         Args:
             now: The current monotonic time in seconds.
         """
-        limits, source = self._limits, _source(address)
+        limits, source = self._limits, counted_as(address)
         count, before = self._seen.pop(source, (0, now))
         count = count + 1 if now - before < limits.forget_tries_s else 1
         if len(self._seen) >= limits.max_addresses:
             del self._seen[next(iter(self._seen))]
         self._seen[source] = count, now
         return limits.refusal.wait_s(count - limits.free_tries)
-
-
-def _source(address: str) -> str | IPv6Network:
-    """Return what an address is counted under: itself, or its /64 network in IPv6, where a client has 2**64 of them."""
-    if ":" not in address:
-        return address
-    return IPv6Network((address.partition("%")[0], 64), strict=False)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from rsws.errors import ChannelUnreadable, RedisRefused, RedisUnavailable, StoreError
+from rsws.errors import ChannelUnreadable, ErrorCode, RedisRefused, RedisUnavailable, RequestError, StoreError
 from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
 from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
@@ -39,7 +39,11 @@ class _Look(NamedTuple):
 
 
 class Hub:
-    """The open channels: each is opened at its first subscription and closed after its last."""
+    """The open channels: each is opened at its first subscription and closed after its last.
+
+    Args:
+        max_channels: The most channels that are open at the same time.
+    """
 
     def __init__(
         self,
@@ -47,10 +51,12 @@ class Hub:
         tasks: asyncio.TaskGroup,
         metrics: Metrics,
         make_framer: Callable[[bytes], Framer],
+        max_channels: int,
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
         self._streams = streams
+        self._max_channels = max_channels
         self._tasks = tasks
         self._limits = limits
         self.metrics = metrics
@@ -85,6 +91,7 @@ class Hub:
 
         Raises:
             StoreError: (when awaited) Redis did not return the stream's bounds.
+            RequestError: (when awaited) As many channels are open as may be.
         """
         return self._subscribe(request, outlet, self._request_bounds(request.channel))
 
@@ -109,12 +116,22 @@ class Hub:
         self._reset_if_rolled_back(look, bounds)
         channel = self._channels.get(name)
         if channel is None:
+            self._check_room(name)
             channel = self._channels[name] = self._make_channel(name, bounds.last)
             self._follow(channel)
         elif channel.is_unreadable:  # maybe not any more: no need to wait for the reader's next attempt
             self._follow(channel)
         subscription = Subscription(channel, position, outlet, self._pages, marker=request.marker)
         return Subscribed(name, start, bounds.last), gap, subscription
+
+    def _check_room(self, name: str) -> None:
+        if len(self._channels) >= self._max_channels:
+            self.metrics.channels_refused += 1
+            text = (
+                f"the gateway follows {self._max_channels} channels, and may not follow more (--max-channels); "
+                "try again later, or at another gateway"
+            )
+            raise RequestError(ErrorCode.TOO_MANY, text, channel=name)
 
     def _follow(self, channel: Channel) -> None:
         self._streams.follow(channel.name, channel.cursor, channel)

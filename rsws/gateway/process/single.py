@@ -22,6 +22,7 @@ from rsws.gateway.process.setup import (
     url_of,
 )
 from rsws.gateway.server import Server
+from rsws.patterns import Patterns
 from rsws.settings import Settings
 from rsws.streams.embedded import LocalRedis
 from rsws.streams.retention import Rule
@@ -76,7 +77,8 @@ class SingleProcess(Gateway):
         settings, stack = read_pipes(self.settings), self._stack
         self.settings = settings
         check_settings(settings)
-        rules = [Rule.parse(text) for text in settings.retain]
+        channels = Patterns.of(settings.channels)
+        rules = [Rule.parse(text, channels) for text in settings.retain]
         data = DataDir(settings.data_dir)
         key = choose_key(settings, data)
         self.key_file = key.file

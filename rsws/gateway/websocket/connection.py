@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from http import HTTPStatus
+from typing import NamedTuple, cast
 from typing import Protocol as Interface
-from typing import cast
 
 from websockets.protocol import Protocol, State
 
 from rsws.errors import CloseCode
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.http import Request, RequestReader
-from rsws.gateway.limits import Limits
 from rsws.gateway.peer import UNKNOWN, Peer
 from rsws.gateway.websocket.compression import Compressor, agreed_compressor
 from rsws.gateway.websocket.frames import PING, text_frame
@@ -26,7 +26,7 @@ from rsws.gateway.websocket.keepalive import Liveness, Verdict, unacknowledged_b
 from rsws.gateway.websocket.receiving import FrameReader, Receiver
 from rsws.gateway.websocket.turns import BYTES_UNDER_WAY, REQUESTS_UNDER_WAY, Turns
 from rsws.log_lines import LogLine
-from rsws.settings import KIB
+from rsws.settings import KIB, Settings
 
 log = logging.getLogger("rsws.gateway")
 
@@ -35,6 +35,14 @@ REPLIES_ROOM = 4
 IGNORED_BYTES = 64 * KIB
 """The bytes that are read and discarded from a refused client, so that the end of its connection is noticed."""
 LEAST_REQUESTS, LEAST_BYTES = REQUESTS_UNDER_WAY[0], BYTES_UNDER_WAY[0]
+
+
+class TurnedAway(NamedTuple):
+    """Why a connection is refused, whatever its request says."""
+
+    reason: str
+    come_back_s: int
+    """The seconds after which it makes sense to try again."""
 
 
 class MessageHandler(Interface):
@@ -55,14 +63,16 @@ class ConnectionOwner(Interface):
 
     __slots__ = ()
 
-    max_message_bytes: int
     high_water_bytes: int
     close_timeout_s: float
-    limits: Limits
+    settings: Settings
     turns: Turns
 
     def connected(self, connection: ClientConnection) -> None:
         """Add a new connection, before its handshake."""
+
+    def identified(self, connection: ClientConnection) -> None:
+        """Note that it is known now who the client is: abort the connection, or mark it, if it is one too many."""
 
     def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
         """Return the answer to a request: an opening for a handshake, else a response; a status becomes a refusal."""
@@ -72,6 +82,9 @@ class ConnectionOwner(Interface):
 
     def turn(self) -> int:
         """Return the number of the current turn of the event loop, which is positive."""
+
+    def handshake_timed_out(self, connection: ClientConnection) -> None:
+        """Note that a connection is about to be cut off, as its time for a handshake is over."""
 
     def will_flush(self, connection: ClientConnection) -> None:
         """Schedule a call of the connection's :meth:`~ClientConnection.flush` at the end of this turn."""
@@ -95,7 +108,6 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         "_ignored_bytes",
         "_in_flight",
         "_in_flight_bytes",
-        "_life",
         "_loop",
         "_out",
         "_out_bytes",
@@ -108,11 +120,14 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         "_sent_in",
         "_waiting",
         "_written",
+        "counted_as",
         "ignores_input",
         "is_full",
         "is_open",
+        "life",
         "source",
         "transport",
+        "turned_away",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -141,9 +156,13 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._reading_paused = False
         self._reading_page = False
         self._connected_at = self._loop.time()
-        self._life = Liveness(self._connected_at)
+        self.life = Liveness(self._connected_at)
         self._sent_in = 0
         self._written = 0
+        self.counted_as: str | int | None = None
+        """The address that it is counted under; None where it is not counted."""
+        self.turned_away: TurnedAway | None = None
+        """Why it is refused, whatever its request says; None where it is not."""
 
     @property
     def address(self) -> str:
@@ -173,22 +192,41 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def data_received(self, data: bytes) -> None:
         """Handle bytes from the client (a callback of asyncio)."""
-        self._life.heard_at = self._loop.time()
+        self.life.heard_at = self._loop.time()
         if self._frames is None and not self.ignores_input:
             data = self._read_handshake(data)
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         if self.ignores_input:
             self._ignore(data)
         elif self._frames is not None:
             self._frames.receive(data)
 
     def _read_handshake(self, data: bytes) -> bytes:
-        """Answer the request once it is complete; return the bytes after it, if it has opened a WebSocket."""
+        """Have the request answered once it is complete; return the bytes after it, if it has opened a WebSocket."""
         reader = self._request
         if reader is None:
-            reader = self._request = RequestReader()
+            reader = self._request = RequestReader(self._owner.settings.max_header_bytes)
         request = reader.read(data)
         if request is None:
             return b""
+        handshakes = self._owner.turns.handshakes
+        if handshakes.has_room():
+            return self._answer_request(request, reader)
+        handshakes.wait(partial(self._answer_in_turn, request, reader))
+        self._reading_paused = True
+        self.transport.pause_reading()
+        return b""
+
+    def _answer_in_turn(self, request: Request | HTTPStatus, reader: RequestReader) -> None:
+        if not self.transport.is_closing():
+            data = self._answer_request(request, reader)
+            self.adjust_reading()
+            self._receive(data)
+
+    def _answer_request(self, request: Request | HTTPStatus, reader: RequestReader) -> bytes:
+        """Answer the request; return the bytes after it, if it has opened a WebSocket."""
         answer = self._owner.answer(self, request)
         if isinstance(answer, bytes):
             self.ignores_input = True
@@ -197,7 +235,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             return b""
         self._request = None
         self._write(answer.answer)
-        self._frames = FrameReader(self, answer.extensions, self._owner.max_message_bytes)
+        self._frames = FrameReader(self, answer.extensions, self._owner.settings.max_message_bytes)
         if answer.extensions:
             self._compressor = agreed_compressor(answer.extensions)
         self.is_open = True
@@ -411,13 +449,14 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if self.transport.is_closing():
             return
         if not self.is_open:
-            if self._frames is None and now - self._connected_at > self._owner.limits.open_timeout_s:
+            if self._frames is None and now - self._connected_at > self._owner.settings.handshake_timeout_s:
+                self._owner.handshake_timed_out(self)
                 self.transport.abort()
             return
         drained = self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
-        match self._life.judge(now, drained, ping_after_s, dead_after_s):
+        match self.life.judge(now, drained, ping_after_s, dead_after_s):
             case Verdict.DEAD:
-                log.info(LogLine("client dead", client=self.peer, silent_s=round(now - self._life.heard_at)))
+                log.info(LogLine("client dead", client=self.peer, silent_s=round(now - self.life.heard_at)))
                 self.transport.abort()
             case Verdict.PING:
                 self.flush()

@@ -35,6 +35,8 @@ class TrustedProxies:
         return bool(self._networks)
 
     def __contains__(self, peer: Peer) -> bool:
+        if not self._networks:
+            return False
         try:
             address = ip_address(peer.address.partition("%")[0])
         except ValueError:

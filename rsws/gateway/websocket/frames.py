@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from websockets.frames import Frame, Opcode
+from websockets.frames import Close, Frame, Opcode
 
 from rsws.frames import MASKED, TEXT, bounds, header
 from rsws.gateway.delivery.channel import Framer
@@ -44,6 +44,11 @@ class MessageFramer(Framer):
         if 126 <= size < 65536:
             return self._medium % (size >> 8, size & 255, stream_id, data)
         return text_frame(self._template % (stream_id, data))
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """Return the close frame of a server."""
+    return Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=False)  # section 5.5.1
 
 
 def compressed_text_frame(payload: bytes) -> bytes:

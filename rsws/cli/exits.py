@@ -90,7 +90,7 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.REFUSED
         case SubscribeRefused(code=ErrorCode.NOT_ALLOWED) | PublishFailed(code=ErrorCode.NOT_ALLOWED):
             return ExitCode.REFUSED
-        case PublishFailed(code="timeout"):
+        case PublishFailed(code="timeout" | ErrorCode.RATE_LIMITED):
             return ExitCode.TIMEOUT
         case PublishFailed(code="connection_lost"):
             return ExitCode.NOT_CONNECTED

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from rsws.cli import stdio, terminal
 from rsws.cli.data import as_message
 from rsws.cli.exits import ExitCode, Failure, StdoutClosed, describe, exit_code
-from rsws.errors import Outcome, UsageError
+from rsws.errors import ErrorCode, Outcome, PublishFailed, UsageError
 from rsws.protocol import StreamId
 
 if TYPE_CHECKING:
@@ -28,9 +28,21 @@ has only the first results."""
 
 
 async def publish_all(client: Client, channel: str, timeout_s: float, messages: Sequence[bytes]) -> list[Result]:
-    """Publish messages concurrently, and return the result of each."""
-    under_way = [client.publish_json(channel, each, timeout_s=timeout_s) for each in messages]
-    return await asyncio.gather(*under_way, return_exceptions=True)
+    """Publish messages concurrently, and return the result of each.
+
+    Where the gateway limits the rate, and lets only some of them pass within ``timeout_s``, the others are tried again.
+    """
+    results: list[Result] = []
+    while True:
+        left = messages[len(results) :]
+        under_way = [client.publish_json(channel, each, timeout_s=timeout_s) for each in left]
+        answers = await asyncio.gather(*under_way, return_exceptions=True)
+        ids = _leading_ids(answers)
+        if not ids or not all(_is_limited(each) for each in answers[len(ids) :]):
+            return results + answers
+        results += ids
+        if len(results) == len(messages):
+            return results
 
 
 def check_no_data(argument: str | None) -> None:
@@ -195,6 +207,11 @@ def _may_be_stored(result: Result) -> bool:
 
 def _was_not_sent(result: Result) -> bool:
     return not isinstance(result, StreamId) and not _may_be_stored(result)
+
+
+def _is_limited(result: Result) -> bool:
+    """Whether a message was not stored, as the gateway limits the rate: it may be sent again, in its order."""
+    return isinstance(result, PublishFailed) and result.code == ErrorCode.RATE_LIMITED and _was_not_sent(result)
 
 
 def _leading_ids(results: Sequence[Result]) -> list[StreamId]:

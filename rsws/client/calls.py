@@ -52,11 +52,16 @@ class Call:
 
 
 class PublishCall(Call):
-    """A publish, which is sent again for up to ``resend_s``."""
+    """A publish, which is sent again for up to ``resend_s``.
 
-    def __init__(self, frame: bytes, resend_s: float) -> None:
+    Args:
+        limited: Returns the gateway's refusal for which nothing is published for now; None where there is none.
+    """
+
+    def __init__(self, frame: bytes, resend_s: float, limited: Callable[[], ErrorAck | None]) -> None:
         super().__init__(frame)
         self._resend_s = resend_s
+        self._limited = limited
         self._unsure_since: float | None = None
         """When it was first sent without getting an answer that excludes that it was stored; None if it never was."""
 
@@ -67,6 +72,8 @@ class PublishCall(Call):
 
     def next_frame(self) -> bytes | None:
         """Return the frame to send now; None as for every call, and when a gateway might no longer detect a repeat."""
+        if self._limited() is not None:
+            return None
         since = self._unsure_since
         if self.sent_at is None and since is not None and time.monotonic() - since > self._resend_s:
             self.fail(self.timed_out(self._resend_s))
@@ -76,6 +83,8 @@ class PublishCall(Call):
         """Handle the gateway's answer; if ``answer`` is not done afterwards, the publish has to be sent again."""
         if isinstance(reply, Ack):
             self.answer.set_result(reply.stream_id)
+        elif reply.code == ErrorCode.RATE_LIMITED:
+            self.sent_at = None  # this time it was not stored
         elif reply.outcome is Outcome.UNKNOWN or (self._unsure_since is not None and reply.code in _PASSING):
             self.send_again()
         elif reply.code == ErrorCode.CONFLICT:  # other data have its messageId, so no repeat of it was stored either
@@ -95,6 +104,11 @@ class PublishCall(Call):
 
     def timed_out(self, after_s: float) -> PublishFailed:
         """Return the error for a publish that was not answered within ``after_s``."""
+        limited = self._limited()
+        if limited is not None and self.sent_at is None:
+            outcome = Outcome.UNKNOWN if self.may_be_stored else Outcome.NOT_STORED
+            text = f"not within {after_s:g} s: {limited.error}"
+            return PublishFailed(text, limited.code, outcome, limited.retry_after_s)
         if self.may_be_stored:
             return PublishFailed(f"no ack within {after_s:g} s", "timeout", Outcome.UNKNOWN)
         return PublishFailed(f"no connection within {after_s:g} s", "timeout", Outcome.NOT_STORED)
@@ -112,6 +126,10 @@ class Publishes:
         self._limits = limits
         self._delays = self._limits.retry.waits_s()
         self._retry: asyncio.TimerHandle | None = None
+        self._limited: ErrorAck | None = None
+        """The gateway's last refusal of a publish for its rate: nothing is published until ``_held_until``."""
+        self._held_until = 0.0
+        self._release: asyncio.TimerHandle | None = None
         self._calls: dict[str, PublishCall] = {}
         self._given_up: dict[str, tuple[int, int]] = {}
         """The publishes sent over this connection, unanswered, that nobody waits for any more: for each messageId their
@@ -125,7 +143,7 @@ class Publishes:
         """
         if message_id in self._calls:
             raise UsageError(f"a publish with message_id {message_id!r} is under way")
-        call = self._calls[message_id] = PublishCall(frame, self._limits.resend_s)
+        call = self._calls[message_id] = PublishCall(frame, self._limits.resend_s, lambda: self._limited)
         return call
 
     def remove(self, message_id: str) -> None:
@@ -148,8 +166,39 @@ class Publishes:
             call.receive(reply)
             if isinstance(reply, Ack):
                 self._delays = self._limits.retry.waits_s()
+            elif reply.code == ErrorCode.RATE_LIMITED:
+                self._hold(reply)
             elif not call.answer.done() and self._retry is None:
                 self._retry = asyncio.get_running_loop().call_later(next(self._delays), self._send_again)
+
+    # --- where the gateway limits the rate ---
+
+    def _hold(self, refusal: ErrorAck) -> None:
+        """Publish nothing for as long as the gateway says, so that nothing overtakes what was refused."""
+        wait_s = self._limits.hold_s(refusal.retry_after_s)
+        self._limited = refusal
+        self._held_until = time.monotonic() + wait_s
+        if self._release is None:
+            self._release = asyncio.get_running_loop().call_later(wait_s, self._release_if_over)
+
+    def _release_if_over(self) -> None:
+        """Go on, once the time is over and all that was sent is answered: of that more may have been refused."""
+        left_s = self._held_until - time.monotonic()
+        if left_s <= 0 and any(call.is_awaited for call in self._calls.values()):
+            left_s = self._limits.least_hold_s
+        if left_s > 0:
+            self._release = asyncio.get_running_loop().call_later(left_s, self._release_if_over)
+        else:
+            self._release_now()
+            self._send_again()
+
+    def _release_now(self) -> None:
+        self._limited = None
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+
+    # --- what is sent again ---
 
     def _send_again(self) -> None:
         self._retry = None  # one timer for all, so that they keep their order
@@ -177,12 +226,14 @@ class Publishes:
     def disconnected(self) -> None:
         """Handle the loss of the connection: send all publishes again over the next one."""
         self._given_up.clear()
+        self._release_now()  # the next connection may publish anew
         for call in self._calls.values():
             call.send_again()
         self._send_again()
 
     def end(self, error: Exception) -> None:
         """Fail all publishes: the connection is lost for good."""
+        self._release_now()
         for call in self._calls.values():
             if call.may_be_stored:
                 text = f"no ack came before the connection ended ({error}); the message may be stored"

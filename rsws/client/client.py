@@ -110,6 +110,9 @@ class Client:
         ``producer`` in the protocol. That goes on for 100 s at most; a gateway with a shorter ``--producer-window`` may
         store it twice.
 
+        Where the gateway limits the rate (``rate_limited``), the client publishes nothing for as long as it says, and
+        then sends what was refused again, in order, within ``timeout_s``.
+
         Args:
             channel: The channel to publish on.
             data: Any value that JSON can express.
@@ -121,7 +124,8 @@ class Client:
         Raises:
             UsageError: ``channel``, ``data`` or ``message_id`` can't be used.
             PublishFailed: The publish was not acknowledged. ``outcome`` says whether the message may be stored,
-                ``code`` why: a code of the gateway, or ``timeout``, ``connection_lost``, ``too_big``.
+                ``code`` why: a code of the gateway, or ``timeout``, ``connection_lost``, ``too_big``. With
+                ``rate_limited``, ``retry_after_s`` says when to go on.
             ConnectionLost: The connection is lost for good; the message was not sent.
             Unauthorized: The gateway no longer accepts the token; the message was not sent.
         """

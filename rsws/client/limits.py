@@ -32,12 +32,20 @@ class Limits:
     """The waits before it connects, subscribes or publishes again."""
     resend_s: float = 100.0
     """How long a publish is resent after it was first sent. By default a gateway recognizes a repeat for 120 s."""
+    least_hold_s: float = 0.01
+    """The least time to wait after the gateway has refused something for its rate."""
+    longest_hold_s: float = 3600.0
+    """The longest, whatever the gateway says."""
     token_timeout_s: float = 10.0
     """How long the application may take to give a token, and the gateway to answer to it on an open connection."""
     close_timeout_s: float = 2.0
     """How long closing a connection may take."""
     unsubscribe_timeout_s: float = 2.0
     """How long closing a subscription waits for the gateway to confirm the unsubscribe."""
+
+    def hold_s(self, retry_after_s: float | None) -> float:
+        """Return how long to wait where the gateway limits the rate and says this, or nothing."""
+        return min(max(retry_after_s or 0.0, self.least_hold_s), self.longest_hold_s)
 
 
 DEFAULTS = Limits()

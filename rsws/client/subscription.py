@@ -316,6 +316,9 @@ class Feed:
         passing = _PASSING if self._position is not None else (ErrorCode.REDIS_UNAVAILABLE,)
         if self.inbox.ended:
             self.sync()
+        elif reply.code == ErrorCode.RATE_LIMITED:
+            wait_s = self.inbox.limits.hold_s(reply.retry_after_s)
+            self._retry = asyncio.get_running_loop().call_later(wait_s, self.sync)
         elif reply.code in passing:
             if not self._in_trouble:
                 self._in_trouble = True

@@ -48,7 +48,13 @@ async def retention(server: Server) -> Found:
     keys = await _sample(server)
     if keys is None:
         return None
-    uncovered = [key for key in keys if not _is_covered(key.decode(errors="replace"), server.plan.rules)]
+    channels = server.plan.channels
+    names = {key: key.decode(errors="replace") for key in keys}
+    uncovered = [
+        key
+        for key, name in names.items()
+        if (channels is None or name in channels) and not _is_covered(name, server.plan.rules)
+    ]
     lengths = await server.ask(*[(b"XLEN", key) for key in uncovered]) if uncovered else []
     sized = [(length, key) for length, key in zip(lengths, uncovered, strict=True) if isinstance(length, int)]
     if len(sized) < len(uncovered):

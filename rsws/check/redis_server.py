@@ -9,6 +9,7 @@ from typing import Any
 
 from rsws.check.findings import Finding, critical
 from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
+from rsws.patterns import Patterns
 from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
 from rsws.streams.retention import Rule
 from rsws.streams.slots import Slots, parse_slots, slot_of_key
@@ -39,6 +40,8 @@ class Plan:
     rules: Sequence[Rule] = ()
     wait_replicas: int = 0
     timeout_s: float = 5
+    channels: Patterns | None = None
+    """Which keys are channels; None for all."""
 
 
 @dataclass(slots=True)

@@ -112,6 +112,8 @@ async def _delete(trip: RoundTrip, home: Server | None) -> bool:
 
 def _what_to_do(error: Exception) -> str:
     match error:
+        case SubscribeRefused(code=ErrorCode.BAD_CHANNEL) | PublishFailed(code=ErrorCode.BAD_CHANNEL):
+            return "name a channel that --channels of the gateway names with --channel"
         case SubscribeRefused(code=ErrorCode.NOT_ALLOWED) | PublishFailed(code=ErrorCode.NOT_ALLOWED):
             return "name a channel that the token may read and write with --channel; a publish needs EVAL in Redis"
         case Unauthorized():

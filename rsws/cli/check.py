@@ -39,6 +39,7 @@ _REDIS = (
     "redis_tls_key",
     "local_redis_port",
     "retain",
+    "channels",
     "wait_replicas",
     "admin",
 )
@@ -80,11 +81,12 @@ def check(
     """Look for what loses messages, and try whether they arrive: at the gateway and its Redis.
 
     Findings come worst first, each with what to do. The last check publishes, cuts its connection, and resumes. Nothing
-    is changed, but for those messages, which are deleted again. Give --retain, --wait-replicas and --admin as to the
-    gateway.
+    is changed, but for those messages, which are deleted again. Give --retain, --channels, --wait-replicas and --admin
+    as to the gateway.
     """
     from rsws.check.redis_server import Plan
     from rsws.check.run import CHECKS
+    from rsws.patterns import Patterns
     from rsws.streams.retention import Rule
 
     if channel is not None:
@@ -94,7 +96,8 @@ def check(
         raise UsageError(f"--skip: there is no check {unknown.pop()!r}; they are {', '.join(names)}")
     if no_gateway and no_redis:
         raise UsageError("--no-gateway and --no-redis together leave nothing to look at")
-    plan = Plan([Rule.parse(each) for each in redis.retain], redis.wait_replicas, timeout)
+    channels = Patterns.of(redis.channels)
+    plan = Plan([Rule.parse(each, channels) for each in redis.retain], redis.wait_replicas, timeout, channels)
     target = None if no_redis else find_redis(replace(redis, redis_timeout_s=timeout))
     gateway = None if no_gateway else _gateway(client, timeout, redis.admin)
     raise typer.Exit(asyncio.run(_check(gateway, target, plan, channel, skip or (), format)))

@@ -28,6 +28,7 @@ from rich.table import Table
 from kit.hostile import hostile
 from kit.proofs import cluster
 from kit.proofs.bad_input import bad_input, fuzz
+from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
 from kit.proofs.proof import Figure, Proof
@@ -45,6 +46,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "bad-input": bad_input,
     "fuzz": fuzz,
     "hostile": hostile,
+    "crowd": crowd,
     "demoted": demoted,
     "sentinel": sentinel,
     "cluster-failover": cluster.failover,

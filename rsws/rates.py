@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rsws.errors import UsageError
 
 _RATE = re.compile(r"([0-9]{1,12})(?:,([0-9]{1,12}))?")
-_FAULT = "write N, or N,BURST: so many a second, and so many at once; 0 is no limit"
+_FAULT = "it must be N, or N,BURST: so many a second, and so many at once; 0 is no limit"
 PAUSE_S = 1.0
 """How long a bucket that has run dry stays closed, unless it is full sooner."""
 _ROUNDING_S = 1e-6
@@ -35,7 +35,7 @@ class Rate(NamedTuple):
         if per_s == 0:
             return None
         if burst == 0:
-            raise UsageError("a BURST of 0 lets nothing pass")
+            raise UsageError("it must be N,BURST with a BURST of 1 or more: 0 would let nothing pass")
         return cls(per_s, burst)
 
 

@@ -35,8 +35,12 @@ LOG_FORMATS = ("text", "json")
 def channel_pattern_fault(text: str) -> str | None:
     """Return why a pattern can't name channels; None when it can."""
     if not text:
-        return "a pattern is empty"
-    return "keys that begin with rsws: are the gateway's own, and never channels" if text.startswith("rsws:") else None
+        return "it must be a pattern, such as 'chat.*'"
+    return (
+        "it is no pattern of channels: keys that begin with rsws: are the gateway's own"
+        if text.startswith("rsws:")
+        else None
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,15 +35,15 @@ from pathlib import Path
 
 import uvloop
 
+from rsws.embedded.valkey import choose_server
 from rsws.errors import StoreError
 from rsws.ownership import PrivateDir
 from rsws.protocol import ZERO
-from rsws.streams.link import RedisLink
+from rsws.redis.connection import pack
+from rsws.redis.link import RedisLink
+from rsws.redis.target import RedisTarget
 from rsws.streams.reader import Reader
-from rsws.streams.redis_connection import pack
 from rsws.streams.replies import Entry
-from rsws.streams.target import RedisTarget
-from rsws.streams.valkey import choose_server
 
 TICK_S = 0.001
 """The writer sends what is due, and waits at least so long for more."""

@@ -29,9 +29,9 @@ from urllib.request import urlopen
 
 from channels import wait_for
 
+from rsws.embedded.valkey import choose_server
 from rsws.ownership import PrivateDir
 from rsws.streams.slots import SLOTS
-from rsws.streams.valkey import choose_server
 
 KEY = "benchmark"
 RSWS = (sys.executable, "-m", "rsws")

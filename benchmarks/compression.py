@@ -20,8 +20,8 @@ from pathlib import Path
 
 from channels import redis_server
 
-from rsws.streams.link import RedisLink
-from rsws.streams.target import RedisTarget
+from rsws.redis.link import RedisLink
+from rsws.redis.target import RedisTarget
 
 PAUSE_S = 0.005
 KEY = "benchmark"

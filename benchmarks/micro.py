@@ -36,9 +36,9 @@ from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Portions, Turns
 from rsws.protocol import ZERO, decode_request
+from rsws.redis.connection import RedisConnection
+from rsws.redis.link import RedisLink
 from rsws.settings import Settings
-from rsws.streams.link import RedisLink
-from rsws.streams.redis_connection import RedisConnection
 from rsws.streams.replies import Entry, parse_entries
 from rsws.streams.store import Store
 from rsws.tokens.grant import Grant

@@ -15,9 +15,10 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+import redis
 
 REDIS_URL = os.environ.get("REDIS_URL") or "redis://localhost:6379"
 

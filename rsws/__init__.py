@@ -7,7 +7,9 @@ The subpackages and modules, each of which imports only from those below it::
     bench/       the load of `rsws bench`: many clients, each message checked
     gateway/     the serving side: channels, positions, sessions, connections, the life cycle, workers, metrics
     client/      connect() -> Client: publish, subscribe, reconnect and resume
-    streams/     the Redis side: append, page, follow, trim; the embedded server
+    streams/     what is done with streams: append, page, follow, trim, in one server or a cluster
+    redis/       connections to Redis: URLs, sentinels, logins, batches of commands
+    embedded/    a server on this machine, where there is none
     tokens/      what a token allows: rights by pattern; keys, and JWTs checked and made with them
     shared.py    numbers in memory that several processes share
     runtime.py   the event loop and the file limit of a process with many connections
@@ -15,7 +17,9 @@ The subpackages and modules, each of which imports only from those below it::
     datadir.py   the user's data directory: key, running gateways, the embedded server's data, history of the prompt
     certificates.py  the gateway's own certificate, and which ones a client trusts
     ownership.py private directories and files, and which user owns a listening socket
+    env_file.py  the .env file of the working directory
     settings.py  the definition of every option
+    options.py   what an option is
     rates.py     limits on how many, or how much, in a second
     urls.py      addresses of gateways and Redis servers
     patterns.py  patterns of channel names

@@ -1,30 +1,21 @@
 """The one definition of every option: type, default, unit, environment name and help.
 
 Flags override the environment, which overrides ``.env`` in the working directory, which overrides the defaults. The
-commands make their flags from these fields, and a test compares the README's table with them.
+commands make their flags from these fields, and a test compares the tables of docs/settings.md with them.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rsws.errors import UsageError
+from rsws.options import KIB, MIB, SECONDS, option
 from rsws.rates import rate_fault
 from rsws.urls import host_fault, is_loopback, network_fault, origin_fault, place_fault
 
-KIB = 1024
-MIB = 1024 * KIB
-SECONDS = 1.0
-UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-"""The seconds of each unit that may follow a number, as in ``10m``."""
-MAX_NUMBER = 2**31 - 1
-"""The greatest value of any number without a maximum; what uses them, from timers to Redis, allows far more."""
 MIN_KEY_CHARS = 8
 """The minimum length of a key where other machines can connect: a shorter one can be guessed."""
 
@@ -41,56 +32,6 @@ def channel_pattern_fault(text: str) -> str | None:
         if text.startswith("rsws:")
         else None
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """The properties of a setting beside its type and default."""
-
-    env: str
-    """The environment variable; empty where only a flag sets it."""
-    help: str
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    secret: bool = False
-    """Whether the value is a secret, which is never part of a text, ``repr`` included."""
-    text_fault: Callable[[str], str | None] | None = None
-    """A function that returns why a text (valid UTF-8) can't be used, or None when it can."""
-
-    def fault(self, value: object) -> str | None:
-        """Return why ``value`` can't be used, beside its type, range and choices; None when it can."""
-        match value:
-            case float() if not math.isfinite(value):
-                return "it must be a finite number"
-            case int() | float() if self.maximum is None and value > MAX_NUMBER:
-                return f"it must be at most {MAX_NUMBER}"
-            case str():
-                try:
-                    value.encode()
-                except UnicodeEncodeError:
-                    return "it is not valid UTF-8"
-                return self.text_fault(value) if self.text_fault is not None else None
-            case list():
-                return next(filter(None, map(self.fault, value)), None)
-            case _:
-                return None
-
-
-def option(
-    default: Any,
-    env: str,
-    help: str,
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[str, ...] = (),
-    secret: bool = False,
-    text_fault: Callable[[str], str | None] | None = None,
-) -> Any:
-    """Return a field of a settings class."""
-    said = Option(env, help, minimum, maximum, choices, secret, text_fault)
-    return field(default=default, repr=not secret, metadata={"option": said})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -482,11 +423,6 @@ class TokenSettings:
         return read_secret(self.jwt_key_file, "JWT key") if self.jwt_key_file is not None else None
 
 
-def options(settings: type[Any]) -> dict[str, Option]:
-    """Return a map from each field's name to its option."""
-    return {item.name: item.metadata["option"] for item in fields(settings)}
-
-
 def read_secret(path: Path, what: str) -> str:
     """Return the secret that a file holds, without the white space around it.
 
@@ -502,57 +438,6 @@ def read_secret(path: Path, what: str) -> str:
     if not secret:
         raise UsageError(f"the file of the {what}, {path}, is empty")
     return secret
-
-
-def _names() -> set[str]:
-    """Return the names of all settings' environment variables."""
-    return {each.env for settings in (Settings, ClientSettings) for each in options(settings).values() if each.env}
-
-
-_of_env_file: dict[str, str] = {}
-"""The variables that were set from ``.env``, with their values."""
-
-
-def load_env_file(path: Path = Path(".env")) -> list[int]:
-    """Set the environment variables of settings that are unset or empty from ``.env``, literally (a ``$`` is a ``$``).
-
-    Other names are ignored: whoever wrote that file may not decide which code is loaded or what is trusted.
-
-    Returns:
-        The numbers of the lines that are not NAME=VALUE.
-    """
-    if not path.is_file():
-        return []
-    values, bad_lines = parse_env_file(path)
-    for name, value in values.items():
-        if value and name in _names() and not os.environ.get(name):
-            os.environ[name] = _of_env_file[name] = value
-    return bad_lines
-
-
-def parse_env_file(path: Path) -> tuple[dict[str, str | None], list[int]]:
-    """Return the value of each name in a ``.env`` file, and the numbers of the lines that are not NAME=VALUE."""
-    from dotenv.parser import parse_stream
-
-    with path.open(encoding="utf-8") as file:
-        said = [*parse_stream(file)]
-    bad_lines = [_first_line(each.original.string, each.original.line) for each in said if each.error]
-    return {each.key: each.value for each in said if each.key is not None and not each.error}, bad_lines
-
-
-def _first_line(text: str, line: int) -> int:
-    """Return the number of the first line of ``text`` that is not blank; ``line`` is that of its first line."""
-    return line + text[: len(text) - len(text.lstrip())].count("\n")
-
-
-def is_from_env_file(name: str) -> bool:
-    """Whether an environment variable has its value from ``.env``."""
-    return name in _of_env_file and os.environ.get(name) == _of_env_file[name]
-
-
-def environment_of_others() -> dict[str, str]:
-    """Return the environment for other programs: without the settings of rsws, some of which are secret."""
-    return {name: value for name, value in os.environ.items() if name not in _names()}
 
 
 def default_data_dir() -> Path:

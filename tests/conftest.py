@@ -14,7 +14,8 @@ from uuid import uuid4
 import pytest
 
 from kit.support import RedisServer, free_port, heed_signals
-from rsws.settings import ClientSettings, Settings, options
+from rsws.options import options
+from rsws.settings import ClientSettings, Settings
 
 _OURS = {each.env for settings in (Settings, ClientSettings) for each in options(settings).values()}
 _LOOKS = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "COLUMNS", "LINES"}

@@ -26,8 +26,9 @@ from rsws.cli.app import app
 from rsws.cli.options import flag
 from rsws.errors import CLOSE_HELP, ERROR_HELP
 from rsws.gateway.metrics import INFO, METRICS, PRIMARIES, PRIMARY_UP
+from rsws.options import options
 from rsws.protocol import decode_reply, decode_request, encode_reply, encode_request
-from rsws.settings import ClientSettings, Settings, options
+from rsws.settings import ClientSettings, Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -48,14 +48,14 @@ def test_python_reads_the_certificate_of_a_file(tmp_path: Path) -> None:
 
 
 def test_redis_py_keeps_the_streams_of_a_connection_under_these_names() -> None:
-    """rsws.streams.redis_connection takes them over once redis-py has logged in."""
+    """rsws.redis.connection takes them over once redis-py has logged in."""
     connection: AbstractConnection = Connection()
     assert connection._reader is None
     assert connection._writer is None
 
 
 def test_redis_py_reads_an_address_into_arguments_of_a_connection() -> None:
-    """rsws.streams.link makes connections of its own of them, with no pool."""
+    """rsws.redis.link makes connections of its own of them, with no pool."""
     arguments: dict[str, Any] = dict(parse_url("rediss://user:secret@host:1/2"))
     connection_class = arguments.pop("connection_class")
     assert issubclass(connection_class, AbstractConnection)
@@ -65,7 +65,7 @@ def test_redis_py_reads_an_address_into_arguments_of_a_connection() -> None:
 
 
 def test_redis_py_takes_the_code_off_an_error_and_keeps_it_there() -> None:
-    """rsws.streams.link puts it in front again."""
+    """rsws.redis.link puts it in front again."""
     error = AuthenticationError("invalid password", status_code="WRONGPASS")
     assert (str(error), error.status_code) == ("invalid password", "WRONGPASS")
 

@@ -13,12 +13,14 @@ import yaml
 from kit.support import RedisServer, RswsProcess, run_rsws
 from rsws.client.address import Address
 from rsws.datadir import DataDir
+from rsws.env_file import environment_of_others, is_from_env_file, load_env_file
 from rsws.errors import SetupError, UsageError
 from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.process.setup import FoundRedis, choose_key
 from rsws.gateway.process.supervisor import WorkerConfig
-from rsws.settings import ClientSettings, Settings, environment_of_others, is_from_env_file, load_env_file, options
-from rsws.streams.target import RedisTarget, redis_target
+from rsws.options import options
+from rsws.redis.target import RedisTarget, redis_target
+from rsws.settings import ClientSettings, Settings
 from rsws.urls import is_loopback, origin_fault, redact_url, websocket_url
 
 # --- .env ---

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rsws.check.findings import Found, warning
 from rsws.check.redis_server import Server
 from rsws.protocol import StreamId
-from rsws.streams.redis_connection import ReplyError
+from rsws.redis.connection import ReplyError
 from rsws.streams.retention import Rule
 
 SCAN_KEYS, SCAN_S = 1000, 2.0

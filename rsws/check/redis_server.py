@@ -10,10 +10,10 @@ from typing import Any
 from rsws.check.findings import Finding, critical
 from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
 from rsws.patterns import Patterns
-from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
+from rsws.redis.connection import RedisConnection, ReplyError, pack
+from rsws.redis.target import RedisTarget
 from rsws.streams.retention import Rule
 from rsws.streams.slots import Slots, parse_slots, slot_of_key
-from rsws.streams.target import RedisTarget
 
 NAME = "rsws-check"
 _SETTINGS = (

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rsws.check.findings import Found, Severity, critical, note, warning
 from rsws.check.redis_server import NAME, Server, refusal
-from rsws.streams.redis_connection import ReplyError, pack
+from rsws.redis.connection import ReplyError, pack
 from rsws.streams.refusals import COSTS
 
 NO_KEY = f"{NAME}-{secrets.token_hex(8)}".encode()

@@ -17,8 +17,8 @@ from rsws.client import Client, ConnectionEvent, Reconnected, Subscription, conn
 from rsws.client.subscription import Event
 from rsws.errors import ErrorCode, PublishFailed, RswsError, SubscribeRefused, Unauthorized
 from rsws.protocol import Error, Gap, Message, StreamId, Subscribed, json_text
+from rsws.redis.connection import ReplyError, pack
 from rsws.streams.publisher import xadd
-from rsws.streams.redis_connection import ReplyError, pack
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from rsws.check.gateway_checks import GATEWAY_CHECKS, Gateway
 from rsws.check.redis_checks import REDIS_CHECKS
 from rsws.check.redis_server import NAME, Lost, Plan, Server, open_servers
 from rsws.check.round_trip import ROUND_TRIP, RoundTrip
-from rsws.streams.target import RedisTarget
+from rsws.redis.target import RedisTarget
 
 CHECKS: list[Check[Any]] = [*GATEWAY_CHECKS, *REDIS_CHECKS, ROUND_TRIP]
 """All checks; beside theirs there are findings named ``redis`` and ``token``: what can't be reached, or let in."""

@@ -14,8 +14,8 @@ import typer
 
 from rsws.cli import bench, check, pub, serve, sub, terminal, token, usage, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
+from rsws.env_file import load_env_file
 from rsws.errors import RswsError, UsageError
-from rsws.settings import load_env_file
 
 ENV_FILE = Path(".env")
 

@@ -23,7 +23,8 @@ from rsws.cli.exits import ExitCode, Failure, StdoutClosed, describe, epilog, wi
 from rsws.cli.options import finite, from_settings
 from rsws.cli.redis_cli import redis_cli
 from rsws.errors import ErrorCode, UsageError
-from rsws.settings import MIB, ClientSettings, Settings, options
+from rsws.options import MIB, options
+from rsws.settings import ClientSettings, Settings
 from rsws.urls import is_loopback
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ async def _print(report: Report, *, as_json: bool) -> None:
 
 def _redis_cli(plan: Plan) -> str:
     """Return the ``redis-cli`` command line for the Redis that holds the streams, as far as the client knows it."""
-    from rsws.streams.redis_url import parse_redis_url
+    from rsws.redis.url import parse_redis_url
 
     said = options(Settings)
     url = os.environ.get(said["redis_url"].env)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rsws.check.gateway_checks import Gateway
     from rsws.check.redis_server import Plan
     from rsws.check.run import Report
-    from rsws.streams.target import RedisTarget
+    from rsws.redis.target import RedisTarget
 
 EPILOG = epilog(
     "rsws check",

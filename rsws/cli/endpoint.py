@@ -16,14 +16,16 @@ from rsws.cli import terminal
 from rsws.cli.exits import ExitCode, Failure
 from rsws.cli.options import FLAGS, TOKEN_SOURCE, checked, flag
 from rsws.datadir import DataDir
+from rsws.env_file import is_from_env_file
 from rsws.errors import UsageError
+from rsws.options import options
 from rsws.ownership import strangers
-from rsws.settings import ClientSettings, Settings, is_from_env_file, options, read_secret
+from rsws.settings import ClientSettings, Settings, read_secret
 from rsws.urls import is_loopback, redact_url, websocket_url
 
 if TYPE_CHECKING:
     from rsws.client import Client, ConnectionEvent
-    from rsws.streams.target import RedisTarget
+    from rsws.redis.target import RedisTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def find_redis(settings: Settings) -> RedisTarget:
     Raises:
         UsageError: It can't be used: the URL, the file that holds it, or a file for TLS.
     """
-    from rsws.streams.target import redis_target
+    from rsws.redis.target import redis_target
 
     url = f"redis://127.0.0.1:{settings.local_redis_port}"
     if not settings.names_redis and (owners := strangers("127.0.0.1", settings.local_redis_port)):

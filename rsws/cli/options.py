@@ -15,7 +15,8 @@ import typer
 
 from rsws.cli import terminal
 from rsws.errors import Unauthorized, UsageError
-from rsws.settings import ClientSettings, Option, options
+from rsws.options import Option, options
+from rsws.settings import ClientSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

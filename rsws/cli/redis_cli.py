@@ -8,7 +8,7 @@ from rsws.cli import terminal
 from rsws.errors import UsageError
 
 if TYPE_CHECKING:
-    from rsws.streams.redis_url import RedisUrl
+    from rsws.redis.url import RedisUrl
 
 _TLS = {"ssl_ca_certs": "--cacert", "ssl_certfile": "--cert", "ssl_keyfile": "--key"}
 

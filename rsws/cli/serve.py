@@ -14,8 +14,10 @@ from rsws.certificates import read_certificate
 from rsws.cli import terminal
 from rsws.cli.exits import describe, epilog, exit_code
 from rsws.cli.options import flag, from_settings
+from rsws.env_file import is_from_env_file
 from rsws.errors import RswsError
-from rsws.settings import Settings, default_data_dir, is_from_env_file, options
+from rsws.options import options
+from rsws.settings import Settings, default_data_dir
 from rsws.urls import join_host_port, redact_url
 
 if TYPE_CHECKING:

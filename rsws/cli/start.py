@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rsws.errors import UsageError
+from rsws.options import UNIT_S
 from rsws.protocol import ZERO, Gap, StreamId, Subscribed
-from rsws.settings import UNIT_S
 
 if TYPE_CHECKING:
     from rsws.client import Client, Event

@@ -14,7 +14,8 @@ from rsws.cli import stdio, terminal
 from rsws.cli.exits import ExitCode, Failure, StdoutClosed, epilog
 from rsws.cli.options import from_settings
 from rsws.errors import UsageError
-from rsws.settings import UNIT_S, TokenSettings
+from rsws.options import UNIT_S
+from rsws.settings import TokenSettings
 
 if TYPE_CHECKING:
     from rsws.tokens.explaining import Explanation

@@ -22,8 +22,8 @@ from rsws.settings import Settings
 from rsws.text import safe
 
 if TYPE_CHECKING:
-    from rsws.streams.redis_url import RedisUrl
-    from rsws.streams.target import RedisTarget
+    from rsws.redis.target import RedisTarget
+    from rsws.redis.url import RedisUrl
 
 EPILOG = epilog(
     """rsws xadd pending '{"type":"ALERT"}'""",

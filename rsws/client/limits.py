@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rsws.backoff import Backoff
-from rsws.settings import MIB
+from rsws.options import MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

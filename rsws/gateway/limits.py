@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rsws.backoff import Backoff
+from rsws.options import KIB, MIB
 from rsws.rates import Rate
-from rsws.settings import KIB, MIB
-from rsws.streams.limits import DEFAULTS as STREAM_DEFAULTS
-from rsws.streams.limits import Limits as StreamLimits
+from rsws.redis.limits import DEFAULTS as STREAM_DEFAULTS
+from rsws.redis.limits import Limits as StreamLimits
 from rsws.tokens.signed import CLOCK_DIFFERENCE_S
 
 

@@ -29,11 +29,11 @@ from rsws.gateway.session import Session
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.log_lines import LogLine
+from rsws.redis.target import RedisTarget
 from rsws.runtime import give_back_memory
 from rsws.settings import Settings
 from rsws.streams.retention import Rule
 from rsws.streams.router import Router
-from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.gateway")
 

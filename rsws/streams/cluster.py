@@ -17,16 +17,16 @@ from typing import TypeVar
 
 from rsws.errors import RedisUnavailable, StoreError
 from rsws.protocol import StreamId
+from rsws.redis.limits import DEFAULTS, Limits
+from rsws.redis.link import future_reply
+from rsws.redis.target import RedisTarget
 from rsws.streams.cluster_map import Ask, ask_map, ask_node, ask_primary
 from rsws.streams.follower import Follower
 from rsws.streams.lanes import Lanes
-from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import future_reply
 from rsws.streams.primary import Primary
 from rsws.streams.replies import History, StreamBounds
 from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, slot_of
 from rsws.streams.store import IdempotencyKey, Store, Stored, Streams, ignore_result
-from rsws.streams.target import RedisTarget
 from rsws.urls import HostPort
 
 log = logging.getLogger("rsws.redis")

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 from rsws.errors import RedisUnavailable, SetupError
+from rsws.redis.connection import ReplyError, pack
+from rsws.redis.target import RedisTarget
 from rsws.streams.primary import Primary
-from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.slots import Slots, parse_slots
-from rsws.streams.target import RedisTarget
 from rsws.urls import HostPort, join_host_port
 
 _ASK_MAP = ((b"CLUSTER", b"INFO"), (b"CLUSTER", b"SLOTS"))

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from rsws.errors import Outcome, RedisUnavailable, StoreError
-from rsws.streams.limits import DEFAULTS
+from rsws.redis.limits import DEFAULTS
 from rsws.streams.slots import Patience, Redirected
 from rsws.streams.store import Store
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from rsws.protocol import ZERO, StreamId
-from rsws.streams.limits import DEFAULTS
+from rsws.redis.limits import DEFAULTS
 
 STEP_ENTRIES = 64
 """The entries counted in one step, about a third of a millisecond of Redis' time."""

@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
 from rsws.protocol import StreamId
-from rsws.streams.redis_connection import ReplyError, pack
+from rsws.redis.connection import ReplyError, pack
 from rsws.streams.refusals import Refusals
 from rsws.streams.scripts import checksum
 

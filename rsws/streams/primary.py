@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from rsws.errors import RedisUnavailable
-from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import AskingLink, RedisLink
+from rsws.redis.connection import ReplyError
+from rsws.redis.limits import DEFAULTS, Limits
+from rsws.redis.link import AskingLink, RedisLink
+from rsws.redis.target import RedisTarget
 from rsws.streams.reader import Reader
-from rsws.streams.redis_connection import ReplyError
 from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.retention import Retention, Rule
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
 from rsws.streams.slots import Redirected, slot_of_key
 from rsws.streams.store import Store
-from rsws.streams.target import RedisTarget
 
 
 class Primary:

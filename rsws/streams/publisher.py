@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from rsws.errors import LoginRefused, Outcome, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, StreamId
-from rsws.streams.link import ASKING
-from rsws.streams.redis_connection import RedisConnection, pack
+from rsws.redis.connection import RedisConnection, pack
+from rsws.redis.link import ASKING
+from rsws.redis.target import RedisTarget
 from rsws.streams.replies import store_error
 from rsws.streams.slots import Patience, Redirected
-from rsws.streams.target import RedisTarget
 
 
 def xadd(channel: str, data: bytes, maxlen: int | None = None) -> list[bytes]:

@@ -22,12 +22,13 @@ from typing import Any
 from rsws.errors import ChannelUnreadable, RedisUnavailable
 from rsws.log_lines import LogLine
 from rsws.protocol import ZERO, StreamId
+from rsws.redis.command_queue import BATCH_BYTES
+from rsws.redis.connection import ReplyError, pack
+from rsws.redis.limits import DEFAULTS, Limits
+from rsws.redis.link import AskingLink, RedisLink, Submits
+from rsws.redis.target import RedisTarget
 from rsws.streams.caution import Caution
-from rsws.streams.command_queue import BATCH_BYTES
 from rsws.streams.follower import Followed, Follower
-from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import AskingLink, RedisLink, Submits
-from rsws.streams.redis_connection import ReplyError, pack
 from rsws.streams.refusals import Refusals
 from rsws.streams.replies import (
     Entry,
@@ -42,7 +43,6 @@ from rsws.streams.script_runner import ScriptRunner
 from rsws.streams.scripts import READ, checksum
 from rsws.streams.slots import Redirected
 from rsws.streams.tail_waiter import TailWaiter
-from rsws.streams.target import RedisTarget
 from rsws.streams.tracking import TrackingTable
 
 log = logging.getLogger("rsws.reader")

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from rsws.errors import NotReplicated, Outcome, RedisUnavailable, StoreError
-from rsws.streams.link import RedisLink
-from rsws.streams.redis_connection import pack
+from rsws.redis.connection import pack
+from rsws.redis.link import RedisLink
 
 OnResult: TypeAlias = Callable[[Any], None]
 """Gets what became of an append: that it is stored, or the error."""

@@ -9,7 +9,7 @@ import msgspec
 
 from rsws.errors import ChannelUnreadable, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import FIELD, ZERO, StreamId
-from rsws.streams.redis_connection import ReplyError
+from rsws.redis.connection import ReplyError
 from rsws.streams.slots import REDIRECTS, Redirected
 
 FIELD_NAME = FIELD.encode()

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from rsws.errors import RedisUnavailable, UsageError
 from rsws.log_lines import LogLine
+from rsws.options import UNIT_S
 from rsws.patterns import Patterns
 from rsws.protocol import OWN_KEYS
-from rsws.settings import UNIT_S
-from rsws.streams.limits import DEFAULTS
-from rsws.streams.link import RedisLink
-from rsws.streams.redis_connection import ReplyError
+from rsws.redis.connection import ReplyError
+from rsws.redis.limits import DEFAULTS
+from rsws.redis.link import RedisLink
 from rsws.streams.refusals import Refusals
 from rsws.streams.script_runner import ScriptRunner, ScriptsForbidden
 from rsws.streams.scripts import DELETE_QUIET

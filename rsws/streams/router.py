@@ -8,16 +8,16 @@ from functools import partial
 
 from rsws.errors import StoreError
 from rsws.protocol import StreamId
+from rsws.redis.limits import DEFAULTS, Limits
+from rsws.redis.target import RedisTarget
 from rsws.streams.cluster import Cluster
 from rsws.streams.follower import Follower
-from rsws.streams.limits import DEFAULTS, Limits
 from rsws.streams.primary import Primary
 from rsws.streams.reader import Reader
 from rsws.streams.replies import History, StreamBounds
 from rsws.streams.retention import Rule
 from rsws.streams.slots import Redirected
 from rsws.streams.store import IdempotencyKey, Stored, Streams
-from rsws.streams.target import RedisTarget
 
 OnChange = Callable[[str, str | None], None]
 """Called with the server, and None when it can be reached, or the cause when it no longer can."""

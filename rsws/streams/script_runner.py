@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from rsws.streams.link import Submits, future_reply
+from rsws.redis.connection import OnReply, ReplyError
+from rsws.redis.link import Submits, future_reply
 from rsws.streams.plain import Keys, PlainReads, Steps
-from rsws.streams.redis_connection import OnReply, ReplyError
 from rsws.streams.refusals import Refusals
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, Script
 
@@ -43,7 +43,7 @@ class ScriptRunner:
         """The connection, by its number, and the scripts tried again on it."""
 
     def run(self, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply, weight: int = 0) -> None:
-        """Run a script; ``weight`` as in :meth:`rsws.streams.link.RedisLink.submit`."""
+        """Run a script; ``weight`` as in :meth:`rsws.redis.link.RedisLink.submit`."""
         if self._refused and script in self._refused:
             self._try_again(script, keys, arguments, weight)
             self._run_plain(script, keys, arguments, on_reply, weight)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
 
-from rsws.streams.redis_connection import pack
+from rsws.redis.connection import pack
 
 
 @dataclass(frozen=True)

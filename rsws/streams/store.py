@@ -12,12 +12,12 @@ import msgspec
 
 from rsws.errors import Conflict, NotPossible, RedisUnavailable, StoreError
 from rsws.protocol import ZERO, StreamId
+from rsws.redis.command_queue import BATCH_BYTES
+from rsws.redis.connection import ReplyError
+from rsws.redis.limits import DEFAULTS, Limits
+from rsws.redis.link import Submits, future_reply
 from rsws.streams.caution import Caution
-from rsws.streams.command_queue import BATCH_BYTES
-from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import Submits, future_reply
 from rsws.streams.lookback import LookBack
-from rsws.streams.redis_connection import ReplyError
 from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.replies import (
@@ -136,7 +136,7 @@ class Store(Streams):
         """How much to ask for of channels that were read when the link for history broke."""
         self._look_back = LookBack(self._step_back, step_s=limits.step_s)
         self._look_weight = LOOK_WEIGHT
-        """The weight of LOOK, estimated from the last ones; see :meth:`rsws.streams.link.RedisLink.submit`."""
+        """The weight of LOOK, estimated from the last ones; see :meth:`rsws.redis.link.RedisLink.submit`."""
         self._looks: dict[str, tuple[int, list[Callable[[StreamBounds | StoreError], None]]]] = {}
         """Who waits for the last look under way at each channel, and the link's batch count when it was submitted."""
 

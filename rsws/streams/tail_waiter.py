@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from rsws.errors import RedisUnavailable, SetupError
-from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import RedisLink
-from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
+from rsws.redis.connection import RedisConnection, ReplyError, pack
+from rsws.redis.limits import DEFAULTS, Limits
+from rsws.redis.link import RedisLink
+from rsws.redis.target import RedisTarget
 from rsws.streams.refusals import Refusals
-from rsws.streams.target import RedisTarget
 
 log = logging.getLogger("rsws.reader")
 

@@ -20,8 +20,8 @@ from kit.support import RedisServer, RenamedServer, eventually, free_port
 from rsws.check.findings import Found, Severity
 from rsws.check.redis_checks import REDIS_CHECKS, clock_findings, exposure, version
 from rsws.check.redis_server import Plan, Server, open_servers
+from rsws.redis.target import RedisTarget, ServerFacts
 from rsws.streams.retention import Rule
-from rsws.streams.target import RedisTarget, ServerFacts
 
 CRITICAL, WARNING, UNKNOWN, NOTE = Severity
 NO_REPLICA = [(NOTE, "Redis has no replica")]

@@ -32,7 +32,8 @@ from rsws.errors import (
     Unauthorized,
     UsageError,
 )
-from rsws.settings import ClientSettings, Settings, options
+from rsws.options import options
+from rsws.settings import ClientSettings, Settings
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 WORKS: dict[str, Any] = COMMANDS["bench"].commands

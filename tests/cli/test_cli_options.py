@@ -18,8 +18,9 @@ from rsws.cli.endpoint import find_gateway
 from rsws.cli.exits import ExitCode, Failure
 from rsws.cli.options import FLAGS, flag, from_settings
 from rsws.datadir import DataDir
+from rsws.env_file import load_env_file
 from rsws.errors import UsageError
-from rsws.settings import ClientSettings, Settings, load_env_file
+from rsws.settings import ClientSettings, Settings
 
 
 def settings(**flags: object) -> ClientSettings:

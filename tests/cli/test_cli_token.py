@@ -24,7 +24,7 @@ from kit.support import RedisServer, run_rsws
 from kit.tokens import SECRET, encoded, jwks, pair, sign, token
 from rsws.cli.exits import ExitCode
 from rsws.cli.token_display import _span
-from rsws.settings import load_env_file
+from rsws.env_file import load_env_file
 from rsws.tokens.grant import Grant
 from rsws.tokens.keys import read_keys
 from rsws.tokens.reasons import Refusal

@@ -19,7 +19,8 @@ from rsws.cli.exits import ExitCode
 from rsws.cli.options import flag
 from rsws.client import connect
 from rsws.errors import UsageError
-from rsws.settings import ClientSettings, Option, Settings, options
+from rsws.options import Option, options
+from rsws.settings import ClientSettings, Settings
 
 NO_UTF8 = os.fsdecode(b"\xff")
 TEXTS = [NO_UTF8, ".example", "a..b", "x" * 100_000, ""]

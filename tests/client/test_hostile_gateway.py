@@ -21,8 +21,8 @@ from rsws.client import Disconnected
 from rsws.client.limits import DEFAULTS
 from rsws.client.log import Warnings
 from rsws.errors import Outcome, PublishFailed
+from rsws.options import KIB, MIB
 from rsws.protocol import Ack, CaughtUp, Error, Gap, Message, Pong, Reply, StreamId, Subscribed, encode_reply
-from rsws.settings import KIB, MIB
 from rsws.text import SHOWN_CHARACTERS
 
 GAP = Gap("c", StreamId(1, 0), StreamId(2, 0), "trimmed")

@@ -27,8 +27,8 @@ from kit.tls import Authority
 from rsws.gateway.process.single import SingleProcess
 from rsws.gateway.server import NOTSENT_BYTES, TCP_NOTSENT_LOWAT
 from rsws.gateway.websocket.connection import ClientConnection
-from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
-from rsws.streams.target import RedisTarget
+from rsws.redis.connection import RedisConnection, ReplyError, pack
+from rsws.redis.target import RedisTarget
 
 NO_RETRY = Retry(NoBackoff(), 0)
 

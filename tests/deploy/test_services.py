@@ -18,7 +18,8 @@ import yaml
 from kit.cli import KEY
 from kit.fronts import DEPLOY
 from kit.support import RedisServer, RswsProcess, free_port, run_rsws
-from rsws.settings import Settings, options
+from rsws.options import options
+from rsws.settings import Settings
 
 SECURITY = (DEPLOY.parent / "docs" / "security.md").read_text()
 UNIT = (DEPLOY / "rsws.service").read_text()

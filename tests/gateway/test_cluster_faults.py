@@ -14,12 +14,12 @@ from kit.faults import Proxy, link_is_up
 from kit.gateway import async_test, gateway
 from kit.proofs.proof import have_acked, reached
 from kit.support import RedisServer
+from rsws.redis.target import RedisTarget
 from rsws.streams.cluster import Cluster as RedisCluster
 from rsws.streams.cluster import _Followed
 from rsws.streams.lanes import Lanes
 from rsws.streams.primary import Primary
 from rsws.streams.slots import slot_of
-from rsws.streams.target import RedisTarget
 
 CHANNELS = 8
 MOVES = 16

@@ -11,9 +11,9 @@ from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.pages import Pages
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.protocol import ZERO, StreamId
+from rsws.redis.target import RedisTarget
 from rsws.streams.primary import Primary
 from rsws.streams.replies import StreamBounds
-from rsws.streams.target import RedisTarget
 
 
 @async_test

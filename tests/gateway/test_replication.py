@@ -14,7 +14,7 @@ from kit.gateway import async_test, connect, entries, gateway, until_status
 from kit.support import RedisServer
 from rsws.errors import NotReplicated
 from rsws.gateway.limits import DEFAULTS
-from rsws.streams.link import RedisLink
+from rsws.redis.link import RedisLink
 from rsws.streams.replication import ReplicaWait
 
 SHORT = replace(DEFAULTS, streams=replace(DEFAULTS.streams, replica_wait_s=0.2))

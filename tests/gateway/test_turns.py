@@ -38,7 +38,7 @@ from rsws.gateway.websocket.turns import (
     Portions,
     Turns,
 )
-from rsws.settings import KIB, MIB
+from rsws.options import KIB, MIB
 
 PING_FRAME = frame(b"", 9)
 FLOOD = PING_FRAME * (MIB // len(PING_FRAME))

@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-import redis
 import uvloop
 
+import redis
 from kit.gateway import KEY, frame, handshake
 from kit.load import allow_open_files, tap
 from kit.support import MIB

@@ -12,7 +12,7 @@ from rsws.check.gateway_checks import Gateway
 from rsws.check.redis_server import Plan
 from rsws.check.run import Report, look
 from rsws.datadir import DataDir
-from rsws.streams.target import RedisTarget
+from rsws.redis.target import RedisTarget
 
 
 def gateway_at(url: str, token: str | None = KEY, timeout_s: float = 2) -> Gateway:

@@ -9,23 +9,23 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+import redis
 from kit.support import (
     eventually,
 )
 from rsws.datadir import DataDir
-from rsws.streams.embedded import LocalRedis
-from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
+from rsws.embedded.limits import DEFAULTS, Limits
+from rsws.embedded.local import LocalRedis
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 GATEWAY = """
 import asyncio, sys
 from pathlib import Path
 from rsws.datadir import DataDir
-from rsws.streams.embedded import LocalRedis
+from rsws.embedded.local import LocalRedis
 
 async def main():
     async with LocalRedis(DataDir(Path(sys.argv[1])), int(sys.argv[2])) as local:
@@ -80,7 +80,7 @@ def history(port: int) -> list[str]:
     return [fields[b"messageData"].decode() for _, fields in call(port, "XRANGE", "history", "-", "+")]
 
 
-def enter(data_dir: DataDir, port: int, limits: LocalLimits = LOCAL_DEFAULTS) -> None:
+def enter(data_dir: DataDir, port: int, limits: Limits = DEFAULTS) -> None:
     """Start and stop."""
 
     async def main() -> None:

@@ -11,11 +11,11 @@ from rsws.errors import (
     StoreError,
 )
 from rsws.protocol import StreamId
-from rsws.streams.link import RedisLink
+from rsws.redis.link import RedisLink
+from rsws.redis.target import RedisTarget
 from rsws.streams.primary import Primary
 from rsws.streams.reader import Reader
 from rsws.streams.store import IdempotencyKey, Store, Stored
-from rsws.streams.target import RedisTarget
 
 TOP = 2**64 - 1
 PAGE_BYTES = 64 * 1024

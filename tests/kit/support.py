@@ -23,9 +23,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+import redis
 
 T = TypeVar("T")
 StreamName = Literal["stdout", "stderr"]

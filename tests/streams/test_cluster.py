@@ -13,11 +13,11 @@ from kit.cluster import Cluster
 from kit.support import run_rsws
 from rsws.errors import RedisUnavailable, StoreError
 from rsws.protocol import StreamId
+from rsws.redis.connection import ReplyError
+from rsws.redis.target import RedisTarget
+from rsws.redis.url import parse_redis_url
 from rsws.streams.publisher import Publisher
-from rsws.streams.redis_connection import ReplyError
-from rsws.streams.redis_url import parse_redis_url
 from rsws.streams.slots import Patience, Redirected, Slots, parse_slots, slot_of, slot_tag
-from rsws.streams.target import RedisTarget
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,12 @@ from kit.streams import PAGE_BYTES, appended, parsed, running, stored
 from kit.support import RedisServer, RenamedServer, sent_by
 from rsws.errors import ErrorCode, NotPossible, Outcome, StoreError
 from rsws.protocol import ZERO, StreamId
-from rsws.streams.limits import DEFAULTS
+from rsws.redis.limits import DEFAULTS
+from rsws.redis.target import RedisTarget
 from rsws.streams.primary import Primary
 from rsws.streams.replies import Entry, History, StreamBounds
 from rsws.streams.retention import Rule
 from rsws.streams.store import IdempotencyKey, Store, Stored
-from rsws.streams.target import RedisTarget
 
 NO_SCRIPTS = ("-eval", "-evalsha", "-script")
 NO_INFO = (*NO_SCRIPTS, "-xinfo")

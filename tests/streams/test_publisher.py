@@ -9,8 +9,8 @@ import pytest
 from kit.support import RedisServer
 from rsws.errors import ChannelUnreadable, Outcome, RedisRefused, RedisUnavailable, SetupError, StoreError
 from rsws.protocol import StreamId
+from rsws.redis.target import RedisTarget
 from rsws.streams.publisher import Publisher, xadd
-from rsws.streams.target import RedisTarget
 
 TIMEOUT_S = 0.5
 

@@ -19,11 +19,11 @@ from rsws.errors import (
     StoreError,
 )
 from rsws.protocol import ZERO, StreamId
-from rsws.streams.limits import DEFAULTS, Limits
+from rsws.redis.limits import DEFAULTS, Limits
+from rsws.redis.target import RedisTarget
 from rsws.streams.reader import Reader
 from rsws.streams.replies import Entry
 from rsws.streams.tail_waiter import SLOT_SHARDS
-from rsws.streams.target import RedisTarget
 
 
 @dataclass

@@ -20,10 +20,10 @@ from rsws.errors import (
     RedisUnavailable,
 )
 from rsws.protocol import ZERO, StreamId
+from rsws.redis.target import RedisTarget
 from rsws.streams.primary import Primary
 from rsws.streams.replies import Entry, History, StreamBounds, broken_continuity, parse_entries
 from rsws.streams.store import PLAIN_READ_ENTRIES, IdempotencyKey, Store, Stored, idempotency_key_name
-from rsws.streams.target import RedisTarget
 
 
 @async_test

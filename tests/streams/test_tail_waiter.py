@@ -18,10 +18,10 @@ from kit.faults import command_calls
 from kit.gateway import PATIENCE_S, add, async_test, until
 from kit.streams import target_of
 from kit.support import RedisServer, free_port
-from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.link import RedisLink
+from rsws.redis.limits import DEFAULTS, Limits
+from rsws.redis.link import RedisLink
+from rsws.redis.target import RedisTarget
 from rsws.streams.tail_waiter import PAUSE_S, SLOT_SHARDS, TailWaiter
-from rsws.streams.target import RedisTarget
 
 
 class Waiting:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from rsws.certificates import server_context
 from rsws.datadir import DataDir
+from rsws.embedded.local import LocalRedis
 from rsws.errors import RedisUnavailable, SetupError, UsageError
+from rsws.redis.target import RedisTarget, probe, redis_target
 from rsws.settings import MIN_KEY_CHARS, Settings, read_secret
-from rsws.streams.embedded import LocalRedis
 from rsws.streams.retention import Rule
-from rsws.streams.target import RedisTarget, probe, redis_target
 from rsws.urls import join_host_port, parse_place
 
 BACKLOG = 4096

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from rsws.datadir import DataDir
+from rsws.embedded.local import LocalRedis
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.process.lifecycle import Gateway
@@ -24,7 +25,6 @@ from rsws.gateway.process.setup import (
 from rsws.gateway.server import Server
 from rsws.patterns import Patterns
 from rsws.settings import Settings
-from rsws.streams.embedded import LocalRedis
 from rsws.streams.retention import Rule
 
 

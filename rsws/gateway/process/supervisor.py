@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from rsws.backoff import Backoff
 from rsws.datadir import DataDir
+from rsws.embedded.local import LocalRedis
 from rsws.errors import SetupError
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics
@@ -39,9 +40,9 @@ from rsws.gateway.process.setup import (
     url_of,
 )
 from rsws.log_lines import LogLine
+from rsws.options import SECONDS
 from rsws.runtime import start_module
-from rsws.settings import SECONDS, Settings
-from rsws.streams.embedded import LocalRedis
+from rsws.settings import Settings
 
 log = logging.getLogger("rsws.gateway")
 

@@ -26,7 +26,8 @@ from rsws.gateway.websocket.keepalive import Liveness, Verdict, unacknowledged_b
 from rsws.gateway.websocket.receiving import FrameReader, Receiver
 from rsws.gateway.websocket.turns import BYTES_UNDER_WAY, REQUESTS_UNDER_WAY, Turns
 from rsws.log_lines import LogLine
-from rsws.settings import KIB, Settings
+from rsws.options import KIB
+from rsws.settings import Settings
 
 log = logging.getLogger("rsws.gateway")
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from rsws.settings import KIB, MIB
+from rsws.options import KIB, MIB
 
 log = logging.getLogger("rsws.gateway")
 

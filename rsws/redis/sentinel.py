@@ -22,8 +22,8 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rsws.errors import RedisUnavailable
-from rsws.streams.redis_connection import PRIMARY_ROLES, connection_error_text
-from rsws.streams.redis_url import RedisUrl
+from rsws.redis.connection import PRIMARY_ROLES, connection_error_text
+from rsws.redis.url import RedisUrl
 from rsws.urls import HostPort, join_host_port
 
 log = logging.getLogger("rsws.redis")

@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import redis
 
+import redis
 from kit.support import eventually, find_server_binary, free_port, is_running
 from rsws.datadir import DataDir
+from rsws.embedded.limits import DEFAULTS, Limits
+from rsws.embedded.local import LocalRedis
+from rsws.embedded.valkey import Engine, ServerProcess
 from rsws.errors import SetupError
 from rsws.streams import valkey
-from rsws.streams.embedded import LocalRedis
-from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
-from rsws.streams.valkey import Engine, ServerProcess
 
 
 def script(path: Path, text: str) -> str:
@@ -42,7 +42,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return servers
 
 
-def enter(data_dir: DataDir, write: bool = False, limits: LocalLimits = LOCAL_DEFAULTS) -> str:
+def enter(data_dir: DataDir, write: bool = False, limits: Limits = DEFAULTS) -> str:
     """Start and stop it; its description."""
     port = free_port()
 
@@ -185,7 +185,7 @@ def test_a_history_that_cannot_be_read_is_quoted(data_dir: DataDir, installed: l
 def test_a_server_that_hangs_at_the_start_is_given_up(data_dir: DataDir, installed: list[str], tmp_path: Path) -> None:
     installed[:] = [server(tmp_path / "hangs", "Valkey server v=9.1.2", then="echo $$; exec sleep 60")]
     with pytest.raises(SetupError, match="did not get ready") as refused:
-        enter(data_dir, limits=replace(LOCAL_DEFAULTS, start_timeout_s=0.1))
+        enter(data_dir, limits=replace(DEFAULTS, start_timeout_s=0.1))
     pid = int(str(refused.value).split()[-1])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -201,5 +201,5 @@ def test_a_long_load_is_waited_for_and_reported(
     enter(data_dir, write=True)
     slowly = 'exec "$REAL" "$@" --key-load-delay 5000 --loading-process-events-interval-bytes 1024'
     installed[:] = [server(tmp_path / "slow", "Valkey server v=99", then=slowly)]
-    enter(data_dir, limits=replace(LOCAL_DEFAULTS, start_timeout_s=1.0, progress_interval_s=0.1))
+    enter(data_dir, limits=replace(DEFAULTS, start_timeout_s=1.0, progress_interval_s=0.1))
     assert caplog.text.count("loading the history: ") >= 2

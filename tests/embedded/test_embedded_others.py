@@ -20,11 +20,11 @@ from kit.support import (
 )
 from rsws.backoff import Backoff
 from rsws.datadir import DataDir
+from rsws.embedded.limits import DEFAULTS
+from rsws.embedded.local import LocalRedis
+from rsws.embedded.valkey import Where
 from rsws.errors import SetupError
 from rsws.streams import embedded, valkey
-from rsws.streams.embedded import LocalRedis
-from rsws.streams.limits import LOCAL_DEFAULTS
-from rsws.streams.valkey import Where
 
 
 def test_a_second_gateway_shares_the_server(gateway: Gateway, data_dir: DataDir, port: int) -> None:
@@ -86,7 +86,7 @@ def test_a_shared_server_is_not_exchanged_for_another_redis(
     port: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    limits = replace(LOCAL_DEFAULTS, restart=Backoff(0.5, 30.0))
+    limits = replace(DEFAULTS, restart=Backoff(0.5, 30.0))
 
     async def main() -> None:
         async with watched(LocalRedis(data_dir, port, limits=limits)) as local:
@@ -128,7 +128,7 @@ def test_two_servers_on_one_directory_are_refused(gateway: Gateway, data_dir: Da
 
 
 def test_a_gateway_whose_server_does_not_answer_is_named(gateway: Gateway, data_dir: DataDir, port: int) -> None:
-    limits = replace(LOCAL_DEFAULTS, takeover_timeout_s=0.1, probe_timeout_s=0.1)
+    limits = replace(DEFAULTS, takeover_timeout_s=0.1, probe_timeout_s=0.1)
     os.kill(gateway.server, signal.SIGSTOP)
     with pytest.raises(
         SetupError, match=rf"pid {gateway.process.pid} .*{data_dir.redis}.* does not answer on 127.0.0.1:{port}"
@@ -146,7 +146,7 @@ def test_the_users_own_redis_is_used_and_nothing_started_in_its_place(
             assert not local.embedded
             assert local.directory is None
             own_redis.stop()
-            await asyncio.sleep(5 * LOCAL_DEFAULTS.restart.first_s)
+            await asyncio.sleep(5 * DEFAULTS.restart.first_s)
             assert not answers(own_redis.port)
         assert not data_dir.path.exists()
 
@@ -231,4 +231,4 @@ def test_what_never_answers_is_no_redis(data_dir: DataDir, port: int) -> None:
         socket.create_server(("127.0.0.1", port)),
         pytest.raises(SetupError, match=rf"127.0.0.1:{port} is no Redis \(it did not answer"),
     ):
-        enter(data_dir, port, replace(LOCAL_DEFAULTS, probe_timeout_s=0.1))
+        enter(data_dir, port, replace(DEFAULTS, probe_timeout_s=0.1))

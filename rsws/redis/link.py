@@ -10,10 +10,10 @@ from typing import Any, NoReturn, Protocol
 
 from rsws.errors import Outcome, RedisUnavailable, SetupError
 from rsws.log_lines import LogLine
-from rsws.streams.command_queue import CommandQueue
-from rsws.streams.limits import DEFAULTS, Limits
-from rsws.streams.redis_connection import NotPrimary, OnReply, RedisConnection, ReplyError, pack
-from rsws.streams.target import ASK_ROLE, RedisTarget
+from rsws.redis.command_queue import CommandQueue
+from rsws.redis.connection import NotPrimary, OnReply, RedisConnection, ReplyError, pack
+from rsws.redis.limits import DEFAULTS, Limits
+from rsws.redis.target import ASK_ROLE, RedisTarget
 
 log = logging.getLogger("rsws.redis")
 

@@ -28,10 +28,8 @@ from pathlib import Path
 from typing import Self
 
 from rsws.datadir import DataDir
-from rsws.errors import LoginRefused, SetupError
-from rsws.ownership import PrivateDir, strangers
-from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
-from rsws.streams.valkey import (
+from rsws.embedded.limits import DEFAULTS, Limits
+from rsws.embedded.valkey import (
     HOST,
     LOG,
     ServerProcess,
@@ -43,6 +41,8 @@ from rsws.streams.valkey import (
     private_address,
     url_of,
 )
+from rsws.errors import LoginRefused, SetupError
+from rsws.ownership import PrivateDir, strangers
 
 logger = logging.getLogger("rsws.embedded")
 
@@ -85,7 +85,7 @@ class LocalRedis:
         port: int,
         max_memory_bytes: int | None = None,
         *,
-        limits: LocalLimits = LOCAL_DEFAULTS,
+        limits: Limits = DEFAULTS,
     ) -> None:
         """
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rsws.streams.command_queue import BATCH_BYTES, BATCH_COMMANDS, CommandQueue
+from rsws.redis.command_queue import BATCH_BYTES, BATCH_COMMANDS, CommandQueue
 
 
 def ignore(reply: Any) -> None:

@@ -22,10 +22,10 @@ from rsws.errors import (
     SetupError,
     UsageError,
 )
-from rsws.streams.limits import DEFAULTS
-from rsws.streams.link import RedisLink
-from rsws.streams.redis_connection import ReplyError, pack
-from rsws.streams.target import RedisTarget, probe
+from rsws.redis.connection import ReplyError, pack
+from rsws.redis.limits import DEFAULTS
+from rsws.redis.link import RedisLink
+from rsws.redis.target import RedisTarget, probe
 
 # --- the target ---
 

@@ -10,7 +10,7 @@ import pytest
 
 from kit.tls import Authority
 from rsws.errors import UsageError
-from rsws.streams.redis_url import TlsFiles, parse_redis_url
+from rsws.redis.url import TlsFiles, parse_redis_url
 
 
 @pytest.mark.parametrize(

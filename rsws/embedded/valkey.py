@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote
 
+from rsws.embedded.limits import DEFAULTS, Limits
+from rsws.env_file import environment_of_others
 from rsws.errors import SetupError
 from rsws.ownership import PrivateDir
-from rsws.settings import environment_of_others
-from rsws.streams.limits import LOCAL_DEFAULTS, LocalLimits
 
 logger = logging.getLogger("rsws.embedded")
 
@@ -81,7 +81,7 @@ class ServerProcess:
     """A running server, with the watchdog that ends it when the gateway's process is gone."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, where: Where, directory: PrivateDir, limits: LocalLimits
+        self, process: asyncio.subprocess.Process, where: Where, directory: PrivateDir, limits: Limits
     ) -> None:
         self.pid = process.pid
         self._process = process
@@ -104,7 +104,7 @@ class ServerProcess:
         port: int,
         lock: int,
         max_memory_bytes: int | None,
-        limits: LocalLimits,
+        limits: Limits,
     ) -> ServerProcess:
         """Start a server, which inherits the descriptor of its lock.
 
@@ -324,7 +324,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
-async def ping(where: Where, timeout_s: float = LOCAL_DEFAULTS.probe_timeout_s) -> bytes | None:
+async def ping(where: Where, timeout_s: float = DEFAULTS.probe_timeout_s) -> bytes | None:
     """Return the first line of the reply to PING; empty when there was none, None when no server listens."""
     try:
         return await _ask(where, "PING", timeout_s)

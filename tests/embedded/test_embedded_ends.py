@@ -17,10 +17,10 @@ from kit.support import (
     is_running,
 )
 from rsws.datadir import DataDir
+from rsws.embedded.limits import DEFAULTS
+from rsws.embedded.local import LocalRedis
 from rsws.errors import SetupError
 from rsws.streams import valkey
-from rsws.streams.embedded import LocalRedis
-from rsws.streams.limits import LOCAL_DEFAULTS
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(gateway: Gateway) -> None:
@@ -69,7 +69,7 @@ def test_a_dying_server_is_not_taken_for_the_users(
 
 
 def test_a_server_that_does_not_end_is_named(gateway: Gateway, data_dir: DataDir, port: int) -> None:
-    limits = replace(LOCAL_DEFAULTS, takeover_timeout_s=0.1)
+    limits = replace(DEFAULTS, takeover_timeout_s=0.1)
     os.kill(gateway.watchdog, signal.SIGSTOP)
     gateway.kill_9()
     try:
@@ -135,7 +135,7 @@ def test_the_death_of_the_watchdog_brings_another(data_dir: DataDir, port: int) 
 
 def test_a_hung_server_is_killed(data_dir: DataDir, port: int, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with LocalRedis(data_dir, port, limits=replace(LOCAL_DEFAULTS, stop_timeout_s=0.1)):
+        async with LocalRedis(data_dir, port, limits=replace(DEFAULTS, stop_timeout_s=0.1)):
             add(port, "1")
             os.kill(server_pid(port), signal.SIGSTOP)
         assert not answers(port)

@@ -13,9 +13,9 @@ import pytest
 from kit.gateway import async_test, until
 from kit.support import RedisServer
 from rsws.errors import LoginRefused, RedisUnavailable
-from rsws.streams.redis_url import parse_redis_url
-from rsws.streams.sentinel import Sentinels
-from rsws.streams.target import RedisTarget
+from rsws.redis.sentinel import Sentinels
+from rsws.redis.target import RedisTarget
+from rsws.redis.url import parse_redis_url
 from rsws.urls import HostPort
 
 

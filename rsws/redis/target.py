@@ -21,8 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
-from rsws.settings import Settings, read_secret
-from rsws.streams.redis_connection import (
+from rsws.redis.connection import (
     PRIMARY_ROLES,
     NotPrimary,
     RedisConnection,
@@ -30,8 +29,9 @@ from rsws.streams.redis_connection import (
     connection_error_text,
     pack,
 )
-from rsws.streams.redis_url import TlsFiles, parse_redis_url
-from rsws.streams.sentinel import PROMOTION_S, Sentinels
+from rsws.redis.sentinel import PROMOTION_S, Sentinels
+from rsws.redis.url import TlsFiles, parse_redis_url
+from rsws.settings import Settings, read_secret
 from rsws.urls import HostPort, join_host_port
 
 log = logging.getLogger("rsws.redis")
@@ -64,7 +64,7 @@ class RedisTarget:
     """The Redis to use, and how to connect to its primary.
 
     Args:
-        url: See :func:`rsws.streams.redis_url.parse_redis_url`; or a callable that reads it anew for each attempt to
+        url: See :func:`rsws.redis.url.parse_redis_url`; or a callable that reads it anew for each attempt to
             connect, from a file in which a password may change.
         timeout_s: How long a connection attempt may take.
         tls: The files for TLS.

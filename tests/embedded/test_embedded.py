@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+import redis
 from kit.local_redis import Run, add, answers, call, enter, history
 from kit.support import (
     RedisServer,
@@ -20,11 +20,11 @@ from kit.support import (
     unprivileged,
 )
 from rsws.datadir import DataDir
+from rsws.embedded.local import LocalRedis
 from rsws.errors import SetupError
 from rsws.ownership import user_name
+from rsws.redis.target import RedisTarget, probe
 from rsws.streams import valkey
-from rsws.streams.embedded import LocalRedis
-from rsws.streams.target import RedisTarget, probe
 
 
 def test_a_server_is_started_and_its_history_survives(data_dir: DataDir, port: int, run: Run) -> None:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from rsws.streams.redis_connection import OnReply
+from rsws.redis.connection import OnReply
 
 BATCH_COMMANDS = 1000
 BATCH_BYTES = 256 * 1024

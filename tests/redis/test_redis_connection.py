@@ -15,9 +15,9 @@ from kit.gateway import async_test, until
 from kit.streams import PRIMARY_SAYS
 from kit.support import free_port
 from rsws.errors import Outcome
-from rsws.streams.link import RedisLink
-from rsws.streams.redis_connection import RedisConnection, ReplyError, pack
-from rsws.streams.target import ASK_ROLE, RedisTarget
+from rsws.redis.connection import RedisConnection, ReplyError, pack
+from rsws.redis.link import RedisLink
+from rsws.redis.target import ASK_ROLE, RedisTarget
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

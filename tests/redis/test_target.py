@@ -13,9 +13,9 @@ from kit.gateway import async_test
 from kit.support import RedisServer
 from kit.tls import Authority
 from rsws.errors import LoginRefused, RedisUnavailable
-from rsws.streams.redis_connection import connection_error_text
-from rsws.streams.redis_url import TlsFiles
-from rsws.streams.target import RedisTarget, probe
+from rsws.redis.connection import connection_error_text
+from rsws.redis.target import RedisTarget, probe
+from rsws.redis.url import TlsFiles
 
 LONG_AGO = datetime.datetime(2020, 1, 1)
 

@@ -20,11 +20,11 @@ from kit.support import (
     unprivileged,
 )
 from rsws.datadir import DataDir
+from rsws.embedded import valkey
 from rsws.embedded.local import LocalRedis
 from rsws.errors import SetupError
 from rsws.ownership import user_name
 from rsws.redis.target import RedisTarget, probe
-from rsws.streams import valkey
 
 
 def test_a_server_is_started_and_its_history_survives(data_dir: DataDir, port: int, run: Run) -> None:

@@ -17,10 +17,10 @@ from kit.support import (
     is_running,
 )
 from rsws.datadir import DataDir
+from rsws.embedded import valkey
 from rsws.embedded.limits import DEFAULTS
 from rsws.embedded.local import LocalRedis
 from rsws.errors import SetupError
-from rsws.streams import valkey
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(gateway: Gateway) -> None:

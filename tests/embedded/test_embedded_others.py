@@ -20,11 +20,12 @@ from kit.support import (
 )
 from rsws.backoff import Backoff
 from rsws.datadir import DataDir
+from rsws.embedded import local as local_redis
+from rsws.embedded import valkey
 from rsws.embedded.limits import DEFAULTS
 from rsws.embedded.local import LocalRedis
 from rsws.embedded.valkey import Where
 from rsws.errors import SetupError
-from rsws.streams import embedded, valkey
 
 
 def test_a_second_gateway_shares_the_server(gateway: Gateway, data_dir: DataDir, port: int) -> None:
@@ -108,12 +109,12 @@ def test_a_gateway_that_was_first_by_a_moment_is_found(
     first, second = LocalRedis(data_dir, port), LocalRedis(data_dir, port)
 
     async def ping_after_the_first(where: Where, timeout_s: float) -> bytes | None:
-        monkeypatch.setattr(embedded, "ping", valkey.ping)
+        monkeypatch.setattr(local_redis, "ping", valkey.ping)
         await first.__aenter__()
         return await valkey.ping(where, timeout_s)
 
     async def main() -> None:
-        monkeypatch.setattr(embedded, "ping", ping_after_the_first)
+        monkeypatch.setattr(local_redis, "ping", ping_after_the_first)
         async with second:
             assert second.embedded
         await first.__aexit__(None, None, None)

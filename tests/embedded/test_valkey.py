@@ -16,11 +16,11 @@ import pytest
 import redis
 from kit.support import eventually, find_server_binary, free_port, is_running
 from rsws.datadir import DataDir
+from rsws.embedded import valkey
 from rsws.embedded.limits import DEFAULTS, Limits
 from rsws.embedded.local import LocalRedis
 from rsws.embedded.valkey import Engine, ServerProcess
 from rsws.errors import SetupError
-from rsws.streams import valkey
 
 
 def script(path: Path, text: str) -> str:

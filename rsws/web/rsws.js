@@ -30,7 +30,7 @@ export function connect(url, options = {}) {
     try {
       await listener(what);
     } catch (error) {
-      setTimeout(() => { throw error; }); // the page's, and no reason to stop here
+      setTimeout(() => { throw error; }, 0); // the page's, and no reason to stop here
     }
   }
 

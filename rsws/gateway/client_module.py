@@ -9,7 +9,7 @@ from importlib.resources import files
 HEADERS = {
     "Content-Type": "text/javascript; charset=utf-8",
     "Cache-Control": "public, max-age=300",
-    "Access-Control-Allow-Origin": "*",  # a page of another origin; those that --origin does not list are refused before
+    "Access-Control-Allow-Origin": "*",  # those that --origin does not list are refused before
     "Vary": "Accept-Encoding",
 }
 

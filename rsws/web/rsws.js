@@ -148,7 +148,7 @@ export function connect(url, options = {}) {
       subscriptions.forEach((each) => each.join());
       resend();
     } else if (status === "pong") --pings || rest();
-    else if (status?.endsWith("ack")) answered(reply);
+    else if (/ack$/.test(status)) answered(reply);
     else if (status === "unsubscribed") {
       leaving.delete(channel);
       subscription?.join();
@@ -157,7 +157,7 @@ export function connect(url, options = {}) {
       if (asksToken) renew();
     } else if (leaving.has(channel)) return;
     else if (subscription) subscription.receive(reply, text.length);
-    else if (error) tell({ event: "error", error: failure(error, { code, channel }) });
+    else if (status === "error") tell({ event: "error", error: failure(error, { code, channel }) });
   }
 
   async function renew() {
@@ -298,7 +298,7 @@ export function connect(url, options = {}) {
     function receive(reply, length) {
       const { status, event, streamId: id, data, reason, error, code } = reply;
       if (error) refused(failure(error, { code, channel }));
-      else if (status && asked) {
+      else if (status) {
         live = true;
         tries = 0;
         position = reply.lastMessageId ?? position;

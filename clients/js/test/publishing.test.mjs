@@ -47,6 +47,7 @@ test("a publish gives its id once it is acked", async () => {
   socket.get(ack(request, "9007199254740993-0"));
   await turns();
   assert.deepEqual(seen, { id: "9007199254740993-0" });
+  await pass(30_000); // its timeout
 });
 
 test("each client is another producer, and each message has another name", async () => {
@@ -113,6 +114,10 @@ test("an unknown outcome is found out by sending it again", async () => {
   socket.get({ ...ack(request, "7-0"), duplicate: true });
   await turns();
   assert.deepEqual(seen, { id: "7-0" });
+  client.publish("news", 1).catch(() => {});
+  socket.get(refusal(socket.take()[0], "redis_unavailable", "unknown"));
+  await pass(100); // the waits begin anew
+  assert.equal(socket.take().length, 1);
 });
 
 test("what is refused after an unknown outcome may be stored, unless others have its name", async () => {
@@ -161,6 +166,9 @@ test("the outbox has a bound, in messages and in size", async () => {
   await opened();
   client.publish("news", "x".repeat(4 << 20)).catch(() => {});
   await assert.rejects(client.publish("news", 1), { code: "outbox_full" });
+  Socket.last.get(ack(Socket.last.take()[0]));
+  client.publish("news", 1).catch(() => {});
+  assert.equal(Socket.last.take().length, 1);
 });
 
 test("two publishes can't have the same name at the same time", async () => {

@@ -119,6 +119,22 @@ test("what belongs to an earlier subscription of the channel is dropped", async 
   assert.deepEqual(seen, [["8-0"]]);
 });
 
+test("what was not answered is over with the connection", async () => {
+  subscribe().close();
+  subscribe({ after: "7-0" });
+  socket.take();
+  assert.deepEqual((await next()).take(), [request({ lastMessageId: "7-0" })]);
+});
+
+test("a subscription hands over nothing after its close, even of what was received", async () => {
+  const subscription = subscribe();
+  socket.subscribed("news");
+  socket.messages("news", "1-0");
+  subscription.close();
+  await turns();
+  assert.deepEqual(seen, []);
+});
+
 test("nothing comes after close, neither what was received nor what is handed over just now", async () => {
   const handlers = ["a", "b"].map((channel) => ({
     onMessages: ([{ channel, id }]) => (seen.push(`${channel} ${id}`), client.close()),
@@ -245,6 +261,14 @@ test("while Redis is away it is tried again, with growing waits", async () => {
   assert.deepEqual(seen, ["redis_unavailable", "redis_unavailable", "redis_refused"]);
 });
 
+test("what Redis refuses from the beginning is over", async () => {
+  subscribe();
+  socket.get({ status: "error", error: "text", code: "redis_refused", channel: "news" });
+  socket.take();
+  await pass(10_000);
+  assert.deepEqual(socket.take(), []);
+});
+
 test("trouble of a subscription that is on is told, and it goes on; without the right it is over", async () => {
   subscribe();
   socket.subscribed("news");
@@ -336,6 +360,15 @@ test("a state that can't be loaded is told and tried again, also over a lost con
   calls[1].resolve("1-0");
   await turns();
   assert.deepEqual(socket.take(), [request({ lastMessageId: "1-0" })]);
+});
+
+test("a state that fails after close is nobody's business", async () => {
+  const { state, calls } = loader();
+  subscribe({ state }).close();
+  calls[0].reject(new Error("no database"));
+  await turns();
+  await pass(10_000);
+  assert.deepEqual(seen, ["state"]);
 });
 
 test("a loop loads the state, too, and after close it is not loaded", async () => {

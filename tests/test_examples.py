@@ -7,24 +7,21 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
 from websockets.asyncio.client import connect
 
+from kit.browser import Browser
+from kit.javascript import npm, program
 from kit.support import RedisServer, RswsProcess, eventually, free_port
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-USER_HOME = os.environ.get("HOME", "")  # where npm finds its settings and its cache; each test has an empty HOME
 KEY = "kunci rahasia/+&=123"
 
 
@@ -47,80 +44,11 @@ def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
         yield Gateway(process, redis_server, port)
 
 
-def program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
-
-
 # --- the browser page ---
 
 
-class Browser:
-    """Headless Chromium, driven through chromedriver: https://www.w3.org/TR/webdriver2/."""
-
-    FLAGS = (
-        "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-    )  # fmt: skip
-
-    def __enter__(self) -> Self:
-        chromium, driver = program("chromium"), program("chromedriver")
-        self._profile = tempfile.TemporaryDirectory(prefix="rsws-test-chromium-", ignore_cleanup_errors=True)
-        self._port = free_port()
-        self._driver = subprocess.Popen(
-            [driver, f"--port={self._port}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # with all of Chromium's processes in it, to be ended together
-        )
-        try:
-            eventually(self._ready, what="start of chromedriver")
-            options = {"binary": chromium, "args": [*self.FLAGS, f"--user-data-dir={self._profile.name}"]}
-            answer = self._call("POST", "/session", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
-            self._session = f"/session/{answer['sessionId']}"
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self._call("DELETE", self._session)
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        os.killpg(self._driver.pid, signal.SIGKILL)
-        self._driver.wait()
-        self._profile.cleanup()
-
-    def _ready(self) -> bool:
-        try:
-            return bool(self._call("GET", "/status")["ready"])
-        except ConnectionRefusedError:
-            return False
-
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=20)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body))
-            value = json.loads(connection.getresponse().read())["value"]
-        finally:
-            connection.close()
-        assert not (isinstance(value, dict) and "error" in value), value
-        return value
-
-    def open(self, url: str) -> None:
-        self._call("POST", f"{self._session}/url", {"url": url})
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        """What the body of a JavaScript function returns."""
-        return self._call("POST", f"{self._session}/execute/sync", {"script": script, "args": arguments})
+class Page(Browser):
+    """What the example's page shows."""
 
     def rows(self, style: str) -> list[str]:
         """The text of the log's rows of one kind, without the time."""
@@ -141,8 +69,8 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with Browser() as browser:
+def browser() -> Iterator[Page]:
+    with Page() as browser:
         yield browser
 
 
@@ -150,7 +78,7 @@ def page(**given: str | int) -> str:
     return f"{(EXAMPLES / 'browser.html').as_uri()}?{urlencode(given)}"
 
 
-def test_the_page_shows_history_acks_and_messages(browser: Browser, gateway: Gateway, channel: str) -> None:
+def test_the_page_shows_history_acks_and_messages(browser: Page, gateway: Gateway, channel: str) -> None:
     gateway.redis.call("XADD", channel, "*", "messageData", '{"from":"earlier","text":"old"}')
     browser.open(page(port=gateway.port, token=KEY, channel=channel))
     browser.click("subscribe")
@@ -170,7 +98,7 @@ def test_the_page_shows_history_acks_and_messages(browser: Browser, gateway: Gat
     assert browser.rows("error") == []
 
 
-def test_the_page_is_told_that_its_token_is_wrong(browser: Browser, gateway: Gateway) -> None:
+def test_the_page_is_told_that_its_token_is_wrong(browser: Page, gateway: Gateway) -> None:
     browser.open(page(port=gateway.port))
     browser.type("token", "wrong")
     browser.click("connect")
@@ -178,7 +106,7 @@ def test_the_page_is_told_that_its_token_is_wrong(browser: Browser, gateway: Gat
     assert browser.rows("error") == ["error Unauthorized", "closed 1008 Unauthorized"]
 
 
-def test_the_page_goes_on_where_it_was_after_an_outage(browser: Browser, gateway: Gateway, channel: str) -> None:
+def test_the_page_goes_on_where_it_was_after_an_outage(browser: Page, gateway: Gateway, channel: str) -> None:
     browser.open(page(port=gateway.port, token=KEY, channel=channel))
     browser.click("subscribe")
     browser.type("message", "before")
@@ -238,19 +166,10 @@ def check_backend_fails(*command: str | Path) -> None:
 @pytest.fixture(scope="module")
 def node_backend(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Node.js example with its dependency, installed as its users do."""
-    program("node")
     directory = tmp_path_factory.mktemp("node")
     for name in ("backend_publisher.js", "package.json"):
         shutil.copy(EXAMPLES / name, directory)
-    installed = subprocess.run(
-        [program("npm"), "install", "--no-audit", "--no-fund"],
-        cwd=directory,
-        env={**os.environ, "HOME": USER_HOME},
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-    assert installed.returncode == 0, installed.stderr
+    npm("install", "--no-audit", "--no-fund", cwd=directory)
     return directory / "backend_publisher.js"
 
 

@@ -13,6 +13,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import NamedTuple
 
+from rsws.gateway.client_module import HEADERS as CLIENT_MODULE_HEADERS
+from rsws.gateway.client_module import client_module
 from rsws.gateway.metrics import CONTENT_TYPE
 from rsws.gateway.peer import Peer
 
@@ -103,7 +105,7 @@ def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def response(
-    status: HTTPStatus, text: str, headers: Mapping[str, str] | None = None, *, with_body: bool = True
+    status: HTTPStatus, text: str | bytes, headers: Mapping[str, str] | None = None, *, with_body: bool = True
 ) -> bytes:
     """Return the bytes of a response after which the connection is closed.
 
@@ -111,7 +113,7 @@ def response(
         headers: Headers that are added to the default ones, or replace them.
         with_body: False for the response to HEAD, which has the same head and no body.
     """
-    body = text.encode()
+    body = text.encode() if isinstance(text, str) else text
     fields = {
         "Date": formatdate(usegmt=True),
         "Connection": "close",
@@ -157,7 +159,7 @@ class PlainHttp:
         status, text, headers = self._get(request, peer)
         return response(status, text, headers, with_body=request.method == "GET")
 
-    def _get(self, request: Request, peer: Peer) -> tuple[HTTPStatus, str, dict[str, str]]:
+    def _get(self, request: Request, peer: Peer) -> tuple[HTTPStatus, str | bytes, dict[str, str]]:
         match request.target.partition("?")[0]:
             case "/healthz":
                 return HTTPStatus.OK, "ok\n", {}
@@ -168,6 +170,10 @@ class PlainHttp:
                 return HTTPStatus.OK, "ok\n", {}
             case "/metrics":
                 return self._get_metrics(request, peer)
+            case "/rsws.js":
+                gzipped = b"gzip" in request.headers.get(b"accept-encoding", b"")
+                encoding = {"Content-Encoding": "gzip"} if gzipped else {}
+                return HTTPStatus.OK, client_module(gzipped=gzipped), CLIENT_MODULE_HEADERS | encoding
         text = (
             f"This is a WebSocket gateway: connect with {self._scheme}://HOST:PORT/?token=KEY\n"
             "A proxy in between has to pass on the headers Upgrade and Connection.\n"

@@ -24,11 +24,16 @@ class LogLine:
         facts: What is left out where it is None.
     """
 
-    __slots__ = ("facts", "text")
+    __slots__ = ("_facts", "text")
 
     def __init__(self, text: str, /, **facts: str | float | None) -> None:
         self.text = text
-        self.facts = {name: value for name, value in facts.items() if value is not None}
+        self._facts = facts
+
+    @property
+    def facts(self) -> dict[str, str | float]:
+        """The facts by name."""
+        return {name: value for name, value in self._facts.items() if value is not None}
 
     def __str__(self) -> str:
         return " ".join([self.text, *[f"{name}={_shown(value)}" for name, value in self.facts.items()]])

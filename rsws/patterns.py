@@ -30,6 +30,12 @@ class Patterns:
         known = self._known.get(name)
         return self._look_up(name) if known is None else known
 
+    def with_name(self, name: str) -> str | None:
+        """Return a name that matches and has ``name`` in it; None where no pattern leaves room for it."""
+        if name in self:
+            return name
+        return next((name.join(["".join(pieces[:1]), "".join(pieces[1:])]) for pieces in self._patterns), None)
+
     def _look_up(self, name: str) -> bool:
         answer = name in self._names or any(matches(pieces, name) for pieces in self._patterns)
         if len(self._known) >= CACHED_NAMES:

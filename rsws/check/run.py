@@ -117,7 +117,9 @@ async def look(
         mark = secrets.token_hex(8)
         through = gateway if gateway is not None and gateway.is_there and not gateway.no_token else None
         there = [each for each in servers if each.is_there]
-        trip = RoundTrip(channel or f"{NAME}-{mark}", mark, channel is None, through, there, plan.timeout_s)
+        own = f"{NAME}-{mark}"
+        own = own if plan.channels is None else plan.channels.with_name(own) or own
+        trip = RoundTrip(channel or own, mark, channel is None, through, there, plan.timeout_s)
         await collector.run([ROUND_TRIP], trip)
     names = [each.name for each in CHECKS]
     return Report(

@@ -26,7 +26,9 @@ from rsws.check.redis_server import Plan
 from rsws.check.round_trip import Failed, RoundTrip
 from rsws.check.run import look
 from rsws.gateway.process.single import SingleProcess
+from rsws.patterns import Patterns
 from rsws.protocol import StreamId
+from rsws.redis.target import RedisTarget
 
 CRITICAL, WARNING, UNKNOWN, NOTE = Severity
 SECRET = "a-key-that-is-in-no-example"
@@ -93,6 +95,14 @@ async def test_where_the_metrics_are(redis_server: RedisServer) -> None:
         [one] = await counters(gateway_at(server.url)) or []
         assert (_what([one]), "the secret key" in one.action) == ([(UNKNOWN, "HTTP status 401")], True)
         assert await counters(gateway_at(server.url, SECRET)) == []
+
+
+@async_test
+async def test_a_channel_of_its_own_is_one_of_the_gateway(redis_server: RedisServer) -> None:
+    async with ready(redis_server.url, secret_key=SECRET, channels=("chat.*.log",)) as server:
+        plan = Plan(timeout_s=2, channels=Patterns(("chat.*.log",)))
+        report = await look(gateway_at(server.url, SECRET), RedisTarget(redis_server.url, 2), plan)
+    assert "round-trip" in report.fine
 
 
 @async_test

@@ -7,7 +7,7 @@ import json
 import random
 from functools import partial
 
-from kit import fuzz_frames, fuzz_handshake
+from kit import fuzz_frames, fuzz_handshake, fuzz_tokens
 from kit.checker import decode
 from kit.gateway import frame
 from kit.load import GatewayProcess, tap
@@ -163,8 +163,8 @@ async def bad_input(proof: Proof) -> None:
 
 
 async def fuzz(proof: Proof) -> None:
-    """300,000 streams of frames and 100,000 opening requests, each read as websockets reads it, and answered."""
-    streams, requests = 300_000, 100_000
+    """300,000 streams of frames and 100,000 opening requests, read as websockets does; 100,000 requests with tokens."""
+    streams, requests, tokens = 300_000, 100_000, 100_000
     proof.total(streams + requests)
 
     def run() -> tuple[list[fuzz_frames.Failure], list[str]]:  # uvloop does not say when it is quiet
@@ -177,3 +177,5 @@ async def fuzz(proof: Proof) -> None:
     failures, faults = await asyncio.to_thread(run)
     proof.none("\n".join(["streams read otherwise than by websockets", *map(str, failures)]), len(failures))
     proof.none("\n".join(["opening requests without a right answer", *faults]), len(faults))
+    let_in = await asyncio.to_thread(fuzz_tokens.search, proof.seed, tokens)
+    proof.none("\n".join(["wrong tokens let in, or exceptions", *let_in]), len(let_in))

@@ -210,7 +210,7 @@ class Gateway:
         self._session: Writer
 
     def _make_clients(self, compress: bool) -> ClientRegistry:
-        settings = Settings(secret_key=KEY, max_message_bytes=self._max_bytes, compress=compress)
+        settings = Settings(secret_key=KEY, max_message_bytes=self._max_bytes, compress=compress, attempt_rate="0")
         http = PlainHttp(lambda: None, lambda: "")
         board = SharedMetrics()
         access = AccessControl(TokenCheck(KEY), board.metrics)

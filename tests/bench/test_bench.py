@@ -582,7 +582,7 @@ def test_a_process_that_dies_ends_it(gateway: Gateway) -> None:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc")
 def test_no_process_outlives_the_command(gateway: Gateway, redis_server: RedisServer) -> None:
-    options = ("--processes", "2", "--duration", "60", "--prefix", "orphan-")
+    options = ("--processes", "2", "--duration", "60", "--rate", "200", "--prefix", "orphan-")
     with RswsProcess("bench", "fanout", *options, env=gateway.env) as bench:
         eventually(lambda: redis_server.client.keys("orphan-*"), what="publishes")
         workers = children(bench.process.pid)

@@ -11,6 +11,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol
 
 from kit import fuzz_frames, fuzz_handshake
+from kit.support import untraced
 from rsws import frames
 from rsws.errors import CloseCode
 from rsws.gateway.websocket import connection as connection_module
@@ -23,7 +24,7 @@ FRAMES, HANDSHAKES = 2000, 1500
 
 
 def search(seed: object, count: int, connection: type[ClientConnection] = ClientConnection) -> list[Any]:
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+    with untraced(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(fuzz_frames.search(seed, count, connection))
 
 

@@ -19,7 +19,8 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
-from kit.support import RedisServer, eventually, free_port, run_rsws
+from kit.cli import run_main
+from kit.support import RedisServer, eventually, free_port
 from rsws.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -181,9 +182,9 @@ def test_with_a_volume_it_can_bring_its_own_redis(image: Image, tmp_path: Path) 
     for start in range(2):
         with contained(command, environment, volume) as process:
             eventually(lambda: image.is_healthy(**given), what="health")
-            seen = run_rsws("sub", "c", "--from", "0", "--no-follow", "--output", "raw", env=client).stdout
+            seen = run_main("sub", "c", "--from", "0", "--no-follow", "--output", "raw", env=client).stdout
             assert seen == "1\n" * start
-            assert run_rsws("pub", "c", "1", env=client).returncode == 0
+            assert run_main("pub", "c", "1", env=client).returncode == 0
             stop(process)
         assert process.returncode == 0
 
@@ -309,6 +310,6 @@ def test_the_env_example_names_redis_by_its_container(compose: dict[str, Any]) -
 
 def test_an_env_example_that_was_not_filled_in_is_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / ".env.example", tmp_path / ".env")
-    done = run_rsws("serve", env={"HOST": "0.0.0.0", "PORT": str(free_port())})
+    done = run_main("serve", env={"HOST": "0.0.0.0", "PORT": str(free_port())})
     assert done.returncode == 1
     assert "WEBSOCKET_SECRET_KEY must be set" in done.stderr

@@ -20,7 +20,8 @@ import pytest
 import typer
 from websockets.asyncio.client import connect
 
-from kit.support import RedisServer, RswsProcess, eventually, free_port, run_rsws
+from kit.cli import run_main
+from kit.support import RedisServer, RswsProcess, eventually, free_port
 from rsws.check.run import CHECKS
 from rsws.cli.app import app
 from rsws.cli.options import flag
@@ -128,7 +129,7 @@ def test_what_is_for_operators_names_no_option_that_is_not_there(path: Path) -> 
 def test_the_exit_codes_are_those_of_the_help() -> None:
     said = re.search(r"\*\*Exit codes:\*\* (.*?)\n\n", README, flags=re.DOTALL)
     assert said is not None
-    shown = " ".join(run_rsws("--help", env={"COLUMNS": "120"}).stdout.split())
+    shown = " ".join(run_main("--help", env={"COLUMNS": "120"}).stdout.split())
     assert f"Exit codes: {' '.join(said[1].split())}" in shown
 
 
@@ -209,7 +210,7 @@ def test_the_changelog_ends_with_this_version() -> None:
     latest = re.search(r"^## \[(\d\S*)\] - \d{4}-\d\d-\d\d$", CHANGELOG, flags=re.MULTILINE)
     assert latest is not None
     assert latest[1] == version
-    assert run_rsws("--version").stdout == f"rsws {version}\n"
+    assert run_main("--version").stdout == f"rsws {version}\n"
 
 
 def test_nothing_says_where_it_was_written() -> None:

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 import yaml
 
+from kit.cli import run_main
 from kit.support import RedisServer, RswsProcess, run_rsws
 from rsws.client.address import Address
 from rsws.datadir import DataDir
@@ -145,8 +146,8 @@ def test_no_log_line_holds_a_secret(redis_server: RedisServer, workers: str) -> 
     with RswsProcess("serve", "--port", "0", "--workers", workers, "--redis-url", redis_url, env=env) as serve:
         url = serve.wait_for(r"url=(ws://\S+)")[1]
         serve.wait_for("Try in another terminal")
-        assert run_rsws("pub", "news", "1", "--url", url, env=env).returncode == 0
-        assert run_rsws("pub", "news", "1", "--url", url, "--token", f"{SENTINEL}s").returncode != 0
+        assert run_main("pub", "news", "1", "--url", url, env=env).returncode == 0
+        assert run_main("pub", "news", "1", "--url", url, "--token", f"{SENTINEL}s").returncode != 0
         assert serve.stop() == 0
     assert SENTINEL not in serve.output()
 

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import typer
 
-from kit.cli import call_main
-from kit.support import run_rsws
+from kit.cli import call_main, run_main
 from rsws.cli import bench, check, pub, serve, sub, token, usage, xadd
 from rsws.cli.app import app
 from rsws.cli.exits import CHECK_EXIT_HELP, EXIT_HELP, ExitCode, describe, exit_code
@@ -98,13 +97,13 @@ def test_the_options_are_the_settings(name: str, settings: type[Any], own: set[s
 
 
 def test_the_help_of_serve_says_each_option_with_its_environment_name() -> None:
-    shown = run_rsws("serve", "--help", env=WIDE).stdout
+    shown = run_main("serve", "--help", env=WIDE).stdout
     for field, option in options(Settings).items():
         assert re.search(rf"{flag(field)}\b.*\[env var: {option.env}\]", " ".join(shown.split()))
 
 
 def test_no_command_is_a_question_for_the_help() -> None:
-    asked = run_rsws()
+    asked = run_main()
     assert asked.returncode == ExitCode.USAGE
     assert "Usage: rsws " in asked.stdout + asked.stderr
 
@@ -114,7 +113,7 @@ def test_no_command_is_a_question_for_the_help() -> None:
 
 def where_it_looks(*arguments: str, env: dict[str, str | None] | None = None) -> str:
     """The port at which ``rsws sub`` finds no gateway."""
-    looked = run_rsws("sub", "news", "--token", "x", *arguments, env=env)
+    looked = run_main("sub", "news", "--token", "x", *arguments, env=env)
     assert looked.returncode == ExitCode.NOT_CONNECTED
     found = re.search(r"ws://127\.0\.0\.1:(\d+)", looked.stderr)
     assert found is not None
@@ -152,7 +151,7 @@ def test_a_setting_that_can_not_be_used_is_a_usage_error(
     tmp_path: Path, arguments: tuple[str, ...], env_file: str, named: str
 ) -> None:
     (tmp_path / ".env").write_text(env_file)
-    refused = run_rsws("serve", *arguments)
+    refused = run_main("serve", *arguments)
     assert refused.returncode == ExitCode.USAGE, refused.stderr
     assert named in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -189,7 +188,7 @@ def test_what_can_not_be_used_is_a_usage_error(
 
 def test_lines_of_the_env_file_that_say_nothing_are_named(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("# a comment\n\n\nnot a setting\nPORT=1\n")
-    looked = run_rsws("sub", "news", "--token", "x")
+    looked = run_main("sub", "news", "--token", "x")
     first, second = looked.stderr.splitlines()
     assert first == "rsws: .env line 4 is no NAME=VALUE, and is left out"
     assert "ws://127.0.0.1:1:" in second

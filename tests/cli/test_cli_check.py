@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
-from kit.cli import Gateway, Terminal, call_main, serving
-from kit.support import RedisServer, free_port, run_rsws
+from kit.cli import Gateway, Terminal, call_main, run_main, serving
+from kit.support import RedisServer, free_port
 
 Env = dict[str, str | None]
 
@@ -40,7 +40,7 @@ def test_all_is_well_in_each_format(env: Env, redis: RedisServer, capfd: pytest.
         return capfd.readouterr().out
 
     skip = ["--skip", "version"]
-    text = run_rsws("check", *skip, env=env)
+    text = run_main("check", *skip, env=env)
     assert (text.returncode, text.stderr) == (0, "")
     assert text.stdout.splitlines()[0] == f"gateway   {env['RSWS_URL']}"
     assert re.search(r"^fine      .*\bround-trip\b", text.stdout, re.MULTILINE)
@@ -73,16 +73,16 @@ def test_the_exit_code_is_that_of_the_worst(env: Env, redis: RedisServer) -> Non
     only = ["--no-gateway", "--format", "nagios", "--skip", "version", "--skip", "tracking"]
     redis.call("ACL", "SETUSER", "limited", "on", ">topsecret", "~*", "&*", "+@all", "-config", "-time")
     limited = env | {"REDIS_URL": f"redis://limited:topsecret@127.0.0.1:{redis.port}"}
-    unknown = run_rsws("check", *only, env=limited)
+    unknown = run_main("check", *only, env=limited)
     assert unknown.returncode == 3
     assert unknown.stdout.startswith("RSWS UNKNOWN - 1 unknown, 1 note, ")
     redis.call("CONFIG", "SET", "appendfsync", "no")
-    warning = run_rsws("check", *only, env=env)
+    warning = run_main("check", *only, env=env)
     redis.call("CONFIG", "SET", "appendfsync", "everysec")
     assert warning.returncode == 1
     assert "WARNING persistence: appendfsync is no; CONFIG SET appendfsync everysec\n" in warning.stdout
     redis.call("ACL", "SETUSER", "limited", "-xadd", "-xinfo")
-    critical = run_rsws("check", *only, env=limited)
+    critical = run_main("check", *only, env=limited)
     assert critical.returncode == 2
     assert re.findall(r"^(\w+) [a-z-]+:", critical.stdout, re.MULTILINE) == [
         "CRITICAL", "CRITICAL", "WARNING", "UNKNOWN", "NOTE",
@@ -93,7 +93,7 @@ def test_the_exit_code_is_that_of_the_worst(env: Env, redis: RedisServer) -> Non
 def test_what_does_not_answer() -> None:
     port, redis_port = free_port(), free_port()
     env: Env = {"PORT": str(port), "RSWS_LOCAL_REDIS_PORT": str(redis_port)}
-    done = run_rsws("check", env=env)  # it looks where the other commands look
+    done = run_main("check", env=env)  # it looks where the other commands look
     assert (done.returncode, done.stderr) == (2, "")
     assert f"No gateway answers at ws://127.0.0.1:{port}: connection refused" in done.stdout
     assert f"Redis can't be used: redis://127.0.0.1:{redis_port}: " in done.stdout
@@ -101,18 +101,18 @@ def test_what_does_not_answer() -> None:
 
 
 def test_one_side_alone(env: Env, served: Gateway) -> None:
-    gateway = json.loads(run_rsws("check", "--no-redis", "--format", "json", env=served.env).stdout)
+    gateway = json.loads(run_main("check", "--no-redis", "--format", "json", env=served.env).stdout)
     assert gateway["redis"] == ""
     assert "health" in gateway["fine"]
     redis = json.loads(
-        run_rsws("check", "--no-gateway", "--format", "json", env={"REDIS_URL": env["REDIS_URL"]}).stdout
+        run_main("check", "--no-gateway", "--format", "json", env={"REDIS_URL": env["REDIS_URL"]}).stdout
     )
     assert redis["gateway"] == ""
     assert "round-trip" in redis["fine"]
 
 
 def test_the_token_is_not_shown(served: Gateway) -> None:
-    done = run_rsws("check", "--no-redis", env=served.env | {"RSWS_TOKEN": "kunci_rahasia_lokal_123"})
+    done = run_main("check", "--no-redis", env=served.env | {"RSWS_TOKEN": "kunci_rahasia_lokal_123"})
     assert done.returncode == 2
     assert "The token is one that anybody would try first" in done.stdout
     assert "refuses the token" in done.stdout

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from kit.cli import serving
-from kit.support import RedisServer, run_rsws
+from kit.cli import run_main, serving
+from kit.support import RedisServer
 from rsws.cli.endpoint import find_gateway
 from rsws.cli.exits import ExitCode, Failure
 from rsws.cli.options import FLAGS, flag, from_settings
@@ -180,7 +180,7 @@ def test_a_token_of_the_environment_goes_to_the_user_s_own_gateway_wherever_the_
 def test_whence_a_token_came_that_is_refused(command: str, redis_server: RedisServer) -> None:
     with serving(redis_server.url) as gateway:
         Path(".env").write_text(f"RSWS_URL={gateway.url}\nRSWS_TOKEN=wrong\n")
-        done = run_rsws(*[command, "news", "1"][: 3 if command == "pub" else 2])
+        done = run_main(*[command, "news", "1"][: 3 if command == "pub" else 2])
     assert done.returncode == ExitCode.REFUSED
     assert "refuses the token" in done.stderr
     assert "(the token came from RSWS_TOKEN in .env)" in done.stderr
@@ -240,7 +240,7 @@ def test_however_a_path_is_spelled_the_user_s_key_does_not_go_where_the_env_file
         if where == ".env":
             lines.append(f"RSWS_TOKEN_FILE={path}")
         (tmp_path / ".env").write_text("\n".join(lines))
-        done = run_rsws("pub", "news", "1", env={"RSWS_TOKEN_FILE": path} if where == "the environment" else {})
+        done = run_main("pub", "news", "1", env={"RSWS_TOKEN_FILE": path} if where == "the environment" else {})
         foreign.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert done.returncode != 0

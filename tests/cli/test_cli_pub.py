@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from kit.cli import Gateway, Terminal, acking, fake_gateway, messages_in, mute_gateway, serving
-from kit.support import RedisServer, RswsProcess, run_rsws
+from kit.cli import Gateway, Terminal, acking, fake_gateway, messages_in, mute_gateway, run_main, serving
+from kit.support import RedisServer, RswsProcess
 from rsws.cli.data import as_message
 from rsws.cli.exits import ExitCode
 from rsws.errors import UsageError
@@ -46,7 +46,7 @@ def test_one_message(
     typed: str | None,
     stored: str,
 ) -> None:
-    done = run_rsws("pub", channel, *arguments, input=typed, env=gateway.env)
+    done = run_main("pub", channel, *arguments, input=typed, env=gateway.env)
     [(stream_id, data)] = messages_in(redis_server, channel)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{stream_id}\n", "")
     assert data == stored
@@ -54,7 +54,7 @@ def test_one_message(
 
 def test_a_line_is_a_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     lines = [json.dumps({"n": number}) for number in range(3000)]
-    done = run_rsws("pub", channel, "--lines", input="\n\n".join(lines), env=gateway.env)
+    done = run_main("pub", channel, "--lines", input="\n\n".join(lines), env=gateway.env)
     stored = messages_in(redis_server, channel)
     assert [data for _, data in stored] == lines
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [stream_id for stream_id, _ in stored], "")
@@ -136,7 +136,7 @@ def test_ids_that_can_not_be_written_end_it_and_it_says_how_far_it_came(
 
 
 def test_what_is_no_json_is_refused_with_a_hint(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
-    refused = run_rsws("pub", channel, "{text:hi}", env=gateway.env)
+    refused = run_main("pub", channel, "{text:hi}", env=gateway.env)
     assert refused.returncode == ExitCode.USAGE
     assert refused.stderr == (
         "rsws: not JSON: {text:hi} - send plain text with --text, or quote JSON for the shell: "
@@ -157,18 +157,18 @@ def test_text_that_is_no_text() -> None:
 
 
 def test_nothing_is_no_message(gateway: Gateway, channel: str) -> None:
-    refused = run_rsws("pub", channel, input="  \n", env=gateway.env)
+    refused = run_main("pub", channel, input="  \n", env=gateway.env)
     assert (refused.returncode, refused.stderr) == (2, "rsws: nothing to send: standard input is empty\n")
 
 
 def test_lines_of_json_without_lines_are_told_of_it(gateway: Gateway, channel: str) -> None:
-    refused = run_rsws("pub", channel, input='{"a":1}\n\n{"a":2}\n', env=gateway.env)
+    refused = run_main("pub", channel, input='{"a":1}\n\n{"a":2}\n', env=gateway.env)
     assert refused.returncode == ExitCode.USAGE
     assert refused.stderr == "rsws: not JSON, but lines of it: with --lines each line is a message\n"
 
 
 def test_a_bad_line_is_named_and_ends_it(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
-    refused = run_rsws("pub", channel, "--lines", input="1\n\n2\noops\n3\n", env=gateway.env)
+    refused = run_main("pub", channel, "--lines", input="1\n\n2\noops\n3\n", env=gateway.env)
     stored = messages_in(redis_server, channel)
     assert refused.returncode == ExitCode.USAGE
     assert refused.stderr.startswith("rsws: line 4: not JSON: oops")
@@ -178,10 +178,10 @@ def test_a_bad_line_is_named_and_ends_it(gateway: Gateway, redis_server: RedisSe
 
 def test_a_message_that_is_too_big(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     lines = ["1", json.dumps("x" * 2_000_000), "2"]
-    refused = run_rsws("pub", channel, "-", input=lines[1], env=gateway.env)
+    refused = run_main("pub", channel, "-", input=lines[1], env=gateway.env)
     assert refused.returncode == ExitCode.ERROR
     assert refused.stderr.splitlines()[-1].startswith("rsws: not stored: too big for the gateway")
-    refused = run_rsws("pub", channel, "--lines", input="\n".join(lines), env=gateway.env)
+    refused = run_main("pub", channel, "--lines", input="\n".join(lines), env=gateway.env)
     assert refused.returncode == ExitCode.ERROR
     assert "line 2: not stored: too big for the gateway" in refused.stderr
     assert refused.stdout.split() == [messages_in(redis_server, channel)[0][0]]
@@ -190,28 +190,28 @@ def test_a_message_that_is_too_big(gateway: Gateway, redis_server: RedisServer, 
 def test_a_redis_that_has_gone(own_redis: RedisServer, channel: str) -> None:
     with serving(own_redis.url) as gateway:
         own_redis.kill()
-        refused = run_rsws("pub", channel, "1", env=gateway.env)
+        refused = run_main("pub", channel, "1", env=gateway.env)
     assert refused.returncode == ExitCode.NOT_CONNECTED
     assert refused.stderr == "rsws: not stored: Redis can't be reached (Server Redis tidak siap)\n"
 
 
 def test_no_ack_in_time() -> None:
     with fake_gateway() as env:
-        refused = run_rsws("pub", "c", "1", "--timeout", "0.3", env=env)
+        refused = run_main("pub", "c", "1", "--timeout", "0.3", env=env)
     assert refused.returncode == ExitCode.TIMEOUT
     assert refused.stderr == "rsws: no ack within 0.3 s; the message may be stored all the same\n"
 
 
 def test_a_right_that_is_missing() -> None:
     with fake_gateway({"status": "error_ack", "error": "no", "code": "not_allowed", "outcome": "not_stored"}) as env:
-        refused = run_rsws("pub", "c", "1", env=env)
+        refused = run_main("pub", "c", "1", env=env)
     assert (refused.returncode, refused.stderr) == (ExitCode.REFUSED, "rsws: not stored: no\n")
 
 
 def test_lines_that_are_not_stored_are_counted() -> None:
     refusal = {"status": "error_ack", "error": "OOM", "code": "redis_refused", "outcome": "not_stored"}
     with fake_gateway(refusal) as env:
-        refused = run_rsws("pub", "c", "--lines", "--timeout", "0.5", input="1\n2\n3\n", env=env)
+        refused = run_main("pub", "c", "--lines", "--timeout", "0.5", input="1\n2\n3\n", env=env)
     assert refused.returncode == ExitCode.ERROR
     assert refused.stderr == "rsws: line 1: not stored: OOM; of those after it 2 may be stored\n"
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, chdir
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -19,7 +20,7 @@ import pytest
 from websockets.sync.server import Server, ServerConnection
 from websockets.sync.server import serve as websocket_serve
 
-from kit.cli import KEY, serving
+from kit.cli import KEY, run_main, serving
 from kit.gateway import async_test, connect
 from kit.metrics import scrape
 from kit.support import RedisServer, RswsProcess, eventually, free_port, run_python, run_rsws
@@ -68,7 +69,7 @@ def test_keys_that_come_from_pipes(redis_server: RedisServer, channel: str, work
         with RswsProcess("serve", "--port", "0", "--workers", workers, env=env) as serve:
             url = serve.wait_for(r"url=(ws://\S+)")[1]
             for each in tokens.values():
-                done = run_rsws("pub", channel, "1", "--url", url, "--token", each)
+                done = run_main("pub", channel, "1", "--url", url, "--token", each)
                 assert (done.returncode, done.stderr) == (ExitCode.DONE, "")
 
 
@@ -130,6 +131,7 @@ WAYS = {
     "another address": Way(("--host", "::1"), {"REDIS_URL": "redis://127.0.0.1:REDIS_PORT"}),
     "workers": Way(("--workers", "2"), {"REDIS_URL": "redis://127.0.0.1:REDIS_PORT"}),
 }
+IN_A_SHELL = {"a data directory", "all of .env"}
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -151,36 +153,35 @@ def test_the_three_lines_of_the_banner_work(name: str, redis_server: RedisServer
         serve.wait_for(f"^  {re.escape(way.heading)}$")
         lines = [serve.wait_for(rf"^    (rsws {command} .*)")[1] for command in ("sub", "pub", "xadd")]
         assert SECRET not in serve.output()
-        where = tmp_path if way.env_file else Path("/")
         # The lines as they stand there, and the end of what they are to do.
-        with (
-            shell(f"{lines[0]} --from 0 --output raw --count 2", other_env, where) as sub,
-            shell(lines[1], other_env, where) as pub,
-            shell(lines[2], other_env, where) as xadd,
-        ):
-            for each in (pub, xadd, sub):
-                shown, said = each.communicate(timeout=40)
-                assert each.returncode == 0, said
-            assert shown.splitlines() == ['{"text":"hi"}'] * 2
+        lines[0] += " --from 0 --output raw --count 2"
+        run = in_shell if name in IN_A_SHELL else in_this_process
+        with chdir(tmp_path if way.env_file else "/"):
+            _, _, shown = [run(line, other_env) for line in (lines[1], lines[2], lines[0])]
+        assert shown.splitlines() == ['{"text":"hi"}'] * 2
 
 
-@contextmanager
-def shell(line: str, env: Mapping[str, str | None], cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """What a person's shell makes of a line; killed at the end of the block if it runs then."""
+def in_shell(line: str, env: Mapping[str, str | None]) -> str:
+    """What it prints when a person's shell runs it."""
     environment = {**os.environ, **env, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    with subprocess.Popen(
+    done = subprocess.run(
         ["sh", "-c", f"exec {line}"],
         env={name: value for name, value in environment.items() if value is not None},
-        cwd=cwd,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+        timeout=40,
+    )
+    assert done.returncode == ExitCode.DONE, done.stderr
+    return done.stdout
+
+
+def in_this_process(line: str, env: Mapping[str, str | None]) -> str:
+    command, *arguments = shlex.split(line)
+    assert command == "rsws"
+    done = run_main(*arguments, env=env)
+    assert done.returncode == ExitCode.DONE, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -190,8 +191,8 @@ def test_the_user_s_key_is_not_sent_to_another_gateway(redis_server: RedisServer
     env = {"REDIS_URL": redis_server.url}
     with RswsProcess("serve", "--port", port, "--workers", workers, env=env) as serve:
         serve.wait_for(INVITATION)
-        assert run_rsws("pub", "news", "1", "--url", f"ws://127.0.0.1:{port}").returncode == 0
-        assert run_rsws("pub", "news", "1", "--url", f"ws://localhost:{port}").returncode == 0
+        assert run_main("pub", "news", "1", "--url", f"ws://127.0.0.1:{port}").returncode == 0
+        assert run_main("pub", "news", "1", "--url", f"ws://localhost:{port}").returncode == 0
         serve.kill()
     requests: list[str] = []
 
@@ -207,7 +208,7 @@ def test_the_user_s_key_is_not_sent_to_another_gateway(redis_server: RedisServer
     with server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        done = run_rsws("pub", "news", "1", "--url", f"ws://127.0.0.1:{port}")
+        done = run_main("pub", "news", "1", "--url", f"ws://127.0.0.1:{port}")
         server.shutdown()
         thread.join()
     assert done.returncode == ExitCode.REFUSED
@@ -231,14 +232,14 @@ def test_what_a_flag_shows_in_the_list_of_processes_can_come_from_a_file(
     files = ("--secret-key-file", tmp_path / "key", "--redis-url-file", tmp_path / "redis")
     with RswsProcess("serve", "--port", "0", "--host", "0.0.0.0", *files) as serve:
         url = serve.wait_for(r"url=ws://0\.0\.0\.0:(\d+)")[1]
-        sent = run_rsws("pub", "news", "1", "--url", f"127.0.0.1:{url}", "--token-file", tmp_path / "key")
+        sent = run_main("pub", "news", "1", "--url", f"127.0.0.1:{url}", "--token-file", tmp_path / "key")
     assert sent.returncode == 0
 
 
 @pytest.mark.parametrize("key", ["x", "1234567"])
 def test_a_key_that_is_easily_guessed_is_refused_where_others_can_connect(redis_server: RedisServer, key: str) -> None:
     env = {"REDIS_URL": redis_server.url, "WEBSOCKET_SECRET_KEY": key}
-    refused = run_rsws("serve", "--port", "0", "--host", "0.0.0.0", env=env)
+    refused = run_main("serve", "--port", "0", "--host", "0.0.0.0", env=env)
     assert refused.returncode == ExitCode.ERROR
     assert "must have 8 characters or more" in refused.stderr
     assert "token_urlsafe" in refused.stderr
@@ -292,7 +293,7 @@ def test_all_addresses_are_those_of_ipv4_as_well(redis_server: RedisServer) -> N
             for host in ("127.0.0.1", "[::1]"):
                 assert scrape(f"ws://{host}:{port}", KEY)["rsws_workers"] >= 1
             env = gateway.env | {"RSWS_URL": f"ws://127.0.0.1:{port}"}
-            assert run_rsws("pub", "news", "1", env=env).returncode == ExitCode.DONE
+            assert run_main("pub", "news", "1", env=env).returncode == ExitCode.DONE
             gateway.process.wait_for(r"client connected client=127\.0\.0\.1:\d+ ")
 
 
@@ -300,7 +301,7 @@ def test_all_addresses_are_those_of_ipv4_as_well(redis_server: RedisServer) -> N
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_host_that_is_none(redis_server: RedisServer, host: str, workers: str) -> None:
     env = {"REDIS_URL": redis_server.url, "WEBSOCKET_SECRET_KEY": "k", "HOST": host, "RSWS_WORKERS": workers}
-    refused = run_rsws("serve", "--port", "0", env=env)
+    refused = run_main("serve", "--port", "0", env=env)
     assert refused.returncode == ExitCode.USAGE
     assert "Traceback" not in refused.stderr
     assert refused.stderr.splitlines()[-1] == "rsws: --host (HOST): it is not a valid host name"
@@ -315,14 +316,14 @@ def test_a_port_that_is_in_use(redis_server: RedisServer) -> None:
 
 
 def test_a_key_is_needed_where_others_can_connect(redis_server: RedisServer) -> None:
-    refused = run_rsws("serve", "--port", "0", "--host", "0.0.0.0", env={"REDIS_URL": redis_server.url})
+    refused = run_main("serve", "--port", "0", "--host", "0.0.0.0", env={"REDIS_URL": redis_server.url})
     assert refused.returncode == ExitCode.ERROR
     assert "WEBSOCKET_SECRET_KEY must be set" in refused.stderr
 
 
 def test_a_data_directory_that_can_not_be_written(redis_server: RedisServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refused = run_rsws("serve", "--port", "0", "--data-dir", tmp_path / "file", env={"REDIS_URL": redis_server.url})
+    refused = run_main("serve", "--port", "0", "--data-dir", tmp_path / "file", env={"REDIS_URL": redis_server.url})
     assert refused.returncode == ExitCode.ERROR
     assert "can't be written" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -21,9 +21,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from kit.cli import KEY, Gateway, call_main, fake_gateway, messages_in, serving
+from kit.cli import KEY, Gateway, call_main, fake_gateway, messages_in, run_main, serving
 from kit.gateway import add
-from kit.support import RedisServer, RswsProcess, eventually, free_port, run_rsws
+from kit.support import RedisServer, RswsProcess, eventually, free_port
 from rsws.cli.exits import ExitCode
 
 
@@ -38,7 +38,7 @@ def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
 
 def test_a_json_line_for_each_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, '{"n" : 1e400, "b":[ ]}', id="1700000001234-5")
-    shown = run_rsws("sub", channel, "--from", "0", "--count", "1", env=gateway.env)
+    shown = run_main("sub", channel, "--from", "0", "--count", "1", env=gateway.env)
     assert shown.returncode == ExitCode.DONE
     assert shown.stdout == (
         f'{{"channel":"{channel}","id":"1700000001234-5","time":"2023-11-14T22:13:21.234Z",'
@@ -49,7 +49,7 @@ def test_a_json_line_for_each_message(gateway: Gateway, redis_server: RedisServe
 
 def test_raw_is_the_data_alone_one_a_line(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, '{\r\n  "a": [\n    1\n  ]\n}', '"\\n"', '"é"')
-    shown = run_rsws("sub", channel, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
+    shown = run_main("sub", channel, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
     assert shown.stdout == '{ "a": [ 1 ] }\n"\\n"\n"é"\n'
 
 
@@ -57,7 +57,7 @@ def test_pretty_in_a_pipe_has_no_colours_and_no_breaks(
     gateway: Gateway, redis_server: RedisServer, channel: str
 ) -> None:
     (stream_id,) = add(redis_server, channel, json.dumps("x" * 300))
-    shown = run_rsws("sub", channel, "--from", "0", "--count", "1", "--output", "pretty", env=gateway.env)
+    shown = run_main("sub", channel, "--from", "0", "--count", "1", "--output", "pretty", env=gateway.env)
     assert shown.stdout.endswith(f'  {channel}  {stream_id}  "{"x" * 300}"\n')
     assert "\x1b" not in shown.stdout
 
@@ -78,7 +78,7 @@ def test_history_is_complete_whatever_the_pace(gateway: Gateway, redis_server: R
         for number in range(20_000):
             pipeline.xadd(channel, {"messageData": f'{{"n":{number},"text":"{"x" * 50}"}}'})
         pipeline.execute()
-    shown = run_rsws("sub", channel, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
+    shown = run_main("sub", channel, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
     assert shown.stdout.splitlines() == [data for _, data in messages_in(redis_server, channel)]
 
 
@@ -86,7 +86,7 @@ def test_a_time_is_where_messages_begin_and_no_gap(gateway: Gateway, redis_serve
     add(redis_server, channel, "1", id="1700000001234-0")
     add(redis_server, channel, "2", id="1700000002234-0")
     for start, expected in (("2020-01-01", "1\n2\n"), ("2023-11-14T22:13:22Z", "2\n"), ("10m", "")):
-        shown = run_rsws("sub", channel, "--from", start, "--no-follow", "--output", "raw", env=gateway.env)
+        shown = run_main("sub", channel, "--from", start, "--no-follow", "--output", "raw", env=gateway.env)
         assert (shown.returncode, shown.stdout, shown.stderr) == (0, expected, ""), start
     with RswsProcess("sub", channel, "--from", "10m", "--count", "1", "--output", "raw", env=gateway.env) as process:
         eventually(lambda: process.stdout or add(redis_server, channel, "3"))
@@ -103,14 +103,14 @@ def test_no_follow_stops_at_the_end_as_it_was(gateway: Gateway, redis_server: Re
     add(redis_server, two, "3")
     last = add(redis_server, two, "4")[0]
     redis_server.call("XDEL", two, last)  # the end is then where no message is
-    shown = run_rsws("sub", one, two, empty, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
+    shown = run_main("sub", one, two, empty, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)
     assert shown.returncode == ExitCode.DONE
     assert sorted(shown.stdout.split()) == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("start", ["$", "10m"])
 def test_no_follow_of_nothing_stops_at_once(gateway: Gateway, channel: str, start: str) -> None:
-    shown = run_rsws("sub", channel, "--from", start, "--no-follow", env=gateway.env)
+    shown = run_main("sub", channel, "--from", start, "--no-follow", env=gateway.env)
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
 
 
@@ -121,20 +121,20 @@ def test_no_follow_prints_nothing_that_comes_later() -> None:
         {"event": "message", "channel": "c", "streamId": "3-0", "data": 3},
     )
     with fake_gateway(*replies) as env:
-        shown = run_rsws("sub", "c", "--from", "0", "--no-follow", "--output", "raw", env=env)
+        shown = run_main("sub", "c", "--from", "0", "--no-follow", "--output", "raw", env=env)
     assert (shown.returncode, shown.stdout) == (ExitCode.DONE, "1\n")
 
 
 def test_count_of_all_channels(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, f"{channel}-1", "1", "2")
     add(redis_server, f"{channel}-2", "3", "4")
-    shown = run_rsws("sub", f"{channel}-1", f"{channel}-2", "--from", "0", "--count", "3", env=gateway.env)
+    shown = run_main("sub", f"{channel}-1", f"{channel}-2", "--from", "0", "--count", "3", env=gateway.env)
     assert len(shown.stdout.splitlines()) == 3
 
 
 def test_timeout(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, "1")
-    shown = run_rsws("sub", channel, "--from", "0", "--count", "2", "--timeout", "0.5", env=gateway.env)
+    shown = run_main("sub", channel, "--from", "0", "--count", "2", "--timeout", "0.5", env=gateway.env)
     assert shown.returncode == ExitCode.TIMEOUT
     assert len(shown.stdout.splitlines()) == 1
     assert shown.stderr == "rsws: timeout: stopped after 0.5 s\n"
@@ -229,7 +229,7 @@ def test_no_gateway(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_wrong_token_is_refused_and_not_shown(gateway: Gateway) -> None:
-    shown = run_rsws("sub", "news", "--url", f"{gateway.url}/?token=hunter2")
+    shown = run_main("sub", "news", "--url", f"{gateway.url}/?token=hunter2")
     assert shown.returncode == ExitCode.REFUSED
     assert "refuses the token" in shown.stderr
     assert "hunter2" not in shown.stderr
@@ -260,7 +260,7 @@ def test_no_token(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_key_that_is_no_stream(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     redis_server.call("SET", channel, "1")
-    shown = run_rsws("sub", channel, "other", "--from", "0", env=gateway.env)
+    shown = run_main("sub", channel, "other", "--from", "0", env=gateway.env)
     assert shown.returncode == ExitCode.ERROR
     assert shown.stderr.startswith(f"rsws: {channel}: ")
     assert "not a stream" in shown.stderr
@@ -268,7 +268,7 @@ def test_a_key_that_is_no_stream(gateway: Gateway, redis_server: RedisServer, ch
 
 def test_a_right_that_is_missing() -> None:
     with fake_gateway({"status": "error", "error": "not for you", "code": "not_allowed", "channel": "c"}) as env:
-        shown = run_rsws("sub", "c", env=env)
+        shown = run_main("sub", "c", env=env)
     assert (shown.returncode, shown.stderr) == (ExitCode.REFUSED, "rsws: c: not for you\n")
 
 
@@ -279,12 +279,12 @@ def test_a_gap_is_said_and_it_goes_on_or_ends() -> None:
         {"event": "message", "channel": "c", "streamId": "4-0", "data": "later"},
     )
     with fake_gateway(*replies) as env:
-        shown = run_rsws("sub", "c", "--from", "1-0", "--count", "1", "--output", "raw", env=env)
+        shown = run_main("sub", "c", "--from", "1-0", "--count", "1", "--output", "raw", env=env)
     assert (shown.returncode, shown.stdout) == (ExitCode.DONE, '"later"\n')
     gap = "rsws: c: gap, messages after 1-0 may be missing (they were trimmed); going on at 4-0\n"
     assert shown.stderr == gap
     with fake_gateway(*replies) as env:
-        shown = run_rsws("sub", "c", "--from", "1-0", "--on-gap", "exit", env=env)
+        shown = run_main("sub", "c", "--from", "1-0", "--on-gap", "exit", env=env)
     assert (shown.returncode, shown.stdout, shown.stderr) == (ExitCode.GAP, "", gap)
 
 
@@ -295,7 +295,7 @@ def test_trouble_of_a_channel_that_was_good_is_said_and_it_goes_on() -> None:
         {"event": "message", "channel": "c", "streamId": "4-0", "data": 1},
     )
     with fake_gateway(*replies) as env:
-        shown = run_rsws("sub", "c", "--count", "1", "--output", "raw", env=env)
+        shown = run_main("sub", "c", "--count", "1", "--output", "raw", env=env)
     assert (shown.returncode, shown.stdout) == (ExitCode.DONE, "1\n")
     assert shown.stderr == "rsws: c: bad\\u001b[31m\n"
 
@@ -324,8 +324,8 @@ def test_the_key_of_the_data_directory_opens_the_gateway_of_this_user(
 ) -> None:
     with RswsProcess("serve", "--port", "0", env={"REDIS_URL": redis_server.url}) as serve:
         url = serve.wait_for(r"url=(ws://\S+)")[1]
-        assert run_rsws("sub", channel, "--url", url, "--no-follow").returncode == ExitCode.DONE
-        refused = run_rsws("sub", channel, "--url", url, "--no-follow", env={"WEBSOCKET_SECRET_KEY": KEY})
+        assert run_main("sub", channel, "--url", url, "--no-follow").returncode == ExitCode.DONE
+        refused = run_main("sub", channel, "--url", url, "--no-follow", env={"WEBSOCKET_SECRET_KEY": KEY})
         assert refused.returncode == ExitCode.REFUSED
 
 
@@ -337,10 +337,10 @@ def test_a_gap_ends_it_where_that_is_wanted(
         add(redis_server, channel, str(number), id=f"{number}-0")
     redis_server.call("XTRIM", channel, "MAXLEN", 2)
     options = ("--from", after, "--no-follow", "--output", "raw")
-    goes_on = run_rsws("sub", channel, *options, env=gateway.env)
+    goes_on = run_main("sub", channel, *options, env=gateway.env)
     assert (goes_on.returncode, goes_on.stdout) == (ExitCode.DONE, "3\n4\n")
     assert "gap" in goes_on.stderr
-    ends = run_rsws("sub", channel, *options, "--on-gap", "exit", env=gateway.env)
+    ends = run_main("sub", channel, *options, "--on-gap", "exit", env=gateway.env)
     assert (ends.returncode, ends.stdout) == (ExitCode.GAP, "")
     assert f"{channel}: gap, messages after {after} may be missing" in ends.stderr
     assert ending in ends.stderr
@@ -348,7 +348,7 @@ def test_a_gap_ends_it_where_that_is_wanted(
 
 def test_no_gap_where_nothing_is_missing(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     ids = add(redis_server, channel, "1", "2", "3")
-    shown = run_rsws(
+    shown = run_main(
         "sub", channel, "--from", ids[0], "--no-follow", "--on-gap", "exit", "--output", "raw", env=gateway.env
     )
     assert (shown.returncode, shown.stdout, shown.stderr) == (ExitCode.DONE, "2\n3\n", "")

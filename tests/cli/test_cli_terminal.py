@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli import Gateway, Terminal, acking, messages_in, serving
-from kit.support import RedisServer, eventually, free_port, run_rsws
+from kit.cli import Gateway, Terminal, acking, messages_in, run_main, serving
+from kit.support import RedisServer, eventually, free_port
 from rsws.cli import prompt
 from rsws.cli.exits import ExitCode
 
@@ -67,7 +67,7 @@ def test_in_a_pipe_data_is_data(gateway: Gateway, redis_server: RedisServer, cha
     data = '["\x9b2J", "\x7f", "\u2066", "\u202e"]'
     redis_server.call("XADD", channel, "*", "messageData", data)
     for output in ("json", "raw"):
-        done = run_rsws("sub", channel, "--from", "0", "--count", "1", "--output", output, env=gateway.env)
+        done = run_main("sub", channel, "--from", "0", "--count", "1", "--output", output, env=gateway.env)
         assert data in done.stdout
 
 
@@ -91,7 +91,7 @@ def test_a_command_to_copy_can_not_talk_to_the_terminal(channel: str) -> None:
     with Terminal("xadd", channel, data, "--print-command", env=env, columns=200) as terminal:
         assert terminal.wait() == ExitCode.DONE
     assert terminal.text == f"""redis-cli -p 1 XADD {channel} '*' messageData '["\\u009b2J","\\u202e"]'\n"""
-    assert data in run_rsws("xadd", channel, data, "--print-command", env=env).stdout, "in a pipe it is data"
+    assert data in run_main("xadd", channel, data, "--print-command", env=env).stdout, "in a pipe it is data"
 
 
 # --- prompt ---
@@ -365,4 +365,4 @@ def test_errors_are_red(channel: str) -> None:
     with Terminal("sub", channel, "--from", "yesterday", env={}) as terminal:
         assert terminal.wait() == ExitCode.USAGE
     assert re.match(r"\x1b\[1;31mrsws: \x1b\[0m\x1b\[31m'yesterday' is no place", terminal.shown)
-    assert run_rsws("sub", channel, "--from", "yesterday").stderr.startswith("rsws: 'yesterday'")
+    assert run_main("sub", channel, "--from", "yesterday").stderr.startswith("rsws: 'yesterday'")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli import KEY, call_main, serving
+from kit.cli import KEY, call_main, run_main, serving
 from kit.gateway import add
-from kit.support import RedisServer, RswsProcess, free_port, run_rsws
+from kit.support import RedisServer, RswsProcess, free_port
 from kit.tls import Authority
 from rsws.certificates import read_certificate
 from rsws.errors import UsageError
@@ -39,12 +39,12 @@ def test_workers_speak_it_and_take_a_new_certificate(redis_server: RedisServer, 
             for worker in (1, 2):
                 gateway.process.wait_for(f"worker={worker} the file of the TLS certificate was read again")
             trusting = ("--ca", renewed.ca)
-            done = run_rsws("bench", "connect", "--clients", "20", "--processes", "1", *trusting, env=gateway.env)
+            done = run_main("bench", "connect", "--clients", "20", "--processes", "1", *trusting, env=gateway.env)
             assert done.returncode == 0, done.stderr
             add(redis_server, channel, "2")
             sub.wait_lines(2)
             assert not sub.stderr  # its connection was not lost
-        insecure = run_rsws("sub", channel, "--from", "0", "--count", "1", "--insecure", env=gateway.env)
+        insecure = run_main("sub", channel, "--from", "0", "--count", "1", "--insecure", env=gateway.env)
         assert insecure.returncode == 0
         assert insecure.stderr.count("--insecure: the certificate is not checked") == 1
 
@@ -55,11 +55,11 @@ def test_the_users_own_gateway_is_found_without_a_url(redis_server: RedisServer,
     env = {"REDIS_URL": redis_server.url, "PORT": port}
     with RswsProcess("serve", env=env | with_names(authority, "localhost")) as serve:
         serve.wait_for(f"rsws pub news --url wss://localhost:{port} ")
-        by_address = run_rsws("pub", channel, "1", "--ca", authority.ca, env=env)
+        by_address = run_main("pub", channel, "1", "--ca", authority.ca, env=env)
         assert by_address.returncode == 3
         assert f"can't connect to wss://127.0.0.1:{port}" in by_address.stderr
         by_name = env | {"RSWS_URL": f"wss://localhost:{port}", "SSL_CERT_FILE": str(authority.ca)}
-        assert run_rsws("pub", channel, "1", env=by_name).returncode == 0
+        assert run_main("pub", channel, "1", env=by_name).returncode == 0
 
 
 @pytest.mark.parametrize(

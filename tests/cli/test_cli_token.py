@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from kit.cli import Terminal, call_main, serving
-from kit.support import RedisServer, run_rsws
+from kit.cli import Terminal, call_main, run_main, serving
+from kit.support import RedisServer
 from kit.tokens import SECRET, encoded, jwks, pair, sign, token
 from rsws.cli.exits import ExitCode
 from rsws.cli.token_display import _span
@@ -169,10 +169,10 @@ def test_a_gateway_lets_in_who_has_a_token_that_was_made(
     redis_server: RedisServer, channel: str, key_file: Path
 ) -> None:
     with serving(redis_server.url, RSWS_JWT_KEY_FILE=str(key_file)) as gateway:
-        made = run_rsws("token", f"{channel}=w", env={"RSWS_JWT_KEY_FILE": str(key_file)})
+        made = run_main("token", f"{channel}=w", env={"RSWS_JWT_KEY_FILE": str(key_file)})
         env = {"RSWS_URL": gateway.url, "RSWS_TOKEN": made.stdout.strip()}
-        assert run_rsws("pub", channel, "1", env=env).returncode == ExitCode.DONE
-        refused = run_rsws("sub", channel, env=env)
+        assert run_main("pub", channel, "1", env=env).returncode == ExitCode.DONE
+        refused = run_main("sub", channel, env=env)
     assert refused.returncode == ExitCode.REFUSED
     assert f"it allows {channel}=w" in refused.stderr
 
@@ -374,6 +374,6 @@ def test_json(capfd: Output) -> None:
 
 def test_a_token_is_read_from_standard_input(key_file: Path) -> None:
     env = {"RSWS_JWT_KEY_FILE": str(key_file)}
-    shown = run_rsws("token", "--show", "-", input=f"{token()}\n", env=env)
+    shown = run_main("token", "--show", "-", input=f"{token()}\n", env=env)
     assert (shown.returncode, shown.stdout.splitlines()[-1]) == (ExitCode.DONE, VALID)
-    assert "no token to show" in run_rsws("token", "--show", "-", input="", env=env).stderr
+    assert "no token to show" in run_main("token", "--show", "-", input="", env=env).stderr

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli import messages_in, serving
+from kit.cli import messages_in, run_main, serving
 from kit.client import in_a_loop
 from kit.gateway import add, gateway
-from kit.support import RedisServer, RswsProcess, free_port, run_rsws
+from kit.support import RedisServer, RswsProcess, free_port
 from kit.tokens import SECRET, token
 from rsws.cli.exits import ExitCode
 from rsws.gateway.limits import DEFAULTS
@@ -83,7 +83,7 @@ def test_a_pipe_is_read_once(redis_server: RedisServer, channel: str) -> None:
     os.close(writing)
     with serving(redis_server.url) as server:
         pipe = f"/proc/{os.getpid()}/fd/{reading}"
-        done = run_rsws("pub", channel, "1", "--token-file", pipe, env={"RSWS_URL": server.url})
+        done = run_main("pub", channel, "1", "--token-file", pipe, env={"RSWS_URL": server.url})
     os.close(reading)
     assert done.returncode == ExitCode.REFUSED
     assert "refuses the token" in done.stderr

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from kit.cli import call_main
+from kit.cli import call_main, run_main
 from kit.support import RedisServer, RswsProcess, free_port, run_rsws
 from rsws.cli.exits import ExitCode
 from rsws.cli.options import flag
@@ -173,7 +173,7 @@ def test_a_directory_whose_name_is_no_text_is_one_all_the_same(redis_server: Red
         url = serve.wait_for(r"url=(ws://\S+)")[1]
         serve.wait_for(r"kept in .*\\udcff")
         env = {"RSWS_DATA_DIR": str(directory), "RSWS_URL": url, "RSWS_TOKEN": None, "WEBSOCKET_SECRET_KEY": None}
-        assert run_rsws("pub", "c", "1", env=env).returncode == ExitCode.DONE
+        assert run_main("pub", "c", "1", env=env).returncode == ExitCode.DONE
 
 
 # --- the library ---

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli import call_main, messages_in
+from kit.cli import call_main, messages_in, run_main
 from kit.streams import PRIMARY_SAYS
-from kit.support import RedisServer, RswsProcess, run_rsws
+from kit.support import RedisServer, RswsProcess
 from kit.tls import Authority
 from rsws.cli.exits import ExitCode
 
@@ -30,34 +30,34 @@ def env(redis_server: RedisServer) -> dict[str, str | None]:
 
 
 def test_one_message(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
-    done = run_rsws("xadd", channel, '{"n" : 1e400}', env=env)
+    done = run_main("xadd", channel, '{"n" : 1e400}', env=env)
     [(stream_id, data)] = messages_in(redis_server, channel)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{stream_id}\n", "")
     assert data == '{"n" : 1e400}'
 
 
 def test_from_standard_input_and_as_text(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
-    assert run_rsws("xadd", channel, input="[1,\n2]\n", env=env).returncode == 0
-    assert run_rsws("xadd", channel, "-", "--text", input="hi\n", env=env).returncode == 0
+    assert run_main("xadd", channel, input="[1,\n2]\n", env=env).returncode == 0
+    assert run_main("xadd", channel, "-", "--text", input="hi\n", env=env).returncode == 0
     assert [data for _, data in messages_in(redis_server, channel)] == ["[1,\n2]", '{"text":"hi"}']
 
 
 def test_lines(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
     lines = [json.dumps({"n": number, "text": "x" * 100}) for number in range(3000)]
-    done = run_rsws("xadd", channel, "--lines", input="\n".join(lines), env=env)
+    done = run_main("xadd", channel, "--lines", input="\n".join(lines), env=env)
     stored = messages_in(redis_server, channel)
     assert [data for _, data in stored] == lines
     assert (done.returncode, done.stdout.split()) == (0, [stream_id for stream_id, _ in stored])
 
 
 def test_the_channel_is_trimmed(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
-    run_rsws("xadd", channel, "--lines", "--maxlen", "10", input="1\n" * 1000, env=env)
+    run_main("xadd", channel, "--lines", "--maxlen", "10", input="1\n" * 1000, env=env)
     assert 10 <= redis_server.call("XLEN", channel) < 200
 
 
 def test_the_local_redis_is_where_it_looks_first(redis_server: RedisServer, channel: str) -> None:
     env: dict[str, str | None] = {"RSWS_LOCAL_REDIS_PORT": str(redis_server.port)}
-    assert run_rsws("xadd", channel, "1", env=env).returncode == 0
+    assert run_main("xadd", channel, "1", env=env).returncode == 0
     assert len(messages_in(redis_server, channel)) == 1
 
 
@@ -65,7 +65,7 @@ def test_the_local_redis_is_where_it_looks_first(redis_server: RedisServer, chan
 def test_the_printed_command_does_the_same(redis_server: RedisServer, channel: str, arguments: tuple[str, ...]) -> None:
     data = """{"it's": "a \\"test\\" $HOME"}"""
     url = f"redis://127.0.0.1:{redis_server.port}/3"
-    done = run_rsws("xadd", channel, data, *arguments, "--print-command", "--redis-url", url)
+    done = run_main("xadd", channel, data, *arguments, "--print-command", "--redis-url", url)
     assert done.returncode == 0
     assert messages_in(redis_server, channel) == []
     words = shlex.split(done.stdout)
@@ -140,10 +140,10 @@ def test_no_redis(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_no_json_never_gets_there(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
-    refused = run_rsws("xadd", channel, "hello", env=env)
+    refused = run_main("xadd", channel, "hello", env=env)
     assert refused.returncode == ExitCode.USAGE
     assert "not JSON: hello" in refused.stderr
-    refused = run_rsws("xadd", channel, "--lines", input="1\nhello\n2\n", env=env)
+    refused = run_main("xadd", channel, "--lines", input="1\nhello\n2\n", env=env)
     assert refused.returncode == ExitCode.USAGE
     assert "line 2: not JSON: hello" in refused.stderr
     assert [data for _, data in messages_in(redis_server, channel)] == ["1"]
@@ -152,7 +152,7 @@ def test_what_is_no_json_never_gets_there(redis_server: RedisServer, env: dict[s
 def test_a_password_that_is_missing_or_wrong() -> None:
     with RedisServer(requirepass="secret") as server:
         for url in (f"redis://127.0.0.1:{server.port}", server.url.replace("secret", "hunter2")):
-            refused = run_rsws("xadd", "c", "1", "--redis-url", url)
+            refused = run_main("xadd", "c", "1", "--redis-url", url)
             assert refused.returncode == ExitCode.REFUSED, refused.stderr
             assert "hunter2" not in refused.stderr
 
@@ -160,22 +160,22 @@ def test_a_password_that_is_missing_or_wrong() -> None:
 def test_a_right_that_is_missing(own_redis: RedisServer) -> None:
     own_redis.call("ACL", "SETUSER", "ann", "on", ">secret", "~news:*", "+xadd", "+client", "+ping", "+select")
     url = f"redis://ann:secret@127.0.0.1:{own_redis.port}"
-    assert run_rsws("xadd", "news:1", "1", "--redis-url", url).returncode == 0
-    refused = run_rsws("xadd", "other", "1", "--redis-url", url)
+    assert run_main("xadd", "news:1", "1", "--redis-url", url).returncode == 0
+    refused = run_main("xadd", "other", "1", "--redis-url", url)
     assert refused.returncode == ExitCode.REFUSED
     assert "NOPERM" in refused.stderr
 
 
 def test_a_key_that_is_no_stream(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
     redis_server.call("SET", channel, "1")
-    refused = run_rsws("xadd", channel, "1", env=env)
+    refused = run_main("xadd", channel, "1", env=env)
     assert refused.returncode == ExitCode.ERROR
     assert "not a stream" in refused.stderr
 
 
 def test_lines_that_redis_refuses_are_counted(own_redis: RedisServer) -> None:
     own_redis.call("CONFIG", "SET", "maxmemory", "1")
-    refused = run_rsws("xadd", "c", "--lines", "--redis-url", own_redis.url, input="1\n2\n")
+    refused = run_main("xadd", "c", "--lines", "--redis-url", own_redis.url, input="1\n2\n")
     assert refused.returncode == ExitCode.ERROR
     assert refused.stdout == ""
     assert refused.stderr.startswith("rsws: line 1: ")

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from kit.cli import run_main
 from kit.client import QUICK, Peer, connected, in_a_loop
 from kit.gateway import KEY, async_test, entries, gateway
-from kit.support import RedisServer, RswsProcess, run_rsws
+from kit.support import RedisServer, RswsProcess
 from rsws.client import connect
 from rsws.client.limits import DEFAULTS
 from rsws.errors import ErrorCode, Outcome, PublishFailed
@@ -133,7 +134,7 @@ def test_rsws_pub_stores_all_lines_in_order(redis_server: RedisServer, channel: 
     with RswsProcess("serve", "--port", "0", "--publish-rate", "200,100", env=settings) as server:
         url = server.wait_for(r"url=(ws://\S+)")[1]
         # Less than half of them pass within the timeout of one.
-        done = run_rsws(
+        done = run_main(
             "pub", channel, "--lines", "--timeout", "0.7", input=lines, env={"RSWS_URL": url, "RSWS_TOKEN": "k"}
         )
     assert done.returncode == 0, done.stderr

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kit.cli import KEY
+from kit.cli import KEY, run_main
 from kit.fronts import DEPLOY
-from kit.support import RedisServer, RswsProcess, run_rsws
+from kit.support import RedisServer, RswsProcess
 from kit.tls import Authority
 from kit.tokens import jwks
 
@@ -59,7 +59,7 @@ def test_no_connection_is_lost(own_redis: RedisServer, channel: str, tmp_path: P
                 gateway.wait_for(f"the file of the {what} was read again", after=said)
 
         def publish(token: str) -> int:
-            return run_rsws("pub", channel, "1", env=trust | {"RSWS_URL": url, "RSWS_TOKEN": token}).returncode
+            return run_main("pub", channel, "1", env=trust | {"RSWS_URL": url, "RSWS_TOKEN": token}).returncode
 
         with RswsProcess("sub", channel, env=trust | {"RSWS_URL": url, "RSWS_TOKEN": KEY}) as client:
             gateway.wait_for("client connected")
@@ -69,7 +69,7 @@ def test_no_connection_is_lost(own_redis: RedisServer, channel: str, tmp_path: P
             change(JWKS_CHANGE, "JWT key")
             [making] = re.findall(r"`rsws (token .*?)`", CHANGES)
             making = making.replace("news.*=r", "*=rw").replace("private-2.pem", str(tmp_path / "private-2.pem"))
-            jwt = run_rsws(*shlex.split(making)).stdout.strip()
+            jwt = run_main(*shlex.split(making)).stdout.strip()
             change(JWKS_END, "JWT key")
             assert "ES256" not in (tmp_path / "jwks.json").read_text()
             for line in REDIS.replace("10.0.1.1", address).splitlines():

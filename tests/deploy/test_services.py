@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from kit.cli import KEY
+from kit.cli import KEY, run_main
 from kit.fronts import DEPLOY
-from kit.support import RedisServer, RswsProcess, free_port, run_rsws
+from kit.support import RedisServer, RswsProcess, free_port
 from rsws.options import options
 from rsws.settings import Settings
 
@@ -97,7 +97,7 @@ def test_the_unit_serves_with_its_credentials_and_reads_them_again(redis_server:
         (tmp_path / "secret-key").write_text("another key than before")
         gateway.process.send_signal(signal.SIGHUP)
         gateway.wait_for("the file of the secret key was read again")
-        done = run_rsws("pub", "c", "1", env={"RSWS_URL": url, "RSWS_TOKEN": "another key than before"})
+        done = run_main("pub", "c", "1", env={"RSWS_URL": url, "RSWS_TOKEN": "another key than before"})
         assert done.returncode == 0, done.stderr
         assert gateway.stop() == 0
     assert not (tmp_path / "nothing is put here").exists()

@@ -200,7 +200,7 @@ async def test_a_server_that_closes_idle_connections(own_redis: RedisServer) -> 
             before: set[str] = set()
             while not before or before != open_since():
                 before = open_since()
-                await asyncio.sleep(2.5)
+                await asyncio.sleep(1.5)
 
 
 @pytest.mark.parametrize("once", [False, True])

@@ -11,6 +11,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol
 
 from kit import fuzz_frames, fuzz_handshake
+from kit.support import untraced
 from rsws import frames
 from rsws.errors import CloseCode
 from rsws.gateway.websocket import connection as connection_module
@@ -18,12 +19,12 @@ from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.receiving import FrameReader
 
 SEEDS = ["fixed", random.SystemRandom().getrandbits(32)]
-FRAMES, HANDSHAKES = 4000, 1500
-"""As many as take a few seconds."""
+FRAMES, HANDSHAKES = 2000, 1500
+"""As many as take a few seconds, and find each bug that is put in below."""
 
 
 def search(seed: object, count: int, connection: type[ClientConnection] = ClientConnection) -> list[Any]:
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+    with untraced(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(fuzz_frames.search(seed, count, connection))
 
 
@@ -137,7 +138,7 @@ def test_a_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: type[ClientConnect
     if issubclass(bug, FrameReader):
         monkeypatch.setattr(connection_module, "FrameReader", bug)
         bug = ClientConnection
-    [failure] = search("fixed", 3000, bug)[:1]
+    [failure] = search("fixed", FRAMES, bug)[:1]
     assert len(b"".join(failure.smallest.pieces)) <= 2200, "it is made small"
 
 
@@ -150,4 +151,4 @@ def test_a_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: type[ClientConnect
 )
 def test_a_bug_in_the_quick_way_is_found(monkeypatch: pytest.MonkeyPatch, where: str, bug: object) -> None:
     monkeypatch.setattr(frames, where, bug)
-    assert search("fixed", 3000)
+    assert search("fixed", FRAMES)

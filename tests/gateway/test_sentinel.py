@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from kit.cli import run_main
 from kit.gateway import add, async_test, connect, entries, gateway, http, until_status
 from kit.sentinels import NAME, Sentinels
-from kit.support import RedisServer, run_rsws
+from kit.support import RedisServer
 from rsws.cli.exits import ExitCode
 from rsws.errors import SetupError
 
@@ -66,20 +67,20 @@ async def test_the_address_of_a_sentinel_is_refused_with_what_to_write(group: Se
 
 
 def test_xadd_finds_the_primary(group: Sentinels, channel: str) -> None:
-    done = run_rsws("xadd", channel, "1", "--redis-url", group.url)
+    done = run_main("xadd", channel, "1", "--redis-url", group.url)
     assert done.returncode == ExitCode.DONE, done.stderr
     assert [fields["messageData"] for _, fields in entries(group.primary, channel)] == ["1"]
 
 
 def test_xadd_at_a_replica(group: Sentinels, channel: str) -> None:
     replica = next(each for each in group.servers if each is not group.primary)
-    done = run_rsws("xadd", channel, "1", "--redis-url", replica.url)
+    done = run_main("xadd", channel, "1", "--redis-url", replica.url)
     assert done.returncode == ExitCode.NOT_CONNECTED
     assert f"leads to a replica of 127.0.0.1:{group.primary.port}" in done.stderr
 
 
 def test_a_server_of_sentinels_that_is_none(redis_server: RedisServer, channel: str) -> None:
-    done = run_rsws("xadd", channel, "1", "--redis-url", f"redis+sentinel://127.0.0.1:{redis_server.port}/{NAME}")
+    done = run_main("xadd", channel, "1", "--redis-url", f"redis+sentinel://127.0.0.1:{redis_server.port}/{NAME}")
     assert done.returncode == ExitCode.NOT_CONNECTED
     assert f"sentinel 127.0.0.1:{redis_server.port}: unknown command" in done.stderr
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.interleavings import Violation, World, entry, search
+from kit.support import untraced
 from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.subscription import Page, State, Subscription
 from rsws.protocol import StreamId
@@ -24,12 +25,14 @@ small_world = partial(World, ring_bytes=2 * FRAME_BYTES, chunk_bytes=1)
     ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5), ("shrink", 7)]
 )
 def test_every_interleaving_of_a_small_world(faults: str, depth: int) -> None:
-    assert search(depth, lambda: small_world(faults=faults)) > 3_000
+    with untraced():
+        assert search(depth, lambda: small_world(faults=faults)) > 3_000
 
 
 @pytest.mark.parametrize(("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 6)])
 def test_every_interleaving_of_one_client_with_two_subscriptions(faults: str, depth: int) -> None:
-    assert search(depth, lambda: small_world(faults=faults, together=True)) > 2_000
+    with untraced():
+        assert search(depth, lambda: small_world(faults=faults, together=True)) > 2_000
 
 
 @settings(max_examples=200, deadline=None)

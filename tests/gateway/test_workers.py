@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kit.cli import KEY, Gateway, serving
+from kit.cli import KEY, Gateway, run_main, serving
 from kit.gateway import PATIENCE_S, Client, add, async_test, connect, until
 from kit.metrics import scrape
 from kit.support import RedisServer, RswsProcess, eventually, free_port, is_running, run_python, run_rsws
@@ -321,7 +321,7 @@ def test_nothing_is_left_of_it(how: signal.Signals) -> None:
     settings = {"RSWS_WORKERS": "2", "RSWS_LOCAL_REDIS_PORT": str(redis_port)}
     with RswsProcess("serve", "--port", "0", env=settings) as serve:
         url = serve.wait_for(r"url=(ws://\S+)")[1]
-        sent = run_rsws("pub", "news", "1", env={"RSWS_URL": url})
+        sent = run_main("pub", "news", "1", env={"RSWS_URL": url})
         assert sent.returncode == ExitCode.DONE
         workers_were = pids(Gateway(serve, url))
         assert len(workers_were) == WORKERS
@@ -348,4 +348,4 @@ def test_the_port_can_be_taken_again_at_once(redis_server: RedisServer) -> None:
     port = free_port()
     for number in ("2", "1", "2"):
         with serving(redis_server.url, port, RSWS_WORKERS=number) as gateway:
-            assert run_rsws("pub", "again", "1", env=gateway.env).returncode == ExitCode.DONE
+            assert run_main("pub", "again", "1", env=gateway.env).returncode == ExitCode.DONE

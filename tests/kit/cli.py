@@ -17,17 +17,20 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Self
 from unittest import mock
 
 import pytest
+import typer.main
 from websockets.sync.server import ServerConnection, serve
 
 from kit.gateway import WELCOME, entries
@@ -131,16 +134,57 @@ def mute_gateway() -> Iterator[tuple[dict[str, str | None], socket.socket]]:
         yield {"RSWS_URL": f"ws://127.0.0.1:{listening.getsockname()[1]}", "RSWS_TOKEN": KEY}, listening
 
 
+_command_of = cache(typer.main.get_command)
+"""What typer makes of an app, once: that takes longer than most of what is called here."""
+
+
 def call_main(*arguments: str) -> int:
     """``rsws ARGUMENTS`` in this process, where all that counts is what is said before anything is connected.
 
     Returns:
         The exit code.
     """
-    with mock.patch.object(sys, "argv", ["rsws", *arguments]), pytest.raises(SystemExit) as end:
+    with (
+        mock.patch.object(typer.main, "get_command", _command_of),
+        mock.patch.object(sys, "argv", ["rsws", *arguments]),
+        pytest.raises(SystemExit) as end,
+    ):
         main()
     assert isinstance(end.value.code, int)
     return end.value.code
+
+
+def run_main(
+    *arguments: str | Path, input: str | None = None, env: Mapping[str, str | None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``rsws ARGUMENTS < input > output 2> said`` in this process: ``run_rsws`` without a start of Python.
+
+    It is for what a command does, not for how its process begins and ends.
+    """
+    changes = env or {}
+    set_here = {name: value for name, value in changes.items() if value is not None}
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+        files[0].write((input or "").encode())
+        files[0].seek(0)
+        stack.enter_context(mock.patch.dict(os.environ, set_here))
+        for name in changes.keys() - set_here:
+            os.environ.pop(name, None)
+        for descriptor, file in enumerate(files):
+            kept = os.dup(descriptor)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, descriptor)
+            os.dup2(file.fileno(), descriptor)
+        # The streams of a Python that has just been started; main makes its own standard error of it.
+        stdout = stack.enter_context(open(1, "w", encoding="utf-8", closefd=False))
+        stderr = stack.enter_context(open(2, "w", encoding="utf-8", closefd=False))
+        for name, stream in (("stdout", stdout), ("stderr", stderr), ("__stderr__", stderr)):
+            stack.enter_context(mock.patch.object(sys, name, stream))
+        code = call_main(*map(str, arguments))
+        sys.stderr.flush()
+        for file in files:
+            file.seek(0)
+        return subprocess.CompletedProcess(arguments, code, files[1].read().decode(), files[2].read().decode())
 
 
 def messages_in(server: RedisServer, channel: str) -> list[tuple[str, str]]:

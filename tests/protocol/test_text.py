@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli import fake_gateway
-from kit.support import RswsProcess, run_rsws
+from kit.cli import fake_gateway, run_main
+from kit.support import RswsProcess
 from rsws.gateway import logs
 from rsws.log_lines import JsonFormatter, LogLine
 from rsws.settings import Settings
@@ -149,7 +149,7 @@ def test_what_a_redis_says_is_safe_in_the_log_of_a_gateway_and_in_a_command(erro
         RswsProcess("serve", "--port", "0", env={"REDIS_URL": url}) as serve,
     ):
         serve.wait_for("forged")
-        added = run_rsws("xadd", "c", "1", env={"REDIS_URL": url})
+        added = run_main("xadd", "c", "1", env={"REDIS_URL": url})
     assert "forged" in added.stderr
     assert not UNSAFE.search(added.stderr + serve.output())
 
@@ -162,7 +162,7 @@ def test_what_a_gateway_says_is_safe_in_a_command(error: dict[str, object]) -> N
     reply = {"status": "error", "error": EVIL, "code": f"what{EVIL}", **error}
     granted = {"status": "subscribed", "channel": "c", "lastMessageId": "0-0", "latestId": "0-0"}
     with fake_gateway(granted, reply, {"status": "error", "error": EVIL, "code": "redis_unavailable", **error}) as env:
-        done = run_rsws("sub", "c", "--timeout", "1", env=env)
+        done = run_main("sub", "c", "--timeout", "1", env=env)
     assert not UNSAFE.search(done.stderr)
     assert done.stderr.count("\n") == len(re.findall("^rsws: ", done.stderr, flags=re.MULTILINE))
 
@@ -174,7 +174,7 @@ def test_a_refusal_is_safe_in_a_command(command: tuple[str, ...]) -> None:
         {"status": "error_ack", "error": EVIL, "code": EVIL, "outcome": "not_stored"},
     )
     with fake_gateway(*refusals) as env:
-        refused = run_rsws(*command, env=env)
+        refused = run_main(*command, env=env)
     assert refused.returncode == 1
     assert "forged" in refused.stderr
     assert not UNSAFE.search(refused.stderr)

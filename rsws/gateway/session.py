@@ -8,14 +8,17 @@ from collections import deque
 from collections.abc import Coroutine
 from functools import partial
 from typing import Literal, TypeAlias
+from typing import Protocol as Interface
 
 from rsws.errors import TOKEN_EXPIRED, CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import TokenHolder
 from rsws.gateway.delivery.hub import Hub
-from rsws.gateway.delivery.subscription import Subscription
+from rsws.gateway.delivery.subscription import Outlet, Subscription
+from rsws.gateway.peer import Peer
 from rsws.gateway.request_limits import RequestLimits
-from rsws.gateway.websocket.connection import ClientConnection, MessageHandler
+from rsws.gateway.websocket.connection import MessageHandler
+from rsws.gateway.websocket.keepalive import Liveness
 from rsws.log_lines import LogLine
 from rsws.protocol import (
     MAX_CHANNEL_BYTES,
@@ -64,6 +67,43 @@ class _Opening:
         self.waiting: deque[_Waiting] = deque()
 
 
+class Client(Outlet, Interface):
+    """The interface of the way to a client that its session needs, whatever the client speaks."""
+
+    __slots__ = ()
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the client has this way for all that it asks for; else its rates are counted beyond it."""
+
+    @property
+    def life(self) -> Liveness:
+        """The client's signs of life."""
+
+    @property
+    def source(self) -> Peer:
+        """Who the client is."""
+
+    @property
+    def peer(self) -> str:
+        """The client's address, and its port where that is known, for log lines."""
+
+    def request_started(self, size: int) -> None:
+        """Count a request of ``size`` characters as under way."""
+
+    def request_done(self, size: int) -> None:
+        """Count a request as answered; ``size`` is the one passed to :meth:`request_started`."""
+
+    def adjust_reading(self) -> None:
+        """Pause or resume reading, as the session is busy or not."""
+
+    def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
+        """End the connection once the client's requests are answered, or after ``timeout_s`` seconds."""
+
+    def fail(self, code: CloseCode, reason: str) -> None:
+        """End the connection after what was written so far."""
+
+
 class Session(MessageHandler, TokenHolder):
     """The requests of one client. Requests for the same channel take effect in the order in which they came."""
 
@@ -75,7 +115,7 @@ class Session(MessageHandler, TokenHolder):
 
     def __init__(
         self,
-        connection: ClientConnection,
+        connection: Client,
         grant: Grant,
         access: AccessControl,
         hub: Hub,
@@ -100,6 +140,9 @@ class Session(MessageHandler, TokenHolder):
         """What the client may still publish in messages, and in bytes; None as long as it has published nothing."""
         self._volume: Bucket | None = None
         self._subscribes: Bucket | None = None
+        if not connection.is_lasting:
+            allowance = limits.allowance(connection.source.address, grant.subject)
+            self._messages, self._volume, self._subscribes = allowance
         self._subscriptions: dict[str, Subscription | None] = {}
         """The subscription of each channel; None while the channel's first subscribe is under way."""
         self._opening: dict[str, _Opening] = {}
@@ -158,11 +201,16 @@ class Session(MessageHandler, TokenHolder):
         # A publish need not wait for a subscribe under way, which has asked Redis for its position already. It has to
         # wait once another subscribe or unsubscribe of the channel waits.
         if opening is None or (not opening.waiting and isinstance(request, Publish)):
-            self._handle(request, size)
+            self.handle(request, size)
         else:
             opening.waiting.append((request, size))
 
-    def _handle(self, request: Publish | Subscribe | Unsubscribe, size: int) -> None:
+    def handle(self, request: Publish | Subscribe | Unsubscribe, size: int) -> None:
+        """Handle a request, of a channel of which no subscribe is under way.
+
+        Args:
+            size: What the client is told with :meth:`Client.request_done` once it is answered.
+        """
         if isinstance(request, Publish):
             self._publish(request, size)
         elif isinstance(request, Subscribe):
@@ -330,7 +378,7 @@ class Session(MessageHandler, TokenHolder):
         """Handle the requests that waited for a subscribe, up to and including the next subscribe."""
         while waiting and not self._ended:
             request, size = waiting.popleft()
-            self._handle(request, size)
+            self.handle(request, size)
             if request.channel in self._opening:
                 self._opening[request.channel].waiting = waiting
                 return

@@ -1,0 +1,91 @@
+"""What a request of plain HTTP asks for: its path, its query and its headers, made into a request of the protocol."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
+
+from rsws.errors import ErrorCode
+from rsws.gateway.exchanges.answers import Refusal
+from rsws.gateway.http import Request
+from rsws.protocol import MAX_DEPTH, Publish, channel_fault, is_json, max_event_bytes
+from rsws.tokens.grant import Grant
+
+CHANNELS = "/channels"
+CHANNEL_METHODS = ("POST", "OPTIONS")
+_BLANKS = b" \t\r\n"
+"""What JSON allows around a value, which is not part of it."""
+
+
+def is_for_channels(request: Request) -> bool:
+    """Whether a request is about channels; all others have answers of their own."""
+    path = request.target.partition("?")[0]
+    return path == CHANNELS or path.startswith(f"{CHANNELS}/")
+
+
+def find_channel(request: Request) -> str:
+    """Return the channel that a request is about.
+
+    Raises:
+        Refusal: There is no such path, or it is the name of no channel, or that is not to be had by this method.
+    """
+    encoded = request.target.partition("?")[0].removeprefix(CHANNELS).removeprefix("/")
+    if not encoded or "/" in encoded:
+        text = "there is no such path: write /channels/NAME, and %2F for a / in the name"
+        raise Refusal(HTTPStatus.NOT_FOUND, ErrorCode.BAD_REQUEST, text)
+    if request.method not in CHANNEL_METHODS:
+        methods = ", ".join(CHANNEL_METHODS)
+        headers = {"Allow": methods}
+        raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, ErrorCode.BAD_REQUEST, f"{methods} only", headers)
+    try:
+        name = unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError:
+        raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_CHANNEL, "the channel name is not valid UTF-8") from None
+    fault = channel_fault(name)
+    if fault is not None:
+        raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_CHANNEL, fault)
+    return name
+
+
+def find_idempotency_key(request: Request) -> str | None:
+    """Return the key with which the message is stored at most once; None for any number of times.
+
+    Raises:
+        Refusal: It can't be used.
+    """
+    value = request.headers.get(b"idempotency-key")
+    try:
+        key = None if value is None else value.decode()
+    except UnicodeDecodeError:
+        key = ""
+    if key == "":
+        raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_REQUEST, "Idempotency-Key is empty, or not valid UTF-8")
+    return key
+
+
+def make_publish(channel: str, body: bytes, key: str | None, grant: Grant, max_bytes: int) -> Publish:
+    """Return the publish that a body asks for.
+
+    Args:
+        key: Its idempotency key.
+        grant: What the token allows, and whose it is.
+        max_bytes: The most bytes that a message may have.
+
+    Raises:
+        Refusal: The body is no JSON, or too big.
+    """
+    data = body.strip(_BLANKS)
+    if max_event_bytes(channel, data) > max_bytes:
+        raise too_big(max_bytes)
+    if not is_json(data):
+        text = f"the body is not valid JSON in UTF-8, or nested deeper than {MAX_DEPTH} levels"
+        raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_JSON, text)
+    if key is None:
+        return Publish(channel, data, "")
+    return Publish(channel, data, key, "key" if grant.ends_at is None else f"sub {grant.subject or ''}")
+
+
+def too_big(max_bytes: int) -> Refusal:
+    """Return the refusal of a body that is too big to be handed on in a message of ``max_bytes``."""
+    text = f"too big: a message may have {max_bytes} bytes, with what is around its data"
+    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, ErrorCode.BAD_REQUEST, text)

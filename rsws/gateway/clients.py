@@ -90,7 +90,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
         self.turns = turns
         self.sessions: dict[ClientConnection, Session] = {}
         """The sessions of the admitted clients."""
-        self._limits = limits
+        self.limits = limits
         self._reserved = min(max(limits.door_least, limit // limits.door_share), limits.door_most)
         self._client_limit = max(1, limit - self._reserved)
         self._extensions = COMPRESSION if settings.compress else ()
@@ -255,7 +255,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
     def _make_room(self) -> None:
         """Abort the oldest connections that are not admitted while they fill their share and the room clients leave."""
         left = self._client_limit + self._reserved - len(self.sessions) - len(self._ending)
-        room = max(self._reserved, min(self._limits.door_most, left))
+        room = max(self._reserved, min(self.limits.door_most, left))
         while self.at_the_door >= room:
             self._count_turned_away()
             crowd: dict[ClientConnection, Any] = max(self._silent, self._dismissed, key=len)

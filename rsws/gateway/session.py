@@ -166,6 +166,10 @@ class Session(MessageHandler, TokenHolder):
         """See :attr:`rsws.tokens.grant.Grant.who`."""
         return self._grant.who
 
+    def has(self, channel: str) -> bool:
+        """Whether there is a subscription of a channel."""
+        return self._subscriptions.get(channel) is not None
+
     def end(self) -> None:
         """End all subscriptions: the client is gone."""
         self._ended = True

@@ -17,18 +17,17 @@ from typing import Protocol as Interface
 import h11
 
 from rsws.errors import CloseCode, ErrorCode
-from rsws.gateway.delivery.subscription import Subscription
-from rsws.gateway.exchanges.answers import JSON, STATUS, Refusal, error_body, headers_for_pages, json_line
-from rsws.gateway.exchanges.routes import find_channel, find_idempotency_key, make_publish, too_big
+from rsws.gateway.exchanges.answers import JSON, STATUS, Refusal, error_body, headers_for_pages
+from rsws.gateway.exchanges.asking import Asking, Publishing, Responder
+from rsws.gateway.exchanges.routes import find_channel, find_idempotency_key, find_wish, make_publish, too_big
+from rsws.gateway.exchanges.streaming import Streaming
 from rsws.gateway.http import Request
-from rsws.gateway.peer import Peer
+from rsws.gateway.limits import Limits
 from rsws.gateway.session import Client, Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.connection import Exchange as ExchangeInterface
-from rsws.gateway.websocket.keepalive import Liveness
 from rsws.log_lines import LogLine
 from rsws.options import KIB
-from rsws.protocol import Ack, Error, ErrorAck, decode_reply
 from rsws.settings import Settings
 from rsws.tokens.grant import Grant
 
@@ -51,6 +50,7 @@ class ExchangeOwner(Interface):
     __slots__ = ()
 
     settings: Settings
+    limits: Limits
 
     def check_token(self, connection: ClientConnection, request: Request) -> Grant | float:
         """Return what the token of a request allows; or the seconds after which to refuse it."""
@@ -59,12 +59,12 @@ class ExchangeOwner(Interface):
         """Return the session of a client that is let in; None where there is no room for it."""
 
 
-class Exchange(ExchangeInterface, Client):
-    """One request and its response, of a client that is the connection's for as long as that takes."""
+class Exchange(ExchangeInterface, Responder):
+    """One request and its response."""
 
     __slots__ = (
-        "_body", "_channel", "_connection", "_grant", "_http", "_is_busy", "_is_last", "_key", "_owner", "_refusing",
-        "_request", "_session",
+        "_asking", "_body", "_channel", "_connection", "_grant", "_http", "_is_busy", "_is_last", "_key", "_owner",
+        "_refusing", "_request", "_session",
     )  # fmt: skip
 
     def __init__(self, connection: ClientConnection, owner: ExchangeOwner, request: Request) -> None:
@@ -79,6 +79,7 @@ class Exchange(ExchangeInterface, Client):
         self._key: str | None = None
         self._grant: Grant | None = None
         self._session: Session | None = None
+        self._asking: Asking | None = None
         self._is_busy = False
         self._is_last = False
         self._refusing: asyncio.TimerHandle | None = None
@@ -96,23 +97,31 @@ class Exchange(ExchangeInterface, Client):
                 self._read()
         except h11.RemoteProtocolError as error:
             status = HTTPStatus(error.error_status_hint)
-            self._refuse(Refusal(status, ErrorCode.BAD_REQUEST, f"that is not HTTP/1.1: {error}"))
+            self.refuse(Refusal(status, ErrorCode.BAD_REQUEST, f"that is not HTTP/1.1: {error}"))
         except Refusal as refusal:
-            self._refuse(refusal)
+            self.refuse(refusal)
         except Exception:
-            log.exception(LogLine("a bug in the gateway", client=self.peer))
+            log.exception(LogLine("a bug in the gateway", client=self._connection.peer))
             self._connection.transport.abort()
+
+    @property
+    def is_complete(self) -> bool:
+        return self._http.their_state not in (h11.IDLE, h11.SEND_BODY)
 
     def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
         self._is_last = True
-        if not self._is_busy:
+        if isinstance(self._asking, Streaming) and self._http.our_state is h11.SEND_BODY:
+            self._asking.leave(code)
+        elif not self._is_busy:
             is_token = code is CloseCode.POLICY_VIOLATION
-            self._refuse(TOKEN_REFUSED if is_token else Refusal(STATUS[ErrorCode.STOPPING], ErrorCode.STOPPING, reason))
+            self.refuse(TOKEN_REFUSED if is_token else Refusal(STATUS[ErrorCode.STOPPING], ErrorCode.STOPPING, reason))
 
     def end(self) -> None:
         if self._refusing is not None:
             self._refusing.cancel()
             self._refusing = None
+        if isinstance(self._asking, Streaming):
+            self._asking.end()
 
     # --- the request ---
 
@@ -134,20 +143,25 @@ class Exchange(ExchangeInterface, Client):
         """Look at the head: what can be refused without the body is."""
         request = self._request
         if request.method == "OPTIONS":
-            self._respond(HTTPStatus.NO_CONTENT)
+            self.respond(HTTPStatus.NO_CONTENT)
             return
         grant = self._owner.check_token(self._connection, request)
         if not isinstance(grant, Grant):
             self._be_busy()
-            self._refusing = asyncio.get_running_loop().call_later(grant, self._refuse, TOKEN_REFUSED)
+            self._refusing = asyncio.get_running_loop().call_later(grant, self.refuse, TOKEN_REFUSED)
             return
         self._grant = grant
         self._channel = find_channel(request)
-        self._key = find_idempotency_key(request)
+        if request.method == "POST":
+            self._key = find_idempotency_key(request)
+            self._asking = Publishing(self, self._connection)
+        else:
+            wish = find_wish(request, self._channel, in_chunks=self._http.their_http_version == b"1.1")
+            self._asking = Streaming(self, self._connection, wish, self._owner.limits.blank_s)
         length = request.headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._owner.settings.max_message_bytes + MAX_BLANKS:
             raise too_big(self._owner.settings.max_message_bytes)
-        self._session = self._owner.admit(self._connection, self, grant)
+        self._session = self._owner.admit(self._connection, self._asking, grant)
         if self._session is None:
             raise Refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE, ErrorCode.TOO_MANY, "too many clients; come back later", COME_BACK
@@ -160,6 +174,9 @@ class Exchange(ExchangeInterface, Client):
         assert self._grant is not None
         assert self._session is not None
         self._be_busy()
+        if isinstance(self._asking, Streaming):
+            self._asking.begin(self._session)
+            return
         max_bytes = self._owner.settings.max_message_bytes
         publish = make_publish(self._channel, bytes(self._body), self._key, self._grant, max_bytes)
         self._session.handle(publish, len(publish.data))
@@ -171,11 +188,11 @@ class Exchange(ExchangeInterface, Client):
 
     # --- the response ---
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal) -> None:
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._respond(refusal.status, error_body(self._request, refusal), refusal.headers)
+            self.respond(refusal.status, error_body(self._request, refusal), refusal.headers)
 
-    def _respond(self, status: HTTPStatus, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
+    def respond(self, status: HTTPStatus, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         """Send the whole response; the connection goes on with its next request if the whole of this one has come."""
         self._is_busy = True
         self._skip_body()
@@ -193,6 +210,24 @@ class Exchange(ExchangeInterface, Client):
         is_over = http.our_state is not h11.DONE or http.their_state is not h11.DONE
         self._connection.exchange_done(None if is_over else http.trailing_data[0])
 
+    def begin_stream(self, content_type: str) -> None:
+        fields = {
+            "Date": formatdate(usegmt=True),
+            "Content-Type": content_type,
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # nginx would keep back what comes in small pieces
+            "Connection": "close",
+        } | self._headers_for_pages
+        self._send(self._http.send(h11.Response(status_code=200, reason="OK", headers=[*fields.items()])))
+        self._is_busy = False  # so that the end of the connection is noticed
+        self._connection.ignore()
+        self._connection.adjust_reading()
+
+    def end_stream(self) -> None:
+        if self._http.our_state is h11.SEND_BODY:
+            self._send(self._http.send(h11.EndOfMessage()))
+            self._connection.exchange_done(None)
+
     def _skip_body(self) -> None:
         """Take note of what has come of a body that is not looked at: the next request may stand behind it."""
         with suppress(h11.RemoteProtocolError):
@@ -209,64 +244,3 @@ class Exchange(ExchangeInterface, Client):
     def _send(self, data: bytes | None) -> None:
         if data:
             self._connection.write(data)
-
-    # --- see rsws.gateway.session.Client ---
-
-    @property
-    def life(self) -> Liveness:
-        return self._connection.life
-
-    @property
-    def source(self) -> Peer:
-        return self._connection.source
-
-    @property
-    def peer(self) -> str:
-        return self._connection.peer
-
-    is_lasting = False
-
-    def request_started(self, size: int) -> None:
-        pass  # there is one, which the connection waits for
-
-    def request_done(self, size: int) -> None:
-        pass
-
-    def adjust_reading(self) -> None:
-        self._connection.adjust_reading()
-
-    def fail(self, code: CloseCode, reason: str) -> None:
-        self._connection.transport.abort()
-
-    def reply(self, payload: bytes) -> None:
-        reply = decode_reply(payload.decode())
-        if isinstance(reply, Ack):
-            stored = {"streamId": str(reply.stream_id)}
-            self._respond(HTTPStatus.OK, json_line(stored | ({"duplicate": True} if reply.duplicate else {})))
-        elif isinstance(reply, Error | ErrorAck):
-            self._refuse(Refusal.of(reply))
-
-    # --- see rsws.gateway.delivery.subscription.Outlet ---
-
-    @property
-    def has_room(self) -> bool:
-        return self._connection.has_room
-
-    def write(self, frames: bytes) -> None:
-        self._connection.write(frames)
-
-    def try_send(self, frames: bytes) -> bool:
-        return self._connection.try_send(frames)
-
-    def when_room(self, subscription: Subscription) -> None:
-        self._connection.when_room(subscription)
-
-    @property
-    def is_reading_page(self) -> bool:
-        return self._connection.is_reading_page
-
-    def page_begins(self) -> None:
-        self._connection.page_begins()
-
-    def page_done(self) -> None:
-        self._connection.page_done()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
-from rsws.errors import ErrorCode
+from rsws.errors import ErrorCode, UsageError
 from rsws.gateway.exchanges.answers import Refusal
+from rsws.gateway.exchanges.forms import KINDS, Form, form
+from rsws.gateway.exchanges.streaming import Wish
 from rsws.gateway.http import Request
-from rsws.protocol import MAX_DEPTH, Publish, channel_fault, is_json, max_event_bytes
+from rsws.protocol import MAX_DEPTH, Publish, StreamId, channel_fault, is_json, max_event_bytes
+from rsws.starts import Start, parse_start
 from rsws.tokens.grant import Grant
 
 CHANNELS = "/channels"
-CHANNEL_METHODS = ("POST", "OPTIONS")
+CHANNEL_METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _BLANKS = b" \t\r\n"
 """What JSON allows around a value, which is not part of it."""
 
@@ -45,6 +48,55 @@ def find_channel(request: Request) -> str:
     if fault is not None:
         raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_CHANNEL, fault)
     return name
+
+
+def find_wish(request: Request, channel: str, *, in_chunks: bool) -> Wish:
+    """Return what a request to subscribe asks for.
+
+    Args:
+        in_chunks: Whether the response may come in chunks.
+
+    Raises:
+        Refusal: It can't be had.
+    """
+    parameters = _parameters(request)
+    follows = parameters.get("follow", "1")
+    if follows not in ("0", "1"):
+        raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_REQUEST, "follow must be 0 or 1")
+    kind = _find_form(request)
+    return Wish(
+        channel,
+        _find_start(request, parameters.get("from", "$")),
+        form(kind, in_chunks=in_chunks),
+        follows=follows == "1",
+        is_head=request.method == "HEAD",
+    )
+
+
+def _find_form(request: Request) -> type[Form]:
+    accept = request.headers.get(b"accept", b"*/*").decode(errors="replace").lower()
+    accepted = {each.partition(";")[0].strip() for each in accept.split(",")}
+    for kind in KINDS:
+        if accepted & {kind.content_type, f"{kind.content_type.partition('/')[0]}/*", "*/*"}:
+            return kind
+    text = f"send Accept: {', or '.join([kind.content_type for kind in KINDS])}"
+    raise Refusal(HTTPStatus.NOT_ACCEPTABLE, ErrorCode.BAD_REQUEST, text)
+
+
+def _find_start(request: Request, text: str) -> Start:
+    last = request.headers.get(b"last-event-id", b"").decode(errors="replace")
+    try:
+        return Start(StreamId.parse(last)) if last else parse_start(text)
+    except UsageError as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_CURSOR, f"from: {error}") from None
+    except ValueError:
+        raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_CURSOR, "Last-Event-ID is not a stream id") from None
+
+
+def _parameters(request: Request) -> dict[str, str]:
+    """Return the query's parameters, in which a ``+`` is one, as in a time with a zone."""
+    pairs = [each.partition("=") for each in request.target.partition("?")[2].split("&")]
+    return {unquote(name): unquote(value) for name, _, value in pairs}
 
 
 def find_idempotency_key(request: Request) -> str | None:

@@ -66,7 +66,11 @@ class Exchange(Interface):
 
     @property
     def is_busy(self) -> bool:
-        """Whether the whole request has come, so that nothing more is read before its response is made."""
+        """Whether nothing more is to be read for now, as the response is being made."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole request has come."""
 
     def receive(self, data: bytes) -> None:
         """Handle bytes from the client."""
@@ -402,7 +406,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if not self.has_room:
             return False
         if self._compressor is not None:
-            frames = self._compressor.compress(frames)
+            frames = self._compressor.translate(frames)
         turn = self._owner.turn()
         if self._out or turn == self._sent_in:
             self._write(frames)
@@ -414,7 +418,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def write(self, frames: bytes) -> None:
         """Queue text frames behind everything written before, to be sent at the end of this turn of the event loop."""
-        self._write(frames if self._compressor is None else self._compressor.compress(frames))
+        self._write(frames if self._compressor is None else self._compressor.translate(frames))
 
     def _write(self, frames: bytes) -> None:
         if not self._out:
@@ -529,7 +533,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def _check_exchange(self, exchange: Exchange, now: float, dead_after_s: float) -> None:
         """Abort a connection over which a request comes too slowly, or whose client is dead."""
-        is_slow = not exchange.is_busy and now - self._connected_at > dead_after_s
+        is_slow = not exchange.is_complete and now - self._connected_at > dead_after_s
         if is_slow or self.life.judge(now, self._drained_bytes, dead_after_s, dead_after_s) is Verdict.DEAD:
             self.transport.abort()
 

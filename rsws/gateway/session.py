@@ -13,6 +13,7 @@ from typing import Protocol as Interface
 from rsws.errors import TOKEN_EXPIRED, CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import TokenHolder
+from rsws.gateway.delivery.catalogue import ChannelPage
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.peer import Peer
@@ -65,6 +66,11 @@ class _Opening:
     def __init__(self, task: asyncio.Task[None]) -> None:
         self.task = task
         self.waiting: deque[_Waiting] = deque()
+
+
+def _over_rate(doing: str, wait_s: float, *, channel: str | None = None, message_id: str | None = None) -> RequestError:
+    text = f"this client {doing} faster than it may; go on after {max(wait_s, 0.001):.3g} s"
+    return RequestError(ErrorCode.RATE_LIMITED, text, channel=channel, message_id=message_id, retry_after_s=wait_s)
 
 
 class Client(Outlet, Interface):
@@ -166,6 +172,23 @@ class Session(MessageHandler, TokenHolder):
         """See :attr:`rsws.tokens.grant.Grant.who`."""
         return self._grant.who
 
+    def list_channels(self, match: str, cursor: str | None) -> asyncio.Task[ChannelPage | RequestError | StoreError]:
+        """Return the next channels that match and may be subscribed to, or why there are none.
+
+        It counts as a subscribe. Whoever calls this cancels it where the client is gone.
+        """
+        return self._tasks.create_task(self._list_channels(match, cursor))
+
+    async def _list_channels(self, match: str, cursor: str | None) -> ChannelPage | RequestError | StoreError:
+        try:
+            self._count_subscribe()
+            return await self._hub.list_channels(match, cursor, self._may_list)
+        except (RequestError, StoreError) as error:
+            return error
+
+    def _may_list(self, channel: str) -> bool:
+        return (self._channels is None or channel in self._channels) and self._may_read(channel)
+
     def has(self, channel: str) -> bool:
         """Whether there is a subscription of a channel."""
         return self._subscriptions.get(channel) is not None
@@ -258,16 +281,8 @@ class Session(MessageHandler, TokenHolder):
         elif volume.left < 0 and (wait_s := volume.refill(now)):
             self._metrics.publishes_over_bytes_rate += 1
         if wait_s:
-            self._refuse_for_now("publishes", wait_s, message_id=request.message_id)
+            self._refuse(_over_rate("publishes", wait_s, message_id=request.message_id))
         return bool(wait_s)
-
-    def _refuse_for_now(
-        self, doing: str, wait_s: float, *, channel: str | None = None, message_id: str | None = None
-    ) -> None:
-        text = f"this client {doing} faster than it may; go on after {max(wait_s, 0.001):.3g} s"
-        self._refuse(
-            RequestError(ErrorCode.RATE_LIMITED, text, channel=channel, message_id=message_id, retry_after_s=wait_s)
-        )
 
     def _refuse_no_channel(self, channel: str, size: int, message_id: str | None = None) -> None:
         self._metrics.requests_for_no_channel += 1
@@ -327,12 +342,10 @@ class Session(MessageHandler, TokenHolder):
             self._connection.reply(encode_reply(Error(text, ErrorCode.TOO_MANY, channel)))
             self._connection.request_done(size)
             return
-        if self._subscribes is None:
-            self._subscribes = Bucket(self._limits.subscribes)
-        self._subscribes.left -= 1
-        if self._subscribes.left < 0 and (wait_s := self._subscribes.refill(self._connection.life.heard_at)):
-            self._metrics.subscribes_over_rate += 1
-            self._refuse_for_now("subscribes", wait_s, channel=channel)
+        try:
+            self._count_subscribe(channel)
+        except RequestError as error:
+            self._refuse(error)
             self._connection.request_done(size)
             return
         self._subscriptions.setdefault(channel, None)
@@ -342,6 +355,19 @@ class Session(MessageHandler, TokenHolder):
         task.add_done_callback(lambda _: asked.close())  # a task cancelled before its first step has not begun it
         if self.is_busy:
             self._connection.adjust_reading()
+
+    def _count_subscribe(self, channel: str | None = None) -> None:
+        """Count one more subscribe.
+
+        Raises:
+            RequestError: It is one too many for now.
+        """
+        if self._subscribes is None:
+            self._subscribes = Bucket(self._limits.subscribes)
+        self._subscribes.left -= 1
+        if self._subscribes.left < 0 and (wait_s := self._subscribes.refill(self._connection.life.heard_at)):
+            self._metrics.subscribes_over_rate += 1
+            raise _over_rate("subscribes", wait_s, channel=channel)
 
     async def _open(
         self, channel: str, size: int, asked: Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]

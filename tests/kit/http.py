@@ -33,6 +33,8 @@ class HttpClient:
         self.reader = reader
         self.writer = writer
         self.http = h11.Connection(h11.CLIENT)
+        self.is_kept = True
+        """Whether the connection went on after the last answer."""
 
     async def ask(
         self, method: str, path: str, body: bytes | list[bytes] = b"", headers: dict[str, str] | None = None
@@ -66,15 +68,11 @@ class HttpClient:
         while isinstance(event := await self.event(), h11.Data):
             body += event.data
         assert isinstance(event, h11.EndOfMessage)
+        self.is_kept = self.http.our_state is h11.DONE and self.http.their_state is h11.DONE
         if self.is_kept:
             self.http.start_next_cycle()
         headers = {name.decode().lower(): value.decode() for name, value in response.headers}
         return Answer(response.status_code, headers, body)
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether the connection goes on."""
-        return self.http.our_state is h11.DONE and self.http.their_state is h11.DONE
 
     async def event(self) -> Any:
         """The next thing that comes, as h11 has it."""

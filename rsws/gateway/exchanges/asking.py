@@ -9,7 +9,7 @@ from rsws.errors import CloseCode
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.exchanges.answers import Refusal, json_line
 from rsws.gateway.peer import Peer
-from rsws.gateway.session import Client
+from rsws.gateway.session import Client, Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.keepalive import Liveness
 from rsws.protocol import Ack, Error, ErrorAck, decode_reply
@@ -78,6 +78,15 @@ class Asking(Client):
 
     def fail(self, code: CloseCode, reason: str) -> None:
         self.connection.transport.abort()
+
+    def begin(self, session: Session) -> None:
+        """Ask, now that the whole request has come."""
+
+    def end(self) -> None:
+        """Clean up: the exchange is over."""
+
+    def reply(self, payload: bytes) -> None:
+        raise NotImplementedError
 
     # --- see rsws.gateway.delivery.subscription.Outlet ---
 

@@ -19,7 +19,15 @@ import h11
 from rsws.errors import CloseCode, ErrorCode
 from rsws.gateway.exchanges.answers import JSON, STATUS, Refusal, error_body, headers_for_pages
 from rsws.gateway.exchanges.asking import Asking, Publishing, Responder
-from rsws.gateway.exchanges.routes import find_channel, find_idempotency_key, find_wish, make_publish, too_big
+from rsws.gateway.exchanges.listing import Listing
+from rsws.gateway.exchanges.routes import (
+    find_channel,
+    find_idempotency_key,
+    find_listing,
+    find_wish,
+    make_publish,
+    too_big,
+)
 from rsws.gateway.exchanges.streaming import Streaming
 from rsws.gateway.http import Request
 from rsws.gateway.limits import Limits
@@ -120,7 +128,7 @@ class Exchange(ExchangeInterface, Responder):
         if self._refusing is not None:
             self._refusing.cancel()
             self._refusing = None
-        if isinstance(self._asking, Streaming):
+        if self._asking is not None:
             self._asking.end()
 
     # --- the request ---
@@ -151,8 +159,10 @@ class Exchange(ExchangeInterface, Responder):
             self._refusing = asyncio.get_running_loop().call_later(grant, self.refuse, TOKEN_REFUSED)
             return
         self._grant = grant
-        self._channel = find_channel(request)
-        if request.method == "POST":
+        self._channel = find_channel(request) or ""
+        if not self._channel:
+            self._asking = Listing(self, self._connection, *find_listing(request))
+        elif request.method == "POST":
             self._key = find_idempotency_key(request)
             self._asking = Publishing(self, self._connection)
         else:
@@ -173,8 +183,9 @@ class Exchange(ExchangeInterface, Responder):
         """Have the session do what the request asks for."""
         assert self._grant is not None
         assert self._session is not None
+        assert self._asking is not None
         self._be_busy()
-        if isinstance(self._asking, Streaming):
+        if not isinstance(self._asking, Publishing):
             self._asking.begin(self._session)
             return
         max_bytes = self._owner.settings.max_message_bytes

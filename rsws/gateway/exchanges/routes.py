@@ -15,6 +15,7 @@ from rsws.starts import Start, parse_start
 from rsws.tokens.grant import Grant
 
 CHANNELS = "/channels"
+LIST_METHODS = ("GET", "HEAD", "OPTIONS")
 CHANNEL_METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _BLANKS = b" \t\r\n"
 """What JSON allows around a value, which is not part of it."""
@@ -26,20 +27,23 @@ def is_for_channels(request: Request) -> bool:
     return path == CHANNELS or path.startswith(f"{CHANNELS}/")
 
 
-def find_channel(request: Request) -> str:
-    """Return the channel that a request is about.
+def find_channel(request: Request) -> str | None:
+    """Return the channel that a request is about; None for the list of all.
 
     Raises:
         Refusal: There is no such path, or it is the name of no channel, or that is not to be had by this method.
     """
-    encoded = request.target.partition("?")[0].removeprefix(CHANNELS).removeprefix("/")
-    if not encoded or "/" in encoded:
+    path = request.target.partition("?")[0]
+    encoded = path.removeprefix(CHANNELS).removeprefix("/")
+    methods = CHANNEL_METHODS if encoded else LIST_METHODS
+    if path == CHANNELS and request.method in methods:
+        return None
+    if path != CHANNELS and (not encoded or "/" in encoded):
         text = "there is no such path: write /channels/NAME, and %2F for a / in the name"
         raise Refusal(HTTPStatus.NOT_FOUND, ErrorCode.BAD_REQUEST, text)
-    if request.method not in CHANNEL_METHODS:
-        methods = ", ".join(CHANNEL_METHODS)
-        headers = {"Allow": methods}
-        raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, ErrorCode.BAD_REQUEST, f"{methods} only", headers)
+    if request.method not in methods:
+        allowed = ", ".join(methods)
+        raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, ErrorCode.BAD_REQUEST, f"{allowed} only", {"Allow": allowed})
     try:
         name = unquote_to_bytes(encoded).decode()
     except UnicodeDecodeError:
@@ -48,6 +52,12 @@ def find_channel(request: Request) -> str:
     if fault is not None:
         raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_CHANNEL, fault)
     return name
+
+
+def find_listing(request: Request) -> tuple[str, str | None]:
+    """Return the pattern of the channels to be listed, and the cursor of the page before."""
+    parameters = _parameters(request)
+    return parameters.get("match", "*"), parameters.get("cursor")
 
 
 def find_wish(request: Request, channel: str, *, in_chunks: bool) -> Wish:

@@ -303,4 +303,5 @@ async def test_a_publish_under_way_when_the_gateway_stops(own_redis: RedisServer
         own_redis.resume()
         answer = await client.answer()
         assert (answer.status, answer.headers["connection"]) == (200, "close")
+        client.writer.close()
         await stopping

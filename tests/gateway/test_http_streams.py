@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -273,12 +274,30 @@ async def test_the_end_of_the_gateway_and_of_a_token(redis_server: RedisServer, 
         bearer = {"Authorization": "Bearer " + token(ttl_s=1.2, channels={"*": "r"})}
         ending = await stream(short, f"/channels/{channel}", SSE | bearer)
         assert (await ending.rest()).count(b"\n\n") == 2
-        await server.server.clients.close_all()
+        stopping = asyncio.create_task(server.server.clients.close_all())
         await events.next()
         await events.next()
         retry = await events.rest()
+        client.writer.close()
+        short.writer.close()
+        await stopping
         assert retry.startswith(b"retry: ")
         assert 1000 <= int(retry[7:]) <= 5000
+
+
+@async_test
+async def test_one_that_has_not_begun_when_the_gateway_stops(own_redis: RedisServer, channel: str) -> None:
+    async with gateway(own_redis.url) as server, http_client(server) as client:
+        await until_status(server, "/readyz", 200)
+        own_redis.pause()
+        await client.begin("GET", f"/channels/{channel}", headers=BEARER | SSE)
+        await until(lambda: server.server.clients.sessions, "it has come")
+        stopping = asyncio.create_task(server.server.clients.close_all())
+        answer = await client.answer()
+        assert (answer.status, answer.json["code"], answer.headers["connection"]) == (503, "stopping", "close")
+        client.writer.close()
+        await stopping
+        own_redis.resume()
 
 
 @async_test

@@ -120,7 +120,7 @@ class Exchange(ExchangeInterface, Responder):
         self._is_last = True
         if isinstance(self._asking, Streaming) and self._http.our_state is h11.SEND_BODY:
             self._asking.leave(code)
-        elif not self._is_busy:
+        elif not (self._is_busy and isinstance(self._asking, Publishing)):  # a publish under way is answered
             is_token = code is CloseCode.POLICY_VIOLATION
             self.refuse(TOKEN_REFUSED if is_token else Refusal(STATUS[ErrorCode.STOPPING], ErrorCode.STOPPING, reason))
 
@@ -230,6 +230,8 @@ class Exchange(ExchangeInterface, Responder):
             "Connection": "close",
         } | self._headers_for_pages
         self._send(self._http.send(h11.Response(status_code=200, reason="OK", headers=[*fields.items()])))
+        who = None if self._grant is None else self._grant.who
+        log.info(LogLine("stream begins", client=self._connection.peer, who=who, channel=self._channel))
         self._is_busy = False  # so that the end of the connection is noticed
         self._connection.ignore()
         self._connection.adjust_reading()

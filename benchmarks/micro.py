@@ -31,7 +31,7 @@ from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.request_limits import RequestLimits
-from rsws.gateway.session import Session
+from rsws.gateway.session import Client, Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Portions, Turns
@@ -143,7 +143,7 @@ class Gateway:
             board.metrics,
         )
 
-    def _session(self, connection: ClientConnection, grant: Grant) -> Session:
+    def _session(self, connection: Client, grant: Grant) -> Session:
         hub: Any = self  # of which a session without a subscription needs the metrics alone
         return Session(connection, grant, self._access, hub, self.store, self._tasks, self._settings, self._limits)
 

@@ -47,6 +47,7 @@ class ErrorCode(StrEnum):
     REDIS_UNAVAILABLE = "redis_unavailable"
     REDIS_REFUSED = "redis_refused"
     NOT_REPLICATED = "not_replicated"
+    STOPPING = "stopping"
 
 
 ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
@@ -89,6 +90,7 @@ ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
         "a publish is stored, but not enough replicas have it (`--wait-replicas`); a failover may lose it",
         "publish it again, with `producer`",
     ),
+    ErrorCode.STOPPING: ("plain HTTP: the gateway stops, or restarts", "try again"),
 }
 """A map from each error code to when it is sent and what a client should do about it."""
 

@@ -25,12 +25,13 @@ from rsws.cli.data import SHOWN_CHARACTERS, as_message
 from rsws.cli.endpoint import Endpoint
 from rsws.cli.exits import describe, wire_error
 from rsws.cli.lines import Sending, publish_all
-from rsws.cli.start import Following, Start, parse_start
+from rsws.cli.start import Following
 from rsws.cli.stdio import Line
 from rsws.client import Client, ConnectionEvent, Disconnected
 from rsws.datadir import DataDir
 from rsws.errors import ConnectionLost, PublishFailed, SetupError, SubscribeRefused, UsageError
 from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, is_json
+from rsws.starts import Start, parse_start
 
 
 async def talk(gateway: Endpoint, channel: str, data_dir: DataDir, timeout_s: float) -> bool:

@@ -1,76 +1,15 @@
-"""The start of a subscription: the value of ``--from`` and ``/from``, made into a position in a channel."""
+"""The events of a channel from the start that ``--from`` or ``/from`` names."""
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rsws.errors import UsageError
-from rsws.options import UNIT_S
-from rsws.protocol import ZERO, Gap, StreamId, Subscribed
+from rsws.protocol import Gap, StreamId, Subscribed
+from rsws.starts import Start
 
 if TYPE_CHECKING:
     from rsws.client import Client, Event
-
-_AGO = re.compile(r"([0-9]{1,9})([smhd])")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """The position to start at: ``last`` entries before the end, or after ``after``; the end where both are None."""
-
-    after: StreamId | None = None
-    last: int | None = None
-    is_time: bool = False
-    """Whether ``after`` was made of a time. It is then no entry's id, so a gap right after it means nothing."""
-
-    def is_false_alarm(self, gap: Gap) -> bool:
-        """Whether ``gap`` only says that the channel begins later than the time that was given."""
-        return self.is_time and gap.reason == "trimmed" and gap.last_message_id == self.after
-
-
-def parse_start(text: str, now_ms: int | None = None) -> Start:
-    """Parse the value of ``--from``.
-
-    Args:
-        now_ms: The current time in milliseconds since 1970; None asks the clock.
-
-    Raises:
-        UsageError: The text has none of the known forms, or is a time in the future.
-    """
-    text = text.strip()
-    now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    if text == "$":
-        return Start()
-    if re.fullmatch(r"-[0-9]{1,18}", text):
-        return Start(last=int(text[1:]))
-    try:
-        return Start(StreamId.parse(text))
-    except ValueError:
-        pass
-    if match := _AGO.fullmatch(text):
-        return _since(now_ms - int(match[1]) * UNIT_S[match[2]] * 1000)
-    try:
-        if _DATE.match(text):
-            ms = int(datetime.fromisoformat(text).timestamp() * 1000)  # without a zone: local time
-            if ms <= now_ms:
-                return _since(ms)
-            raise UsageError(f"{text!r} is in the future: nothing is there yet; $ starts with what is new")
-    except (ValueError, OverflowError, OSError):  # no such date, or one out of the system's range
-        pass
-    raise UsageError(
-        f"{text!r} is no place to start: write 0, $, -N, an ID, a time ago such as 10m, or a time such as "
-        "2026-11-23T10:00"
-    )
-
-
-def _since(ms: int) -> Start:
-    return Start(StreamId(ms, 0).before(), is_time=True) if ms > 0 else Start(ZERO)
 
 
 class Following:

@@ -15,10 +15,11 @@ from rsws.cli.data import check_channel
 from rsws.cli.endpoint import Endpoint, find_gateway
 from rsws.cli.exits import ExitCode, Failure, epilog, wire_error
 from rsws.cli.options import finite, from_settings
-from rsws.cli.start import Following, Start, parse_start
+from rsws.cli.start import Following
 from rsws.errors import ErrorCode
 from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed
 from rsws.settings import ClientSettings
+from rsws.starts import Start, parse_start
 
 if TYPE_CHECKING:
     from rsws.client import Client, ConnectionEvent, Event

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from rsws.errors import CloseCode
+from rsws.errors import CloseCode, ErrorCode
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.addresses import AddressLimits
+from rsws.gateway.exchanges.answers import Refusal, refuse_unread
+from rsws.gateway.exchanges.exchange import Exchange, ExchangeOwner
+from rsws.gateway.exchanges.routes import is_for_channels
 from rsws.gateway.http import PlainHttp, Request, response
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import SharedMetrics
-from rsws.gateway.session import Session
+from rsws.gateway.session import Client, Session
 from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner, TurnedAway
 from rsws.gateway.websocket.forwarded import TrustedProxies
@@ -41,10 +44,19 @@ def _turn_away(request: Request, why: TurnedAway) -> bytes:
     if isinstance(opening, Opening):
         return opening.answer + close_frame(CloseCode.TRY_AGAIN_LATER, why.reason)
     headers = {"Retry-After": str(why.come_back_s)}
-    return opening or response(HTTPStatus.TOO_MANY_REQUESTS, f"{why.reason}\n", headers)
+    return opening or _refuse(request, HTTPStatus.TOO_MANY_REQUESTS, ErrorCode.RATE_LIMITED, why.reason, headers)
 
 
-class ClientRegistry(ConnectionOwner):
+def _refuse(
+    request: Request, status: HTTPStatus, code: ErrorCode, text: str, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """Return a refusal in the form that the request's path is answered in; it is not the token that was refused."""
+    if is_for_channels(request):
+        return refuse_unread(request, Refusal(status, code, text, headers))
+    return response(status, f"{text}\n", headers)
+
+
+class ClientRegistry(ConnectionOwner, ExchangeOwner):
     """All connections of this process, those in their handshake included.
 
     Connections that are not admitted (they have sent no whole request yet, or are refused) may use the room that
@@ -65,7 +77,7 @@ class ClientRegistry(ConnectionOwner):
         limit: int,
         access: AccessControl,
         http: PlainHttp,
-        make_session: Callable[[ClientConnection, Grant], Session],
+        make_session: Callable[[Client, Grant], Session],
         board: SharedMetrics,
         turns: Turns,
         *,
@@ -78,7 +90,7 @@ class ClientRegistry(ConnectionOwner):
         self.turns = turns
         self.sessions: dict[ClientConnection, Session] = {}
         """The sessions of the admitted clients."""
-        self._limits = limits
+        self.limits = limits
         self._reserved = min(max(limits.door_least, limit // limits.door_share), limits.door_most)
         self._client_limit = max(1, limit - self._reserved)
         self._extensions = COMPRESSION if settings.compress else ()
@@ -134,9 +146,9 @@ class ClientRegistry(ConnectionOwner):
         if connection.turned_away is not None and not self._addresses.may_be_told():
             connection.transport.abort()
 
-    def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
+    def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | Exchange | bytes:
         self._silent.pop(connection, None)
-        answer: Opening | bytes | None
+        answer: Opening | Exchange | bytes | None
         if isinstance(request, Request):
             if self._proxies:
                 self._look_behind(connection, request)
@@ -144,10 +156,12 @@ class ClientRegistry(ConnectionOwner):
                 answer = _turn_away(request, connection.turned_away)
             else:
                 answer = self._refuse_origin(connection, request) or answer_handshake(request, self._extensions)
+            if answer is None and is_for_channels(request):
+                answer = Exchange(connection, self, request)
             if answer is None:
                 answer = self._http.respond(request, connection.source)
             elif self._stopping:
-                answer = response(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway stops\n")
+                answer = _refuse(request, HTTPStatus.SERVICE_UNAVAILABLE, ErrorCode.STOPPING, "the gateway stops")
         else:
             self._metrics.headers_too_large += request is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             answer = response(request, "that is not a request that can be read\n")
@@ -198,6 +212,35 @@ class ClientRegistry(ConnectionOwner):
             who, code = session.who, connection.end_code
             log.info(LogLine("client gone", client=connection.peer, who=who, code=code, clients=clients))
 
+    def exchange_done(self, connection: ClientConnection, *, goes_on: bool) -> None:
+        self._forget(connection)
+        session = self.sessions.pop(connection, None)
+        if session is not None:
+            session.end()
+            self._board.publish_clients(len(self.sessions))
+        if goes_on:
+            self._silent[connection] = None
+        else:
+            self._dismissed[connection] = None
+
+    # --- see rsws.gateway.exchanges.exchange.ExchangeOwner ---
+
+    def check_token(self, connection: ClientConnection, request: Request) -> Grant | float:
+        grant = self._access.check_request(request.headers.get(b"authorization"), (), request.target, connection.source)
+        if not isinstance(grant, Grant):
+            self._dismissed[connection] = None
+        return grant
+
+    def admit(self, connection: ClientConnection, client: Client, grant: Grant) -> Session | None:
+        if self._is_full:
+            self._count_turned_away()
+            return None
+        session = self.sessions[connection] = self._make_session(client, grant)
+        self._board.publish_clients(len(self.sessions))
+        return session
+
+    # --- see rsws.gateway.websocket.connection.ConnectionOwner ---
+
     def lost(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
         self._addresses.lost(connection)
@@ -212,7 +255,7 @@ class ClientRegistry(ConnectionOwner):
     def _make_room(self) -> None:
         """Abort the oldest connections that are not admitted while they fill their share and the room clients leave."""
         left = self._client_limit + self._reserved - len(self.sessions) - len(self._ending)
-        room = max(self._reserved, min(self._limits.door_most, left))
+        room = max(self._reserved, min(self.limits.door_most, left))
         while self.at_the_door >= room:
             self._count_turned_away()
             crowd: dict[ClientConnection, Any] = max(self._silent, self._dismissed, key=len)
@@ -254,7 +297,8 @@ class ClientRegistry(ConnectionOwner):
         self._metrics.origins_refused += 1
         refused = self._metrics.origins_refused
         self._log_origin.warning("origin refused", client=connection.peer, origin=excerpt(text), refused=refused)
-        return response(HTTPStatus.FORBIDDEN, "pages of this origin may not connect: it is not among --origin\n")
+        text = "pages of this origin may not connect: it is not among --origin"
+        return _refuse(request, HTTPStatus.FORBIDDEN, ErrorCode.NOT_ALLOWED, text)
 
     @property
     def _is_full(self) -> bool:

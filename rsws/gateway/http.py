@@ -44,16 +44,21 @@ class RequestReader:
         max_bytes: The most bytes that the request line and the headers may have together.
 
     Attributes:
-        behind: The bytes that came after the head.
+        received: The bytes that came, from the head on.
     """
 
-    __slots__ = ("_is_over", "_max_bytes", "_received", "behind")
+    __slots__ = ("_end", "_is_over", "_max_bytes", "received")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self.behind = b""
-        self._received = b""
+        self.received = b""
+        self._end = 0
         self._is_over = False
+
+    @property
+    def behind(self) -> bytes:
+        """The bytes that came after the head."""
+        return self.received[self._end :]
 
     def read(self, data: bytes) -> Request | HTTPStatus | None:
         """Feed received bytes.
@@ -62,17 +67,18 @@ class RequestReader:
             The request, or the status to refuse an invalid one with; None before the head is complete and after this.
         """
         if self._is_over:
-            self.behind += data
+            if self.received:
+                self.received += data
             return None
-        searched = len(self._received)
-        received = self._received + data if searched else data.lstrip(b"\r\n")  # RFC 9112, section 2.2
+        searched = len(self.received)
+        received = self.received + data if searched else data.lstrip(b"\r\n")  # RFC 9112, section 2.2
         end = received.find(b"\r\n\r\n", max(0, searched - 3)) + 4
         if end < 4:
             if _NEVER.search(received, max(0, searched - 1)):
                 return self._refuse(HTTPStatus.BAD_REQUEST)
             if len(received) > self._max_bytes:
                 return self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            self._received = received
+            self.received = received
             return None
         if end > self._max_bytes:
             return self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -83,8 +89,8 @@ class RequestReader:
         if len(pairs) > MAX_HEADERS:
             return self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         self._is_over = True
-        self._received = b""
-        self.behind = received[end:]
+        self.received = received
+        self._end = end
         headers = {name.lower(): value.strip() for name, value in pairs}
         if len(headers) != len(pairs):
             headers = _joined(pairs)
@@ -92,7 +98,7 @@ class RequestReader:
 
     def _refuse(self, status: HTTPStatus) -> HTTPStatus:
         self._is_over = True
-        self._received = b""
+        self.received = b""
         return status
 
 

@@ -55,6 +55,8 @@ class Limits:
     """The time before a token's end at which its holder is told; half of its life where that is shorter."""
     key_files_check_s: float = 2.0
     """The interval at which it is checked whether the files of keys have changed."""
+    blank_s: float = 15.0
+    """The interval at which something that means nothing is sent to those who subscribe over plain HTTP."""
     publish_s: float = 1.0
     """The interval at which a worker writes its metrics for the others, which also shows that it is alive."""
     silent_checks: int = 10

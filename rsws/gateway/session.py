@@ -8,14 +8,18 @@ from collections import deque
 from collections.abc import Coroutine
 from functools import partial
 from typing import Literal, TypeAlias
+from typing import Protocol as Interface
 
 from rsws.errors import TOKEN_EXPIRED, CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import TokenHolder
+from rsws.gateway.delivery.catalogue import ChannelPage
 from rsws.gateway.delivery.hub import Hub
-from rsws.gateway.delivery.subscription import Subscription
+from rsws.gateway.delivery.subscription import Outlet, Subscription
+from rsws.gateway.peer import Peer
 from rsws.gateway.request_limits import RequestLimits
-from rsws.gateway.websocket.connection import ClientConnection, MessageHandler
+from rsws.gateway.websocket.connection import MessageHandler
+from rsws.gateway.websocket.keepalive import Liveness
 from rsws.log_lines import LogLine
 from rsws.protocol import (
     MAX_CHANNEL_BYTES,
@@ -64,6 +68,48 @@ class _Opening:
         self.waiting: deque[_Waiting] = deque()
 
 
+def _over_rate(doing: str, wait_s: float, *, channel: str | None = None, message_id: str | None = None) -> RequestError:
+    text = f"this client {doing} faster than it may; go on after {max(wait_s, 0.001):.3g} s"
+    return RequestError(ErrorCode.RATE_LIMITED, text, channel=channel, message_id=message_id, retry_after_s=wait_s)
+
+
+class Client(Outlet, Interface):
+    """The interface of the way to a client that its session needs, whatever the client speaks."""
+
+    __slots__ = ()
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the client has this way for all that it asks for; else its rates are counted beyond it."""
+
+    @property
+    def life(self) -> Liveness:
+        """The client's signs of life."""
+
+    @property
+    def source(self) -> Peer:
+        """Who the client is."""
+
+    @property
+    def peer(self) -> str:
+        """The client's address, and its port where that is known, for log lines."""
+
+    def request_started(self, size: int) -> None:
+        """Count a request of ``size`` characters as under way."""
+
+    def request_done(self, size: int) -> None:
+        """Count a request as answered; ``size`` is the one passed to :meth:`request_started`."""
+
+    def adjust_reading(self) -> None:
+        """Pause or resume reading, as the session is busy or not."""
+
+    def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
+        """End the connection once the client's requests are answered, or after ``timeout_s`` seconds."""
+
+    def fail(self, code: CloseCode, reason: str) -> None:
+        """End the connection after what was written so far."""
+
+
 class Session(MessageHandler, TokenHolder):
     """The requests of one client. Requests for the same channel take effect in the order in which they came."""
 
@@ -75,7 +121,7 @@ class Session(MessageHandler, TokenHolder):
 
     def __init__(
         self,
-        connection: ClientConnection,
+        connection: Client,
         grant: Grant,
         access: AccessControl,
         hub: Hub,
@@ -100,6 +146,9 @@ class Session(MessageHandler, TokenHolder):
         """What the client may still publish in messages, and in bytes; None as long as it has published nothing."""
         self._volume: Bucket | None = None
         self._subscribes: Bucket | None = None
+        if not connection.is_lasting:
+            allowance = limits.allowance(connection.source.address, grant.subject)
+            self._messages, self._volume, self._subscribes = allowance
         self._subscriptions: dict[str, Subscription | None] = {}
         """The subscription of each channel; None while the channel's first subscribe is under way."""
         self._opening: dict[str, _Opening] = {}
@@ -122,6 +171,27 @@ class Session(MessageHandler, TokenHolder):
     def who(self) -> str | None:
         """See :attr:`rsws.tokens.grant.Grant.who`."""
         return self._grant.who
+
+    def list_channels(self, match: str, cursor: str | None) -> asyncio.Task[ChannelPage | RequestError | StoreError]:
+        """Return the next channels that match and may be subscribed to, or why there are none.
+
+        It counts as a subscribe. Whoever calls this cancels it where the client is gone.
+        """
+        return self._tasks.create_task(self._list_channels(match, cursor))
+
+    async def _list_channels(self, match: str, cursor: str | None) -> ChannelPage | RequestError | StoreError:
+        try:
+            self._count_subscribe()
+            return await self._hub.list_channels(match, cursor, self._may_list)
+        except (RequestError, StoreError) as error:
+            return error
+
+    def _may_list(self, channel: str) -> bool:
+        return (self._channels is None or channel in self._channels) and self._may_read(channel)
+
+    def has(self, channel: str) -> bool:
+        """Whether there is a subscription of a channel."""
+        return self._subscriptions.get(channel) is not None
 
     def end(self) -> None:
         """End all subscriptions: the client is gone."""
@@ -158,11 +228,16 @@ class Session(MessageHandler, TokenHolder):
         # A publish need not wait for a subscribe under way, which has asked Redis for its position already. It has to
         # wait once another subscribe or unsubscribe of the channel waits.
         if opening is None or (not opening.waiting and isinstance(request, Publish)):
-            self._handle(request, size)
+            self.handle(request, size)
         else:
             opening.waiting.append((request, size))
 
-    def _handle(self, request: Publish | Subscribe | Unsubscribe, size: int) -> None:
+    def handle(self, request: Publish | Subscribe | Unsubscribe, size: int) -> None:
+        """Handle a request, of a channel of which no subscribe is under way.
+
+        Args:
+            size: What the client is told with :meth:`Client.request_done` once it is answered.
+        """
         if isinstance(request, Publish):
             self._publish(request, size)
         elif isinstance(request, Subscribe):
@@ -206,16 +281,8 @@ class Session(MessageHandler, TokenHolder):
         elif volume.left < 0 and (wait_s := volume.refill(now)):
             self._metrics.publishes_over_bytes_rate += 1
         if wait_s:
-            self._refuse_for_now("publishes", wait_s, message_id=request.message_id)
+            self._refuse(_over_rate("publishes", wait_s, message_id=request.message_id))
         return bool(wait_s)
-
-    def _refuse_for_now(
-        self, doing: str, wait_s: float, *, channel: str | None = None, message_id: str | None = None
-    ) -> None:
-        text = f"this client {doing} faster than it may; go on after {max(wait_s, 0.001):.3g} s"
-        self._refuse(
-            RequestError(ErrorCode.RATE_LIMITED, text, channel=channel, message_id=message_id, retry_after_s=wait_s)
-        )
 
     def _refuse_no_channel(self, channel: str, size: int, message_id: str | None = None) -> None:
         self._metrics.requests_for_no_channel += 1
@@ -275,12 +342,10 @@ class Session(MessageHandler, TokenHolder):
             self._connection.reply(encode_reply(Error(text, ErrorCode.TOO_MANY, channel)))
             self._connection.request_done(size)
             return
-        if self._subscribes is None:
-            self._subscribes = Bucket(self._limits.subscribes)
-        self._subscribes.left -= 1
-        if self._subscribes.left < 0 and (wait_s := self._subscribes.refill(self._connection.life.heard_at)):
-            self._metrics.subscribes_over_rate += 1
-            self._refuse_for_now("subscribes", wait_s, channel=channel)
+        try:
+            self._count_subscribe(channel)
+        except RequestError as error:
+            self._refuse(error)
             self._connection.request_done(size)
             return
         self._subscriptions.setdefault(channel, None)
@@ -290,6 +355,19 @@ class Session(MessageHandler, TokenHolder):
         task.add_done_callback(lambda _: asked.close())  # a task cancelled before its first step has not begun it
         if self.is_busy:
             self._connection.adjust_reading()
+
+    def _count_subscribe(self, channel: str | None = None) -> None:
+        """Count one more subscribe.
+
+        Raises:
+            RequestError: It is one too many for now.
+        """
+        if self._subscribes is None:
+            self._subscribes = Bucket(self._limits.subscribes)
+        self._subscribes.left -= 1
+        if self._subscribes.left < 0 and (wait_s := self._subscribes.refill(self._connection.life.heard_at)):
+            self._metrics.subscribes_over_rate += 1
+            raise _over_rate("subscribes", wait_s, channel=channel)
 
     async def _open(
         self, channel: str, size: int, asked: Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]
@@ -330,7 +408,7 @@ class Session(MessageHandler, TokenHolder):
         """Handle the requests that waited for a subscribe, up to and including the next subscribe."""
         while waiting and not self._ended:
             request, size = waiting.popleft()
-            self._handle(request, size)
+            self.handle(request, size)
             if request.channel in self._opening:
                 self._opening[request.channel].waiting = waiting
                 return

@@ -14,6 +14,7 @@ from rsws.streams.reader import Reader
 from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.retention import Retention, Rule
+from rsws.streams.scan import StreamScan
 from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
 from rsws.streams.slots import Redirected, slot_of_key
 from rsws.streams.store import Store
@@ -36,6 +37,7 @@ class Primary:
         store: Access to the streams.
         importing: The same for streams of slots that are on their way to this server.
         reader: What is new in them.
+        scan: Looks for streams.
         is_cut_off: Whether it said last that its cluster is down: it refuses everything, and another one may have
             taken over.
     """
@@ -65,6 +67,7 @@ class Primary:
         self.reader = Reader(target, on_redirect, refusals, slot_of=slot_of, limits=limits)
         self.is_cut_off = False
         self._state_check_s = limits.role_check_s
+        self.scan = StreamScan(self.history)
         self._retention = Retention(rules, self.history, refusals, every_s=limits.trim_every_s)
 
     @property

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rsws.errors import RedisUnavailable, UsageError
@@ -22,6 +22,7 @@ from rsws.redis.connection import ReplyError
 from rsws.redis.limits import DEFAULTS
 from rsws.redis.link import RedisLink
 from rsws.streams.refusals import Refusals
+from rsws.streams.scan import StreamScan
 from rsws.streams.script_runner import ScriptRunner, ScriptsForbidden
 from rsws.streams.scripts import DELETE_QUIET
 from rsws.streams.slots import REDIRECTS
@@ -31,7 +32,6 @@ log = logging.getLogger("rsws.retention")
 _RULE = re.compile(
     r"(?P<pattern>.+)=(?P<count>[0-9]{1,15})(?:,(?P<age>[0-9]{1,9})(?P<unit>[smhd])(?P<expire>,expire)?)?"
 )
-_SCAN_KEYS = b"1000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Retention:
         self._link = link
         self._scripts = ScriptRunner(link, refusals or Refusals())
         self._every_s = every_s
-        self._only_streams: tuple[bytes, ...] = (b"TYPE", b"stream")
+        self._scan = StreamScan(link)
         self._logged: dict[Rule, str | None] = {}
 
     async def run(self) -> None:
@@ -112,7 +112,7 @@ class Retention:
     async def _apply(self, rule: Rule) -> None:
         trouble = None
         try:
-            async for key in self._streams(rule.pattern):
+            async for key in self._scan.all(rule.pattern.encode()):
                 if rule.is_for(key):
                     trouble = await self._trim(key, rule) or trouble
         except ReplyError as error:
@@ -120,22 +120,6 @@ class Retention:
         if trouble is not None and trouble != self._logged.get(rule):
             log.warning(LogLine("trimming failed", pattern=rule.pattern, cause=str(trouble)))
         self._logged[rule] = trouble
-
-    async def _streams(self, pattern: str) -> AsyncIterator[bytes]:
-        scan = (b"MATCH", pattern.encode(), b"COUNT", _SCAN_KEYS)
-        cursor = b"0"
-        while True:
-            try:
-                cursor, keys = await self._link.call(b"SCAN", cursor, *scan, *self._only_streams)
-            except ReplyError as error:
-                if "syntax" not in str(error) or not self._only_streams:
-                    raise
-                self._only_streams = ()  # TYPE came with Redis 6
-                continue
-            for key in keys:
-                yield key
-            if cursor == b"0":
-                return
 
     async def _trim(self, key: bytes, rule: Rule) -> str | None:
         """Trim one stream; return the reason if that failed, else None."""

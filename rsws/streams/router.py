@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from rsws.errors import StoreError
+from rsws.errors import RedisRefused, StoreError
 from rsws.protocol import StreamId
+from rsws.redis.connection import ReplyError
 from rsws.redis.limits import DEFAULTS, Limits
 from rsws.redis.target import RedisTarget
 from rsws.streams.cluster import Cluster
@@ -16,6 +17,7 @@ from rsws.streams.primary import Primary
 from rsws.streams.reader import Reader
 from rsws.streams.replies import History, StreamBounds
 from rsws.streams.retention import Rule
+from rsws.streams.scan import BEGIN
 from rsws.streams.slots import Redirected
 from rsws.streams.store import IdempotencyKey, Stored, Streams
 
@@ -144,6 +146,28 @@ class Router(Streams):
 
     async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         return await self._streams.page(channel, after, limit, limit_bytes)
+
+    async def scan(self, cursor: tuple[int, bytes], pattern: bytes) -> tuple[tuple[int, bytes] | None, list[bytes]]:
+        """Return where to go on, None at the end, and some of the streams whose names match a glob pattern of Redis.
+
+        Args:
+            cursor: The number of the primary, and where to go on there. If primaries change meanwhile, streams may be
+                left out or come twice.
+
+        Raises:
+            StoreError: Redis can't be reached, or refuses it.
+        """
+        number, at = cursor
+        primaries = sorted(self.primaries, key=lambda each: each.target.shown)
+        if number >= len(primaries):
+            return None, []
+        try:
+            at, keys = await primaries[number].scan.step(at, pattern)
+        except ReplyError as error:
+            raise RedisRefused(f"Redis refused: {error}") from None
+        if at == BEGIN:
+            number += 1
+        return (number, at) if number < len(primaries) else None, keys
 
     async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:
         return await self._streams.before_last(channel, count, bounds)

@@ -26,12 +26,12 @@ class Grant:
 
     Args:
         channels: The rights by pattern; None allows everything.
-        who: The name of who holds the token, for log lines.
+        who: The name of who holds the token.
         expires_at: When the token expires, in seconds since 1970; None for never.
         ends_at: When that is enforced.
     """
 
-    __slots__ = ("_known", "_names", "_patterns", "_shown", "ends_at", "expires_at", "is_full", "who")
+    __slots__ = ("_known", "_names", "_patterns", "_shown", "ends_at", "expires_at", "is_full", "subject")
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Grant:
     ) -> None:
         self.is_full = channels is None
         """Whether everything is allowed: whoever asks this first need not ask further."""
-        self.who = None if who is None else who[:_SHOWN_WHO]
-        """The holder, for log lines; None where the token names none."""
+        self.subject = who
+        """The holder; None where the token names none."""
         self.expires_at = expires_at
         self.ends_at = ends_at
         given = {"*": "rw"} if channels is None else channels
@@ -54,6 +54,11 @@ class Grant:
         shown = [f"{excerpt(pattern)}={rights}" for pattern, rights in [*given.items()][:_SHOWN_PATTERNS]]
         more = len(given) - len(shown)
         self._shown = ", ".join([*shown, *([f"{more} more"] if more else [])])
+
+    @property
+    def who(self) -> str | None:
+        """The holder, for log lines; None where the token names none."""
+        return None if self.subject is None else self.subject[:_SHOWN_WHO]
 
     def may_read(self, channel: str) -> bool:
         """Whether the token allows to subscribe to a channel, its history included."""

@@ -6,9 +6,9 @@ from datetime import datetime
 
 import pytest
 
-from rsws.cli.start import Start, parse_start
 from rsws.errors import UsageError
 from rsws.protocol import ZERO, Gap, StreamId
+from rsws.starts import Start, parse_start
 
 NOW_MS = 1_700_000_000_000
 LAST = 2**64 - 1

@@ -15,8 +15,9 @@ from websockets.frames import Frame, Opcode
 
 from kit.gateway import KEY, Wire, add, async_test, first_frame, frame, gateway, handshake, request
 from kit.support import RedisServer
-from rsws.gateway.websocket.compression import COMPRESSION, REMEMBERED_BYTES, Compressor, compressor
+from rsws.gateway.websocket.compression import COMPRESSION, Compressor, compressor
 from rsws.gateway.websocket.frames import compressed_text_frame, text_frame
+from rsws.gateway.websocket.translation import REMEMBERED_BYTES
 
 BROWSER = "permessage-deflate; client_max_window_bits"
 LONG = json.dumps({"text": "the same again and " * 20})
@@ -143,7 +144,7 @@ def test_what_is_remembered_is_bounded_in_bytes(size: int) -> None:
     tracemalloc.start()
     try:
         for number in range(max(20, 2 * REMEMBERED_BYTES // size)):
-            tool.compress(text_frame(b"%d" % number + os.urandom(size)))
+            tool.translate(text_frame(b"%d" % number + os.urandom(size)))
         assert tracemalloc.get_traced_memory()[0] < 4 * REMEMBERED_BYTES + 2 * size
     finally:
         tracemalloc.stop()
@@ -214,7 +215,7 @@ async def test_the_library_s_own_client_reads_it(redis_server: RedisServer, chan
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 3000, 65535, 65536, 200_000])
 def test_a_frame_is_the_one_the_extension_would_have_made_or_a_smaller_one(size: int) -> None:
     payload = (b"0123456789abcdef" * (size // 16 + 1))[:size]
-    got = compressor(12).compress(text_frame(payload))
+    got = compressor(12).translate(text_frame(payload))
     assert len(got) <= len(text_frame(payload))
     [factory] = COMPRESSION
     _, extension = factory.process_request_params([], [])

@@ -101,6 +101,9 @@ class Everyone:
     def closing(self, connection: ClientConnection) -> None:
         pass
 
+    def exchange_done(self, connection: ClientConnection, *, goes_on: bool) -> None:
+        pass
+
     def lost(self, connection: ClientConnection) -> None:
         pass
 

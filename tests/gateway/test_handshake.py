@@ -174,7 +174,7 @@ def test_what_never_ends_is_not_kept() -> None:
     answers = [reader.read(b"GET /" + b"x" * 1000) for _ in range(50)]
     assert [answer for answer in answers if answer] == [HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE]
     assert answers.index(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) * 1000 <= MAX_HEAD_BYTES
-    assert not reader._received
+    assert not reader.received
 
 
 @pytest.mark.parametrize("count", [MAX_HEADERS, MAX_HEADERS + 1])

@@ -31,7 +31,7 @@ from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import SharedMetrics
-from rsws.gateway.session import Session
+from rsws.gateway.session import Client, Session
 from rsws.gateway.websocket import turns
 from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import ClientConnection
@@ -216,7 +216,7 @@ class Gateway:
         access = AccessControl(TokenCheck(KEY), board.metrics)
         return ClientRegistry(settings, 1000, access, http, self._make_session, board, Turns(lambda: False))
 
-    def _make_session(self, connection: ClientConnection, grant: Grant) -> Session:
+    def _make_session(self, connection: Client, grant: Grant) -> Session:
         self._session = Writer()
         return cast(Session, self._session)
 

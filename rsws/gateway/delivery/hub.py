@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from rsws.errors import ChannelUnreadable, ErrorCode, RedisRefused, RedisUnavailable, RequestError, StoreError
+from rsws.gateway.delivery.catalogue import ChannelPage, list_channels
 from rsws.gateway.delivery.channel import Channel, Framer, Listener, RingBudget
 from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
@@ -80,6 +81,15 @@ class Hub:
     def channels(self) -> Collection[Channel]:
         """The channels that are open."""
         return self._channels.values()
+
+    async def list_channels(self, match: str, cursor: str | None, may_read: Callable[[str], bool]) -> ChannelPage:
+        """See :func:`rsws.gateway.delivery.catalogue.list_channels`; the subscriptions are those of this process."""
+
+        def subscribers(name: str) -> int:
+            channel = self._channels.get(name)
+            return 0 if channel is None else len(channel.listeners)
+
+        return await list_channels(self._streams, match, cursor, may_read, subscribers)
 
     def subscribe(
         self, request: Subscribe, outlet: Outlet

@@ -9,7 +9,6 @@ it likes. The sections in comments are those of RFC 7692.
 from __future__ import annotations
 
 import zlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
 
@@ -17,15 +16,11 @@ from websockets.extensions import Extension, ServerExtensionFactory
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 
 from rsws.gateway.websocket.frames import compressed_text_frame, text_payloads
+from rsws.gateway.websocket.translation import Translator
 
 WINDOW_BITS = 12
 """The base-2 logarithm of the window, 4 KiB: most messages are smaller, and zlib has less to prepare for each."""
 MEMORY_LEVEL = 5
-REMEMBERED_BYTES = 256 * 1024
-"""The size of the cache of compressed messages, in bytes, for clients that are sent the same a moment later.
-
-The newest entry is kept even if it is larger.
-"""
 _END = b"\x00\x00\xff\xff"
 """The end of what zlib writes on a flush, which the extension leaves out (section 7.2.1)."""
 
@@ -36,26 +31,15 @@ COMPRESSION: Sequence[ServerExtensionFactory] = [
 """The extensions that the gateway accepts in a handshake when it compresses."""
 
 
-class Compressor:
+class Compressor(Translator):
     """A compressor of messages for receivers with a window of ``window_bits`` bits."""
 
     def __init__(self, window_bits: int) -> None:
+        super().__init__()
         self._zlib = zlib.compressobj(wbits=-window_bits, memLevel=MEMORY_LEVEL)
-        self._compressed: OrderedDict[bytes, bytes] = OrderedDict()
-        """The compressed form of text frames, the newest last."""
-        self._compressed_bytes = 0
 
-    def compress(self, frames: bytes) -> bytes:
+    def make(self, frames: bytes) -> bytes:
         """Compress a server's text frames, each separately, and only where that makes it smaller."""
-        known = self._compressed.get(frames)
-        if known is None:
-            known = self._compressed[frames] = self._compress(frames)
-            self._compressed_bytes += len(frames) + len(known)
-            while self._compressed_bytes > REMEMBERED_BYTES and len(self._compressed) > 1:
-                self._compressed_bytes -= sum(map(len, self._compressed.popitem(last=False)))
-        return known
-
-    def _compress(self, frames: bytes) -> bytes:
         result = []
         for frame, payload in text_payloads(frames):
             # A full flush resets the context, as a new compressor would, at a tenth of its cost.

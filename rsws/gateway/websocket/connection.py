@@ -59,6 +59,29 @@ class MessageHandler(Interface):
         """Handle one message of the client."""
 
 
+class Exchange(Interface):
+    """The interface of a request of plain HTTP and its response, on a connection that is no WebSocket for that time."""
+
+    __slots__ = ()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether nothing more is to be read for now, as the response is being made."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole request has come."""
+
+    def receive(self, data: bytes) -> None:
+        """Handle bytes from the client."""
+
+    def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
+        """Finish soon; no other request may come over this connection."""
+
+    def end(self) -> None:
+        """Clean up: it is over, or its connection is lost."""
+
+
 class ConnectionOwner(Interface):
     """The interface of the client registry that a connection needs."""
 
@@ -75,8 +98,14 @@ class ConnectionOwner(Interface):
     def identified(self, connection: ClientConnection) -> None:
         """Note that it is known now who the client is: abort the connection, or mark it, if it is one too many."""
 
-    def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | bytes:
-        """Return the answer to a request: an opening for a handshake, else a response; a status becomes a refusal."""
+    def answer(self, connection: ClientConnection, request: Request | HTTPStatus) -> Opening | Exchange | bytes:
+        """Return the answer to a request: an opening for a handshake, else a response; a status becomes a refusal.
+
+        An exchange is given the request's bytes, and makes the response itself.
+        """
+
+    def exchange_done(self, connection: ClientConnection, *, goes_on: bool) -> None:
+        """Note that an exchange is over; the connection waits for its next request, or is about to be closed."""
 
     def opened(self, connection: ClientConnection, opening: Opening) -> None:
         """Admit the client after its handshake, and pass a handler to :meth:`ClientConnection.start`; or refuse it."""
@@ -104,6 +133,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         "_compressor",
         "_connected_at",
         "_cutting_off",
+        "_exchange",
         "_frames",
         "_handler",
         "_ignored_bytes",
@@ -132,6 +162,8 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
     )  # fmt: skip
 
     transport: asyncio.Transport
+    is_lasting = True
+    """See :class:`rsws.gateway.session.Client`."""
 
     def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
@@ -139,6 +171,8 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._request: RequestReader | None = None
         self._frames: FrameReader | None = None
         """The reader of the client's frames, once the handshake is done."""
+        self._exchange: Exchange | None = None
+        """The request of plain HTTP under way."""
         self._compressor: Compressor | None = None
         self._handler: MessageHandler | None = None
         self.is_open = False
@@ -157,6 +191,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._reading_paused = False
         self._reading_page = False
         self._connected_at = self._loop.time()
+        """When it began to wait for a request: when it was made, or when the one before was answered."""
         self.life = Liveness(self._connected_at)
         self._sent_in = 0
         self._written = 0
@@ -206,6 +241,9 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def _read_handshake(self, data: bytes) -> bytes:
         """Have the request answered once it is complete; return the bytes after it, if it has opened a WebSocket."""
+        if self._exchange is not None:
+            self._exchange.receive(data)
+            return b""
         reader = self._request
         if reader is None:
             reader = self._request = RequestReader(self._owner.settings.max_header_bytes)
@@ -235,6 +273,10 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self._write_end()
             return b""
         self._request = None
+        if not isinstance(answer, Opening):
+            self._exchange = answer
+            answer.receive(reader.received)
+            return b""
         self._write(answer.answer)
         self._frames = FrameReader(self, answer.extensions, self._owner.settings.max_message_bytes)
         if answer.extensions:
@@ -242,6 +284,30 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self.is_open = True
         self._owner.opened(self, answer)
         return reader.behind
+
+    def exchange_done(self, rest: bytes | None) -> None:
+        """Go on after an exchange, whose response was written.
+
+        Args:
+            rest: What has come of the next request; None where there can be no other one.
+        """
+        if self._exchange is not None:
+            self._exchange.end()
+            self._exchange = None
+        self._connected_at = self._loop.time()
+        self._owner.exchange_done(self, goes_on=rest is not None)
+        if rest is None:
+            self.ignores_input = True
+            self._write_end()
+        elif rest:  # reading has been paused, and each request takes its own turn
+            self._loop.call_soon(self._read_next, rest)
+        else:
+            self.adjust_reading()
+
+    def _read_next(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.data_received(data)
+            self.adjust_reading()
 
     def ignore(self) -> None:
         """Ignore everything that the client sends from now on: it is refused."""
@@ -311,7 +377,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if frames is not None and has_unread and not (self.is_full or frames.is_in_line):
             frames.is_in_line = True
             turns.wait(frames)
-        paused = self.is_full or has_unread
+        paused = self.is_full or has_unread or (self._exchange is not None and self._exchange.is_busy)
         if paused != self._reading_paused and not self.transport.is_closing():
             self._reading_paused = paused
             if paused:
@@ -340,7 +406,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if not self.has_room:
             return False
         if self._compressor is not None:
-            frames = self._compressor.compress(frames)
+            frames = self._compressor.translate(frames)
         turn = self._owner.turn()
         if self._out or turn == self._sent_in:
             self._write(frames)
@@ -352,7 +418,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def write(self, frames: bytes) -> None:
         """Queue text frames behind everything written before, to be sent at the end of this turn of the event loop."""
-        self._write(frames if self._compressor is None else self._compressor.compress(frames))
+        self._write(frames if self._compressor is None else self._compressor.translate(frames))
 
     def _write(self, frames: bytes) -> None:
         if not self._out:
@@ -449,13 +515,15 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         """Ping a silent client; abort one from which nothing came and to which nothing drained for too long."""
         if self.transport.is_closing():
             return
+        if self._exchange is not None:
+            self._check_exchange(self._exchange, now, dead_after_s)
+            return
         if not self.is_open:
             if self._frames is None and now - self._connected_at > self._owner.settings.handshake_timeout_s:
                 self._owner.handshake_timed_out(self)
                 self.transport.abort()
             return
-        drained = self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
-        match self.life.judge(now, drained, ping_after_s, dead_after_s):
+        match self.life.judge(now, self._drained_bytes, ping_after_s, dead_after_s):
             case Verdict.DEAD:
                 log.info(LogLine("client dead", client=self.peer, silent_s=round(now - self.life.heard_at)))
                 self.transport.abort()
@@ -463,8 +531,21 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
                 self.flush()
                 self.transport.write(PING)  # section 5.5.2; not counted in _written: its draining is no sign of life
 
+    def _check_exchange(self, exchange: Exchange, now: float, dead_after_s: float) -> None:
+        """Abort a connection over which a request comes too slowly, or whose client is dead."""
+        is_slow = not exchange.is_complete and now - self._connected_at > dead_after_s
+        if is_slow or self.life.judge(now, self._drained_bytes, dead_after_s, dead_after_s) is Verdict.DEAD:
+            self.transport.abort()
+
+    @property
+    def _drained_bytes(self) -> int:
+        return self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
+
     def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
         """Ignore further messages; close once the client's requests are answered, or after ``timeout_s`` seconds."""
+        if self._exchange is not None:
+            self._exchange.drain(code, reason, timeout_s)
+            return
         self._handler = None
         if self._in_flight:
             self._pending_close = code, reason
@@ -501,6 +582,11 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         return closed.code if closed else 1006  # section 7.1.5: gone without a close frame
 
     def _close_began(self) -> None:
+        if self._exchange is not None:
+            self._exchange.end()
+            self._exchange = None
+            self._waiting = None
+            self._owner.exchange_done(self, goes_on=False)
         if self.is_open:  # section 7.1.3: after the first close frame, in either direction, nothing more is sent
             self.is_open = False
             self._handler = None

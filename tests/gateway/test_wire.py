@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ async def test_a_message_of_the_greatest_size(redis_server: RedisServer, channel
         assert (await client.message(channel))[1] == data
 
 
-SOON = {"shutdown_timeout_s": 0.4}
+SOON: dict[str, Any] = {"shutdown_timeout_s": 0.4}
 """Half of it passes before a client that has sent too much, of which no more is read, is cut off."""
 
 

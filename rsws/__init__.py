@@ -20,6 +20,7 @@ The subpackages and modules, each of which imports only from those below it::
     env_file.py  the .env file of the working directory
     settings.py  the definition of every option
     options.py   what an option is
+    starts.py    where a subscription begins, as a person writes it
     rates.py     limits on how many, or how much, in a second
     urls.py      addresses of gateways and Redis servers
     patterns.py  patterns of channel names

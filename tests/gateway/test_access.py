@@ -315,7 +315,7 @@ def test_texts_that_are_no_jwt() -> None:
         f"{good}=": Reason.WRONG,
         f" {good}": Reason.WRONG,
         f"{head}.{content}.": Reason.SIGNATURE,
-        f"{head}.{content}.{mark[:-1]}": Reason.UNREADABLE,
+        f"{head}.{content}.{mark[:-2]}": Reason.UNREADABLE,
         f"{encoded(b'[]')}.{content}.{mark}": Reason.UNREADABLE,
         f"{encoded(b'[' * 9000)}.{content}.{mark}": Reason.UNREADABLE,
         f"{head}.{encoded(b'{}')}.{mark}": Reason.SIGNATURE,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from kit.faults import stopped
-from kit.gateway import add, async_test, connect, gateway, until_status
+from kit.faults import paused, stopped
+from kit.gateway import add, async_test, connect, gateway, until, until_status
 from kit.http import BEARER, HttpClient, http_client
 from kit.support import RedisServer
 from kit.tokens import SECRET, token
+from rsws.gateway.limits import DEFAULTS
 
 pytestmark = pytest.mark.usefixtures("event_loop_kind")
 
@@ -75,3 +78,20 @@ async def test_refusals(own_redis: RedisServer) -> None:
             answer = await client.ask("GET", "/channels")
             assert (answer.status, answer.json["code"], answer.json["outcome"]) == (503, "redis_unavailable", None)
         assert [(await client.ask("GET", "/channels")).status for _ in range(3)][-1] == 429
+
+
+@async_test
+async def test_a_token_that_ends_soon_is_no_matter_of_the_list(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(own_redis, "news", "1")
+    strict = replace(DEFAULTS, clock_difference_s=0)
+    async with gateway(own_redis.url, strict, jwt_key=SECRET) as server, http_client(server) as client:
+        ends = time.time() + 1
+        bearer = {"Authorization": "Bearer " + token(exp=ends, channels={"news": "r"})}
+        with paused(own_redis):
+            await client.begin("GET", "/channels", headers=bearer)
+            await until(lambda: time.time() > ends - 0.2)  # it is told at half of its life
+        answer = await client.answer()
+        assert (answer.status, [each["channel"] for each in answer.json["channels"]]) == (200, ["news"])
+    assert not [each for each in caplog.records if each.exc_info]

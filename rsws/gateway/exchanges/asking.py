@@ -85,20 +85,20 @@ class Asking(Client):
     def end(self) -> None:
         """Clean up: the exchange is over."""
 
-    def reply(self, payload: bytes) -> None:
-        raise NotImplementedError
-
     # --- see rsws.gateway.delivery.subscription.Outlet ---
+
+    def reply(self, payload: bytes) -> None:
+        """Take nothing of what a session may say unasked, as that the token ends soon."""
+
+    def write(self, frames: bytes) -> None:
+        """Take nothing: there are no messages for who has not subscribed."""
+
+    def try_send(self, frames: bytes) -> bool:
+        return False
 
     @property
     def has_room(self) -> bool:
         return self.connection.has_room
-
-    def write(self, frames: bytes) -> None:
-        raise NotImplementedError
-
-    def try_send(self, frames: bytes) -> bool:
-        raise NotImplementedError
 
     def when_room(self, subscription: Subscription) -> None:
         self.connection.when_room(subscription)

@@ -7,6 +7,7 @@ parsing: what is around id and data is the same in all messages, and no quoted n
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
 
 from rsws.gateway.websocket.frames import text_payloads
@@ -45,25 +46,25 @@ class Form(Translator):
         """Return what is sent of a text in this form."""
         return b"%x\r\n%b\r\n" % (len(text), text) if self._in_chunks and text else text
 
+    @abstractmethod
     def message(self, stream_id: bytes, data: bytes) -> bytes:
         """Return one message."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, stream_id: bytes) -> bytes:
         """Return what comes first: the position at which the stream of messages begins."""
-        raise NotImplementedError
 
+    @abstractmethod
     def event(self, name: str, payload: bytes) -> bytes:
         """Return an event other than a message; ``payload`` is its JSON."""
-        raise NotImplementedError
 
+    @abstractmethod
     def comment(self, text: str) -> bytes:
         """Return a text for people."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, retry_ms: int) -> bytes:
         """Return what comes last where the client is to come back after so many milliseconds."""
-        raise NotImplementedError
 
 
 class ServerSentEvents(Form):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 
 REMEMBERED_BYTES = 256 * 1024
@@ -11,7 +12,7 @@ The newest entry is kept even if it is larger.
 """
 
 
-class Translator:
+class Translator(ABC):
     """A maker of another form of a server's text frames, shared by all clients that take that form."""
 
     def __init__(self) -> None:
@@ -29,6 +30,6 @@ class Translator:
                 self._known_bytes -= sum(map(len, self._known.popitem(last=False)))
         return known
 
+    @abstractmethod
     def make(self, frames: bytes) -> bytes:
         """Make the other form of joined text frames."""
-        raise NotImplementedError

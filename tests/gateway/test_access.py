@@ -466,6 +466,30 @@ class Holder(TokenHolder):
         self.told.append("ended")
 
 
+def test_a_bug_of_one_holder_is_none_of_the_others() -> None:
+    class Broken(Holder):
+        def token_expiring(self) -> None:
+            raise ZeroDivisionError
+
+        def token_ended(self) -> None:
+            raise ZeroDivisionError
+
+    async def look() -> None:
+        now = 1000.0
+        ends = Ends(clock=lambda: now)
+        broken, holder = Broken(), Holder()
+        for each, expires_at in ((broken, 1010.0), (holder, 1020.0)):
+            ends.watch(each, Grant({}, expires_at=expires_at, ends_at=expires_at))
+        now = 1015.0
+        ends.tell_due()
+        assert holder.told == ["expiring"]
+        now = 1020.0
+        ends.tell_due()
+        assert holder.told == ["expiring", "ended"]
+
+    asyncio.run(look())
+
+
 def test_holders_are_told_before_the_end_and_at_it() -> None:
     async def look() -> None:
         now = 1000.0

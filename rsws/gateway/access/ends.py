@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol as Interface
 
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.tokens.grant import Grant
+
+log = logging.getLogger("rsws.gateway")
 
 AT_ONCE = 64
 """The clients that are told in one turn of the event loop: thousands may have tokens that end in the same second."""
@@ -110,9 +113,12 @@ class Ends:
             if holder is None:
                 continue
             del self._entries[holder]
-            if now >= entry.ends_at:
-                holder.token_ended()
-            else:
-                self._push(_Entry(entry.ends_at, entry.ends_at, holder), holder)
-                holder.token_expiring()
+            try:
+                if now >= entry.ends_at:
+                    holder.token_ended()
+                else:
+                    self._push(_Entry(entry.ends_at, entry.ends_at, holder), holder)
+                    holder.token_expiring()
+            except Exception:  # of one holder: the others are told all the same
+                log.exception("a bug in the gateway")
         self._set_timer()

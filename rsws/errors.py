@@ -13,7 +13,7 @@ The exception tree::
     │   ├── NotReplicated        stored, but too few replicas have it
     │   ├── Conflict             the same producer stored other data under the same messageId
     │   ├── ChannelUnreadable    the key is not a stream, or Redis forbids it
-    │   └── NotPossible          Redis forbids what such a publish needs
+    │   └── NotPossible          such a publish can't be stored here
     ├── BenchFailed              a benchmark can't go on, and no other error here says why
     └── ClientError              an error of a gateway's client
         ├── CannotConnect        no gateway answers at that URL
@@ -225,7 +225,7 @@ class ChannelUnreadable(StoreError):
 
 
 class NotPossible(StoreError):
-    """Redis does not allow what such a publish needs, as scripts for one with a producer."""
+    """The channel takes no publishes, or Redis does not allow what this one needs, as scripts for a producer."""
 
     code = ErrorCode.NOT_ALLOWED
 

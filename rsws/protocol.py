@@ -22,7 +22,9 @@ from msgspec import UNSET, Raw, UnsetType
 from rsws.errors import ErrorCode, Outcome, RequestError, StoreError, UsageError
 
 FIELD = "messageData"
-"""The field of a stream entry that holds a message's JSON text."""
+"""The field of a stream entry that holds a message's JSON text, unless the gateway's settings name another one."""
+END_FIELD = "end"
+"""The field, with any value, of an entry that ends its channel."""
 
 OWN_KEYS = "rsws:"
 """The prefix of the gateway's own keys in Redis, which no channel's name may have."""
@@ -107,6 +109,10 @@ class Subscribe(msgspec.Struct, frozen=True, gc=False):
     last: int | None = None
     marker: bool = False
     """Whether the client wants a ``caught_up`` event when history ends and live delivery begins."""
+    end: bool = False
+    """Whether the subscription is over, with an ``end`` event, after the first entry that ends the channel."""
+    resume: bool = False
+    """With ``end``: whether the client was handed the message at its position, which may have been the last one."""
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, gc=False):
@@ -146,6 +152,8 @@ class _Fields(msgspec.Struct, gc=False):
     lastMessageId: str | UnsetType = UNSET
     last: int | UnsetType = UNSET
     marker: bool | UnsetType = UNSET
+    end: bool | UnsetType = UNSET
+    resume: bool | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
     messageId: str | UnsetType = UNSET
     producer: str | UnsetType = UNSET
@@ -159,14 +167,14 @@ _string = msgspec.json.Decoder(str)
 _boolean = msgspec.json.Decoder(bool)
 
 _KEYS: dict[str, tuple[str, ...]] = {
-    "subscribe": ("channel", "lastMessageId", "last", "marker"),
+    "subscribe": ("channel", "lastMessageId", "last", "marker", "end", "resume"),
     "unsubscribe": ("channel",),
     "publish": ("channel", "data", "messageId", "producer"),
     "ping": (),
     "token": ("token",),
 }
 _EXPECTED = {"lastMessageId": "a stream id, \"0\" or \"$\", as a string", "last": "a whole number >= 0",
-             "marker": "true or false"}  # fmt: skip
+             **dict.fromkeys(("marker", "end", "resume"), "true or false")}  # fmt: skip
 
 
 def decode_request(frame: str) -> Request:
@@ -216,19 +224,24 @@ def _publish(fields: _Fields) -> Publish:
 
 def _subscribe(fields: _Fields) -> Subscribe:
     channel = _channel(fields.channel)
-    marker = fields.marker is True
-    if fields.last is not UNSET:
+    last = None if fields.last is UNSET else fields.last
+    if last is not None:
         if fields.lastMessageId is not UNSET:
             raise RequestError(ErrorCode.BAD_REQUEST, "give lastMessageId or last, not both", channel=channel)
-        if fields.last < 0:
+        if last < 0:
             raise _wrong_type("last", channel)
-        return Subscribe(channel, last=fields.last, marker=marker)
-    if fields.lastMessageId is UNSET:
-        return Subscribe(channel, marker=marker)
-    if fields.lastMessageId == "$":
-        return Subscribe(channel, None, marker=marker)
+    after = _position(fields.lastMessageId, channel)
+    return Subscribe(channel, after, last, fields.marker is True, fields.end is True, fields.resume is True)
+
+
+def _position(text: str | UnsetType, channel: str) -> StreamId | None:
+    """Return the position that a subscribe names; None for ``$``."""
+    if text is UNSET:
+        return ZERO
+    if text == "$":
+        return None
     try:
-        return Subscribe(channel, StreamId.parse(fields.lastMessageId), marker=marker)
+        return StreamId.parse(text)
     except ValueError:
         raise RequestError(
             ErrorCode.BAD_CURSOR,
@@ -352,7 +365,11 @@ def _whole_number(raw: Raw) -> int:
     return int(digits) if len(digits) <= 18 else 10**18
 
 
-_READ: dict[str, Any] = {"marker": _boolean.decode, "last": _whole_number, "data": lambda raw: raw}
+_READ: dict[str, Any] = {
+    **dict.fromkeys(("marker", "end", "resume"), _boolean.decode),
+    "last": _whole_number,
+    "data": lambda raw: raw,
+}
 
 
 def encode_request(request: Request) -> str:
@@ -364,15 +381,15 @@ def encode_request(request: Request) -> str:
                 f'{{"action":"publish","channel":{_quote(channel)},"data":{data.decode()},'
                 f'"messageId":{_quote(message_id)}{once}}}'
             )
-        case Subscribe(channel, after, last, marker):
+        case Subscribe(channel, after, last, marker, end, resume):
             keys: dict[str, Any] = {"action": "subscribe", "channel": channel}
             if last is not None:
                 keys["last"] = last
             else:
                 keys["lastMessageId"] = "$" if after is None else str(after)
-            if marker:
-                keys["marker"] = True
-            return _text(keys)
+            return _text(
+                keys | {key: True for key, value in (("marker", marker), ("end", end), ("resume", resume)) if value}
+            )
         case Unsubscribe(channel):
             return _text({"action": "unsubscribe", "channel": channel})
         case Ping():
@@ -419,6 +436,13 @@ class CaughtUp(msgspec.Struct, frozen=True, gc=False):
 
     channel: str
     last_message_id: StreamId
+
+
+class End(msgspec.Struct, frozen=True, gc=False):
+    """The event that the entry ``id`` ends the channel, and the subscription is over; sent if it asked (``end``)."""
+
+    channel: str
+    id: StreamId
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
@@ -477,7 +501,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 
 
 Reply: TypeAlias = (
-    Connected | Subscribed | Unsubscribed | Message | CaughtUp | Gap | Ack | ErrorAck | Error | Pong | Refused
+    Connected | Subscribed | Unsubscribed | Message | CaughtUp | End | Gap | Ack | ErrorAck | Error | Pong | Refused
     | TokenChanged | TokenExpiring
 )  # fmt: skip
 
@@ -507,6 +531,8 @@ def encode_reply(reply: Reply) -> bytes:
             keys = {"status": "unsubscribed", "channel": channel}
         case CaughtUp(channel, last):
             keys = {"event": "caught_up", "channel": channel, "lastMessageId": str(last)}
+        case End(channel, stream_id):
+            keys = {"event": "end", "channel": channel, "streamId": str(stream_id)}
         case Gap(channel, last, resumes_at, reason):
             keys = {
                 "event": "gap", "channel": channel, "lastMessageId": str(last),
@@ -639,6 +665,8 @@ def decode_reply(frame: str) -> Reply | None:
                 return Unsubscribed(channel)
             case "caught_up":
                 return CaughtUp(channel, StreamId.parse(fields.lastMessageId))
+            case "end":
+                return End(channel, StreamId.parse(fields.streamId))
             case "gap":
                 resumes_at = None if fields.resumesAt is None else StreamId.parse(fields.resumesAt)
                 return Gap(channel, StreamId.parse(fields.lastMessageId), resumes_at, fields.reason)

@@ -247,6 +247,13 @@ class Settings:
         "client can reach, and `--retain` does not trim it. Not set: `*`, all but those that begin with `rsws:`.",
         text_fault=channel_pattern_fault,
     )
+    field: tuple[str, ...] = option(
+        (),
+        "RSWS_FIELD",
+        "Which field of an entry holds its message, as PATTERN=FIELD for the channels that the pattern names; publishes "
+        "write it. PATTERN=*: all fields are the message, as an object of strings, and nobody can publish. May be "
+        "repeated; the first that fits holds. Not set: messageData.",
+    )
     producer_window_s: float = option(
         120 * SECONDS,
         "RSWS_PRODUCER_WINDOW",

@@ -32,6 +32,7 @@ from rsws.log_lines import LogLine
 from rsws.redis.target import RedisTarget
 from rsws.runtime import give_back_memory
 from rsws.settings import Settings
+from rsws.streams.fields import MessageFields
 from rsws.streams.retention import Rule
 from rsws.streams.router import Router
 
@@ -81,7 +82,12 @@ class Server:
         self._tasks = asyncio.TaskGroup()
         """The tasks that run for as long as it serves, and those of clients' requests."""
         self.redis = Router(
-            redis, self._redis_changed, rules=rules, wait_replicas=settings.wait_replicas, limits=limits.streams
+            redis,
+            self._redis_changed,
+            rules=rules,
+            wait_replicas=settings.wait_replicas,
+            fields=MessageFields(settings.field),
+            limits=limits.streams,
         )
         self.hub = Hub(self.redis, self._tasks, self._metrics, MessageFramer, settings.max_channels, limits=limits)
         self._access = AccessControl.of(settings, key, self._metrics, limits)

@@ -14,7 +14,7 @@ from rsws.errors import TOKEN_EXPIRED, CloseCode, ErrorCode, Outcome, RequestErr
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import TokenHolder
 from rsws.gateway.delivery.catalogue import ChannelPage
-from rsws.gateway.delivery.hub import Hub
+from rsws.gateway.delivery.hub import Hub, Opened
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.peer import Peer
 from rsws.gateway.request_limits import RequestLimits
@@ -24,13 +24,12 @@ from rsws.log_lines import LogLine
 from rsws.protocol import (
     MAX_CHANNEL_BYTES,
     ChangeToken,
+    End,
     Error,
-    Gap,
     Ping,
     Pong,
     Publish,
     Subscribe,
-    Subscribed,
     TokenChanged,
     TokenExpiring,
     Unsubscribe,
@@ -349,7 +348,7 @@ class Session(MessageHandler, TokenHolder):
             self._connection.request_done(size)
             return
         self._subscriptions.setdefault(channel, None)
-        asked = self._hub.subscribe(request, self._connection)
+        asked = self._hub.subscribe(request, self._connection, self._subscription_ended)
         task = self._tasks.create_task(self._open(channel, size, asked))
         self._opening[channel] = _Opening(task)
         task.add_done_callback(lambda _: asked.close())  # a task cancelled before its first step has not begun it
@@ -369,40 +368,62 @@ class Session(MessageHandler, TokenHolder):
             self._metrics.subscribes_over_rate += 1
             raise _over_rate("subscribes", wait_s, channel=channel)
 
-    async def _open(
-        self, channel: str, size: int, asked: Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]
-    ) -> None:
+    def _subscription_ended(self, subscription: Subscription) -> None:
+        """Take note that a channel has ended for its subscription, within a call of that."""
+        self._forget(subscription.channel.name, subscription)
+        asyncio.get_running_loop().call_soon(self._hub.unsubscribe, subscription)
+
+    def _forget(self, channel: str, subscription: Subscription) -> None:
+        if self._subscriptions.get(channel) is not subscription:
+            return
+        if channel in self._opening:  # another subscribe is under way, which answers for itself
+            self._subscriptions[channel] = None
+        else:
+            del self._subscriptions[channel]
+
+    async def _open(self, channel: str, size: int, asked: Coroutine[None, None, Opened | End]) -> None:
+        opened: Opened | End | StoreError | RequestError
         try:
-            subscribed, gap, subscription = await asked
+            opened = await asked
         except (StoreError, RequestError) as error:
-            if self._subscriptions.get(channel) is None:
-                self._subscriptions.pop(channel, None)
-            self._connection.reply(encode_reply(Error(str(error), error.code, channel)))
+            opened = error
         except Exception:
             log.exception(LogLine("a bug in the gateway", client=self._connection.peer, who=self.who))
             self._connection.fail(CloseCode.INTERNAL_ERROR, "internal error")
             return
-        else:
-            if self._ended:
-                self._hub.unsubscribe(subscription)
-                return
-            replaced = self._subscriptions[channel]
-            if replaced is not None:
-                self._hub.unsubscribe(replaced)
-            if self._may_read(channel):
-                self._subscriptions[channel] = subscription
-                self._connection.reply(encode_reply(subscribed))
-                if gap is not None:
-                    self._connection.reply(encode_reply(gap))
-                    self._metrics.gaps += 1
-                subscription.advance()
-            else:  # the client's token was changed meanwhile, or has ended
-                self._hub.unsubscribe(subscription)
-                del self._subscriptions[channel]
-                self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
+        if self._ended:
+            if isinstance(opened, Opened):
+                self._hub.unsubscribe(opened.subscription)
+            return
         waiting = self._opening.pop(channel).waiting
+        if isinstance(opened, Opened | End):
+            self._begin(channel, opened)
+        else:
+            if self._subscriptions.get(channel) is None:
+                self._subscriptions.pop(channel, None)
+            self._connection.reply(encode_reply(Error(str(opened), opened.code, channel)))
         self._connection.request_done(size)
         self._handle_waiting(waiting)
+
+    def _begin(self, channel: str, opened: Opened | End) -> None:
+        """Answer a subscribe, and begin with its subscription where there is one now."""
+        replaced = self._subscriptions.pop(channel)
+        if replaced is not None:
+            self._hub.unsubscribe(replaced)
+        may_read = self._may_read(channel)  # the client's token may have been changed meanwhile, or have ended
+        if isinstance(opened, Opened) and may_read:
+            self._subscriptions[channel] = opened.subscription
+            self._connection.reply(encode_reply(opened.subscribed))
+            if opened.gap is not None:
+                self._connection.reply(encode_reply(opened.gap))
+                self._metrics.gaps += 1
+            opened.subscription.advance()
+            return
+        if isinstance(opened, Opened):
+            self._hub.unsubscribe(opened.subscription)
+        self._connection.reply(
+            encode_reply(opened if isinstance(opened, End) and may_read else refusal(self._not_allowed("r", channel)))
+        )
 
     def _handle_waiting(self, waiting: deque[_Waiting]) -> None:
         """Handle the requests that waited for a subscribe, up to and including the next subscribe."""
@@ -451,10 +472,7 @@ class Session(MessageHandler, TokenHolder):
             if subscription is None or self._may_read(channel):
                 continue
             self._hub.unsubscribe(subscription)
-            if channel in self._opening:  # another subscribe is under way, which answers for itself
-                self._subscriptions[channel] = None
-            else:
-                del self._subscriptions[channel]
+            self._forget(channel, subscription)
             self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
 
     def token_expiring(self) -> None:

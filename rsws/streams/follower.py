@@ -41,6 +41,7 @@ class Followed:
         "checksum",
         "delivered_at",
         "failing_since",
+        "field",
         "follower",
         "is_asking",
         "is_busy",
@@ -52,8 +53,10 @@ class Followed:
         "tail_trimmed",
     )
 
-    def __init__(self, name: str, after: StreamId, follower: Follower, *, is_asking: bool) -> None:
+    def __init__(self, name: str, after: StreamId, follower: Follower, field: bytes, *, is_asking: bool) -> None:
         self.name = name
+        self.field = field
+        """The field of an entry that holds the message; see :class:`rsws.streams.fields.MessageFields`."""
         self.key = name.encode()
         self.position = str(after).encode()
         self.follower = follower

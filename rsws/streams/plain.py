@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from rsws.protocol import StreamId
 from rsws.redis.connection import ReplyError, pack
+from rsws.streams.fields import ALL, END_NAME
 from rsws.streams.refusals import Refusals
 from rsws.streams.scripts import checksum
 
@@ -61,17 +62,17 @@ class PlainReads:
     def read(self, keys: Keys, arguments: Keys) -> Steps:
         """Do what READ does."""
         (key,) = keys
-        after, limit, limit_bytes, field, with_checksum = arguments
+        after, limit, limit_bytes, field, with_check = arguments
         is_start = after == _NOTHING
         count = int(limit)
         walked = yield from _walk(b"XRANGE", key, after, b"+", count + (not is_start), int(limit_bytes), skip=after)
         entries, is_end = walked
         if is_start:
-            return [_flat(entries, field), is_end, None, None]
+            return [_flat(entries, field), is_end, None, None, _ends(entries)]
         if entries and entries[0][0] == after:
             flat = _flat(entries, field)
-            check = checksum(flat[1]) if with_checksum == b"1" else None
-            return [flat[2:], is_end, None, check]
+            check = None if with_check != b"1" else flat[1] if field == ALL else checksum(flat[1])
+            return [flat[2:], is_end, None, check, _ends(entries)]
         # The entry at the position is gone.
         asked = min(count, 2)
         replies = yield (*self._ask_last(key), _range(b"XRANGE", key, after, b"+", asked), _first(key))
@@ -86,7 +87,7 @@ class PlainReads:
         there = [entry for entry in entries if StreamId.from_redis(entry[0]) <= then]
         first = forwards[0][0] if forwards and StreamId.from_redis(forwards[0][0]) <= then else None
         bounds = [first, last, length if first else 0, size]
-        return [_flat(there, field), is_end or len(there) < len(entries), bounds, None]
+        return [_flat(there, field), is_end or len(there) < len(entries), bounds, None, _ends(there)]
 
     def step_back(self, keys: Keys, arguments: Keys) -> Steps:
         """Do what STEP_BACK does; the entries' bodies are sent."""
@@ -175,9 +176,14 @@ def _size(entry: Sequence[Any]) -> int:
 
 
 def _flat(entries: Sequence[Any], field: bytes) -> list[Any]:
-    """Return ids alternating with the values of ``field``, as READ does."""
+    """Return ids alternating with the values of ``field``, or all fields, as READ does."""
     flat: list[Any] = []
     for raw_id, fields in entries:
         values = [fields[index + 1] for index in range(0, len(fields or ()), 2) if fields[index] == field]
-        flat += [raw_id, values[-1] if values else None]
+        flat += [raw_id, fields if field == ALL else values[-1] if values else None]
     return flat
+
+
+def _ends(entries: Sequence[Any]) -> list[bytes]:
+    """Return the ids of the entries that end their channel."""
+    return [raw_id for raw_id, fields in entries if fields and END_NAME in fields[::2]]

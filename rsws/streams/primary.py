@@ -10,6 +10,7 @@ from rsws.redis.connection import ReplyError
 from rsws.redis.limits import DEFAULTS, Limits
 from rsws.redis.link import AskingLink, RedisLink
 from rsws.redis.target import RedisTarget
+from rsws.streams.fields import DEFAULT_FIELDS, MessageFields
 from rsws.streams.reader import Reader
 from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
@@ -29,6 +30,7 @@ class Primary:
         on_redirect: See :class:`rsws.streams.reader.Reader`.
         rules: The retention rules to apply there.
         wait_replicas: How many replicas are to have a message before it counts as stored.
+        fields: Which field of an entry holds the message.
 
     Attributes:
         target: As given.
@@ -50,6 +52,7 @@ class Primary:
         *,
         rules: Sequence[Rule] = (),
         wait_replicas: int = 0,
+        fields: MessageFields = DEFAULT_FIELDS,
         limits: Limits = DEFAULTS,
     ) -> None:
         self.target = target
@@ -60,11 +63,11 @@ class Primary:
         wait_s = min(limits.replica_wait_s, target.timeout_s / 2)
         replica_wait = ReplicaWait(self.commands, wait_replicas, wait_s) if wait_replicas else None
         refusals = Refusals()
-        self.store = Store(self.commands, self.history, replica_wait, refusals, limits=limits)
+        self.store = Store(self.commands, self.history, replica_wait, refusals, fields, limits=limits)
         asking = AskingLink(self.commands), AskingLink(self.history)
-        self.importing = Store(*asking, replica_wait, refusals, limits=limits)
+        self.importing = Store(*asking, replica_wait, refusals, fields, limits=limits)
         slot_of = None if target.node is None else slot_of_key
-        self.reader = Reader(target, on_redirect, refusals, slot_of=slot_of, limits=limits)
+        self.reader = Reader(target, on_redirect, refusals, fields, slot_of=slot_of, limits=limits)
         self.is_cut_off = False
         self._state_check_s = limits.role_check_s
         self.scan = StreamScan(self.history)

@@ -28,6 +28,7 @@ from rsws.redis.limits import DEFAULTS, Limits
 from rsws.redis.link import AskingLink, RedisLink, Submits
 from rsws.redis.target import RedisTarget
 from rsws.streams.caution import Caution
+from rsws.streams.fields import DEFAULT_FIELDS, MessageFields
 from rsws.streams.follower import Followed, Follower
 from rsws.streams.refusals import Refusals
 from rsws.streams.replies import (
@@ -68,6 +69,7 @@ class Reader:
         on_redirect: Called where another node of a cluster has a stream that is followed, with its name; it is not read
             any more until it is followed anew.
         refusals: Says what the server refuses.
+        fields: Which field of an entry holds the message.
         slot_of: Returns a key's slot, if the server is one of a cluster.
     """
 
@@ -76,11 +78,13 @@ class Reader:
         target: RedisTarget,
         on_redirect: Callable[[str, Redirected], None] | None = None,
         refusals: Refusals | None = None,
+        fields: MessageFields = DEFAULT_FIELDS,
         *,
         slot_of: Callable[[bytes], int] | None = None,
         limits: Limits = DEFAULTS,
     ) -> None:
         self._on_redirect = on_redirect
+        self._fields = fields
         self._is_in_cluster = slot_of is not None
         self._gather_s = limits.gather_s
         self._read_bytes = limits.read_bytes
@@ -141,7 +145,7 @@ class Reader:
         Args:
             is_asking: Whether the stream's slot is on its way to this server of a cluster.
         """
-        followed = Followed(name, after, follower, is_asking=is_asking)
+        followed = Followed(name, after, follower, self._fields.of(name), is_asking=is_asking)
         before = self._remove(followed.key)
         if before is not None:
             followed.tail_trimmed = before.tail_trimmed
@@ -308,7 +312,7 @@ class Reader:
         if followed.caution is not None and not followed.caution.is_over:
             read_bytes, weight = followed.caution.room_bytes, BATCH_BYTES  # on its own, as the limit is for all replies
             limit = READ_ENTRIES if read_bytes > 1 else 1
-        arguments = read_arguments(followed.position, limit, read_bytes, with_checksum=True)
+        arguments = read_arguments(followed.position, limit, read_bytes, followed.field, with_check=True)
         scripts = self._asking_scripts if followed.is_asking else self._scripts
         scripts.run(READ, (followed.key,), arguments, partial(self._handle_read, followed), weight)
 
@@ -321,7 +325,7 @@ class Reader:
         if isinstance(reply, Exception):
             self._failed(followed, reply)
         elif followed.position == _BEGINNING or (reply and reply[0][0] == followed.position):
-            entries = parse_entries(reply)
+            entries = parse_entries(reply, followed.field)
             if followed.position != _BEGINNING and self._is_replaced(followed, checksum(entries.pop(0).data)):
                 return
             if not entries:
@@ -336,7 +340,7 @@ class Reader:
         if isinstance(reply, Exception):
             self._failed(followed, reply)
             return
-        entries, is_end, bounds, check = parse_read(reply)
+        entries, is_end, bounds, check = parse_read(reply, followed.field)
         if bounds is None:
             if check is not None and self._is_replaced(followed, check):
                 return
@@ -411,7 +415,7 @@ class Reader:
 
     def _handle_tail(self, followed: Followed, raw: list[Any]) -> None:
         if raw:  # the last entry may already have been trimmed again
-            self._deliver_and_read_on(followed, parse_entries(raw), has_more=True)
+            self._deliver_and_read_on(followed, parse_entries(raw, followed.field), has_more=True)
         else:
             self._read(followed)
 

@@ -8,11 +8,12 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from rsws.errors import ChannelUnreadable, RedisRefused, RedisUnavailable, StoreError
-from rsws.protocol import FIELD, ZERO, StreamId
+from rsws.protocol import ZERO, StreamId
 from rsws.redis.connection import ReplyError
+from rsws.streams.fields import ALL, FIELD_NAME, as_object, read_fields
+from rsws.streams.scripts import checksum
 from rsws.streams.slots import REDIRECTS, Redirected
 
-FIELD_NAME = FIELD.encode()
 _REFUSED = "Redis refused: "
 _UNAVAILABLE = ("LOADING ", "MASTERDOWN ")
 """How the errors begin with which a server says that it can't serve for now."""
@@ -24,7 +25,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     raw_id: bytes
     """The id as Redis wrote it."""
     data: bytes | None
-    """The value of its ``messageData`` field, unchecked (the last one if repeated); None if it has none."""
+    """The message that it holds, unchecked; None if it holds none."""
+    ends: bool = False
+    """Whether it marks the end of its channel."""
 
     @property
     def id(self) -> StreamId:
@@ -68,39 +71,56 @@ def broken_continuity(after: StreamId, bounds: StreamBounds) -> Literal["trimmed
     return None if bounds.first is not None and bounds.first <= after else "trimmed"
 
 
-def parse_entries(reply: Sequence[Any]) -> list[Entry]:
-    """Return the entries of one stream in a reply to XRANGE or XREAD."""
+def parse_entries(reply: Sequence[Any], field: bytes = FIELD_NAME) -> list[Entry]:
+    """Return the entries of one stream in a reply to XRANGE or XREAD.
+
+    Args:
+        field: See :func:`rsws.streams.fields.read_fields`.
+    """
+    if field == ALL:
+        return [_entry(raw_id, fields, field) for raw_id, fields in reply]
     return [
-        # Nearly all entries have only this field: calling _data for each would cost as much as everything else here.
-        Entry(raw_id, fields[1] if fields and len(fields) == 2 and fields[0] == FIELD_NAME else _data(fields))
+        # Nearly all entries have only this field: calling _entry for each would cost as much as everything else here.
+        Entry(raw_id, fields[1])
+        if fields and len(fields) == 2 and fields[0] == field
+        else _entry(raw_id, fields, field)
         for raw_id, fields in reply
     ]
 
 
-def read_arguments(after: bytes, limit: int, limit_bytes: int, *, with_checksum: bool = False) -> tuple[bytes, ...]:
+def _entry(raw_id: bytes, fields: Sequence[bytes] | None, field: bytes) -> Entry:
+    if fields is None:  # an entry that was deleted while an old server was reading it
+        return Entry(raw_id, None)
+    return Entry(raw_id, *read_fields(fields, field))
+
+
+def read_arguments(
+    after: bytes, limit: int, limit_bytes: int, field: bytes, *, with_check: bool = False
+) -> tuple[bytes, ...]:
     """Return the arguments for READ."""
-    return after, b"%d" % limit, b"%d" % limit_bytes, FIELD_NAME, b"1" if with_checksum else b"0"
+    return after, b"%d" % limit, b"%d" % limit_bytes, field, b"1" if with_check else b"0"
 
 
-def parse_read(reply: Any) -> tuple[list[Entry], bool, StreamBounds | None, bytes | None]:
+def parse_read(reply: Any, field: bytes) -> tuple[list[Entry], bool, StreamBounds | None, bytes | None]:
     """Parse READ's reply.
+
+    Args:
+        field: The one that READ was asked for.
 
     Returns:
         The entries, whether the stream ends after them, its bounds if the position's entry is gone, and the checksum of
         that entry, if it was asked for.
     """
-    found, is_end, bounds, check = reply
+    found, is_end, look, check, ends = reply
+    if field == ALL:
+        found[1::2] = [None if fields is None else as_object(fields) for fields in found[1::2]]
+        check = None if check is None else checksum(as_object(check))
     values = iter(found)
-    return list(map(Entry, values, values)), is_end == 1, None if bounds is None else parse_look(bounds), check
-
-
-def _data(fields: Sequence[bytes] | None) -> bytes | None:
-    if fields is None:  # an entry that was deleted while an old server was reading it
-        return None
-    for index in range(len(fields) - 2, -1, -2):
-        if fields[index] == FIELD_NAME:
-            return fields[index + 1]
-    return None
+    entries = list(map(Entry, values, values))
+    if ends:
+        ending = set(ends)
+        entries = [Entry(each.raw_id, each.data, each.raw_id in ending) for each in entries]
+    return entries, is_end == 1, None if look is None else parse_look(look), check
 
 
 def parse_look(reply: Sequence[Any]) -> StreamBounds:

@@ -12,6 +12,7 @@ from rsws.redis.connection import ReplyError
 from rsws.redis.limits import DEFAULTS, Limits
 from rsws.redis.target import RedisTarget
 from rsws.streams.cluster import Cluster
+from rsws.streams.fields import DEFAULT_FIELDS, MessageFields
 from rsws.streams.follower import Follower
 from rsws.streams.primary import Primary
 from rsws.streams.reader import Reader
@@ -35,6 +36,7 @@ class Router(Streams):
         on_change: See :data:`OnChange`.
         rules: The retention rules to apply.
         wait_replicas: How many replicas are to have a message before it counts as stored.
+        fields: Which field of an entry holds the message.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Router(Streams):
         *,
         rules: Sequence[Rule] = (),
         wait_replicas: int = 0,
+        fields: MessageFields = DEFAULT_FIELDS,
         limits: Limits = DEFAULTS,
     ) -> None:
         self._target = target
         self._on_change = on_change
         self._rules = rules
         self._wait_replicas = wait_replicas
+        self.fields = fields
         self._limits = limits
         self._found_cluster = asyncio.Event()
         target.on_cluster = self._found_cluster.set
@@ -70,6 +74,7 @@ class Router(Streams):
             on_redirect,
             rules=self._rules,
             wait_replicas=self._wait_replicas,
+            fields=self.fields,
             limits=self._limits,
         )
 

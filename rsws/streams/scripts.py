@@ -89,19 +89,22 @@ READ = Script(
     _LOOK
     + _WALK
     + b"""
-local found, size, is_start, is_there, checksum = {}, 0, ARGV[1] == '0-0', false, false
+local found, size, is_start, is_there, checksum, ends = {}, 0, ARGV[1] == '0-0', false, false, {}
 local count = tonumber(ARGV[2]) + (is_start and 0 or 1)
 local _, is_end = walk('XRANGE', KEYS[1], ARGV[1], '+', count, tonumber(ARGV[3]), function (entry)
-  local fields, data, bytes = entry[2] or {}, false, 0
+  local fields, data, bytes, is_last = entry[2] or {}, false, 0, false
   for index = 1, #fields, 2 do
-    if fields[index] == ARGV[4] then data = fields[index + 1] end
+    if fields[index] == ARGV[4] then data = fields[index + 1] elseif fields[index] == 'end' then is_last = true end
     bytes = bytes + #fields[index + 1]
   end
+  if ARGV[4] == '*' then data = entry[2] or false end
   if entry[1] == ARGV[1] then
     is_there = true
-    if ARGV[5] == '1' then checksum = redis.sha1hex(#(data or '') .. ':' .. string.sub(data or '', 1, 1024)) end
+    if ARGV[5] == '1' and ARGV[4] == '*' then checksum = data
+    elseif ARGV[5] == '1' then checksum = redis.sha1hex(#(data or '') .. ':' .. string.sub(data or '', 1, 1024)) end
     return 0
   end
+  if is_last then ends[#ends + 1] = entry[1] end
   found[size + 1], found[size + 2] = entry[1], data
   size = size + 2
   return bytes
@@ -111,15 +114,16 @@ if not is_there and not is_start then
   bounds = look(KEYS[1])
   if bounds.err then return bounds end
 end
-return {found, is_end and 1 or 0, bounds, checksum}
+return {found, is_end and 1 or 0, bounds, checksum, ends}
 """
 )
 """Reads the entries of the stream KEYS[1] after the id ARGV[1]: at most ARGV[2] entries (one more if there is no entry
 ARGV[1]), until the size of their values reaches ARGV[3] bytes.
 
-Returns a list of ids alternating with values of the field ARGV[4] (the last one if it is repeated, nil if missing),
-whether the stream ends after them, and, if there is no entry ARGV[1], the result of LOOK as of the same moment; else,
-with ARGV[5] = 1, the SHA-1 of that value's length and first 1,024 bytes.
+Returns a list of ids alternating with values of the field ARGV[4] (the last one if it is repeated, nil if missing), or
+with all fields where that is ``*``; whether the stream ends after them; if there is no entry ARGV[1], the result of
+LOOK as of the same moment; else, with ARGV[5] = 1, the SHA-1 of its value's length and first 1,024 bytes, or all its
+fields; and the ids of the entries that have a field ``end``.
 """
 
 STEP_BACK = Script(

@@ -17,11 +17,11 @@ from rsws.redis.connection import ReplyError
 from rsws.redis.limits import DEFAULTS, Limits
 from rsws.redis.link import Submits, future_reply
 from rsws.streams.caution import Caution
+from rsws.streams.fields import ALL, DEFAULT_FIELDS, MessageFields
 from rsws.streams.lookback import LookBack
 from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.replies import (
-    FIELD_NAME,
     History,
     StreamBounds,
     broken_continuity,
@@ -53,6 +53,10 @@ CAUTIONS = 1000
 """The channels of which it is remembered that a link broke while they were read."""
 
 
+_NO_FIELD = (
+    "nothing can be published to this channel: its messages are all fields of an entry together (--field PATTERN=*); "
+    "write entries with XADD"
+)
 _NO_PRODUCER = (
     "Redis does not allow scripts (EVAL), without which a message can't be stored only once: publish it without "
     "`producer`, or have EVAL and EVALSHA allowed"
@@ -114,6 +118,7 @@ class Store(Streams):
         history: The connection for history.
         replica_wait: Holds back what is stored until replicas have it; None where nothing has to wait.
         refusals: Says what the server refuses.
+        fields: Which field of an entry holds the message.
     """
 
     def __init__(
@@ -122,6 +127,7 @@ class Store(Streams):
         history: Submits,
         replica_wait: ReplicaWait | None = None,
         refusals: Refusals | None = None,
+        fields: MessageFields = DEFAULT_FIELDS,
         *,
         limits: Limits = DEFAULTS,
     ) -> None:
@@ -131,6 +137,7 @@ class Store(Streams):
         self._scripts = ScriptRunner(commands, self._refusals)
         self._history_scripts = ScriptRunner(history, self._refusals)
         self._replica_wait = replica_wait
+        self._fields = fields
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._cautions: dict[str, Caution] = {}
         """How much to ask for of channels that were read when the link for history broke."""
@@ -155,14 +162,18 @@ class Store(Streams):
                 with an error whose ``outcome`` says whether the message may be stored all the same.
             once: The key with which it is stored at most once; None stores it in any case.
         """
+        field = self._fields.of(channel)
+        if field == ALL:
+            on_result(NotPossible(_NO_FIELD))
+            return
         if self._replica_wait is not None:
             on_result = self._replica_wait.hold(on_result)
         if once is not None:
-            self._append_once(channel, data, on_result, once)
+            self._append_once(channel, field, data, on_result, once)
             return
         key = channel.encode()
         command = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-            len(key), key, len(FIELD_NAME), FIELD_NAME, len(data), data
+            len(key), key, len(field), field, len(data), data
         )  # fmt: skip
         self._commands.submit(command, partial(self._appended, channel, on_result))
 
@@ -175,7 +186,12 @@ class Store(Streams):
         on_result(store_error(channel, reply))
 
     def _append_once(
-        self, channel: str, data: bytes, on_result: Callable[[Stored | StoreError], None], once: IdempotencyKey
+        self,
+        channel: str,
+        field: bytes,
+        data: bytes,
+        on_result: Callable[[Stored | StoreError], None],
+        once: IdempotencyKey,
     ) -> None:
         digest = sha256(data).hexdigest().encode()
 
@@ -191,7 +207,7 @@ class Store(Streams):
 
         keys = (channel.encode(), idempotency_key_name(channel, once))
         must_write = b"0" if self._replica_wait is None else b"1"
-        arguments = (FIELD_NAME, data, digest, b"%d" % (once.window_s * 1000), must_write)
+        arguments = (field, data, digest, b"%d" % (once.window_s * 1000), must_write)
         self._scripts.run(STORE_ONCE, keys, arguments, on_reply)
 
     def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
@@ -279,7 +295,7 @@ class Store(Streams):
         count = limit if after == ZERO else limit + 1
         start = str(after).encode()
         reply = await self._history.call(b"XRANGE", channel.encode(), start, b"+", b"COUNT", b"%d" % count)
-        entries, is_end = parse_entries(reply), len(reply) < count
+        entries, is_end = parse_entries(reply, self._fields.of(channel)), len(reply) < count
         if after == ZERO:
             return History(entries, is_end)
         return History(entries[1:], is_end) if entries and entries[0].id == after else None
@@ -287,9 +303,10 @@ class Store(Streams):
     async def _read(
         self, channel: str, after: StreamId, limit: int, limit_bytes: int, weight: int = READ_WEIGHT
     ) -> History:
-        arguments = read_arguments(str(after).encode(), limit, limit_bytes)
+        field = self._fields.of(channel)
+        arguments = read_arguments(str(after).encode(), limit, limit_bytes, field)
         reply = await self._history_scripts.ask(READ, (channel.encode(),), arguments, weight)
-        entries, is_end, bounds, _ = parse_read(reply)
+        entries, is_end, bounds, _ = parse_read(reply, field)
         return History(entries, is_end, None if bounds is None else broken_continuity(after, bounds), bounds)
 
     async def before_last(self, channel: str, count: int, bounds: StreamBounds) -> StreamId:

@@ -24,6 +24,9 @@ from rsws.streams.replies import Entry, StreamBounds
 BATCH_BYTES = 256 * 1024
 """The size at which a batch for live listeners is sent, in bytes; its last message may exceed it."""
 
+MAX_ENDS = 64
+"""The ends in a channel's ring at which it is dropped: they cost memory even where they have no data."""
+
 Encoded: TypeAlias = tuple[bytes, bytes]
 """A message's id as Redis wrote it, and its frame."""
 
@@ -64,6 +67,13 @@ class Listener(Protocol):
 
     def unreadable(self, error: StoreError) -> None:
         """Tell the client that the stream can't be read for now."""
+
+    @property
+    def wants_end(self) -> bool:
+        """Whether it is over at the first entry that ends the channel."""
+
+    def end(self, last: StreamId) -> None:
+        """Tell the client that the channel has ended with the entry ``last``, which was sent; it is over then."""
 
 
 class RingBudget:
@@ -116,9 +126,9 @@ class Channel(Follower):
 
     # There may be tens of thousands of channels, most of them quiet, so that each has to be small.
     __slots__ = (
-        "_beyond_cursor", "_budget", "_framer", "_on_interrupted", "_on_poison", "_on_replaced", "_ring", "_told",
-        "cursor", "floor", "generation", "listeners", "live", "metrics", "name", "page_entries", "quiet", "ring_bytes",
-        "ring_in_use",
+        "_beyond_cursor", "_budget", "_ends", "_framer", "_on_interrupted", "_on_poison", "_on_replaced", "_ring",
+        "_told", "cursor", "floor", "generation", "listeners", "live", "metrics", "name", "page_entries", "quiet",
+        "ring_bytes", "ring_in_use",
     )  # fmt: skip
 
     def __init__(
@@ -149,6 +159,8 @@ class Channel(Follower):
         self._budget = budget
         self._ring: deque[Encoded] | None = None
         """The newest messages, those after the floor; None while there are none."""
+        self._ends: deque[StreamId] | None = None
+        """The entries after the floor that end the channel; None while there are none."""
         self.ring_bytes = 0
         self.ring_in_use = False
         """Whether anything was added to the ring since its last turn to make room."""
@@ -165,7 +177,8 @@ class Channel(Follower):
         """Return the frame of an entry; None when it is not a message and has to be skipped."""
         if entry.data is not None and is_json(entry.data):
             return self._framer.frame(entry.raw_id, entry.data)
-        self._on_poison(self.name, entry.id)
+        if entry.data is not None or not entry.ends:
+            self._on_poison(self.name, entry.id)
         return None
 
     def deliver(self, entries: Sequence[Entry]) -> None:
@@ -186,16 +199,16 @@ class Channel(Follower):
             if frame is not None:
                 messages.append((entry.raw_id, frame))
                 size += len(frame)
-                if size >= BATCH_BYTES:
-                    self._dispatch(messages, size, entry.id)
-                    messages, size = [], 0
+            if size >= BATCH_BYTES or entry.ends:
+                self._dispatch(messages, size, entry.id, ends=entry.ends)
+                messages, size = [], 0
         if entries:
             self._dispatch(messages, size, last)
         if self._beyond_cursor:
             for listener in [listener for listener in self._beyond_cursor if listener.position <= self.cursor]:
                 listener.advance()
 
-    def _dispatch(self, messages: list[Encoded], size: int, last: StreamId) -> None:
+    def _dispatch(self, messages: list[Encoded], size: int, last: StreamId, *, ends: bool = False) -> None:
         before = self.cursor
         batch = b"".join([frame for _, frame in messages])
         lagging = [listener for listener in self.live if not listener.try_send(batch)] if batch else []
@@ -204,10 +217,15 @@ class Channel(Follower):
         metrics.delivered_bytes += taken * len(batch)
         self.cursor = last
         self._remember(messages, size)
+        if ends:
+            self._remember_end(last)
         for listener in lagging:
             metrics.subscriptions_lagged += 1
             listener.fell_behind(before)
             listener.advance()
+        if ends:
+            for listener in [listener for listener in self.live if listener.wants_end]:
+                listener.end(last)
 
     @property
     def beyond_cursor(self) -> Collection[Listener]:
@@ -225,8 +243,15 @@ class Channel(Follower):
         if self._beyond_cursor:
             self._beyond_cursor.discard(listener)
 
-    def recent(self, after: StreamId, limit_bytes: int) -> tuple[bytes, int, StreamId]:
+    def next_end(self, after: StreamId) -> StreamId | None:
+        """Return the next entry that ends the channel after a position that is not below the floor, if it has come."""
+        return next((each for each in self._ends or () if each > after), None)
+
+    def recent(self, after: StreamId, limit_bytes: int, until: StreamId | None = None) -> tuple[bytes, int, StreamId]:
         """Return the next messages in the ring after a position that is not below the floor.
+
+        Args:
+            until: The last id that is wanted, which is not beyond the cursor; None for the cursor.
 
         Returns:
             The frames, about ``limit_bytes`` of them (at least one message if there is any), the number of messages,
@@ -234,15 +259,16 @@ class Channel(Follower):
         """
         ring = self._ring or ()
         start = bisect_right(ring, after, key=_id_of)
+        stop = len(ring) if until is None else bisect_right(ring, until, key=_id_of)
         frames = []
         size = 0
-        for item in islice(ring, start, None):
+        for item in islice(ring, start, stop):
             frames.append(item[1])
             size += len(item[1])
             if size >= limit_bytes:
                 break
         end = start + len(frames)
-        return b"".join(frames), len(frames), _id_of(ring[end - 1]) if end < len(ring) else self.cursor
+        return b"".join(frames), len(frames), _id_of(ring[end - 1]) if end < stop else until or self.cursor
 
     @property
     def is_unreadable(self) -> bool:
@@ -296,6 +322,7 @@ class Channel(Follower):
         self._budget.used_bytes -= self.ring_bytes
         self._budget.remove(self)
         self._ring = None
+        self._ends = None
         self.ring_bytes = 0
 
     def _restart(self, cursor: StreamId) -> None:
@@ -320,6 +347,14 @@ class Channel(Follower):
         if budget.used_bytes > budget.limit_bytes:
             budget.make_room()
 
+    def _remember_end(self, last: StreamId) -> None:
+        if self._ends is None:
+            self._ends = deque()
+        self._ends.append(last)
+        if len(self._ends) > MAX_ENDS:
+            self.close()
+            self.floor = self.cursor
+
     def shrink_ring(self, limit_bytes: int) -> None:
         """Drop the oldest messages until the ring holds at most ``limit_bytes``."""
         ring, before, dropped = self._ring, self.ring_bytes, None
@@ -329,6 +364,8 @@ class Channel(Follower):
         if dropped is not None:
             self.floor = _id_of(dropped)
             self._budget.used_bytes -= before - self.ring_bytes
+            while self._ends and self._ends[0] <= self.floor:
+                self._ends.popleft()
             if not ring:
                 self._ring = None
                 self._budget.remove(self)

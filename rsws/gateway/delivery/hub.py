@@ -18,7 +18,7 @@ from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import Metrics
 from rsws.log_lines import LogLine
-from rsws.protocol import MAX_DEPTH, ZERO, Gap, StreamId, Subscribe, Subscribed
+from rsws.protocol import MAX_DEPTH, ZERO, End, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.replies import StreamBounds, lasting_error
 from rsws.streams.router import Router
 
@@ -37,6 +37,14 @@ class _Look(NamedTuple):
     generation: int
     cursor: StreamId
     beyond_cursor: tuple[Listener, ...]
+
+
+class Opened(NamedTuple):
+    """A subscription that was made, and what the client is told of it first."""
+
+    subscribed: Subscribed
+    gap: Gap | None
+    subscription: Subscription
 
 
 class Hub:
@@ -92,24 +100,33 @@ class Hub:
         return await list_channels(self._streams, match, cursor, may_read, subscribers)
 
     def subscribe(
-        self, request: Subscribe, outlet: Outlet
-    ) -> Coroutine[None, None, tuple[Subscribed, Gap | None, Subscription]]:
+        self, request: Subscribe, outlet: Outlet, on_end: Callable[[Subscription], None]
+    ) -> Coroutine[None, None, Opened | End]:
         """Make a subscription; it sends nothing before its ``advance()`` is called for the first time.
 
         The stream's bounds are requested within this call, not when the result is awaited: what is published after it
         comes after ``$``.
 
+        Args:
+            on_end: Called when the channel has ended, if that was asked for. The subscription sends nothing any more,
+                and has to be passed to :meth:`unsubscribe` soon, but not within this call.
+
+        Returns:
+            (when awaited) The subscription; or the end, where the client has been handed the entry that is it.
+
         Raises:
             StoreError: (when awaited) Redis did not return the stream's bounds.
             RequestError: (when awaited) As many channels are open as may be.
         """
-        return self._subscribe(request, outlet, self._request_bounds(request.channel))
+        return self._subscribe(request, outlet, on_end, self._request_bounds(request.channel))
 
     async def _subscribe(
-        self, request: Subscribe, outlet: Outlet, look: _Look
-    ) -> tuple[Subscribed, Gap | None, Subscription]:
+        self, request: Subscribe, outlet: Outlet, on_end: Callable[[Subscription], None], look: _Look
+    ) -> Opened | End:
         name = request.channel
         bounds = await look.bounds
+        if request.end and request.resume and request.after is not None and await self._ends_at(name, request.after):
+            return End(name, request.after)
         async with self._portions:
             await asyncio.sleep(0)
         while not self._is_current(look):
@@ -131,8 +148,15 @@ class Hub:
             self._follow(channel)
         elif channel.is_unreadable:  # maybe not any more: no need to wait for the reader's next attempt
             self._follow(channel)
-        subscription = Subscription(channel, position, outlet, self._pages, marker=request.marker)
-        return Subscribed(name, start, bounds.last), gap, subscription
+        subscription = Subscription(
+            channel, position, outlet, self._pages, marker=request.marker, on_end=on_end if request.end else None
+        )
+        return Opened(Subscribed(name, start, bounds.last), gap, subscription)
+
+    async def _ends_at(self, name: str, position: StreamId) -> bool:
+        """Whether the entry at a position ends its channel."""
+        history = await self._streams.page(name, position.before(), 1, 1)
+        return any(entry.ends and entry.id == position for entry in history.entries)
 
     def _check_room(self, name: str) -> None:
         if len(self._channels) >= self._max_channels:
@@ -261,5 +285,6 @@ class Hub:
         if len(self._poison) > POISON_CHANNELS:
             del self._poison[next(iter(self._poison))]
         if str(count).rstrip("0") == "1":
-            text = f"entry skipped: no messageData that is JSON, at most {MAX_DEPTH} levels deep"
+            field = self._streams.fields.of(channel).decode()
+            text = f"entry skipped: no {field} that is JSON, at most {MAX_DEPTH} levels deep"
             log.warning(LogLine(text, channel=channel, id=str(entry), skipped=count))

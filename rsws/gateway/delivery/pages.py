@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rsws.errors import ChannelUnreadable, RedisRefused, StoreError
 from rsws.gateway.delivery.channel import Channel
-from rsws.gateway.delivery.subscription import Page, PageReader, Subscription
+from rsws.gateway.delivery.subscription import Page, PageEnd, PageReader, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.protocol import Gap, StreamId
 from rsws.streams.replies import History, lasting_error
@@ -156,7 +156,13 @@ class Pages(PageReader):
 
     def _encode(self, key: _PageKey, history: History, cursor: StreamId) -> Page:
         channel, entries = key.channel, history.entries
-        frames = [frame for entry in entries if (frame := channel.encode(entry)) is not None]
+        frames, end = [], None
+        for entry in entries:
+            frame = channel.encode(entry)
+            if frame is not None:
+                frames.append(frame)
+            if entry.ends and end is None:
+                end = PageEnd(entry.id, sum(map(len, frames)), len(frames))
         joined = b"".join(frames)
         if entries:
             low, high = PAGE_ENTRIES
@@ -168,7 +174,7 @@ class Pages(PageReader):
                 gap = Gap(channel.name, key.after, history.bounds.first, history.broken)
         last = entries[-1].id if entries else key.after
         channel.metrics.history_entries_read += len(entries)
-        page = Page(joined, len(frames), last, history.is_end, cursor, gap)
+        page = Page(joined, len(frames), last, history.is_end, cursor, gap, end)
         if not page.complete:
             self._cache.put(key, page)
         return page

@@ -6,13 +6,14 @@ position behind the end of the stream. The stream is the buffer; nothing is queu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rsws.errors import StoreError
 from rsws.gateway.delivery.channel import Channel, Listener
-from rsws.protocol import ZERO, CaughtUp, Error, Gap, StreamId, encode_reply
+from rsws.protocol import ZERO, CaughtUp, End, Error, Gap, StreamId, encode_reply
 
 
 class State(Enum):
@@ -30,6 +31,16 @@ class State(Enum):
     """The subscription has ended; nothing is sent any more."""
 
 
+class PageEnd(NamedTuple):
+    """The first entry of a page that ends the channel, and where that is."""
+
+    id: StreamId
+    bytes: int
+    """The bytes of the page's frames up to and including that entry's, if it has one."""
+    messages: int
+    """The number of messages in them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """The result of one read of the stream, encoded."""
@@ -45,6 +56,8 @@ class Page:
     """The id up to which a complete page covers everything: the channel's cursor when it was *issued*, or later."""
     gap: Gap | None = None
     """The gap to tell the client before the page, when it can't be proven that nothing is missing."""
+    end: PageEnd | None = None
+    """The first entry of the page that ends the channel; None if none does."""
 
 
 class Outlet(Protocol):
@@ -98,15 +111,23 @@ class Subscription(Listener):
     Args:
         position: The id after which it starts. Everything up to it has been sent, or is not wanted.
         marker: Whether to tell the client when it has caught up for the first time.
+        on_end: Called with this when it is over because the channel has ended; None where it goes on then.
 
     Attributes:
         state: The current state, changed only by :meth:`_enter`.
     """
 
-    __slots__ = ("_has_turn", "_marker", "_outlet", "_pages", "_position", "channel", "state")
+    __slots__ = ("_has_turn", "_marker", "_on_end", "_outlet", "_pages", "_position", "channel", "state")
 
     def __init__(
-        self, channel: Channel, position: StreamId, outlet: Outlet, pages: PageReader, *, marker: bool = False
+        self,
+        channel: Channel,
+        position: StreamId,
+        outlet: Outlet,
+        pages: PageReader,
+        *,
+        marker: bool = False,
+        on_end: Callable[[Subscription], None] | None = None,
     ) -> None:
         self.channel = channel
         self.state = State.BEHIND
@@ -114,6 +135,7 @@ class Subscription(Listener):
         self._outlet = outlet
         self._pages = pages
         self._marker = marker
+        self._on_end = on_end
         self._has_turn = False
         """Whether the page that the outlet says is being read is for this subscription."""
         channel.listeners.add(self)
@@ -165,9 +187,12 @@ class Subscription(Listener):
                 outlet.when_room(self)
                 return
             if self._position >= channel.floor:
-                frames, count, self._position = channel.recent(self._position, self._pages.chunk_bytes)
+                end = None if self._on_end is None else channel.next_end(self._position)
+                frames, count, self._position = channel.recent(self._position, self._pages.chunk_bytes, end)
                 if frames:
                     self._write(frames, count)
+                if end is not None and self._position == end:
+                    self.end(end)
             elif outlet.is_reading_page:
                 outlet.when_room(self)
                 return
@@ -188,6 +213,11 @@ class Subscription(Listener):
         self.yield_turn()
         if page.gap is not None:
             self._write_gap(page.gap)
+        if page.end is not None and self._on_end is not None:
+            if page.end.messages:
+                self._write(page.frames[: page.end.bytes], page.end.messages)
+            self.end(page.end.id)
+            return
         if page.frames:
             self._write(page.frames, page.messages)
         # A complete page covers everything up to the cursor of the moment the read was issued. The current cursor
@@ -212,6 +242,18 @@ class Subscription(Listener):
     def unreadable(self, error: StoreError) -> None:
         """See :class:`rsws.gateway.delivery.channel.Listener`."""
         self._outlet.reply(encode_reply(Error(str(error), error.code, self.channel.name)))
+
+    @property
+    def wants_end(self) -> bool:
+        """See :class:`rsws.gateway.delivery.channel.Listener`."""
+        return self._on_end is not None
+
+    def end(self, last: StreamId) -> None:
+        """See :class:`rsws.gateway.delivery.channel.Listener`."""
+        self._outlet.reply(encode_reply(End(self.channel.name, last)))
+        self.close()
+        if self._on_end is not None:
+            self._on_end(self)
 
     def _write(self, frames: bytes, messages: int) -> None:
         self._outlet.write(frames)

@@ -18,6 +18,7 @@ from rsws.embedded.local import LocalRedis
 from rsws.errors import RedisUnavailable, SetupError, UsageError
 from rsws.redis.target import RedisTarget, probe, redis_target
 from rsws.settings import MIN_KEY_CHARS, Settings, read_secret
+from rsws.streams.fields import MessageFields
 from rsws.streams.retention import Rule
 from rsws.urls import join_host_port, parse_place
 
@@ -50,6 +51,7 @@ def check_settings(settings: Settings) -> None:
     """
     for text in settings.retain:
         Rule.parse(text)
+    MessageFields(settings.field)
     if settings.proxy_protocol and not settings.trusted_proxies:
         raise UsageError("--proxy-protocol needs --trusted-proxies: the addresses from which PROXY headers come")
     if settings.tls_cert is not None:

@@ -1,0 +1,94 @@
+"""Which field of a stream's entries holds the messages, and what an entry's fields say."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from rsws.errors import UsageError
+from rsws.patterns import Patterns
+from rsws.protocol import END_FIELD, FIELD
+
+FIELD_NAME = FIELD.encode()
+END_NAME = END_FIELD.encode()
+ALL = b"*"
+"""In place of a field's name: all fields together are the message, as one object."""
+
+
+class MessageFields:
+    """The field that holds the messages of each channel.
+
+    Args:
+        rules: As somebody wrote them, ``PATTERN=FIELD`` each. The first whose pattern names a channel holds for it;
+            where none does, the field is ``messageData``.
+
+    Raises:
+        UsageError: A rule can't be used.
+    """
+
+    def __init__(self, rules: Iterable[str] = ()) -> None:
+        self._rules: list[tuple[Patterns, bytes]] = []
+        for rule in rules:
+            fault = field_rule_fault(rule)
+            if fault is not None:
+                raise UsageError(f"{rule!r}: {fault}")
+            pattern, _, field = rule.rpartition("=")
+            self._rules.append((Patterns([pattern]), field.encode()))
+
+    def of(self, channel: str) -> bytes:
+        """Return the name of the field for a channel, or ``ALL``."""
+        for patterns, field in self._rules:
+            if channel in patterns:
+                return field
+        return FIELD_NAME
+
+
+DEFAULT_FIELDS = MessageFields()
+"""``messageData`` in all channels."""
+
+
+def field_rule_fault(rule: str) -> str | None:
+    """Return why a text is no rule for :class:`MessageFields`; None when it is one."""
+    pattern, _, field = rule.rpartition("=")
+    if not pattern or not field:
+        return "it must be PATTERN=FIELD, such as 'orders.*=payload', or PATTERN=* for all fields"
+    if field == END_FIELD:
+        return f"the field {END_FIELD} marks the end of a channel, and can't hold its messages"
+    return None
+
+
+def read_fields(fields: Sequence[bytes], field: bytes) -> tuple[bytes | None, bool]:
+    """Return the message in an entry's fields, and whether it ends its channel.
+
+    Args:
+        fields: Names and values in turn.
+        field: The name of the field that holds the message; the last one counts. ``ALL`` for all of them.
+
+    Returns:
+        The message, unchecked, or None if there is none; and whether there is a field ``end``.
+    """
+    data, ends = None, False
+    for name, value in zip(fields[::2], fields[1::2], strict=True):
+        if name == field:
+            data = value
+        elif name == END_NAME:
+            ends = True
+    return (as_object(fields) if field == ALL else data), ends
+
+
+def as_object(fields: Sequence[bytes]) -> bytes:
+    """Return an entry's fields as a JSON object of strings; of a repeated field the last counts.
+
+    A value that is not UTF-8 becomes ``{"base64":"..."}``; in a name, each byte that is not becomes ``\\xNN``.
+    """
+    names = [name.decode(errors="backslashreplace") for name in fields[::2]]
+    return msgspec.json.encode(dict(zip(names, map(_as_value, fields[1::2]), strict=True)))
+
+
+def _as_value(value: bytes) -> str | dict[str, str]:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode()}

@@ -250,7 +250,7 @@ class Settings:
     field: tuple[str, ...] = option(
         (),
         "RSWS_FIELD",
-        "Which field of an entry holds its message, as PATTERN=FIELD for the channels that the pattern names; publishes "
+        "Which field of an entry holds its message, as PATTERN=FIELD for the channels that a pattern names; publishes "
         "write it. PATTERN=*: all fields are the message, as an object of strings, and nobody can publish. May be "
         "repeated; the first that fits holds. Not set: messageData.",
     )

@@ -191,7 +191,7 @@ class _Talk:
     # --- watch ---
 
     def _watch(self, channel: str, start: Start) -> None:
-        following = Following(self._client, channel, start)
+        following = Following(self._client, channel, start, end=False)
         self._watched[channel] = following
         self._tasks.create_task(self._show_events(channel, following, has_history=start != Start()))
 

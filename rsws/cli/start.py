@@ -17,17 +17,23 @@ class Following:
 
     For a time the end of the channel has to be asked for first; errors in doing so are yielded as events, too.
 
+    Args:
+        end: Whether they end where the channel does.
+
     Raises:
         UsageError: The channel is subscribed already.
     """
 
-    def __init__(self, client: Client, channel: str, start: Start) -> None:
+    def __init__(self, client: Client, channel: str, start: Start, *, end: bool) -> None:
         self._client = client
         self._channel = channel
         self._start = start
+        self._end = end
         self._closed = False
         after = "$" if start.is_time or start.after is None else start.after
-        self._subscription = client.subscribe(channel, after=after, last=start.last, events=True)
+        self._subscription = client.subscribe(
+            channel, after=after, last=start.last, end=end and not start.is_time, events=True
+        )
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Yield the events.
@@ -51,7 +57,7 @@ class Following:
             assert self._start.after is not None
             # The gateway treats a position after the end as one of a deleted stream, and would send all of this one.
             after = min(self._start.after, end)
-            self._subscription = self._client.subscribe(self._channel, after=after, events=True)
+            self._subscription = self._client.subscribe(self._channel, after=after, end=self._end, events=True)
 
     async def close(self) -> None:
         """End the subscription; the channel is free for another one."""

@@ -17,7 +17,7 @@ from rsws.cli.exits import ExitCode, Failure, epilog, wire_error
 from rsws.cli.options import finite, from_settings
 from rsws.cli.start import Following
 from rsws.errors import ErrorCode
-from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed
+from rsws.protocol import CaughtUp, End, Error, Gap, Message, StreamId, Subscribed
 from rsws.settings import ClientSettings
 from rsws.starts import Start, parse_start
 
@@ -68,6 +68,9 @@ def sub(
     no_follow: Annotated[
         bool, typer.Option("--no-follow", help="Stop at the end of the channels as it was at the start.")
     ] = False,
+    end: Annotated[
+        bool, typer.Option("--end/--no-end", help="Stop where the channels end (`rsws xadd --end`), or go on.")
+    ] = True,
     output: Annotated[
         Output | None,
         typer.Option(
@@ -90,7 +93,7 @@ def sub(
         check_channel(channel)
     position = parse_start(start)
     gateway = find_gateway(settings)
-    printer = _Printer(channels, output, count=count, follow=not no_follow, on_gap=on_gap)
+    printer = _Printer(channels, output, count=count, follow=not no_follow, end=end, on_gap=on_gap)
     asyncio.run(_follow(gateway, position, printer, timeout))
 
 
@@ -120,7 +123,7 @@ async def _print_all(gateway: Endpoint, start: Start, printer: _Printer) -> None
 
 async def _print_channel(client: Client, channel: str, start: Start, printer: _Printer) -> None:
     # The client ends the subscription: to wait for the gateway to confirm its end would delay Ctrl-C.
-    async for event in Following(client, channel, start):
+    async for event in Following(client, channel, start, end=printer.ends):
         await printer.handle(event)
 
 
@@ -131,14 +134,23 @@ class _Printer:
         channels: The channels that the command subscribes to.
         output: The format; None chooses the one that suits standard output.
         count: How many messages to print; None for any number.
-        follow: Whether to go on after the end that each channel had at the start.
+        follow: Whether to go on after the last message that each channel had at the start.
+        end: Whether to stop where the channels end.
         on_gap: What to do at a gap.
     """
 
     def __init__(
-        self, channels: Sequence[str], output: Output | None, *, count: int | None, follow: bool, on_gap: OnGap
+        self,
+        channels: Sequence[str],
+        output: Output | None,
+        *,
+        count: int | None,
+        follow: bool,
+        end: bool,
+        on_gap: OnGap,
     ) -> None:
         self.channels = channels
+        self.ends = end
         self._on_terminal = os.isatty(stdio.STDOUT)
         self._output = output or (Output.PRETTY if self._on_terminal else Output.JSON)
         self._format = self._formatter()
@@ -148,10 +160,10 @@ class _Printer:
         self._left = count
         self._follow = follow
         self._on_gap = on_gap
-        self._ends: dict[str, StreamId] = {}
-        """The end that each channel had at the start, once that is known."""
+        self._latest: dict[str, StreamId] = {}
+        """The last id that each channel had at the start, once that is known."""
         self._open = set(channels)
-        """The channels that have not reached that end; with ``follow`` all of them stay in it."""
+        """The channels of which more is printed: without ``follow`` until that id."""
         self._in_history = set(channels)
         self._resuming: dict[str, bool] = {}
         """After a reconnect: the channels that have not caught up, and whether they are subscribed to again."""
@@ -193,6 +205,11 @@ class _Printer:
                     self._handle_subscribed(event)
                 case CaughtUp(channel=channel):
                     self._handle_caught_up(channel)
+                case End(channel=channel):
+                    if self._output is Output.PRETTY:
+                        terminal.print_line(terminal.format_rule(f"{channel} has ended"))
+                    self._in_history.discard(channel)
+                    self._close(channel)
                 case Gap():
                     if self._on_gap is OnGap.EXIT:
                         raise Failure(terminal.gap_text(event), ExitCode.GAP)
@@ -203,7 +220,7 @@ class _Printer:
                     pass  # it ends the channel, and the client raises it
 
     def _will_pass(self, code: str, channel: str) -> bool:
-        was_good = channel in self._ends
+        was_good = channel in self._latest
         return code == ErrorCode.REDIS_UNAVAILABLE or (
             was_good and code in (ErrorCode.REDIS_REFUSED, ErrorCode.CHANNEL_UNREADABLE)
         )
@@ -212,7 +229,7 @@ class _Printer:
         channel = message.channel
         if channel not in self._open:
             return
-        if self._follow or message.id <= self._ends[channel]:
+        if self._follow or message.id <= self._latest[channel]:
             await stdio.write(self._format(message).encode())
             if self._resuming.get(channel):
                 self._caught_up += 1
@@ -220,19 +237,19 @@ class _Printer:
                 self._left -= 1
                 if self._left == 0:
                     self.done.set()
-        if message.id >= self._ends[channel]:
-            self._end(channel)
+        if message.id >= self._latest[channel]:
+            self._at_latest(channel)
 
     def _handle_subscribed(self, event: Subscribed) -> None:
         channel = event.channel
         if channel in self._resuming:
             self._resuming[channel] = True
-        self._ends.setdefault(channel, event.latest_id)
-        if event.last_message_id == self._ends[channel]:
-            self._end(channel)
+        self._latest.setdefault(channel, event.latest_id)
+        if event.last_message_id == self._latest[channel]:
+            self._at_latest(channel)
 
     def _handle_caught_up(self, channel: str) -> None:
-        self._end(channel)
+        self._at_latest(channel)
         if channel in self._in_history:
             self._in_history.discard(channel)
             if not self._in_history and self._output is Output.PRETTY and self._follow:
@@ -242,9 +259,12 @@ class _Printer:
             if not self._resuming:
                 terminal.print_line(terminal.format_reconnected(self._outage_s, self._caught_up))
 
-    def _end(self, channel: str) -> None:
-        """Handle that a channel has reached the end it had at the start."""
+    def _at_latest(self, channel: str) -> None:
+        """Handle that a channel has reached the last message that it had at the start."""
         if not self._follow:
-            self._open.discard(channel)
-            if not self._open:
-                self.done.set()
+            self._close(channel)
+
+    def _close(self, channel: str) -> None:
+        self._open.discard(channel)
+        if not self._open:
+            self.done.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,8 @@ from rsws.cli.exits import Failure, describe, epilog, exit_code
 from rsws.cli.lines import Sending, check_no_data, line_message
 from rsws.cli.options import from_settings
 from rsws.cli.redis_cli import redis_cli
-from rsws.errors import Outcome, RedisUnavailable
+from rsws.errors import Outcome, RedisUnavailable, UsageError
+from rsws.protocol import END_FIELD, FIELD
 from rsws.settings import Settings
 from rsws.text import safe
 
@@ -56,6 +58,16 @@ def xadd(
     maxlen: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Keep about the N newest messages of the stream.")
     ] = None,
+    field: Annotated[
+        str, typer.Option(metavar="FIELD", help="The field that holds the message, as `rsws serve --field` has it.")
+    ] = FIELD,
+    end: Annotated[
+        bool,
+        typer.Option(
+            "--end",
+            help="End the channel with this message, or without one where DATA is left out; with --lines after the last.",
+        ),
+    ] = False,
     print_command: Annotated[
         bool, typer.Option("--print-command", help="Print the same thing as a redis-cli line, and don't do it.")
     ] = False,
@@ -65,29 +77,45 @@ def xadd(
     Redis is the one of REDIS_URL, else the local one that `rsws serve` finds or starts.
     """
     check_channel(channel)
+    if field in ("", END_FIELD):
+        raise UsageError("--field: a field's name, but not `end`, which ends the channel")
     if lines:
         check_no_data(data)
     target = find_redis(settings)
-    if print_command:
-        asyncio.run(_print(target.url, channel, data, lines=lines, text=text, maxlen=maxlen))
-    else:
-        asyncio.run(_add(target, channel, data, lines=lines, text=text, maxlen=maxlen))
+    what = _What(channel=channel, argument=data, lines=lines, text=text, maxlen=maxlen, field=field, end=end)
+    asyncio.run(_print(target.url, what) if print_command else _add(target, what))
 
 
-async def _add(
-    target: RedisTarget, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _What:
+    """What is to be added."""
+
+    channel: str
+    argument: str | None
+    lines: bool
+    text: bool
+    maxlen: int | None
+    field: str
+    end: bool
+
+    async def message(self) -> bytes:
+        """Return the one message; nothing where only the end is to be marked."""
+        return b"" if self.end and self.argument is None else await read_message(self.argument, text=self.text)
+
+
+async def _add(target: RedisTarget, what: _What) -> None:
     from rsws.streams.publisher import Publisher
 
     try:
-        async with Sending(by_line=lines).told() as sending:
-            message = None if lines else await read_message(argument, text=text)
+        async with Sending(by_line=what.lines).told() as sending:
+            message = b"" if what.lines else await what.message()
             async with Publisher(target) as publisher:
-                send = partial(publisher.add, channel, maxlen=maxlen)
-                if message is None:
-                    await sending.send_stdin(send, text=text)
-                else:
-                    await stdio.write(f"{await sending.send_one(send, message)}\n".encode())
+                send = partial(publisher.add, what.channel, maxlen=what.maxlen, field=what.field)
+                if what.lines:
+                    await sending.send_stdin(send, text=what.text)
+                if what.end or not what.lines:
+                    added = await sending.send_one(partial(send, ends=what.end), message)
+                    await stdio.write(f"{added}\n".encode())
     except RedisUnavailable as error:
         if error.outcome is Outcome.UNKNOWN:
             raise
@@ -95,22 +123,21 @@ async def _add(
         raise Failure(f"{describe(error)}; {hint}", exit_code(error)) from None
 
 
-async def _print(
-    url: RedisUrl, channel: str, argument: str | None, *, lines: bool, text: bool, maxlen: int | None
-) -> None:
+async def _print(url: RedisUrl, what: _What) -> None:
     from rsws.streams.publisher import xadd
 
     client = redis_cli(url)
 
-    async def show(message: bytes) -> None:
-        words = [*client, *(word.decode() for word in xadd(channel, message, maxlen))]
+    async def show(message: bytes, *, ends: bool = False) -> None:
+        arguments = xadd(what.channel, message, what.maxlen, field=what.field, ends=ends)
+        words = [*client, *(word.decode() for word in arguments)]
         line = shlex.join(words)
         shown = safe(line) if os.isatty(stdio.STDOUT) else line  # safe() keeps the meaning of JSON
         await stdio.write(f"{shown}\n".encode())
 
-    if not lines:
-        await show(await read_message(argument, text=text))
-        return
-    async for batch in stdio.read_lines():
-        for line in batch:
-            await show(line_message(line, text=text))
+    if what.lines:
+        async for batch in stdio.read_lines():
+            for line in batch:
+                await show(line_message(line, text=what.text))
+    if what.end or not what.lines:
+        await show(b"" if what.lines else await what.message(), ends=what.end)

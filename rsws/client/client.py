@@ -162,14 +162,25 @@ class Client:
         *channels: str,
         after: str | StreamId = "$",
         last: int | None = None,
+        end: bool = False,
         events: Literal[False] = False,
     ) -> Subscription[Message]: ...
     @overload
     def subscribe(
-        self, *channels: str, after: str | StreamId = "$", last: int | None = None, events: Literal[True]
+        self,
+        *channels: str,
+        after: str | StreamId = "$",
+        last: int | None = None,
+        end: bool = False,
+        events: Literal[True],
     ) -> Subscription[Event]: ...
     def subscribe(
-        self, *channels: str, after: str | StreamId = "$", last: int | None = None, events: bool = False
+        self,
+        *channels: str,
+        after: str | StreamId = "$",
+        last: int | None = None,
+        end: bool = False,
+        events: bool = False,
     ) -> Subscription[Any]:
         """Subscribe to ``channels``: all messages after a position, then each new one, each once and in order.
 
@@ -177,10 +188,13 @@ class Client:
             channels: One or more channels. A client can have one subscription of a channel at a time.
             after: ``"0"`` for the whole history, ``"$"`` for new messages only, or an id.
             last: Start that many entries before the end instead.
+            end: Whether a channel is over where an entry ends it (``rsws xadd --end``), and the iteration once all are;
+                else such an entry is like any other.
             events: Whether to yield, among the messages of a channel, also
 
                 - ``Subscribed`` at the start and after each reconnect, ``CaughtUp`` where history then ends;
                 - ``Gap`` where messages may be missing (without events a warning in the log);
+                - ``End`` where a channel has ended, with ``end``;
                 - ``Error``, once for each problem (without events a warning in the log). Errors of Redis are temporary:
                   ``redis_unavailable`` always, ``redis_refused`` and ``channel_unreadable`` once the channel has been
                   ``Subscribed``. Any other ends the channel; the other channels go on.
@@ -201,7 +215,7 @@ class Client:
             _check_channel(channel)
             if self._link.has_feed(channel):
                 raise UsageError(f"{channel!r} is subscribed already; close that subscription first")
-        starts = [_start_of(channel, after, last) for channel in channels]
+        starts = [_start_of(channel, after, last, end) for channel in channels]
         self._link.check_alive()
         inbox = Inbox(starts, events, post=self._link.post, forget=self._link.forget, limits=self._link.limits)
         self._link.add(inbox.feeds)
@@ -229,14 +243,14 @@ def _check_channel(channel: str) -> None:
         raise UsageError(fault)
 
 
-def _start_of(channel: str, after: str | StreamId, last: int | None) -> Subscribe:
+def _start_of(channel: str, after: str | StreamId, last: int | None, end: bool) -> Subscribe:
     if last is not None:
         if last < 0 or after != "$":
             raise UsageError("last is a number >= 0 and stands in for after")
-        return Subscribe(channel, last=last)
+        return Subscribe(channel, last=last, end=end)
     if after == "$":
-        return Subscribe(channel, None)
+        return Subscribe(channel, None, end=end)
     try:
-        return Subscribe(channel, after if isinstance(after, StreamId) else StreamId.parse(after))
+        return Subscribe(channel, after if isinstance(after, StreamId) else StreamId.parse(after), end=end)
     except ValueError:
         raise UsageError(f'{after!r} is no position: give "0", "$" or an id as received') from None

@@ -25,6 +25,7 @@ from rsws.errors import CannotConnect, ClientError, CloseCode, ConnectionLost, E
 from rsws.protocol import (
     Ack,
     CaughtUp,
+    End,
     Error,
     ErrorAck,
     Gap,
@@ -309,7 +310,7 @@ class GatewayLink:
 
     def _receive(self, reply: Reply | None) -> None:
         match reply:
-            case Message() | Subscribed() | Unsubscribed() | CaughtUp() | Gap():
+            case Message() | Subscribed() | Unsubscribed() | CaughtUp() | End() | Gap():
                 feed = self._feeds.get(reply.channel)
                 if feed is not None:
                     feed.receive(reply)

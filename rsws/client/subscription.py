@@ -25,6 +25,7 @@ from rsws.errors import ErrorCode, SubscribeRefused
 from rsws.protocol import (
     ZERO,
     CaughtUp,
+    End,
     Error,
     Gap,
     Message,
@@ -37,7 +38,7 @@ from rsws.protocol import (
 )
 from rsws.text import safe
 
-Event: TypeAlias = Message | Subscribed | CaughtUp | Gap | Error
+Event: TypeAlias = Message | Subscribed | CaughtUp | End | Gap | Error
 """What a subscription with ``events=True`` yields."""
 T_co = TypeVar("T_co", covariant=True)
 
@@ -144,6 +145,14 @@ class Inbox:
         if not (self.events and self.feeds):
             self.end(SubscribeRefused(f"{safe(feed.channel)}: {reply.error}", reply.code, feed.channel))
 
+    def channel_ended(self, feed: Feed, event: End) -> None:
+        """Handle that a channel has ended: others go on; with none left it ends once what is queued was read."""
+        self.feeds.remove(feed)
+        if self.events:
+            self.put(event)
+        if not self.feeds:
+            self.end(StopAsyncIteration())
+
     def end(self, error: Exception | None = None) -> None:
         """Queue nothing more; what is queued can still be read when there is an error, and is dropped otherwise."""
         if self.ended:
@@ -198,6 +207,8 @@ class Feed:
         self._forget = forget
         self._state = _State.OFF
         self._position: StreamId | None = None
+        self._is_of_message = False
+        """Whether the position is the id of a message that was received."""
         self._announced = False
         self._caught_up = False
         self._notices: dict[type[Gap | Error], _Notice] = {}
@@ -224,8 +235,10 @@ class Feed:
         request: Subscribe | Unsubscribe
         if self._state is _State.OFF and wanted:
             self._state = _State.JOINING
-            start = self._start if self._position is None else Subscribe(self.channel, self._position)
-            request = msgspec.structs.replace(start, marker=self.inbox.events and not self._caught_up)
+            request = msgspec.structs.replace(self._start, marker=self.inbox.events and not self._caught_up)
+            if self._position is not None:
+                resume = request.end and self._is_of_message
+                request = msgspec.structs.replace(request, after=self._position, last=None, resume=resume)
         elif self._state is _State.BEHIND or (self._state is _State.ON and not wanted):
             self._state = _State.LEAVING
             request = Unsubscribe(self.channel)
@@ -243,13 +256,15 @@ class Feed:
             self.inbox.paused.add(self)
         self.sync()
 
-    def receive(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | Gap | Error) -> None:
+    def receive(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | End | Gap | Error) -> None:
         """Handle what the gateway sends about this channel."""
         match self._state:
             case _State.ON:
                 self._receive_while_on(reply)
             case _State.JOINING if isinstance(reply, Subscribed):
                 self._joined(reply)
+            case _State.JOINING if isinstance(reply, End):
+                self._ended(reply)
             case _State.JOINING if isinstance(reply, Error):
                 self._refused(reply)
             case _State.LEAVING if isinstance(reply, Unsubscribed):
@@ -258,12 +273,13 @@ class Feed:
             case _:
                 pass  # it belongs to a subscription that was given up
 
-    def _receive_while_on(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | Gap | Error) -> None:
+    def _receive_while_on(self, reply: Message | Subscribed | Unsubscribed | CaughtUp | End | Gap | Error) -> None:
         inbox = self.inbox
         match reply:
             case Message():
                 if not inbox.full:
                     self._position = reply.id
+                    self._is_of_message = True
                     self._put(reply)
                 else:
                     self._state = _State.BEHIND
@@ -274,8 +290,10 @@ class Feed:
                 self._put(reply)
             case Gap():
                 if reply.reason == "reset":
-                    self._position = ZERO  # ids begin anew
+                    self._position, self._is_of_message = ZERO, False  # ids begin anew
                 self._notify(reply, f"{self.channel}: gap after {reply.last_message_id} ({reply.reason})")
+            case End():
+                self._ended(reply)
             case Error(code=ErrorCode.NOT_ALLOWED):  # another token does not cover it: the gateway has ended it
                 self._refused(reply)
             case Error():
@@ -310,6 +328,12 @@ class Feed:
             self._announced = True
             self._put(reply)
         self.sync()  # the subscription may have ended or been paused meanwhile
+
+    def _ended(self, event: End) -> None:
+        self._state = _State.OFF
+        self._forget(self)
+        self.forgotten.set()
+        self.inbox.channel_ended(self, event)
 
     def _refused(self, reply: Error) -> None:
         self._state = _State.OFF

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rsws.errors import LoginRefused, Outcome, RedisUnavailable, StoreError
-from rsws.protocol import FIELD, StreamId
+from rsws.protocol import END_FIELD, FIELD, StreamId
 from rsws.redis.connection import RedisConnection, pack
 from rsws.redis.link import ASKING
 from rsws.redis.target import RedisTarget
@@ -16,15 +16,21 @@ from rsws.streams.replies import store_error
 from rsws.streams.slots import Patience, Redirected
 
 
-def xadd(channel: str, data: bytes, maxlen: int | None = None) -> list[bytes]:
+def xadd(
+    channel: str, data: bytes, maxlen: int | None = None, *, field: str = FIELD, ends: bool = False
+) -> list[bytes]:
     """Return the arguments of the XADD command that stores one message.
 
     Args:
-        data: JSON text.
+        data: JSON text; empty for an entry that only ends the channel.
         maxlen: The approximate number of newest entries that the stream keeps; None keeps all.
+        field: The field that holds the message.
+        ends: Whether the entry ends the channel.
     """
     trim = [] if maxlen is None else [b"MAXLEN", b"~", b"%d" % maxlen]
-    return [b"XADD", channel.encode(), *trim, b"*", FIELD.encode(), data]
+    message = [field.encode(), data] if data else []
+    end = [END_FIELD.encode(), b"1"] if ends else []
+    return [b"XADD", channel.encode(), *trim, b"*", *message, *end]
 
 
 class Publisher:
@@ -53,13 +59,19 @@ class Publisher:
         await self._connection.close()
 
     async def add(
-        self, channel: str, messages: Sequence[bytes], *, maxlen: int | None = None
+        self,
+        channel: str,
+        messages: Sequence[bytes],
+        *,
+        maxlen: int | None = None,
+        field: str = FIELD,
+        ends: bool = False,
     ) -> list[StreamId | StoreError]:
         """Add messages at the end of ``channel`` in order, in one round trip, or some more in a cluster.
 
         Args:
             messages: JSON texts.
-            maxlen: As for :func:`xadd`.
+            maxlen: As for :func:`xadd`; ``field`` and ``ends``, of each of the messages, likewise.
 
         Returns:
             The id of each message, or the error why it has none. That is RedisUnavailable when the connection broke
@@ -68,7 +80,7 @@ class Publisher:
         Raises:
             LoginRefused: This Redis user may not write to ``channel``.
         """
-        commands = [pack(*xadd(channel, data, maxlen)) for data in messages]
+        commands = [pack(*xadd(channel, data, maxlen, field=field, ends=ends)) for data in messages]
         results: dict[int, StreamId | StoreError] = {}
         left = list(range(len(messages)))
         patience = Patience(self._target.timeout_s)

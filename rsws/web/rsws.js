@@ -244,7 +244,7 @@ export function connect(url, options = {}) {
 
   function subscribe(channel, { after = "$", last, end, state, onMessages, onEvent } = {}) {
     let queue = []; // messages, and the events between them
-    let chars = 0, tries = 0, position, asked, live, paused, loading, loaded, over, broken, stir, timer;
+    let chars = 0, tries = 0, position, taken, asked, live, paused, loading, loaded, over, broken, stir, timer;
     if (ended) throw ended;
     if (subscriptions.has(channel)) throw failure(`${channel} is subscribed already`);
 
@@ -269,7 +269,7 @@ export function connect(url, options = {}) {
     function join() {
       if (asked || paused || loading || over || leaving.has(channel)) return;
       const start = position || last === undefined ? { lastMessageId: position ?? after } : { last };
-      asked = send({ action: "subscribe", channel, ...start, marker: true, end });
+      asked = send({ action: "subscribe", channel, ...start, marker: true, end, resume: taken && position === taken });
     }
 
     function leave() {
@@ -302,7 +302,7 @@ export function connect(url, options = {}) {
         live = true;
         tries = 0;
         position = reply.lastMessageId ?? position;
-      } else if (!live) return;
+      } else if (!live && event !== "end") return;
       else if (event !== "message") {
         if (reason === "reset") position = "0-0"; // ids begin anew
         loading = event === "gap" && state && !loaded; // once: a gap right after that is no reason to load again
@@ -314,7 +314,7 @@ export function connect(url, options = {}) {
         paused = true; // the stream keeps the rest
         leave();
       } else {
-        position = id;
+        position = taken = id;
         loaded = false;
         chars += length;
         push({ channel, id, data });

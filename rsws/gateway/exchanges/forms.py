@@ -106,7 +106,7 @@ class JsonLines(Form):
         return b""
 
     def event(self, name: str, payload: bytes) -> bytes:
-        return payload + b"\n" if name == "gap" else b""
+        return payload + b"\n" if name in ("gap", "end") else b""
 
     def comment(self, text: str) -> bytes:
         return b""

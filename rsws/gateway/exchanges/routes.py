@@ -70,17 +70,24 @@ def find_wish(request: Request, channel: str, *, in_chunks: bool) -> Wish:
         Refusal: It can't be had.
     """
     parameters = _parameters(request)
-    follows = parameters.get("follow", "1")
-    if follows not in ("0", "1"):
-        raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_REQUEST, "follow must be 0 or 1")
     kind = _find_form(request)
+    last = request.headers.get(b"last-event-id", b"")
     return Wish(
         channel,
-        _find_start(request, parameters.get("from", "$")),
+        _find_start(last.decode(errors="replace"), parameters.get("from", "$")),
         form(kind, in_chunks=in_chunks),
-        follows=follows == "1",
+        follows=_find_switch(parameters, "follow", default="1"),
         is_head=request.method == "HEAD",
+        ends=_find_switch(parameters, "end", default="0"),
+        resumes=bool(last),
     )
+
+
+def _find_switch(parameters: dict[str, str], name: str, *, default: str) -> bool:
+    value = parameters.get(name, default)
+    if value not in ("0", "1"):
+        raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_REQUEST, f"{name} must be 0 or 1")
+    return value == "1"
 
 
 def _find_form(request: Request) -> type[Form]:
@@ -93,8 +100,7 @@ def _find_form(request: Request) -> type[Form]:
     raise Refusal(HTTPStatus.NOT_ACCEPTABLE, ErrorCode.BAD_REQUEST, text)
 
 
-def _find_start(request: Request, text: str) -> Start:
-    last = request.headers.get(b"last-event-id", b"").decode(errors="replace")
+def _find_start(last: str, text: str) -> Start:
     try:
         return Start(StreamId.parse(last)) if last else parse_start(text)
     except UsageError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from rsws.errors import CloseCode, ErrorCode
 from rsws.gateway.exchanges.answers import Refusal
@@ -12,7 +13,7 @@ from rsws.gateway.exchanges.asking import Asking, Responder
 from rsws.gateway.exchanges.forms import Form, messages_of
 from rsws.gateway.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
-from rsws.protocol import CaughtUp, Error, Gap, StreamId, Subscribe, Subscribed, decode_reply
+from rsws.protocol import CaughtUp, End, Error, Gap, StreamId, Subscribe, Subscribed, decode_reply
 from rsws.starts import Start
 
 RETRY_S = 1.0
@@ -32,6 +33,10 @@ class Wish:
     """Whether it goes on after the end as it was at the start."""
     is_head: bool
     """Whether only the head of the response is wanted."""
+    ends: bool
+    """Whether it ends where the channel does."""
+    resumes: bool
+    """Whether the message at the start was received before."""
 
 
 class Streaming(Asking):
@@ -70,7 +75,14 @@ class Streaming(Asking):
 
     def _subscribe(self, after: StreamId | None) -> None:
         if self._session is not None and not self._is_over:
-            request = Subscribe(self._wish.channel, after, self._wish.start.last, marker=True)
+            request = Subscribe(
+                self._wish.channel,
+                after,
+                self._wish.start.last,
+                marker=True,
+                end=self._wish.ends and not self._is_pinning,
+                resume=self._wish.resumes,
+            )
             self._session.handle(request, 0)
 
     # --- what the session answers ---
@@ -88,6 +100,13 @@ class Streaming(Asking):
         elif isinstance(reply, Gap):
             if not self._wish.start.is_false_alarm(reply):
                 self._send(form.event("gap", payload))
+        elif isinstance(reply, End):
+            if self._has_begun:
+                self._send(form.event("end", payload))
+                self._finish_soon()
+            else:  # a status with which an EventSource does not come back
+                self._is_over = True
+                self.exchange.respond(HTTPStatus.NO_CONTENT)
         elif isinstance(reply, CaughtUp):
             self._send(form.event("caught_up", payload))
             if self._until is not None:

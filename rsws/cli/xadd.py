@@ -65,7 +65,7 @@ def xadd(
         bool,
         typer.Option(
             "--end",
-            help="End the channel with this message, or without one where DATA is left out; with --lines after the last.",
+            help="End the channel with this message; without DATA with none, and with --lines after the last one.",
         ),
     ] = False,
     print_command: Annotated[

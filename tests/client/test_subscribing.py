@@ -46,6 +46,7 @@ from rsws.protocol import (
         ({"after": StreamId(5, 1)}, {"lastMessageId": "5-1"}),
         ({"last": 3}, {"last": 3}),
         ({"last": 3, "events": True}, {"last": 3, "marker": True}),
+        ({"after": "0", "end": True}, {"lastMessageId": "0-0", "end": True}),
     ],
 )
 @in_a_loop

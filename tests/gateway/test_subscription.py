@@ -35,6 +35,12 @@ def test_every_interleaving_of_one_client_with_two_subscriptions(faults: str, de
         assert search(depth, lambda: small_world(faults=faults, together=True)) > 2_000
 
 
+@pytest.mark.parametrize(("faults", "depth"), [("", 7), ("trim interrupt", 5), ("reset", 6)])
+def test_every_interleaving_of_a_channel_that_ends(faults: str, depth: int) -> None:
+    with untraced():
+        assert search(depth, lambda: small_world(faults=faults, ends=(2, 4))) > 1_500
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from(["", "trim interrupt", "trim interrupt reset shrink"]), st.lists(st.integers(0, 1000), max_size=80)
@@ -156,6 +162,31 @@ class DeliversTwice(Channel):
         super().deliver(entries)
         self.cursor = before
         super().deliver(entries)
+
+
+class RingForgetsEnds(Channel):
+    """Ends whoever is live, and not who lags and is served from the ring."""
+
+    def _remember_end(self, last: StreamId) -> None:
+        pass
+
+
+class PageForgetsEnds(Subscription):
+    def page_read(self, page: Page) -> None:
+        super().page_read(replace(page, end=None))
+
+
+class GoesOnAfterTheEnd(Subscription):
+    def close(self) -> None:
+        if self.state is not State.LIVE:
+            super().close()
+
+
+@pytest.mark.parametrize("bug", [RingForgetsEnds, PageForgetsEnds, GoesOnAfterTheEnd])
+def test_an_end_that_is_not_told_or_not_kept_is_caught(bug: type[Channel] | type[Subscription]) -> None:
+    kind = "channel" if issubclass(bug, Channel) else "subscription"
+    with pytest.raises(Violation):
+        search(7, lambda: small_world(ends=(2, 4), **{kind: bug}))
 
 
 @pytest.mark.parametrize("bug", [KeepsTheTurn, WaitsForNoTurn])

@@ -16,7 +16,7 @@ import msgspec
 
 from kit.gateway import first_frame
 from rsws.gateway.delivery.channel import Channel, RingBudget
-from rsws.gateway.delivery.subscription import Outlet, Page, PageReader, State, Subscription
+from rsws.gateway.delivery.subscription import Outlet, Page, PageEnd, PageReader, State, Subscription
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.metrics import Metrics
 from rsws.gateway.websocket.frames import MessageFramer, text_frame
@@ -28,15 +28,15 @@ ROOM = 2
 
 Event = tuple[str, int]
 Seen = tuple[str, int]
-"""What a client saw: ("message", id), ("trimmed", C) or ("reset", C)."""
+"""What a client saw: ("message", id), ("end", id), ("trimmed", C) or ("reset", C)."""
 
 
 class Violation(AssertionError):
     """The promise is broken: a message missing, twice, out of order, or a gap wrongly told or not told."""
 
 
-def entry(number: int) -> Entry:
-    return Entry(b"%d-0" % number, b"1")
+def entry(number: int, *, ends: bool = False) -> Entry:
+    return Entry(b"%d-0" % number, b"1", ends)
 
 
 def make_channel(
@@ -61,8 +61,8 @@ def seen_in(frames: bytes) -> Iterator[Seen]:
     while (found := first_frame(frames, end)) is not None:
         _, payload, end = found
         event: dict[str, Any] = msgspec.json.decode(payload)
-        if event["event"] == "message":
-            yield "message", int(event["streamId"].partition("-")[0])
+        if event["event"] in ("message", "end"):
+            yield event["event"], int(event["streamId"].partition("-")[0])
         elif event["event"] == "gap":
             yield event["reason"], int(event["lastMessageId"].partition("-")[0])
 
@@ -95,6 +95,7 @@ class Client(Outlet):
     """One subscription of a client: what it was sent."""
 
     start: int
+    wants_end: bool = False
     connection: Connection = field(default_factory=Connection)
     seen: list[Seen] = field(default_factory=list)
     subscription: Subscription | None = None
@@ -143,6 +144,7 @@ class World(PageReader):
         together: Whether all subscriptions are those of one connection, as of one client to several channels.
         ring_bytes: What the channel's ring holds at most.
         chunk_bytes: What is handed over in one piece while catching up.
+        ends: The entries that end the channel, for the first client alone: the second does not ask for the end.
     """
 
     def __init__(
@@ -155,7 +157,9 @@ class World(PageReader):
         together: bool = False,
         ring_bytes: int = DEFAULTS.ring_bytes,
         chunk_bytes: int = DEFAULTS.chunk_bytes,
+        ends: tuple[int, ...] = (),
     ) -> None:
+        self.ends = ends
         self.stream: list[int] = [1, 2]
         self.last = 2
         self.channel = make_channel("c", StreamId(2, 0), RingBudget(ring_bytes=ring_bytes), kind=channel)
@@ -248,7 +252,7 @@ class World(PageReader):
             self.resume(0)  # what was there without waiting need not follow
             return
         news = [number for number in self.stream if number > self.channel.cursor.ms]
-        self.channel.deliver([entry(number) for number in news[:count]])
+        self.channel.deliver([entry(number, ends=number in self.ends) for number in news[:count]])
 
     def execute(self, index: int) -> None:
         read = self.reads[index]
@@ -269,16 +273,26 @@ class World(PageReader):
             self.compare()
             self.reads.append(Read(read.after, read.generation, self.channel.cursor, read.waiting))
             return
-        frames = b"".join(self.channel.encode(entry(number)) or b"" for number in read.found)
+        each = [self.channel.encode(entry(number)) or b"" for number in read.found]
+        frames = b"".join(each)
+        counts = [count for count, number in enumerate(read.found, 1) if number in self.ends]
+        end = None
+        if counts:
+            end = PageEnd(StreamId(read.found[counts[0] - 1], 0), len(b"".join(each[: counts[0]])), counts[0])
         last = StreamId((read.found or [read.after])[-1], 0)
         for subscription in read.waiting:
-            subscription.page_read(Page(frames, len(read.found), last, read.complete, read.cursor, read.gap))
+            subscription.page_read(Page(frames, len(read.found), last, read.complete, read.cursor, read.gap, end))
 
     def subscribe(self, start: int) -> None:
         self.compare()  # the same look at the stream's end that places a subscription
-        client = Client(start, self._shared or Connection())
+        client = Client(start, bool(self.ends) and not self.clients, self._shared or Connection())
         self.clients.append(client)
-        client.subscription = self._subscription(self.channel, StreamId(start, 0), client, self)
+
+        def ended(_: Subscription) -> None:
+            client.gone = True
+
+        on_end = ended if client.wants_end else None
+        client.subscription = self._subscription(self.channel, StreamId(start, 0), client, self, on_end=on_end)
         client.subscription.advance()
 
     def drain(self, index: int) -> None:
@@ -337,8 +351,14 @@ class World(PageReader):
     def _judge(self, client: Client) -> None:
         """Ascending, each once, nothing left out without a word."""
         position, told = client.start, -1
+        is_due = False
         for kind, number in client.seen:
-            if kind == "reset":
+            if is_due != (kind == "end"):
+                raise Violation(f"start {client.start}: {client.seen} with the ends {self.ends}")
+            is_due = client.wants_end and kind == "message" and number in self.ends
+            if kind == "end":
+                pass
+            elif kind == "reset":
                 if not self.was_reset:
                     raise Violation("a reset that was none")
                 position, told = 0, -1
@@ -355,6 +375,8 @@ class World(PageReader):
                 if number > position + 1 and position and told < 0 and not self.was_reset:
                     raise Violation(f"start {client.start}: {client.seen} leaves something out")
                 position, told = number, -1
+        if is_due:
+            raise Violation(f"start {client.start}: {client.seen} and no end")
 
     def _position(self, client: Client) -> int:
         for kind, number in reversed(client.seen):

@@ -12,6 +12,7 @@ from rsws.protocol import (
     ZERO,
     Ack,
     CaughtUp,
+    End,
     Connected,
     Error,
     ErrorAck,
@@ -50,6 +51,7 @@ REPLIES: list[tuple[Reply, str]] = [
         '"data":{"user":"alice","text":"Halo semua!"}}',
     ),
     (CaughtUp("c", ID), '{"event":"caught_up","channel":"c","lastMessageId":"1700000001234-0"}'),
+    (End("c", ID), '{"event":"end","channel":"c","streamId":"1700000001234-0"}'),
     (
         Gap("c", StreamId(5, 0), ID, "trimmed"),
         '{"event":"gap","channel":"c","lastMessageId":"5-0","resumesAt":"1700000001234-0","reason":"trimmed"}',

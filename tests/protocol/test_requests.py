@@ -49,6 +49,8 @@ FORMAT_TEXT = "Format publish salah. Wajib ada: channel, data, messageId"
         ('{"action":"subscribe","channel":"c","last":0}', Subscribe("c", last=0)),
         ('{"action":"subscribe","channel":"c","last":5,"marker":true}', Subscribe("c", last=5, marker=True)),
         ('{"action":"subscribe","channel":"c","marker":false}', Subscribe("c")),
+        ('{"action":"subscribe","channel":"c","end":true,"lastMessageId":"$"}', Subscribe("c", None, end=True)),
+        ('{"action":"subscribe","channel":"c","end":true,"resume":true}', Subscribe("c", end=True, resume=True)),
         ('{"lastMessageId":"$","marker":true,"channel":"c","action":"subscribe"}', Subscribe("c", None, marker=True)),
         (
             '{"action":"publish","channel":"chat-room-1","data":{"user":"alice","text":"Halo semua!"},'

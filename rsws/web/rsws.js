@@ -269,7 +269,7 @@ export function connect(url, options = {}) {
     function join() {
       if (asked || paused || loading || over || leaving.has(channel)) return;
       const start = position || last === undefined ? { lastMessageId: position ?? after } : { last };
-      asked = send({ action: "subscribe", channel, ...start, marker: true, end, resume: taken && position === taken });
+      asked = send({ action: "subscribe", channel, ...start, marker: true, end, resume: (end && taken && taken === position) || undefined });
     }
 
     function leave() {

@@ -47,6 +47,22 @@ def test_a_json_line_for_each_message(gateway: Gateway, redis_server: RedisServe
     assert shown.stderr == ""
 
 
+def test_it_is_done_where_all_channels_have_ended(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    other = f"{channel}-2"
+    for each in (channel, other):
+        add(redis_server, each, "1")
+        redis_server.call("XADD", each, "*", "messageData", "2", "end", "1")
+        add(redis_server, each, "3")
+    shown = run_main("sub", channel, other, "--from", "0", "--output", "raw", env=gateway.env)
+    assert (shown.returncode, sorted(shown.stdout.split()), shown.stderr) == (ExitCode.DONE, [*"1122"], "")
+    shown = run_main("sub", channel, "--from", "0", "--output", "pretty", "--timeout", "30", env=gateway.env)
+    assert (shown.returncode, shown.stdout.count("\n")) == (ExitCode.DONE, 2)
+    assert f"{channel} has ended" in shown.stderr
+    shown = run_main("sub", channel, "--from", "0", "--no-end", "--no-follow", "--output", "raw", env=gateway.env)
+    assert shown.stdout.split() == [*"123"]
+    assert run_main("sub", channel, "--from", "10m", "--output", "raw", env=gateway.env).stdout.split() == [*"12"]
+
+
 def test_raw_is_the_data_alone_one_a_line(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, '{\r\n  "a": [\n    1\n  ]\n}', '"\\n"', '"é"')
     shown = run_main("sub", channel, "--from", "0", "--no-follow", "--output", "raw", env=gateway.env)

@@ -50,6 +50,31 @@ def test_lines(redis_server: RedisServer, env: dict[str, str | None], channel: s
     assert (done.returncode, done.stdout.split()) == (0, [stream_id for stream_id, _ in stored])
 
 
+def test_the_end_of_a_channel(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
+    assert run_main("xadd", channel, "1", "--end", env=env).returncode == 0
+    alone = run_main("xadd", channel, "--end", env=env)  # standard input is not read
+    assert run_main("xadd", channel, "-", "--end", input="2", env=env).returncode == 0
+    lines = run_main("xadd", channel, "--lines", "--end", input="3\n4\n", env=env)
+    stored = redis_server.call("XRANGE", channel, "-", "+")
+    end, data = [b"end", b"1"], b"messageData"
+    assert [fields for _, fields in stored] == [
+        [data, b"1", *end], end, [data, b"2", *end], [data, b"3"], [data, b"4"], end,
+    ]  # fmt: skip
+    assert [*alone.stdout.split(), *lines.stdout.split()] == [stored[index][0].decode() for index in (1, 3, 4, 5)]
+    printed = run_main("xadd", channel, "--end", "--print-command", env=env)
+    assert printed.stdout.endswith(f"XADD {channel} '*' end 1\n")
+
+
+def test_another_field(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
+    assert run_main("xadd", channel, "1", "--field", "payload", env=env).returncode == 0
+    assert run_main("xadd", channel, "--lines", "--field", "é x", input="2\n", env=env).returncode == 0
+    fields = [flat for _, flat in redis_server.call("XRANGE", channel, "-", "+")]
+    assert fields == [[b"payload", b"1"], ["é x".encode(), b"2"]]
+    for field in ("", "end"):
+        refused = run_main("xadd", channel, "1", "--field", field, env=env)
+        assert (refused.returncode, refused.stderr.startswith("rsws: --field: ")) == (ExitCode.USAGE, True)
+
+
 def test_the_channel_is_trimmed(redis_server: RedisServer, env: dict[str, str | None], channel: str) -> None:
     run_main("xadd", channel, "--lines", "--maxlen", "10", input="1\n" * 1000, env=env)
     assert 10 <= redis_server.call("XLEN", channel) < 200

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kit.gateway import Wire, add, async_test, connect, gateway, until
+from kit.gateway import Client, add, async_test, connect, gateway, until
 from kit.http import BEARER, Answer, http_client
 from kit.interleavings import make_channel
 from kit.support import RedisServer
@@ -24,7 +24,7 @@ def end(redis: RedisServer, channel: str, data: str | None = None) -> str:
     return stream_id.decode()
 
 
-async def expect_end(client: Wire, channel: str, stream_id: str) -> None:
+async def expect_end(client: Client, channel: str, stream_id: str) -> None:
     await client.expect(f'{{"event":"end","channel":"{channel}","streamId":"{stream_id}"}}')
 
 
@@ -57,7 +57,8 @@ async def test_the_end_while_live(redis_server: RedisServer, channel: str) -> No
         await other.subscribe(channel, end=False)
         together = redis_server.client.pipeline(transaction=True)
         for number in range(1, 5):
-            together.xadd(channel, {"messageData": number} | ({"end": "x"} if number == 3 else {}))
+            end_field = ["end", "x"] if number == 3 else []
+            together.execute_command("XADD", channel, "*", "messageData", number, *end_field)
         due = [(stream_id.decode(), number) for number, stream_id in enumerate(together.execute(), 1)]
         assert await client.messages(channel, 3) == due[:3]
         await expect_end(client, channel, due[2][0])

@@ -95,8 +95,8 @@ class Client(Outlet):
     """One subscription of a client: what it was sent."""
 
     start: int
-    wants_end: bool = False
     connection: Connection = field(default_factory=Connection)
+    wants_end: bool = False
     seen: list[Seen] = field(default_factory=list)
     subscription: Subscription | None = None
     gone: bool = False
@@ -285,7 +285,7 @@ class World(PageReader):
 
     def subscribe(self, start: int) -> None:
         self.compare()  # the same look at the stream's end that places a subscription
-        client = Client(start, bool(self.ends) and not self.clients, self._shared or Connection())
+        client = Client(start, self._shared or Connection(), bool(self.ends) and not self.clients)
         self.clients.append(client)
 
         def ended(_: Subscription) -> None:

@@ -79,7 +79,7 @@ async def test_pages(redis_server: RedisServer, channel: str, limit: int, forbid
         redis_server.call("XADD", name, "2-0", "payload", "4", "end", "no")
         redis_server.call("XADD", name, "3-0", "x", "y")
     async with primary(redis_server, forbidden) as room:
-        for name, due in {
+        expected: dict[str, list[tuple[bytes | None, bool]]] = {
             f"orders.{channel}": [(b"1", False), (b"4", True), (None, False)],
             channel: [(b"2", False), (None, True), (None, False)],
             f"raw.{channel}": [
@@ -87,10 +87,11 @@ async def test_pages(redis_server: RedisServer, channel: str, limit: int, forbid
                 (b'{"payload":"4","end":"no"}', True),
                 (b'{"x":"y"}', False),
             ],
-        }.items():
-            for after, expected in ((ZERO, due), (StreamId(1, 0), due[1:]), (StreamId(1, 5), due[1:])):
+        }
+        for name, due in expected.items():
+            for after, rest in ((ZERO, due), (StreamId(1, 0), due[1:]), (StreamId(1, 5), due[1:])):
                 entries = (await room.store.page(name, after, limit, PAGE_BYTES)).entries
-                assert [(entry.data, entry.ends) for entry in entries] == expected[:limit]
+                assert [(entry.data, entry.ends) for entry in entries] == rest[:limit]
 
 
 class Follows:

@@ -198,6 +198,23 @@ test("a loop ends with the channel, and with close", async () => {
   await loop;
 });
 
+test("the end that the last connection has lost is asked for", async () => {
+  subscribe({ end: true });
+  socket.subscribed("news", "4-0");
+  socket.take();
+  await next();
+  assert.equal(socket.take()[0].resume, undefined); // nothing was received
+  socket.subscribed("news", "4-0");
+  socket.messages("news", "5-0");
+  await next();
+  assert.deepEqual(socket.take(), [request({ lastMessageId: "5-0", end: true, resume: true })]);
+  socket.get({ event: "end", channel: "news", streamId: "5-0" });
+  await turns();
+  assert.deepEqual(seen, [["5-0"], "end"]);
+  subscribe({ after: "5-0" }); // it is free
+  assert.deepEqual(socket.take(), [request({ lastMessageId: "5-0" })]);
+});
+
 test("a loop throws what ends the subscription, after what came before", async () => {
   const subscription = client.subscribe("news", { onEvent() {} });
   socket.subscribed("news");

@@ -72,8 +72,9 @@ ERROR_HELP: dict[ErrorCode, tuple[str, str]] = {
         "send it again after `retryAfter` seconds, and nothing of that kind before",
     ),
     ErrorCode.NOT_ALLOWED: (
-        "the token does not allow it; or Redis does not allow scripts, which a publish with `producer` needs",
-        "use another token; publish without `producer`",
+        "the token does not allow it; or Redis does not allow scripts, which a publish with `producer` needs; or the "
+        "channel takes no publishes (`--field PATTERN=*`)",
+        "use another token; publish without `producer`; write to Redis",
     ),
     ErrorCode.BAD_TOKEN: ("the token of a `token` request is wrong; the one before still holds", "get another token"),
     ErrorCode.CHANNEL_UNREADABLE: (

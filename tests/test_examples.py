@@ -187,3 +187,36 @@ def test_a_python_backend_publishes_through_redis(gateway: Gateway, channel: str
 
 def test_a_python_backend_says_that_redis_is_gone() -> None:
     check_backend_fails(sys.executable, EXAMPLES / "backend_publisher.py")
+
+
+# --- an answer that is streamed ---
+
+
+def test_an_answer_is_streamed_and_found_again_after_a_reload(browser: Page, gateway: Gateway) -> None:
+    script, page = EXAMPLES / "llm_backend.py", EXAMPLES / "llm_page.html"
+    environment = os.environ | {"REDIS_URL": gateway.redis.url, "PAUSE_S": "0.02"}
+    command = [sys.executable, "-u", str(script)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as backend:
+        assert backend.stdout is not None
+        assert backend.stdout.readline() == "waiting for questions\n"
+        given = {"gateway": f"127.0.0.1:{gateway.port}", "token": KEY}
+        browser.open(f"{page.as_uri()}?{urlencode(given)}")
+
+        def shown(what: str) -> str:
+            return str(browser.run("return document.getElementById(arguments[0])?.textContent ?? ''", what))
+
+        eventually(lambda: browser.run("return typeof text === 'object' && document.readyState === 'complete'"))
+        browser.run("text.value = 'Why <b>not</b>?'; question.requestSubmit()")
+        eventually(lambda: shown("answer").startswith("You have asked: Why <b>not</b>? "), what="the first tokens")
+        address = browser.run("return location.href")
+        browser.run("location.reload()")
+        eventually(lambda: shown("state") == "done", what="the end")
+        [entry] = gateway.redis.call("XREVRANGE", f"answers.{address.partition('#')[2]}", "+", "-", "COUNT", "1")
+        assert entry[1] == [b"end", b"1"]
+        assert shown("answer").startswith("You have asked: Why <b>not</b>? A model ")
+        assert shown("answer").endswith("each an entry of a Redis Stream. ")
+        browser.open("about:blank")
+        browser.open(address)  # who comes later
+        eventually(lambda: shown("state") == "done", what="the end")
+        assert shown("answer").endswith("each an entry of a Redis Stream. ")
+        backend.terminate()

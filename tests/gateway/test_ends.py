@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -57,8 +58,8 @@ async def test_the_end_while_live(redis_server: RedisServer, channel: str) -> No
         await other.subscribe(channel, end=False)
         together = redis_server.client.pipeline(transaction=True)
         for number in range(1, 5):
-            end_field = ["end", "x"] if number == 3 else []
-            together.execute_command("XADD", channel, "*", "messageData", number, *end_field)
+            fields: dict[Any, Any] = {"messageData": number}
+            together.xadd(channel, fields | ({"end": "x"} if number == 3 else {}))
         due = [(stream_id.decode(), number) for number, stream_id in enumerate(together.execute(), 1)]
         assert await client.messages(channel, 3) == due[:3]
         await expect_end(client, channel, due[2][0])

@@ -104,7 +104,8 @@ def test_the_documents_have_every_command_and_option() -> None:
 @pytest.mark.parametrize(("document", "commands"), [(README, COMMANDS), (BENCH, WORKS), (CHECK, COMMANDS)])
 def test_the_documents_name_no_option_that_is_not_there(document: str, commands: dict[str, Any]) -> None:
     said = set(re.findall(r"^\| `(--[a-z-]+)", document, flags=re.MULTILINE))
-    there = {text for command in commands.values() for parameter in command.params for text in (*parameter.opts, *parameter.secondary_opts)}
+    parameters = [parameter for command in commands.values() for parameter in command.params]
+    there = {text for each in parameters for text in (*each.opts, *each.secondary_opts)}
     assert said <= there
 
 
@@ -118,7 +119,12 @@ OF_OTHERS = {"--build", "--dry-run", "--from-file", "--name", "--network", "--no
 
 @pytest.mark.parametrize("path", OPERATING, ids=lambda path: path.name)
 def test_what_is_for_operators_names_no_option_that_is_not_there(path: Path) -> None:
-    there = {text for command in COMMANDS.values() for parameter in command.params for text in parameter.opts + parameter.secondary_opts}
+    there = {
+        text
+        for command in COMMANDS.values()
+        for parameter in command.params
+        for text in parameter.opts + parameter.secondary_opts
+    }
     text = path.read_text()
     if path.name != "Dockerfile":  # whose options are others'
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= there | OF_OTHERS

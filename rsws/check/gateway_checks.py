@@ -158,7 +158,9 @@ async def counters(gateway: Gateway) -> Found:
         title = f"{failed:,} publishes failed since the gateway started, {stored:,} were stored"
         found.append(make(title, "see its log for what Redis has refused, and for outages"))
     if skipped := count["entries_skipped"]:
-        action = "write entries as XADD CHANNEL * messageData JSON, or with `rsws xadd`"
+        action = (
+            "write entries as XADD CHANNEL * messageData JSON, or with `rsws xadd`; or name their field with --field"
+        )
         found.append(warning(f"{skipped:,} entries were no messages, and nobody got them", action))
     if away := count["clients_turned_away"]:
         action = "raise --max-clients or the limit of open files (ulimit -n), or run another gateway"

@@ -12,6 +12,7 @@ from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
 from rsws.patterns import Patterns
 from rsws.redis.connection import RedisConnection, ReplyError, pack
 from rsws.redis.target import RedisTarget
+from rsws.streams.fields import DEFAULT_FIELDS, MessageFields
 from rsws.streams.retention import Rule
 from rsws.streams.slots import Slots, parse_slots, slot_of_key
 
@@ -42,6 +43,8 @@ class Plan:
     timeout_s: float = 5
     channels: Patterns | None = None
     """Which keys are channels; None for all."""
+    fields: MessageFields = DEFAULT_FIELDS
+    """Which field of an entry holds a message."""
 
 
 @dataclass(slots=True)

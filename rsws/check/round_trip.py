@@ -67,7 +67,8 @@ class RoundTrip:
         Raises:
             Failed: Redis refuses it.
         """
-        [reply] = await home.ask(xadd(self.channel, json_text(self.data)))
+        field = home.plan.fields.of(self.channel).decode()
+        [reply] = await home.ask(xadd(self.channel, json_text(self.data), field=field))
         if not isinstance(reply, bytes):
             raise Failed(f"Redis refuses to write to {self.channel!r}: {reply}")
         self.ids.append(StreamId.from_redis(reply))
@@ -115,7 +116,10 @@ def _what_to_do(error: Exception) -> str:
         case SubscribeRefused(code=ErrorCode.BAD_CHANNEL) | PublishFailed(code=ErrorCode.BAD_CHANNEL):
             return "name a channel that --channels of the gateway names with --channel"
         case SubscribeRefused(code=ErrorCode.NOT_ALLOWED) | PublishFailed(code=ErrorCode.NOT_ALLOWED):
-            return "name a channel that the token may read and write with --channel; a publish needs EVAL in Redis"
+            return (
+                "name a channel that the token may read and write, and that takes publishes (--field), with --channel; "
+                "a publish needs EVAL in Redis"
+            )
         case Unauthorized():
             return "give the gateway's token with --token-file or RSWS_TOKEN; the gateway's log says why it is refused"
     return "see what else was found, and the gateway's log"

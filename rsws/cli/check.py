@@ -40,6 +40,7 @@ _REDIS = (
     "local_redis_port",
     "retain",
     "channels",
+    "field",
     "wait_replicas",
     "admin",
 )
@@ -81,12 +82,13 @@ def check(
     """Look for what loses messages, and try whether they arrive: at the gateway and its Redis.
 
     Findings come worst first, each with what to do. The last check publishes, cuts its connection, and resumes. Nothing
-    is changed, but for those messages, which are deleted again. Give --retain, --channels, --wait-replicas and --admin
-    as to the gateway.
+    is changed, but for those messages, which are deleted again. Give --retain, --channels, --field, --wait-replicas
+    and --admin as to the gateway.
     """
     from rsws.check.redis_server import Plan
     from rsws.check.run import CHECKS
     from rsws.patterns import Patterns
+    from rsws.streams.fields import MessageFields
     from rsws.streams.retention import Rule
 
     if channel is not None:
@@ -97,7 +99,13 @@ def check(
     if no_gateway and no_redis:
         raise UsageError("--no-gateway and --no-redis together leave nothing to look at")
     channels = Patterns.of(redis.channels)
-    plan = Plan([Rule.parse(each, channels) for each in redis.retain], redis.wait_replicas, timeout, channels)
+    plan = Plan(
+        [Rule.parse(each, channels) for each in redis.retain],
+        redis.wait_replicas,
+        timeout,
+        channels,
+        MessageFields(redis.field),
+    )
     target = None if no_redis else find_redis(replace(redis, redis_timeout_s=timeout))
     gateway = None if no_gateway else _gateway(client, timeout, redis.admin)
     raise typer.Exit(asyncio.run(_check(gateway, target, plan, channel, skip or (), format)))

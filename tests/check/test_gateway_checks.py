@@ -29,6 +29,7 @@ from rsws.gateway.process.single import SingleProcess
 from rsws.patterns import Patterns
 from rsws.protocol import StreamId
 from rsws.redis.target import RedisTarget
+from rsws.streams.fields import MessageFields
 
 CRITICAL, WARNING, UNKNOWN, NOTE = Severity
 SECRET = "a-key-that-is-in-no-example"
@@ -103,6 +104,17 @@ async def test_a_channel_of_its_own_is_one_of_the_gateway(redis_server: RedisSer
         plan = Plan(timeout_s=2, channels=Patterns(("chat.*.log",)))
         report = await look(gateway_at(server.url, SECRET), RedisTarget(redis_server.url, 2), plan)
     assert "round-trip" in report.fine
+
+
+@async_test
+async def test_messages_in_another_field(redis_server: RedisServer) -> None:
+    target = RedisTarget(redis_server.url, 2)
+    for rule, is_fine in (("*=payload", True), ("*=*", False)):
+        async with ready(redis_server.url, secret_key=SECRET, field=(rule,)) as server:
+            plan = Plan(timeout_s=2, fields=MessageFields([rule]))
+            report = await look(gateway_at(server.url, SECRET), target, plan)
+            assert ("round-trip" in report.fine) is is_fine
+    assert "that takes publishes (--field)" in next(each.action for each in report.findings if "--field" in each.title)
 
 
 @async_test

@@ -131,6 +131,17 @@ def response(
     return head + body if with_body else head
 
 
+_REFUSALS = {
+    HTTPStatus.BAD_REQUEST: "that is not a request that can be read\n",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the URL and headers of the request are too large, or too many\n",
+}
+
+
+def refusal(status: HTTPStatus) -> bytes:
+    """Return the response to a request that a :class:`RequestReader` refuses with ``status``."""
+    return response(status, _REFUSALS[status])
+
+
 class PlainHttp:
     """The responses to requests that don't ask for a WebSocket.
 

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C before a command handles it, even during the imports, ends it without a traceback."""
+    """Run the command line. Ctrl-C before a command handles it, imports included, ends it without a traceback."""
     try:
         from rsws.cli.app import main as run
 

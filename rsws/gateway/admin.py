@@ -61,10 +61,7 @@ class _Connection(asyncio.Protocol):
         request = self._reader.read(data)
         if request is None:
             return
-        if isinstance(request, Request):
-            answer = self._listener.http.respond(request, UNKNOWN)
-        else:
-            answer = refusal(request)
+        answer = self._listener.http.respond(request, UNKNOWN) if isinstance(request, Request) else refusal(request)
         self._transport.write(answer)
         self._transport.close()
 

@@ -36,6 +36,9 @@ class Request(NamedTuple):
     headers: dict[bytes, bytes]
     """The header values by lower-case name; values of a repeated name are joined with a comma."""
 
+    def __repr__(self) -> str:  # without the query and the headers, which may hold a token
+        return f"Request({self.method} {self.target.partition('?')[0]})"
+
 
 class RequestReader:
     """A parser for the head of one request, which may arrive in pieces.

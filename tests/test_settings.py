@@ -17,9 +17,11 @@ from rsws.datadir import DataDir
 from rsws.env_file import environment_of_others, is_from_env_file, load_env_file
 from rsws.errors import SetupError, UsageError
 from rsws.gateway.access.tokens import TokenCheck
+from rsws.gateway.http import RequestReader
 from rsws.gateway.process.setup import FoundRedis, choose_key
 from rsws.gateway.process.supervisor import WorkerConfig
 from rsws.options import options
+from rsws.protocol import decode_request
 from rsws.redis.target import RedisTarget, redis_target
 from rsws.settings import ClientSettings, Settings
 from rsws.urls import is_loopback, origin_fault, redact_url, websocket_url
@@ -114,6 +116,13 @@ def test_no_text_of_what_is_made_of_them_holds_a_secret(tmp_path: Path) -> None:
     ]
     for each in made:
         assert SENTINEL not in f"{each!r} {each}"
+
+
+def test_no_text_of_what_clients_send_holds_a_token() -> None:
+    head = f"GET /a?token={SENTINEL} HTTP/1.1\r\nAuthorization: Bearer {SENTINEL}\r\n\r\n"
+    request = RequestReader(1000).read(head.encode())
+    assert repr(request) == "Request(GET /a)"
+    assert SENTINEL not in repr(decode_request(f'{{"action":"token","token":"{SENTINEL}"}}'))
 
 
 FAILING = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from rsws.gateway.http import PlainHttp, Request, RequestReader, response
+from rsws.gateway.http import PlainHttp, Request, RequestReader, refusal
 from rsws.gateway.peer import UNKNOWN
 
 MAX_CONNECTIONS = 64
@@ -61,10 +61,7 @@ class _Connection(asyncio.Protocol):
         request = self._reader.read(data)
         if request is None:
             return
-        if isinstance(request, Request):
-            answer = self._listener.http.respond(request, UNKNOWN)
-        else:
-            answer = response(request, "that is not a request that can be read\n")
+        answer = self._listener.http.respond(request, UNKNOWN) if isinstance(request, Request) else refusal(request)
         self._transport.write(answer)
         self._transport.close()
 

@@ -14,7 +14,7 @@ from rsws.gateway.addresses import AddressLimits
 from rsws.gateway.exchanges.answers import Refusal, refuse_unread
 from rsws.gateway.exchanges.exchange import Exchange, ExchangeOwner
 from rsws.gateway.exchanges.routes import is_for_channels
-from rsws.gateway.http import PlainHttp, Request, response
+from rsws.gateway.http import PlainHttp, Request, refusal, response
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import SharedMetrics
@@ -164,7 +164,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
                 answer = _refuse(request, HTTPStatus.SERVICE_UNAVAILABLE, ErrorCode.STOPPING, "the gateway stops")
         else:
             self._metrics.headers_too_large += request is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            answer = response(request, "that is not a request that can be read\n")
+            answer = refusal(request)
         if isinstance(answer, bytes):
             self._dismissed[connection] = None
         return answer

@@ -36,6 +36,9 @@ class Request(NamedTuple):
     headers: dict[bytes, bytes]
     """The header values by lower-case name; values of a repeated name are joined with a comma."""
 
+    def __repr__(self) -> str:  # without the query and the headers, which may hold a token
+        return f"Request({self.method} {self.target.partition('?')[0]})"
+
 
 class RequestReader:
     """A parser for the head of one request, which may arrive in pieces.
@@ -129,6 +132,17 @@ def response(
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *[f"{name}: {value}" for name, value in fields.items()]]
     head = "\r\n".join([*lines, "", ""]).encode()
     return head + body if with_body else head
+
+
+_REFUSALS = {
+    HTTPStatus.BAD_REQUEST: "that is not a request that can be read\n",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the URL and headers of the request are too large, or too many\n",
+}
+
+
+def refusal(status: HTTPStatus) -> bytes:
+    """Return the response to a request that a :class:`RequestReader` refuses with ``status``."""
+    return response(status, _REFUSALS[status])
 
 
 class PlainHttp:

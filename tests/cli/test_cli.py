@@ -311,6 +311,28 @@ def test_help_for_a_reader_that_has_gone_shows_no_traceback() -> None:
     assert done.stderr == ""
 
 
+INTERRUPTED_WHILE_IT_STARTS = """
+import os, runpy, signal, sys
+
+
+class CtrlC:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+sys.meta_path.insert(0, CtrlC())
+runpy.run_module("rsws", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_a_command_starts_shows_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_IT_STARTS], capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INTERRUPTED, "", "")
+
+
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_a_standard_stream_that_is_closed_is_an_empty_one(closed: int) -> None:
     script = f"exec {sys.executable} -m rsws pub news - {closed}>&-"

@@ -1,7 +1,7 @@
 """The rules of the WebSocket protocol, in the groups of the Autobahn test suite (cases 1 to 7), one table for each.
 
 Autobahn itself found a gateway that echoes no worse than the websockets library, plain and compressed. It differs by
-intent in case 1.2: binary messages are refused.
+intent where messages are binary (cases 1.2, half of 9, and 12.2, 12.3 and 12.5): they are refused with 1003.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ The subpackages and modules, each of which imports only from those below it::
     urls.py      addresses of gateways and Redis servers
     patterns.py  patterns of channel names
     frames.py    the header of a WebSocket frame
-    protocol.py  the wire: requests, replies and events as JSON text
+    protocol/    the wire: requests, replies and events as JSON text
     errors.py    exception tree, error codes, close codes
     log_lines.py log lines, as text and as JSON
     text.py      text from others, made safe for a terminal or a log

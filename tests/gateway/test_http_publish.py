@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from kit.faults import Proxy, stopped
+from kit.fuzz_frames import Gateway, Transport
 from kit.gateway import KEY, Wire, async_test, connect, entries, gateway, until, until_status
 from kit.http import BEARER, http_client
 from kit.odd_data import ODD_DATA
@@ -209,6 +211,26 @@ async def test_requests_in_a_row_a_byte_at_a_time_and_then_anything_else(
         await until(lambda: not server.server.clients.sessions, "they are gone")
 
 
+@async_test
+async def test_nothing_is_read_before_the_next_request_has_had_its_turn() -> None:
+    transport = Transport()
+    connection = Gateway().connect(transport, compress=False)
+    connection.data_received(b"DELETE /channels/x HTTP/1.1\r\nHost: x\r\n\r\nDELETE /channels/x HT")
+    assert transport.paused
+    await until(lambda: not transport.paused)
+    connection.data_received(b"TP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: transport.written.count(b"HTTP/1.1 401 ") == 2)
+    connection.connection_lost(None)
+
+
+@async_test
+async def test_who_has_ended_their_side_is_answered(redis_server: RedisServer) -> None:
+    async with gateway(redis_server.url) as server, Wire(server) as wire:
+        await wire.send(f"GET /channels?match=none&token={KEY} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert (await wire.read_to_end()).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -216,6 +238,9 @@ async def test_requests_in_a_row_a_byte_at_a_time_and_then_anything_else(
         b"POST /channels/x?token=k HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n1",
         b"POST /channels/x?token=k HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
         b"POST /channels/x?token=k HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"POST /channels/x?token=k HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n"
+        b"1\r\n1\r\n0\r\n\r\n",
+        b"POST /channels/x?token=k HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n",
     ],
 )
 @async_test

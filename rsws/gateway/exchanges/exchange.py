@@ -116,6 +116,10 @@ class Exchange(ExchangeInterface, Responder):
     def is_complete(self) -> bool:
         return self._http.their_state not in (h11.IDLE, h11.SEND_BODY)
 
+    @property
+    def rest(self) -> bytes:
+        return self._http.trailing_data[0]
+
     def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
         self._is_last = True
         if isinstance(self._asking, Streaming) and self._http.our_state is h11.SEND_BODY:
@@ -150,6 +154,7 @@ class Exchange(ExchangeInterface, Responder):
     def _begin(self) -> None:
         """Look at the head: what can be refused without the body is."""
         request = self._request
+        self._refuse_two_ends()
         if request.method == "OPTIONS":
             self.respond(HTTPStatus.NO_CONTENT)
             return
@@ -178,6 +183,15 @@ class Exchange(ExchangeInterface, Responder):
             )
         if self._http.they_are_waiting_for_100_continue:
             self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+
+    def _refuse_two_ends(self) -> None:
+        """Refuse a body that a proxy may take to end elsewhere, so that a request hides in it (RFC 9112, 6.1, 6.3)."""
+        headers = self._request.headers
+        is_old = self._http.their_http_version == b"1.0"
+        if b"transfer-encoding" in headers and (is_old or b"content-length" in headers):
+            self._is_last = True
+            text = "Transfer-Encoding is for HTTP/1.1, and without Content-Length"
+            raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_REQUEST, text)
 
     def _ask(self) -> None:
         """Have the session do what the request asks for."""
@@ -211,15 +225,14 @@ class Exchange(ExchangeInterface, Responder):
         fields = {"Date": formatdate(usegmt=True)} | (JSON if body else {}) | self._headers_for_pages
         if status is not HTTPStatus.NO_CONTENT:
             fields["Content-Length"] = str(len(body))
-        if self._is_last or http.their_state is not h11.DONE:
+        if self._is_last or not self.is_complete or http.their_state is h11.ERROR:
             fields["Connection"] = "close"
         fields |= headers or {}
         out = http.send(h11.Response(status_code=status, reason=status.phrase, headers=[*fields.items()])) or b""
         if body and request.method != "HEAD":
             out += http.send(h11.Data(data=body)) or b""
         self._send(out + (http.send(h11.EndOfMessage()) or b""))
-        is_over = http.our_state is not h11.DONE or http.their_state is not h11.DONE
-        self._connection.exchange_done(None if is_over else http.trailing_data[0])
+        self._connection.exchange_done(goes_on=http.our_state is http.their_state is h11.DONE)
 
     def begin_stream(self, content_type: str) -> None:
         fields = {
@@ -239,7 +252,7 @@ class Exchange(ExchangeInterface, Responder):
     def end_stream(self) -> None:
         if self._http.our_state is h11.SEND_BODY:
             self._send(self._http.send(h11.EndOfMessage()))
-            self._connection.exchange_done(None)
+            self._connection.exchange_done(goes_on=False)
 
     def _skip_body(self) -> None:
         """Take note of what has come of a body that is not looked at: the next request may stand behind it."""

@@ -186,6 +186,8 @@ KINDS: dict[str, Kind] = {
     "too many headers": wrong("X: y\r\n" * 500, 431),
     "too long a target": wrong("", 431, head=HEAD.replace("/channels/", f"/channels/{'x' * 100_000}")),
     "no host": wrong("Content-Length: 1\r\n", head=HEAD.replace("Host: x\r\n", "")),
+    "the head of a list without a host": wrong("", head=f"HEAD /channels HTTP/1.1\r\n{TOKEN}", body=""),
+    "the head of a list with a bad chunk": wrong(CHUNKED, head=HEAD.replace("POST", "HEAD"), body="x\r\n"),
     "two hosts": wrong("Host: y\r\nContent-Length: 1\r\n"),
     "HTTP/1.2": wrong("", 400, 505, head=HEAD.replace("/1.1", "/1.2")),
     "HTTP/2.0": wrong("", 400, 505, head=HEAD.replace("/1.1", "/2.0")),
@@ -305,8 +307,9 @@ async def search(
     redis: RedisServer, seed: object, count: int, *, at_most: int = 3, advance: Callable[[int], None] = lambda _: None
 ) -> list[str]:
     """The first faults among ``count`` connections, and in what they have stored; nobody else uses the Redis."""
-    log, complaints = logging.getLogger("rsws.gateway"), Complaints()
-    log.addHandler(complaints)
+    logs, complaints = [logging.getLogger(name) for name in ("rsws.gateway", "asyncio")], Complaints()
+    for log in logs:
+        log.addHandler(complaints)
     failures: list[str] = []
     stored: Counter[str] = Counter()
     acked = 0
@@ -315,14 +318,13 @@ async def search(
     async def hold_some(server: Reachable) -> None:
         nonlocal acked
         for conversation in conversations:
-            received = await conversation.hold(server)
             try:
-                said = answers(received)
+                said = answers(await conversation.hold(server))
                 what = conversation.fault(said)
                 stored.update(conversation.stored(said))
                 acked += sum(b'"streamId"' in told.body for told in said)
-            except AssertionError as error:
-                what = str(error)
+            except (AssertionError, TimeoutError) as error:
+                what = repr(error)
             if what is not None or complaints.said:
                 failures.append(f"{conversation} {what}; logged {complaints.said}")
                 complaints.said.clear()
@@ -337,7 +339,8 @@ async def search(
             for _ in range(AT_ONCE):
                 tasks.create_task(hold_some(server))
     finally:
-        log.removeHandler(complaints)
+        for log in logs:
+            log.removeHandler(complaints)
     written = Counter(fields["messageData"] for _, fields in entries(redis, CHANNEL))
     appended = command_calls(redis, "xadd")
     if not failures and (written != stored or acked != appended):

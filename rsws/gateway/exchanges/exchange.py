@@ -17,7 +17,7 @@ from typing import Protocol as Interface
 import h11
 
 from rsws.errors import CloseCode, ErrorCode
-from rsws.gateway.exchanges.answers import JSON, STATUS, Refusal, error_body, headers_for_pages
+from rsws.gateway.exchanges.answers import JSON, STATUS, Refusal, error_body, headers_for_pages, refuse_unread
 from rsws.gateway.exchanges.asking import Asking, Publishing, Responder
 from rsws.gateway.exchanges.listing import Listing
 from rsws.gateway.exchanges.routes import (
@@ -102,12 +102,7 @@ class Exchange(ExchangeInterface, Responder):
         try:
             self._http.receive_data(data)
             if not self._is_busy:
-                self._read()
-        except h11.RemoteProtocolError as error:
-            status = HTTPStatus(error.error_status_hint)
-            self.refuse(Refusal(status, ErrorCode.BAD_REQUEST, f"that is not HTTP/1.1: {error}"))
-        except Refusal as refusal:
-            self.refuse(refusal)
+                self._read_or_refuse()
         except Exception:
             log.exception(LogLine("a bug in the gateway", client=self._connection.peer))
             self._connection.transport.abort()
@@ -136,6 +131,15 @@ class Exchange(ExchangeInterface, Responder):
             self._asking.end()
 
     # --- the request ---
+
+    def _read_or_refuse(self) -> None:
+        try:
+            self._read()
+        except h11.RemoteProtocolError as error:
+            status = HTTPStatus(error.error_status_hint)
+            self.refuse(Refusal(status, ErrorCode.BAD_REQUEST, f"that is not HTTP/1.1: {error}"))
+        except Refusal as refusal:
+            self.refuse(refusal)
 
     def _read(self) -> None:
         while not self._is_busy:
@@ -214,7 +218,10 @@ class Exchange(ExchangeInterface, Responder):
     # --- the response ---
 
     def refuse(self, refusal: Refusal) -> None:
-        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if self._http.our_state is h11.IDLE:  # h11 has found no request, so that it would not know of a HEAD
+            self._send(refuse_unread(self._request, refusal))
+            self._connection.exchange_done(goes_on=False)
+        elif self._http.our_state is h11.SEND_RESPONSE:
             self.respond(refusal.status, error_body(self._request, refusal), refusal.headers)
 
     def respond(self, status: HTTPStatus, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:

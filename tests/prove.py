@@ -32,6 +32,7 @@ from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
 from kit.proofs.page import event_source, page
+from kit.proofs.plain_http import curl, published_twice
 from kit.proofs.proof import Figure, Proof
 from kit.proofs.publishing import redis_killed, redis_paused, reply_cut
 
@@ -52,6 +53,8 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "sentinel": sentinel,
     "page": page,
     "event-source": event_source,
+    "curl": curl,
+    "published-twice": published_twice,
     "cluster-failover": cluster.failover,
     "cluster-reshard": cluster.reshard,
 }

@@ -14,9 +14,9 @@ import pytest
 from kit.faults import Proxy, stopped
 from kit.fuzz_frames import Gateway, Transport
 from kit.gateway import KEY, Wire, async_test, connect, entries, gateway, until, until_status
-from kit.http import BEARER, http_client
+from kit.http import BEARER, http_client, publish_twice
 from kit.odd_data import ODD_DATA
-from kit.support import RedisServer
+from kit.support import RedisServer, free_port
 from kit.tls import Authority
 from kit.tokens import SECRET, token
 
@@ -129,6 +129,15 @@ async def test_it_is_stored_once(redis_server: RedisServer, channel: str) -> Non
                 assert ("duplicate" in (await publish(b"1", bearer)).json) is is_again
         assert len(entries(redis_server, channel)) == 5
         assert (await publish(b"1", BEARER, "")).status == 400
+
+
+@async_test
+async def test_it_is_stored_once_whose_answer_was_lost(redis_server: RedisServer, channel: str) -> None:
+    port = free_port()
+    async with gateway(redis_server.url, port=port):
+        assert not await publish_twice(port, channel, 100)
+    numbers = [int(fields["messageData"]) for _, fields in entries(redis_server, channel)]
+    assert sorted(numbers) == [*range(100)]
 
 
 @async_test

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from kit.faults import stopped
+from kit.curl import Curl
+from kit.faults import Proxy, stopped
 from kit.gateway import KEY, Wire, add, async_test, connect, gateway, until, until_status
 from kit.http import BEARER, HttpClient, http_client
 from kit.odd_data import ODD_DATA
-from kit.support import RedisServer
+from kit.support import RedisServer, free_port
 from kit.tokens import SECRET, token
 from rsws.gateway.exchanges.forms import ServerSentEvents, form
 from rsws.gateway.limits import Limits
@@ -169,6 +170,28 @@ async def test_it_is_encoded_once_and_only_if_there_is_one(
             [second] = add(redis_server, channel, "2")
             assert [await each.next() for each in streams] == [message(second, "2")] * 2
         assert len(made) == 1
+
+
+@async_test
+async def test_curl_goes_on_where_it_was(redis_server: RedisServer, channel: str) -> None:
+    port = free_port()
+    async with gateway(redis_server.url, port=port), Proxy(port) as link:
+        curl = Curl(link.port, channel)
+        reading = asyncio.create_task(curl.run())
+        ids: list[str] = []
+
+        async def read_on(started: int, last: int) -> None:
+            await until(lambda: curl.started == started and len(curl.ids) >= last)
+
+        for cuts in range(3):
+            await read_on(cuts + 1, len(ids))
+            ids += add(redis_server, channel, *map(str, range(500)))
+            await read_on(cuts + 1, len(ids) - 499)
+            link.cut()
+        await read_on(4, len(ids))
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert curl.ids == ids
 
 
 @async_test

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import h11
 
@@ -92,6 +92,19 @@ async def http_client(server: Reachable, **options: Any) -> AsyncIterator[HttpCl
     finally:
         writer.close()
         await asyncio.wait([asyncio.ensure_future(writer.wait_closed())])
+
+
+async def everything(client: HttpClient, match: str, headers: dict[str, str] = BEARER) -> list[dict[str, Any]]:
+    """All channels that match, page by page."""
+    found, cursor = [], ""
+    while True:
+        answer = await client.ask("GET", f"/channels?match={quote(match)}{cursor}", headers=headers)
+        assert answer.status == 200, answer
+        assert list(answer.json) == ["channels", "cursor"]
+        found += answer.json["channels"]
+        if answer.json["cursor"] is None:
+            return found
+        cursor = f"&cursor={answer.json['cursor']}"
 
 
 class Address(NamedTuple):

@@ -34,6 +34,7 @@ class HttpClient:
         self.reader = reader
         self.writer = writer
         self.http = h11.Connection(h11.CLIENT)
+        self.host = "gateway"
         self.is_kept = True
         """Whether the connection went on after the last answer."""
 
@@ -47,7 +48,7 @@ class HttpClient:
     async def begin(
         self, method: str, path: str, body: bytes | list[bytes] = b"", headers: dict[str, str] | None = None
     ) -> None:
-        fields = {"Host": "gateway"} | (BEARER if headers is None else headers)
+        fields = {"Host": self.host} | (BEARER if headers is None else headers)
         if isinstance(body, list):
             fields["Transfer-Encoding"] = "chunked"
         elif body:

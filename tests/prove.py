@@ -32,7 +32,7 @@ from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
 from kit.proofs.page import event_source, page
-from kit.proofs.plain_http import curl, published_twice
+from kit.proofs.plain_http import conformance, curl, published_twice
 from kit.proofs.proof import Figure, Proof
 from kit.proofs.publishing import redis_killed, redis_paused, reply_cut
 
@@ -55,6 +55,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "event-source": event_source,
     "curl": curl,
     "published-twice": published_twice,
+    "conformance": conformance,
     "cluster-failover": cluster.failover,
     "cluster-reshard": cluster.reshard,
 }

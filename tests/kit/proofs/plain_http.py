@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from kit import durable_streams
 from kit.curl import Curl
 from kit.faults import Proxy
 from kit.gateway import entries
@@ -65,3 +68,12 @@ async def published_twice(proof: Proof) -> None:
         stored = [fields["messageData"] for _, fields in entries(redis, CHANNEL)]
     proof.none(f"wrong answers {wrong[:2] or ''}", len(wrong))
     proof.figure("entries", len(stored), f"= {count:,} keys", sorted(stored) == sorted(map(str, range(count))))
+
+
+async def conformance(proof: Proof) -> None:
+    """The conformance tests of Durable Streams that apply, through an adapter onto plain HTTP."""
+    with RedisServer() as redis, TemporaryDirectory() as directory:
+        found = await asyncio.to_thread(durable_streams.conformance, redis, Path(directory))
+    for failed in found.failed:
+        proof.none(failed, 1)
+    proof.figure("tests that apply and pass", found.passed, f"= 148 of {found.total}", found.passed == 148)

@@ -211,7 +211,11 @@ def _publish(fields: _Fields) -> Publish:
         raise RequestError(
             ErrorCode.BAD_JSON, f"data is nested deeper than {MAX_DEPTH} levels", channel=name, message_id=message_id
         )
-    return Publish(name, text, message_id, _or_none(fields.producer))
+    producer = _or_none(fields.producer)
+    if producer is not None and producer.startswith(OWN_KEYS):  # those are of publishes over plain HTTP
+        why = f"the name of a producer must not begin with {OWN_KEYS}"
+        raise RequestError(ErrorCode.BAD_REQUEST, why, channel=name, message_id=message_id)
+    return Publish(name, text, message_id, producer)
 
 
 def _subscribe(fields: _Fields) -> Subscribe:

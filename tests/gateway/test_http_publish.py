@@ -132,6 +132,19 @@ async def test_it_is_stored_once(redis_server: RedisServer, channel: str) -> Non
 
 
 @async_test
+async def test_no_producer_of_a_websocket_has_the_keys_of_others(redis_server: RedisServer, channel: str) -> None:
+    async with gateway(redis_server.url) as server, connect(server) as other, http_client(server) as client:
+        request = {"action": "publish", "channel": channel, "data": 1, "messageId": "K"}
+        await other.send(**request, producer="key")
+        assert (await other.next())["status"] == "ack"
+        for producer in ("rsws:key", "rsws:sub alice"):
+            await other.send(**request, producer=producer)
+            await other.expect_error_ack("K", "bad_request")
+        answer = await client.ask("POST", f"/channels/{channel}", b"2", BEARER | {"Idempotency-Key": "K"})
+        assert list(answer.json) == ["streamId"]
+
+
+@async_test
 async def test_it_is_stored_once_whose_answer_was_lost(redis_server: RedisServer, channel: str) -> None:
     port = free_port()
     async with gateway(redis_server.url, port=port):

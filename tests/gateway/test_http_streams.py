@@ -228,6 +228,26 @@ async def test_refusals(own_redis: RedisServer, channel: str) -> None:
 
 
 @async_test
+async def test_a_stream_counts_as_a_client(
+    redis_server: RedisServer, channel: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "rsws.gateway")
+    async with gateway(redis_server.url) as server:
+        metrics = server.server.board.metrics
+        async with http_client(server) as client:
+            assert (await client.ask("POST", f"/channels/{channel}", b"1")).status == 200
+            assert (await client.ask("GET", f"/channels/{channel}?from=x", headers=BEARER | SSE)).status == 400
+            assert metrics.clients_accepted == 0
+            await stream(client, f"/channels/{channel}")
+            assert metrics.clients_accepted == 1
+        await until(lambda: "stream ends" in caplog.text)
+    assert [word for word in ("begins", "ends") if caplog.text.count(f"stream {word} client=") == 1] == [
+        "begins",
+        "ends",
+    ]
+
+
+@async_test
 async def test_head(redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, "1")
     async with gateway(redis_server.url) as server, Wire(server) as wire:

@@ -66,13 +66,16 @@ class ExchangeOwner(Interface):
     def admit(self, connection: ClientConnection, client: Client, grant: Grant) -> Session | None:
         """Return the session of a client that is let in; None where there is no room for it."""
 
+    def stream_begins(self, connection: ClientConnection, who: str | None, channel: str) -> None:
+        """Count a client that is now subscribed for as long as it stays, as those with a WebSocket are."""
+
 
 class Exchange(ExchangeInterface, Responder):
     """One request and its response."""
 
     __slots__ = (
-        "_asking", "_body", "_channel", "_connection", "_grant", "_http", "_is_busy", "_is_last", "_key", "_owner",
-        "_refusing", "_request", "_session",
+        "_asking", "_body", "_channel", "_connection", "_grant", "_http", "_is_busy", "_is_last", "_is_stream", "_key",
+        "_owner", "_refusing", "_request", "_session",
     )  # fmt: skip
 
     def __init__(self, connection: ClientConnection, owner: ExchangeOwner, request: Request) -> None:
@@ -90,6 +93,8 @@ class Exchange(ExchangeInterface, Responder):
         self._asking: Asking | None = None
         self._is_busy = False
         self._is_last = False
+        self._is_stream = False
+        """Whether the response is a stream under way."""
         self._refusing: asyncio.TimerHandle | None = None
 
     # --- see rsws.gateway.websocket.connection.Exchange ---
@@ -129,6 +134,9 @@ class Exchange(ExchangeInterface, Responder):
             self._refusing = None
         if self._asking is not None:
             self._asking.end()
+        if self._is_stream:
+            self._is_stream = False
+            log.info(LogLine("stream ends", client=self._connection.peer, who=self._who, channel=self._channel))
 
     # --- the request ---
 
@@ -250,8 +258,8 @@ class Exchange(ExchangeInterface, Responder):
             "Connection": "close",
         } | self._headers_for_pages
         self._send(self._http.send(h11.Response(status_code=200, reason="OK", headers=[*fields.items()])))
-        who = None if self._grant is None else self._grant.who
-        log.info(LogLine("stream begins", client=self._connection.peer, who=who, channel=self._channel))
+        self._is_stream = True
+        self._owner.stream_begins(self._connection, self._who, self._channel)
         self._is_busy = False  # so that the end of the connection is noticed
         self._connection.ignore()
         self._connection.adjust_reading()
@@ -266,6 +274,10 @@ class Exchange(ExchangeInterface, Responder):
         with suppress(h11.RemoteProtocolError):
             while self._http.their_state is h11.SEND_BODY and self._http.next_event() is not h11.NEED_DATA:
                 pass
+
+    @property
+    def _who(self) -> str | None:
+        return None if self._grant is None else self._grant.who
 
     @property
     def _headers_for_pages(self) -> dict[str, str]:

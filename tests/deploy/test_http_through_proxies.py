@@ -48,11 +48,11 @@ async def client_of(proxy: Front) -> AsyncIterator[HttpClient]:
 async def test_everything_passes_at_once(name: str, redis_server: RedisServer, channel: str, tmp_path: Path) -> None:
     port = free_port()
     timeouts = {r"\b75s\b": f"{TIMEOUT_S}s", r" timeout=75\b": f" timeout={TIMEOUT_S}"}
-    async with gateway(redis_server.url, Limits(blank_s=BLANK_S), port=port):
+    async with gateway(redis_server.url, Limits(blank_s=BLANK_S), port=port, max_message_bytes=2_000_000):
         with front(name, tmp_path, port, **timeouts) as proxy:
             async with client_of(proxy) as client, client_of(proxy) as events, client_of(proxy) as lines:
                 path = f"/channels/{channel}%2Fx"
-                data = b'"' + b"x" * 500_000 + b'"'
+                data = b'"' + b"x" * 1_500_000 + b'"'
                 await events.begin("GET", path, headers=BEARER | {"Accept": "text/event-stream"})
                 assert (await events.head()).status_code == 200
                 while b"event: caught_up" not in (await events.event()).data:

@@ -21,9 +21,6 @@ PUBLISHED = "published"
 LONGEST_S = 7.0
 """A silence in which the page gives the connection up: 5 s without a pong, and the next attempt."""
 
-SOURCES = 5
-"""The event sources over one port; Chromium opens six connections at most to each, over HTTP/1.1."""
-
 
 @dataclass(frozen=True)
 class Script:
@@ -35,7 +32,7 @@ class Script:
     start: str
     is_open: str
     all_answered: str
-    """A promise that all publishes have been answered."""
+    """Whether all publishes have been answered, or a promise of it."""
     close: str
     ports: int = 1
     """Over how many ports it reaches the gateway."""
@@ -72,7 +69,7 @@ EVENT_SOURCE = Script(
         const [ports, token, channels, published] = arguments;
         Object.assign(globalThis, { got: {}, acked: {}, failed: [], told: [] });
         globalThis.sources = channels.map((channel, number) => {
-            const url = `http://127.0.0.1:${ports[number % ports.length]}/channels/${channel}`;
+            const url = `http://127.0.0.1:${ports[number % (ports.length - 1)]}/channels/${channel}`;
             const source = new EventSource(`${url}?from=0&token=${token}`);
             got[channel] = [];
             source.onmessage = ({ lastEventId }) => got[channel].push(lastEventId);
@@ -98,9 +95,9 @@ EVENT_SOURCE = Script(
         globalThis.publishes = [];
     """,
     is_open="return sources.every(({ readyState }) => readyState === EventSource.OPEN)",
-    all_answered="return Promise.all(publishes).then(() => null)",
+    all_answered="return Object.keys(acked).length === publishes.length",
     close="sources.forEach((source) => source.close())",
-    ports=5,
+    ports=6,  # Chromium opens six connections at most to each, over HTTP/1.1; the last one is for publishes
 )
 
 
@@ -205,7 +202,7 @@ async def storm(
             steps = [restart] * kills + [cut] * cuts + [freeze] * freezes + [silence] * silences
             chance.shuffle(steps)
             for step in steps:
-                await eventually_in_thread(lambda: browser.run(script.is_open))
+                await eventually_in_thread(lambda: browser.run(script.is_open), 120)
                 await step()
                 await asyncio.sleep(chance.uniform(0, pause_s))
                 done()
@@ -213,6 +210,7 @@ async def storm(
             with suppress(asyncio.CancelledError):
                 await writing
             await asyncio.to_thread(browser.run, "clearInterval(publishing)")
+            await asyncio.to_thread(browser.switch_to, browser.tab)  # a hidden page's timers go off once a minute
 
             streams = {name: ids_of(redis, name) for name in names}
             last = {name: ids[-1] for name, ids in streams.items()}
@@ -223,7 +221,7 @@ async def storm(
 
             await eventually_in_thread(has_everything)
             got = await asyncio.to_thread(browser.run, "return got")
-            await asyncio.to_thread(browser.run, script.all_answered)
+            await eventually_in_thread(lambda: bool(browser.run(script.all_answered)))
             told = await asyncio.to_thread(browser.run, "return told.map(({ event, status }) => [event, status])")
             acked = await asyncio.to_thread(browser.run, "return acked")
             failed = await asyncio.to_thread(browser.run, "return failed")

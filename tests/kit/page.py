@@ -80,8 +80,9 @@ EVENT_SOURCE = Script(
         const pause = () => new Promise((resolve) => setTimeout(resolve, 200));
         const publish = async (number) => {
             const headers = { authorization: `Bearer ${token}`, "idempotency-key": `page ${number}` };
-            const request = { method: "POST", body: JSON.stringify(number), headers };
             for (;; await pause()) {
+                const signal = AbortSignal.timeout(5_000);  // Chromium may leave what was under way in a frozen page
+                const request = { method: "POST", body: JSON.stringify(number), headers, signal };
                 const answer = await fetch(`http://127.0.0.1:${ports.at(-1)}/channels/${published}`, request)
                     .then((response) => response.json())
                     .catch(() => null);
@@ -210,7 +211,7 @@ async def storm(
             with suppress(asyncio.CancelledError):
                 await writing
             await asyncio.to_thread(browser.run, "clearInterval(publishing)")
-            await asyncio.to_thread(browser.switch_to, browser.tab)  # a hidden page's timers go off once a minute
+            await asyncio.to_thread(browser.devtools, "Page.bringToFront")  # timers of a hidden page are rare
 
             streams = {name: ids_of(redis, name) for name in names}
             last = {name: ids[-1] for name, ids in streams.items()}

@@ -16,6 +16,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from channels import redis_server
@@ -79,7 +80,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def settled(clients: list[Client]) -> int:
+async def settled(clients: Sequence[Client]) -> int:
     """The bytes all have received, once nothing more comes."""
     total = -1
     while total != (total := sum([client.received for client in clients])):  # noqa: ASYNC110

@@ -21,6 +21,7 @@ import typer
 from websockets.asyncio.client import connect
 
 from kit.cli import run_main
+from kit.javascript import program
 from kit.support import RedisServer, RswsProcess, eventually, free_port
 from rsws.check.run import CHECKS
 from rsws.cli.app import app
@@ -306,6 +307,36 @@ def test_python_blocks_run(block: str, own_redis: RedisServer) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"stored as (\S+)\nnews \1 \{'text': 'hi'\}\n", done.stdout)
+
+
+@pytest.mark.parametrize("document", [README, PROTOCOL], ids=["README.md", "docs/protocol.md"])
+def test_the_lines_of_curl_work(document: str, own_redis: RedisServer) -> None:
+    program("curl")
+
+    def said(line: str) -> list[str]:
+        """What curl says, until it ends or has read everything there is."""
+        with subprocess.Popen(["bash", "-c", f"exec {line}"], stdout=subprocess.PIPE, text=True) as curl:
+            assert curl.stdout is not None
+            lines = []
+            for each in curl.stdout:
+                lines.append(each)
+                if each == "event: caught_up\n":
+                    curl.terminate()
+            return lines
+
+    with RswsProcess("serve", "--port", "0", env={"REDIS_URL": own_redis.url, "WEBSOCKET_SECRET_KEY": "k"}) as gateway:
+        address = gateway.wait_for(r"url=ws://(\S+)")[1]
+        os.environ["RSWS_TOKEN"] = "k"
+        lines = [
+            line.replace("127.0.0.1:8080", address).replace("curl ", "curl -sS ", 1)
+            for line in re.findall(r"^ *(curl .*?)(?: +#.*)?$", document, flags=re.MULTILINE)
+        ]
+        publish, events, json_lines, listed = map(said, lines)
+    stream_id = json.loads(publish[0])["streamId"]
+    message = [f"id: {stream_id}\n", 'data: {"text":"hi"}\n']
+    assert events[2:4] == message
+    assert json.loads(json_lines[0]) == {"streamId": stream_id, "data": {"text": "hi"}}
+    assert [each["channel"] for each in json.loads(listed[0])["channels"]] == ["news"]
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/secrets.md"])

@@ -239,6 +239,11 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
         self._board.publish_clients(len(self.sessions))
         return session
 
+    def stream_begins(self, connection: ClientConnection, who: str | None, channel: str) -> None:
+        self._metrics.clients_accepted += 1
+        clients = len(self.sessions)
+        log.info(LogLine("stream begins", client=connection.peer, who=who, channel=channel, clients=clients))
+
     # --- see rsws.gateway.websocket.connection.ConnectionOwner ---
 
     def lost(self, connection: ClientConnection) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from kit.cluster import Cluster, replicated
 from kit.gateway import Client, async_test, connect, gateway, http, until, until_status
+from kit.http import everything, http_client
 from kit.support import RedisServer, free_port
 from kit.tls import Authority
 from rsws.gateway.limits import DEFAULTS
@@ -84,6 +85,22 @@ async def test_channels_of_all_primaries(cluster: Cluster, channel: str) -> None
             await client.send(action="subscribe", channel=name, last=2)
             frames = [await client.next() for _ in range(3)]
             assert [frame["data"] for frame in frames[1:]] == [1, 2], frames
+
+
+@async_test
+async def test_the_list_has_the_channels_of_all_primaries(cluster: Cluster, channel: str) -> None:
+    names = [f"{channel}-{number}" for number in range(500)]
+    assert len({cluster.owner(name).port for name in names}) == 3
+    last = {name: cluster.call(name, "XADD", name, "*", "messageData", "1").decode() for name in names}
+    for name in names[:10]:
+        cluster.call(name, "XDEL", name, last[name])
+    async with gateway(cluster.url) as server, http_client(server) as client:
+        found = await everything(client, f"{channel}-*")
+        assert sorted(each["channel"] for each in found) == sorted(names)
+        for each in found:
+            id, is_empty = last[each["channel"]], each["channel"] in names[:10]
+            shown = [each["entries"], each["firstId"], each["lastId"]]
+            assert shown == ([0, None, id] if is_empty else [1, id, id])
 
 
 @async_test

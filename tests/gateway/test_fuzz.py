@@ -7,19 +7,21 @@ import random
 from typing import Any
 
 import pytest
+import uvloop
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol
 
-from kit import fuzz_frames, fuzz_handshake
-from kit.support import untraced
+from kit import fuzz_frames, fuzz_handshake, fuzz_http
+from kit.support import RedisServer, untraced
 from rsws import frames
 from rsws.errors import CloseCode
+from rsws.gateway.exchanges.exchange import Exchange
 from rsws.gateway.websocket import connection as connection_module
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.receiving import FrameReader
 
 SEEDS = ["fixed", random.SystemRandom().getrandbits(32)]
-FRAMES, HANDSHAKES = 2000, 1500
+FRAMES, HANDSHAKES, CONNECTIONS = 2000, 1500, 400
 """As many as take a few seconds, and find each bug that is put in below."""
 
 
@@ -38,6 +40,17 @@ def test_frames_are_read_as_websockets_reads_them(seed: object) -> None:
 def test_every_handshake_is_answered(seed: object) -> None:
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         failures = runner.run(fuzz_handshake.search(seed, HANDSHAKES))
+    assert not failures, "\n".join(failures)
+
+
+def search_http(redis: RedisServer, seed: object, count: int) -> list[str]:
+    with untraced(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(fuzz_http.search(redis, seed, count, at_most=1))
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=["a fixed seed", "a fresh seed"])
+def test_every_request_of_plain_http_is_answered(own_redis: RedisServer, seed: object) -> None:
+    failures = search_http(own_redis, seed, CONNECTIONS)
     assert not failures, "\n".join(failures)
 
 
@@ -152,3 +165,9 @@ def test_a_bug_is_found(monkeypatch: pytest.MonkeyPatch, bug: type[ClientConnect
 def test_a_bug_in_the_quick_way_is_found(monkeypatch: pytest.MonkeyPatch, where: str, bug: object) -> None:
     monkeypatch.setattr(frames, where, bug)
     assert search("fixed", FRAMES)
+
+
+@pytest.mark.parametrize("method", ["_refuse_two_ends", "_skip_body"])
+def test_a_bug_in_plain_http_is_found(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(Exchange, method, lambda self: None)
+    assert search_http(own_redis, "fixed", CONNECTIONS)

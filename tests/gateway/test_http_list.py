@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
-from urllib.parse import quote
 
 import pytest
 
 from kit.faults import paused, stopped
 from kit.gateway import add, async_test, connect, gateway, until, until_status
-from kit.http import BEARER, HttpClient, http_client
+from kit.http import BEARER, everything, http_client
 from kit.support import RedisServer
 from kit.tokens import SECRET, token
 from rsws.gateway.limits import DEFAULTS
 
 pytestmark = pytest.mark.usefixtures("event_loop_kind")
-
-
-async def everything(client: HttpClient, match: str, headers: dict[str, str] = BEARER) -> list[dict[str, Any]]:
-    found, cursor = [], ""
-    while True:
-        answer = await client.ask("GET", f"/channels?match={quote(match)}{cursor}", headers=headers)
-        assert answer.status == 200, answer
-        assert list(answer.json) == ["channels", "cursor"]
-        found += answer.json["channels"]
-        if answer.json["cursor"] is None:
-            return found
-        cursor = f"&cursor={answer.json['cursor']}"
 
 
 @async_test

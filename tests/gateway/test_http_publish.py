@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,10 +12,11 @@ from urllib.parse import quote
 import pytest
 
 from kit.faults import Proxy, stopped
+from kit.fuzz_frames import Gateway, Transport
 from kit.gateway import KEY, Wire, async_test, connect, entries, gateway, until, until_status
-from kit.http import BEARER, http_client
+from kit.http import BEARER, http_client, publish_twice
 from kit.odd_data import ODD_DATA
-from kit.support import RedisServer
+from kit.support import RedisServer, free_port
 from kit.tls import Authority
 from kit.tokens import SECRET, token
 
@@ -130,6 +132,28 @@ async def test_it_is_stored_once(redis_server: RedisServer, channel: str) -> Non
 
 
 @async_test
+async def test_no_producer_of_a_websocket_has_the_keys_of_others(redis_server: RedisServer, channel: str) -> None:
+    async with gateway(redis_server.url) as server, connect(server) as other, http_client(server) as client:
+        request = {"action": "publish", "channel": channel, "data": 1, "messageId": "K"}
+        await other.send(**request, producer="key")
+        assert (await other.next())["status"] == "ack"
+        for producer in ("rsws:key", "rsws:sub alice"):
+            await other.send(**request, producer=producer)
+            await other.expect_error_ack("K", "bad_request")
+        answer = await client.ask("POST", f"/channels/{channel}", b"2", BEARER | {"Idempotency-Key": "K"})
+        assert list(answer.json) == ["streamId"]
+
+
+@async_test
+async def test_it_is_stored_once_whose_answer_was_lost(redis_server: RedisServer, channel: str) -> None:
+    port = free_port()
+    async with gateway(redis_server.url, port=port):
+        assert not await publish_twice(port, channel, 100)
+    numbers = [int(fields["messageData"]) for _, fields in entries(redis_server, channel)]
+    assert sorted(numbers) == [*range(100)]
+
+
+@async_test
 async def test_other_keys_and_an_outage(own_redis: RedisServer, channel: str) -> None:
     own_redis.call("SET", channel, "text")
     async with gateway(own_redis.url) as server, http_client(server) as client:
@@ -209,6 +233,26 @@ async def test_requests_in_a_row_a_byte_at_a_time_and_then_anything_else(
         await until(lambda: not server.server.clients.sessions, "they are gone")
 
 
+@async_test
+async def test_nothing_is_read_before_the_next_request_has_had_its_turn() -> None:
+    transport = Transport()
+    connection = Gateway().connect(transport, compress=False)
+    connection.data_received(b"DELETE /channels/x?token=k HTTP/1.1\r\nHost: x\r\n\r\nDELETE /channels/x?token=k HT")
+    assert transport.paused
+    await until(lambda: not transport.paused)
+    connection.data_received(b"TP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: transport.written.count(b"HTTP/1.1 405 ") == 2)
+    connection.connection_lost(None)
+
+
+@async_test
+async def test_who_has_ended_their_side_is_answered(redis_server: RedisServer) -> None:
+    async with gateway(redis_server.url) as server, Wire(server) as wire:
+        await wire.send(f"GET /channels?match=none&token={KEY} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert (await wire.read_to_end()).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -216,6 +260,9 @@ async def test_requests_in_a_row_a_byte_at_a_time_and_then_anything_else(
         b"POST /channels/x?token=k HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n1",
         b"POST /channels/x?token=k HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
         b"POST /channels/x?token=k HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"POST /channels/x?token=k HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n"
+        b"1\r\n1\r\n0\r\n\r\n",
+        b"POST /channels/x?token=k HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n",
     ],
 )
 @async_test

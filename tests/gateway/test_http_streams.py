@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from kit.faults import stopped
+from kit.curl import Curl
+from kit.faults import Proxy, stopped
 from kit.gateway import KEY, Wire, add, async_test, connect, gateway, until, until_status
 from kit.http import BEARER, HttpClient, http_client
 from kit.odd_data import ODD_DATA
-from kit.support import RedisServer
+from kit.support import RedisServer, free_port
 from kit.tokens import SECRET, token
 from rsws.gateway.exchanges.forms import ServerSentEvents, form
 from rsws.gateway.limits import Limits
@@ -172,6 +173,28 @@ async def test_it_is_encoded_once_and_only_if_there_is_one(
 
 
 @async_test
+async def test_curl_goes_on_where_it_was(redis_server: RedisServer, channel: str) -> None:
+    port = free_port()
+    async with gateway(redis_server.url, port=port), Proxy(port) as link:
+        curl = Curl(link.port, channel)
+        reading = asyncio.create_task(curl.run())
+        ids: list[str] = []
+
+        async def read_on(started: int, last: int) -> None:
+            await until(lambda: curl.started == started and len(curl.ids) >= last)
+
+        for cuts in range(3):
+            await read_on(cuts + 1, len(ids))
+            ids += add(redis_server, channel, *map(str, range(500)))
+            await read_on(cuts + 1, len(ids) - 499)
+            link.cut()
+        await read_on(4, len(ids))
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert curl.ids == ids
+
+
+@async_test
 async def test_gaps(redis_server: RedisServer, channel: str) -> None:
     ids = add(redis_server, channel, *map(str, range(5)))
     redis_server.call("XTRIM", channel, "MAXLEN", "1")
@@ -202,6 +225,26 @@ async def test_refusals(own_redis: RedisServer, channel: str) -> None:
                 answer = await client.ask("GET", f"/channels/{channel}", headers=headers)
                 assert (answer.status, answer.json["code"], answer.json["outcome"]) == (status, code, None)
                 assert client.is_kept
+
+
+@async_test
+async def test_a_stream_counts_as_a_client(
+    redis_server: RedisServer, channel: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "rsws.gateway")
+    async with gateway(redis_server.url) as server:
+        metrics = server.server.board.metrics
+        async with http_client(server) as client:
+            assert (await client.ask("POST", f"/channels/{channel}", b"1")).status == 200
+            assert (await client.ask("GET", f"/channels/{channel}?from=x", headers=BEARER | SSE)).status == 400
+            assert metrics.clients_accepted == 0
+            await stream(client, f"/channels/{channel}")
+            assert metrics.clients_accepted == 1
+        await until(lambda: "stream ends" in caplog.text)
+    assert [word for word in ("begins", "ends") if caplog.text.count(f"stream {word} client=") == 1] == [
+        "begins",
+        "ends",
+    ]
 
 
 @async_test

@@ -294,6 +294,22 @@ async def test_a_broken_record_ends_an_open_connection(redis_server: RedisServer
 
 
 @async_test
+async def test_a_broken_record_while_something_is_to_be_written(
+    redis_server: RedisServer, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        gateway(redis_server.url, **files(authority)) as server,
+        connect(server, ssl=authority.trusted, server_hostname="localhost"),
+    ):
+        [connection] = server.server.clients.sessions
+        connection.reply(b"{}")
+        assert isinstance(connection.transport, TlsTransport)
+        connection.transport.data_received(b"no record of TLS")
+        await until(lambda: not server.server.clients.sessions)
+    assert not [each for each in caplog.records if each.exc_info]
+
+
+@async_test
 async def test_the_handshake_has_a_deadline_and_counts_at_the_door(
     redis_server: RedisServer, authority: Authority
 ) -> None:

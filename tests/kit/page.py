@@ -1,4 +1,4 @@
-"""A page in Chromium that uses rsws.js, while the gateway is killed, the network cut and the page frozen."""
+"""A page in Chromium, with rsws.js or EventSource: the gateway is killed, the network cut, the page frozen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,26 +21,85 @@ PUBLISHED = "published"
 LONGEST_S = 7.0
 """A silence in which the page gives the connection up: 5 s without a pong, and the next attempt."""
 
-START = """
-    const [url, token, channels, published, options] = arguments;
-    return import("/rsws.js").then(({ connect }) => {
+
+@dataclass(frozen=True)
+class Script:
+    """What runs in the page.
+
+    It notes in ``got`` the ids of each channel's messages, in ``acked`` those of what it publishes.
+    """
+
+    start: str
+    is_open: str
+    all_answered: str
+    """Whether all publishes have been answered, or a promise of it."""
+    close: str
+    ports: int = 1
+    """Over how many ports it reaches the gateway."""
+
+
+RSWS_JS = Script(
+    start="""
+        const [ports, token, channels, published, options] = arguments;
+        return import("/rsws.js").then(({ connect }) => {
+            Object.assign(globalThis, { got: {}, acked: {}, failed: [], told: [] });
+            const url = `ws://127.0.0.1:${ports[0]}`;
+            globalThis.client = connect(url, { token, onEvent: (event) => told.push(event), ...options });
+            for (const channel of channels) {
+                got[channel] = [];
+                const onMessages = (all) => got[channel].push(...all.map(({ id }) => id));
+                client.subscribe(channel, { after: "0", onMessages });
+            }
+            let count = 0;
+            globalThis.publishing = setInterval(() => {
+                const number = ++count;
+                client.publish(published, number, { timeout: 90_000 }).then(
+                    (id) => (acked[number] = id),
+                    ({ message, outcome }) => failed.push(`${number}: ${message} (${outcome})`),
+                );
+            }, 20);
+        });
+    """,
+    is_open="return client.status === 'open'",
+    all_answered="return client.publish('last', 1)",
+    close="client.close()",
+)
+EVENT_SOURCE = Script(
+    start="""
+        const [ports, token, channels, published] = arguments;
         Object.assign(globalThis, { got: {}, acked: {}, failed: [], told: [] });
-        globalThis.client = connect(url, { token, onEvent: (event) => told.push(event), ...options });
-        for (const channel of channels) {
+        globalThis.sources = channels.map((channel, number) => {
+            const url = `http://127.0.0.1:${ports[number % (ports.length - 1)]}/channels/${channel}`;
+            const source = new EventSource(`${url}?from=0&token=${token}`);
             got[channel] = [];
-            const onMessages = (all) => got[channel].push(...all.map(({ id }) => id));
-            client.subscribe(channel, { after: "0", onMessages });
-        }
-        let count = 0;
+            source.onmessage = ({ lastEventId }) => got[channel].push(lastEventId);
+            source.addEventListener("gap", () => told.push({ event: "gap" }));
+            if (number === 0) source.onopen = () => told.push({ event: "status", status: "open" });
+            return source;
+        });
+        const pause = () => new Promise((resolve) => setTimeout(resolve, 200));
+        const publish = async (number) => {
+            const headers = { authorization: `Bearer ${token}`, "idempotency-key": `page ${number}` };
+            for (;; await pause()) {
+                const signal = AbortSignal.timeout(5_000);  // Chromium may leave what was under way in a frozen page
+                const request = { method: "POST", body: JSON.stringify(number), headers, signal };
+                const answer = await fetch(`http://127.0.0.1:${ports.at(-1)}/channels/${published}`, request)
+                    .then((response) => response.json())
+                    .catch(() => null);
+                if (answer?.streamId) return (acked[number] = answer.streamId);
+                if (answer) failed.push(`${number}: ${JSON.stringify(answer)}`);
+            }
+        };
         globalThis.publishing = setInterval(() => {
-            const number = ++count;
-            client.publish(published, number, { timeout: 90_000 }).then(
-                (id) => (acked[number] = id),
-                ({ message, outcome }) => failed.push(`${number}: ${message} (${outcome})`),
-            );
-        }, 20);
-    });
-"""
+            if (publishes.length < 10_000) publishes.push(publish(publishes.length + 1));
+        }, 50);
+        globalThis.publishes = [];
+    """,
+    is_open="return sources.every(({ readyState }) => readyState === EventSource.OPEN)",
+    all_answered="return Object.keys(acked).length === publishes.length",
+    close="sources.forEach((source) => source.close())",
+    ports=6,  # Chromium opens six connections at most to each, over HTTP/1.1; the last one is for publishes
+)
 
 
 @dataclass
@@ -80,6 +139,7 @@ async def storm(
     freezes: int,
     silences: int = 0,
     pause_s: float = 0.5,
+    script: Script = RSWS_JS,
     options: dict[str, Any] | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> Findings:
@@ -91,12 +151,14 @@ async def storm(
         freezes: How often the page is hidden and frozen, while the gateway is killed or not.
         silences: How often the network swallows everything, for longer than the page waits for a pong.
         pause_s: The longest pause between two of them.
+        script: What the page uses.
         options: Those of ``connect`` in the page.
         done: Called after each of them.
     """
     names = [f"page-{number}" for number in range(channels)]
     with RedisServer() as redis, GatewayProcess(redis) as gateway, Browser() as browser:
-        async with Proxy(gateway.port) as link:
+        async with AsyncExitStack() as stack:
+            links = [await stack.enter_async_context(Proxy(gateway.port)) for _ in range(script.ports)]
 
             async def restart() -> None:
                 gateway.kill()
@@ -106,7 +168,9 @@ async def storm(
 
             async def cut() -> None:
                 await asyncio.to_thread(online, browser, False)
-                with link.refusing():
+                with ExitStack() as cuts:
+                    for link in links:
+                        cuts.enter_context(link.refusing())
                     await asyncio.sleep(chance.uniform(0.1, 0.6))
                 await asyncio.to_thread(online, browser, True)
 
@@ -121,7 +185,7 @@ async def storm(
                     await asyncio.to_thread(browser.switch_to, browser.tab)
 
             async def silence() -> None:
-                with link.black_hole():
+                with links[0].black_hole():
                     await asyncio.to_thread(browser.run, "client.wake()")
                     await asyncio.sleep(LONGEST_S)
 
@@ -131,15 +195,15 @@ async def storm(
                         add(redis, name, '{"text":"hi"}')
                     await asyncio.sleep(0.02)
 
-            await asyncio.to_thread(browser.open, f"http://127.0.0.1:{link.port}/healthz")
-            url = f"ws://127.0.0.1:{link.port}"
-            await asyncio.to_thread(browser.run, START, url, KEY, names, PUBLISHED, options or {})
+            await asyncio.to_thread(browser.open, f"http://127.0.0.1:{links[0].port}/healthz")
+            ports = [link.port for link in links]
+            await asyncio.to_thread(browser.run, script.start, ports, KEY, names, PUBLISHED, options or {})
             await asyncio.to_thread(browser.devtools, "Network.enable")
             writing = asyncio.create_task(write())
             steps = [restart] * kills + [cut] * cuts + [freeze] * freezes + [silence] * silences
             chance.shuffle(steps)
             for step in steps:
-                await eventually_in_thread(lambda: browser.run("return client.status === 'open'"))
+                await eventually_in_thread(lambda: browser.run(script.is_open), 120)
                 await step()
                 await asyncio.sleep(chance.uniform(0, pause_s))
                 done()
@@ -147,6 +211,7 @@ async def storm(
             with suppress(asyncio.CancelledError):
                 await writing
             await asyncio.to_thread(browser.run, "clearInterval(publishing)")
+            await asyncio.to_thread(browser.devtools, "Page.bringToFront")  # timers of a hidden page are rare
 
             streams = {name: ids_of(redis, name) for name in names}
             last = {name: ids[-1] for name, ids in streams.items()}
@@ -157,12 +222,12 @@ async def storm(
 
             await eventually_in_thread(has_everything)
             got = await asyncio.to_thread(browser.run, "return got")
-            await asyncio.to_thread(browser.run, "return client.publish('last', 1)")  # acked after all others
+            await eventually_in_thread(lambda: bool(browser.run(script.all_answered)))
             told = await asyncio.to_thread(browser.run, "return told.map(({ event, status }) => [event, status])")
             acked = await asyncio.to_thread(browser.run, "return acked")
             failed = await asyncio.to_thread(browser.run, "return failed")
 
-            await asyncio.to_thread(browser.run, "client.close()")
+            await asyncio.to_thread(browser.run, script.close)
             counted = "return Object.values(got).reduce((count, ids) => count + ids.length, 0)"
             before = await asyncio.to_thread(browser.run, counted)
             for name in names:

@@ -1,4 +1,4 @@
-"""rsws.js in Chromium."""
+"""rsws.js in Chromium, and EventSource."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from kit.browser import Browser
 from kit.gateway import KEY, async_test
 from kit.load import GatewayProcess
-from kit.page import storm
+from kit.page import EVENT_SOURCE, storm
 from kit.support import RedisServer, eventually
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "browser_module.html"
@@ -26,6 +26,17 @@ async def test_a_page_gets_everything_once_whatever_happens() -> None:
     assert found.reconnected >= 6
     assert found.written > 1000
     assert found.published > 50
+
+
+@async_test
+async def test_event_sources_get_everything_once_whatever_happens() -> None:
+    seed = random.SystemRandom().getrandbits(32)
+    found = await storm(random.Random(seed), channels=20, kills=1, cuts=1, freezes=1, pause_s=0.2, script=EVENT_SOURCE)
+    wrong = [found.lost, found.repeated, found.reordered, found.after_close, found.gaps, found.stored_twice]
+    assert [*wrong, found.false_acks, found.failed] == [0] * 7 + [[]], seed
+    assert found.reconnected >= 2
+    assert found.written > 1000
+    assert found.published > 20
 
 
 def test_the_example_shows_history_and_what_it_publishes(redis_server: RedisServer, channel: str) -> None:

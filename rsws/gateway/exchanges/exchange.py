@@ -17,7 +17,7 @@ from typing import Protocol as Interface
 import h11
 
 from rsws.errors import CloseCode, ErrorCode
-from rsws.gateway.exchanges.answers import JSON, STATUS, Refusal, error_body, headers_for_pages
+from rsws.gateway.exchanges.answers import JSON, STATUS, Refusal, error_body, headers_for_pages, refuse_unread
 from rsws.gateway.exchanges.asking import Asking, Publishing, Responder
 from rsws.gateway.exchanges.listing import Listing
 from rsws.gateway.exchanges.routes import (
@@ -66,13 +66,16 @@ class ExchangeOwner(Interface):
     def admit(self, connection: ClientConnection, client: Client, grant: Grant) -> Session | None:
         """Return the session of a client that is let in; None where there is no room for it."""
 
+    def stream_begins(self, connection: ClientConnection, who: str | None, channel: str) -> None:
+        """Count a client that is now subscribed for as long as it stays, as those with a WebSocket are."""
+
 
 class Exchange(ExchangeInterface, Responder):
     """One request and its response."""
 
     __slots__ = (
-        "_asking", "_body", "_channel", "_connection", "_grant", "_http", "_is_busy", "_is_last", "_key", "_owner",
-        "_refusing", "_request", "_session",
+        "_asking", "_body", "_channel", "_connection", "_grant", "_http", "_is_busy", "_is_last", "_is_stream", "_key",
+        "_owner", "_refusing", "_request", "_session",
     )  # fmt: skip
 
     def __init__(self, connection: ClientConnection, owner: ExchangeOwner, request: Request) -> None:
@@ -90,6 +93,8 @@ class Exchange(ExchangeInterface, Responder):
         self._asking: Asking | None = None
         self._is_busy = False
         self._is_last = False
+        self._is_stream = False
+        """Whether the response is a stream under way."""
         self._refusing: asyncio.TimerHandle | None = None
 
     # --- see rsws.gateway.websocket.connection.Exchange ---
@@ -102,12 +107,7 @@ class Exchange(ExchangeInterface, Responder):
         try:
             self._http.receive_data(data)
             if not self._is_busy:
-                self._read()
-        except h11.RemoteProtocolError as error:
-            status = HTTPStatus(error.error_status_hint)
-            self.refuse(Refusal(status, ErrorCode.BAD_REQUEST, f"that is not HTTP/1.1: {error}"))
-        except Refusal as refusal:
-            self.refuse(refusal)
+                self._read_or_refuse()
         except Exception:
             log.exception(LogLine("a bug in the gateway", client=self._connection.peer))
             self._connection.transport.abort()
@@ -115,6 +115,10 @@ class Exchange(ExchangeInterface, Responder):
     @property
     def is_complete(self) -> bool:
         return self._http.their_state not in (h11.IDLE, h11.SEND_BODY)
+
+    @property
+    def rest(self) -> bytes:
+        return self._http.trailing_data[0]
 
     def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
         self._is_last = True
@@ -130,8 +134,20 @@ class Exchange(ExchangeInterface, Responder):
             self._refusing = None
         if self._asking is not None:
             self._asking.end()
+        if self._is_stream:
+            self._is_stream = False
+            log.info(LogLine("stream ends", client=self._connection.peer, who=self._who, channel=self._channel))
 
     # --- the request ---
+
+    def _read_or_refuse(self) -> None:
+        try:
+            self._read()
+        except h11.RemoteProtocolError as error:
+            status = HTTPStatus(error.error_status_hint)
+            self.refuse(Refusal(status, ErrorCode.BAD_REQUEST, f"that is not HTTP/1.1: {error}"))
+        except Refusal as refusal:
+            self.refuse(refusal)
 
     def _read(self) -> None:
         while not self._is_busy:
@@ -150,6 +166,7 @@ class Exchange(ExchangeInterface, Responder):
     def _begin(self) -> None:
         """Look at the head: what can be refused without the body is."""
         request = self._request
+        self._refuse_two_ends()
         if request.method == "OPTIONS":
             self.respond(HTTPStatus.NO_CONTENT)
             return
@@ -179,6 +196,15 @@ class Exchange(ExchangeInterface, Responder):
         if self._http.they_are_waiting_for_100_continue:
             self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
 
+    def _refuse_two_ends(self) -> None:
+        """Refuse a body that a proxy may take to end elsewhere, so that a request hides in it (RFC 9112, 6.1, 6.3)."""
+        headers = self._request.headers
+        is_old = self._http.their_http_version == b"1.0"
+        if b"transfer-encoding" in headers and (is_old or b"content-length" in headers):
+            self._is_last = True
+            text = "Transfer-Encoding is for HTTP/1.1, and without Content-Length"
+            raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_REQUEST, text)
+
     def _ask(self) -> None:
         """Have the session do what the request asks for."""
         assert self._grant is not None
@@ -200,7 +226,10 @@ class Exchange(ExchangeInterface, Responder):
     # --- the response ---
 
     def refuse(self, refusal: Refusal) -> None:
-        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if self._http.our_state is h11.IDLE:  # h11 has found no request, so that it would not know of a HEAD
+            self._send(refuse_unread(self._request, refusal))
+            self._connection.exchange_done(goes_on=False)
+        elif self._http.our_state is h11.SEND_RESPONSE:
             self.respond(refusal.status, error_body(self._request, refusal), refusal.headers)
 
     def respond(self, status: HTTPStatus, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
@@ -211,15 +240,14 @@ class Exchange(ExchangeInterface, Responder):
         fields = {"Date": formatdate(usegmt=True)} | (JSON if body else {}) | self._headers_for_pages
         if status is not HTTPStatus.NO_CONTENT:
             fields["Content-Length"] = str(len(body))
-        if self._is_last or http.their_state is not h11.DONE:
+        if self._is_last or not self.is_complete or http.their_state is h11.ERROR:
             fields["Connection"] = "close"
         fields |= headers or {}
         out = http.send(h11.Response(status_code=status, reason=status.phrase, headers=[*fields.items()])) or b""
         if body and request.method != "HEAD":
             out += http.send(h11.Data(data=body)) or b""
         self._send(out + (http.send(h11.EndOfMessage()) or b""))
-        is_over = http.our_state is not h11.DONE or http.their_state is not h11.DONE
-        self._connection.exchange_done(None if is_over else http.trailing_data[0])
+        self._connection.exchange_done(goes_on=http.our_state is http.their_state is h11.DONE)
 
     def begin_stream(self, content_type: str) -> None:
         fields = {
@@ -230,8 +258,8 @@ class Exchange(ExchangeInterface, Responder):
             "Connection": "close",
         } | self._headers_for_pages
         self._send(self._http.send(h11.Response(status_code=200, reason="OK", headers=[*fields.items()])))
-        who = None if self._grant is None else self._grant.who
-        log.info(LogLine("stream begins", client=self._connection.peer, who=who, channel=self._channel))
+        self._is_stream = True
+        self._owner.stream_begins(self._connection, self._who, self._channel)
         self._is_busy = False  # so that the end of the connection is noticed
         self._connection.ignore()
         self._connection.adjust_reading()
@@ -239,13 +267,17 @@ class Exchange(ExchangeInterface, Responder):
     def end_stream(self) -> None:
         if self._http.our_state is h11.SEND_BODY:
             self._send(self._http.send(h11.EndOfMessage()))
-            self._connection.exchange_done(None)
+            self._connection.exchange_done(goes_on=False)
 
     def _skip_body(self) -> None:
         """Take note of what has come of a body that is not looked at: the next request may stand behind it."""
         with suppress(h11.RemoteProtocolError):
             while self._http.their_state is h11.SEND_BODY and self._http.next_event() is not h11.NEED_DATA:
                 pass
+
+    @property
+    def _who(self) -> str | None:
+        return None if self._grant is None else self._grant.who
 
     @property
     def _headers_for_pages(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from rsws.gateway.exchanges.answers import Refusal
 from rsws.gateway.exchanges.forms import KINDS, Form, form
 from rsws.gateway.exchanges.streaming import Wish
 from rsws.gateway.http import Request
-from rsws.protocol import MAX_DEPTH, Publish, StreamId, channel_fault, is_json, max_event_bytes
+from rsws.protocol import MAX_DEPTH, OWN_KEYS, Publish, StreamId, channel_fault, is_json, max_event_bytes
 from rsws.starts import Start, parse_start
 from rsws.tokens.grant import Grant
 
@@ -150,7 +150,7 @@ def make_publish(channel: str, body: bytes, key: str | None, grant: Grant, max_b
         raise Refusal(HTTPStatus.BAD_REQUEST, ErrorCode.BAD_JSON, text)
     if key is None:
         return Publish(channel, data, "")
-    return Publish(channel, data, key, "key" if grant.ends_at is None else f"sub {grant.subject or ''}")
+    return Publish(channel, data, key, OWN_KEYS + ("key" if grant.ends_at is None else f"sub {grant.subject or ''}"))
 
 
 def too_big(max_bytes: int) -> Refusal:

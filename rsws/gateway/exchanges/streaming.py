@@ -175,10 +175,10 @@ class Streaming(Asking):
     def try_send(self, frames: bytes) -> bool:
         if self._is_over or self._is_pinning:
             return True
+        if self._until is None:  # the connection looks for room itself
+            return self.connection.try_send(self._wish.form.translate(frames))
         if not self.has_room:
             return False
-        if self._until is None:
-            return self.connection.try_send(self._wish.form.translate(frames))
         self._write_until(frames, self._until)
         return True
 

@@ -72,6 +72,10 @@ class Exchange(Interface):
     def is_complete(self) -> bool:
         """Whether the whole request has come."""
 
+    @property
+    def rest(self) -> bytes:
+        """What has come of the next request."""
+
     def receive(self, data: bytes) -> None:
         """Handle bytes from the client."""
 
@@ -285,28 +289,26 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._owner.opened(self, answer)
         return reader.behind
 
-    def exchange_done(self, rest: bytes | None) -> None:
-        """Go on after an exchange, whose response was written.
-
-        Args:
-            rest: What has come of the next request; None where there can be no other one.
-        """
-        if self._exchange is not None:
-            self._exchange.end()
-            self._exchange = None
+    def exchange_done(self, *, goes_on: bool) -> None:
+        """End the connection after an exchange, whose response was written, or go on with the next request."""
+        if self._exchange is None:  # the connection was lost meanwhile
+            return
+        self._exchange.end()
         self._connected_at = self._loop.time()
-        self._owner.exchange_done(self, goes_on=rest is not None)
-        if rest is None:
+        self._owner.exchange_done(self, goes_on=goes_on)
+        if goes_on:  # each request takes its own turn; until then the exchange is busy, so that nothing more is read
+            self.adjust_reading()
+            self._loop.call_soon(self._read_next)
+        else:
+            self._exchange = None
             self.ignores_input = True
             self._write_end()
-        elif rest:  # reading has been paused, and each request takes its own turn
-            self._loop.call_soon(self._read_next, rest)
-        else:
-            self.adjust_reading()
 
-    def _read_next(self, data: bytes) -> None:
-        if not self.transport.is_closing():
-            self.data_received(data)
+    def _read_next(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and not self.transport.is_closing():
+            if exchange.rest:
+                self.data_received(exchange.rest)
             self.adjust_reading()
 
     def ignore(self) -> None:
@@ -599,6 +601,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def eof_received(self) -> None:
         """Handle the end of the client's input, on which the transport closes itself (a callback of asyncio)."""
+        self.flush()
         self._close_began()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -114,7 +114,7 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
 
     def write(self, data: Any) -> None:
         """Write it in records of TLS."""
-        if self._tcp.is_closing() or not data:
+        if self._has_ended or self._tcp.is_closing() or not data:
             return
         written = self._tls.write(data)  # it may take a part
         if written < len(data):

@@ -7,7 +7,7 @@ import json
 import random
 from functools import partial
 
-from kit import fuzz_frames, fuzz_handshake, fuzz_tokens
+from kit import fuzz_frames, fuzz_handshake, fuzz_http, fuzz_tokens
 from kit.checker import decode
 from kit.gateway import frame
 from kit.load import GatewayProcess, tap
@@ -163,9 +163,10 @@ async def bad_input(proof: Proof) -> None:
 
 
 async def fuzz(proof: Proof) -> None:
-    """300,000 streams of frames and 100,000 opening requests, read as websockets does; 100,000 requests with tokens."""
-    streams, requests, tokens = 300_000, 100_000, 100_000
-    proof.total(streams + requests)
+    """300,000 streams of frames and 100,000 opening requests, read as websockets does; 100,000 requests with tokens;
+    50,000 connections with requests of plain HTTP."""
+    streams, requests, tokens, plain = 300_000, 100_000, 100_000, 50_000
+    proof.total(streams + requests + plain)
 
     def run() -> tuple[list[fuzz_frames.Failure], list[str]]:  # uvloop does not say when it is quiet
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
@@ -179,3 +180,6 @@ async def fuzz(proof: Proof) -> None:
     proof.none("\n".join(["opening requests without a right answer", *faults]), len(faults))
     let_in = await asyncio.to_thread(fuzz_tokens.search, proof.seed, tokens)
     proof.none("\n".join(["wrong tokens let in, or exceptions", *let_in]), len(let_in))
+    with RedisServer() as redis:
+        faults = await fuzz_http.search(redis, proof.seed, plain, advance=proof.advance)
+    proof.none("\n".join(["connections with plain HTTP answered otherwise than they should be", *faults]), len(faults))

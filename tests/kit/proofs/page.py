@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import random
 
-from kit.page import storm
+from kit.page import EVENT_SOURCE, RSWS_JS, Script, storm
 from kit.proofs.proof import Proof
 
 
 async def page(proof: Proof) -> None:
     """rsws.js in Chromium with 20 channels: the gateway killed, the network cut, the page frozen x 10."""
-    kills, cuts, freezes, silences = 10, 10, 10, 3
+    await through_a_storm(proof, RSWS_JS, silences=3)
+
+
+async def event_source(proof: Proof) -> None:
+    """EventSource in Chromium with 20 channels, and fetch that publishes: the same."""
+    await through_a_storm(proof, EVENT_SOURCE)
+
+
+async def through_a_storm(proof: Proof, script: Script, silences: int = 0) -> None:
+    kills, cuts, freezes = 10, 10, 10
     proof.total(kills + cuts + freezes + silences)
     found = await storm(
         random.Random(proof.seed),
@@ -20,6 +29,7 @@ async def page(proof: Proof) -> None:
         freezes=freezes,
         silences=silences,
         pause_s=2,
+        script=script,
         done=proof.advance,
     )
     proof.figure("messages to the page", found.written, "> 10,000", found.written > 10_000)

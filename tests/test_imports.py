@@ -86,7 +86,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LOWER,
         "tokens",
         *gateway(
-            "limits", "metrics", "logs", "access", "addresses", "http", "peer", "websocket", "session", "exchanges"
+            "limits",
+            "metrics",
+            "logs",
+            "access",
+            "addresses",
+            "console",
+            "http",
+            "peer",
+            "websocket",
+            "session",
+            "exchanges",
         ),
     },
     "gateway.server": {

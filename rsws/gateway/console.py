@@ -1,4 +1,7 @@
-"""The console, a page for people: the files of ``rsws/web/console``, which the gateway serves as they stand."""
+"""The console, a page for people: the files of ``rsws/web/console``, which the gateway serves as they stand.
+
+They are below ``/console/``, ``rsws.js`` among them: so it is always the one that they were made for.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+ASSETS = "/console/"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -50,7 +54,7 @@ def get_console(path: str, headers: Mapping[bytes, bytes]) -> tuple[HTTPStatus, 
     if path == "/":
         if b"text/html" not in headers.get(b"accept", b""):
             return None
-        path, vary = "/console/index.html", "Accept, Accept-Encoding"
+        path, vary = f"{ASSETS}index.html", "Accept, Accept-Encoding"
     asset = _assets().get(path)
     if asset is None:
         return None
@@ -65,10 +69,11 @@ def get_console(path: str, headers: Mapping[bytes, bytes]) -> tuple[HTTPStatus, 
 def _assets() -> dict[str, Asset]:
     """Return the files by path, read at the first request for one."""
     assets = {}
-    for file in files("rsws").joinpath("web", "console").iterdir():
+    web = files("rsws").joinpath("web")
+    for file in (*web.joinpath("console").iterdir(), web.joinpath("rsws.js")):
         content_type = _TYPES.get(file.name.rpartition(".")[2])
         if content_type is not None:
             body = file.read_bytes()
             tag = f'W/"{sha256(body).hexdigest()[:16]}"'  # weak: the same whether gzipped or not
-            assets[f"/console/{file.name}"] = Asset(content_type, body, gzip.compress(body, mtime=0), tag)
+            assets[ASSETS + file.name] = Asset(content_type, body, gzip.compress(body, mtime=0), tag)
     return assets

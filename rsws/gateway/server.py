@@ -253,9 +253,7 @@ class Server:
         if settings.admin is not None:
             return PlainHttp(self._why_not_ready, None, scheme=settings.scheme, console=settings.console)
         check = None if settings.on_loopback else self._check_operator
-        return PlainHttp(
-            self._why_not_ready, self._metrics_text, check, settings.scheme, console=settings.console
-        )
+        return PlainHttp(self._why_not_ready, self._metrics_text, check, settings.scheme, console=settings.console)
 
     def _check_operator(self, request: Request, peer: Peer) -> HTTPStatus:
         return self._access.check_operator(request.headers.get(b"authorization"), request.target, peer)

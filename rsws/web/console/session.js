@@ -1,6 +1,6 @@
 // What the console asks of the gateway: over a WebSocket by rsws.js, and over plain HTTP.
 
-import { connect } from "../rsws.js";
+import { connect } from "./rsws.js";
 
 export const ROOT = new URL("../", import.meta.url); // of the gateway, behind whatever prefix
 

@@ -5,6 +5,7 @@ import { Rows, put } from "./rows.js";
 import { clock, explain, number, t } from "./texts.js";
 
 const MAX_MESSAGES = 5000, MAX_CHARS = 32 << 20; // kept; what is older is dropped
+const MAX_HISTORY = 4000; // read in one go, so that its beginning is still there
 const PREVIEW_CHARS = 400;
 
 const $ = (id) => document.getElementById(id);
@@ -91,7 +92,7 @@ export class View {
   subscribe(start) {
     this.fail(null);
     this.isLive = false;
-    this.toRead = MAX_MESSAGES; // of history in one go, so that its beginning can be looked at
+    this.read = 0;
     const subscription = (this.subscription = this.session.client.subscribe(this.channel, {
       ...start,
       onMessages: (messages) => subscription === this.subscription && this.add(messages),
@@ -126,8 +127,8 @@ export class View {
     for (const { id, data } of messages) this.keep({ id, data, ms: Number(id.split("-")[0]) });
     this.count += messages.length;
     this.position = messages.at(-1).id;
-    this.toRead -= messages.length;
-    if (!this.wasLive && this.toRead <= 0) this.pause("ruleRead", { n: () => number(this.count) });
+    this.read += messages.length;
+    if (!this.wasLive && (this.read >= MAX_HISTORY || this.chars > MAX_CHARS / 2)) this.pause("ruleRead", { n: () => number(this.count) });
     this.draw();
   }
 

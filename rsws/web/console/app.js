@@ -5,7 +5,7 @@ import { Charts } from "./charts.js";
 import { Publishing } from "./publishing.js";
 import { put } from "./rows.js";
 import { ROOT, Session } from "./session.js";
-import { clock, speak, t, TEXTS } from "./texts.js";
+import { clock, LANGUAGES, speak, t } from "./texts.js";
 import { View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -89,8 +89,7 @@ function out() {
   session?.close();
   session = null;
   channels.stop();
-  view.unsubscribe();
-  view.session = null;
+  view.detach();
   charts.session = null;
   draw();
   if (!$("sign-in").open) $("sign-in").showModal();
@@ -171,7 +170,7 @@ $("pick-theme").addEventListener("change", ({ target }) => setTheme(kept("localS
 // --- the start ---
 
 const languages = navigator.languages.map((each) => each.split("-")[0]);
-setLanguage(kept("localStorage", "rsws language") ?? languages.find((each) => Object.hasOwn(TEXTS, each)));
+setLanguage(kept("localStorage", "rsws language") ?? languages.find((each) => LANGUAGES.includes(each)));
 setTheme(kept("localStorage", "rsws theme") ?? "light dark");
 
 const query = new URLSearchParams(location.search);

@@ -1,6 +1,6 @@
 // The list of channels: read page by page, again and again, sorted and searched.
 
-import { Rows, put } from "./rows.js";
+import { Rows, paced, put } from "./rows.js";
 import { age, explain, number, rate, t } from "./texts.js";
 
 const MAX_CHANNELS = 100_000;
@@ -33,6 +33,8 @@ const ORDERS = {
 export class Channels {
   constructor(open) {
     this.known = new Map();
+    this.all = []; // the same, in the order of last time: sorted again in no time
+    this.refresh = paced(() => this.show(), 250); // many pages come
     this.sort = { by: "name", sign: 1 };
     this.rows = new Rows($("channel-list"), { height: 30, headRows: 1, make, fill, open: ({ name }) => open(name), keyOf: ({ name }) => name });
     $("channel-list").addEventListener("click", ({ target }) => target.dataset.sort && this.sortBy(target));
@@ -82,7 +84,7 @@ export class Channels {
       }
       const isWanted = pattern(match);
       this.isCapped = this.known.size >= MAX_CHANNELS;
-      if (!this.isCapped) for (const name of this.known.keys()) if (!found.has(name) && isWanted.test(name)) this.known.delete(name);
+      if (!this.isCapped) this.forget((name) => !found.has(name) && isWanted.test(name));
       this.isComplete = true;
       this.error = null;
     } catch (error) {
@@ -90,19 +92,27 @@ export class Channels {
       this.error = error;
     }
     this.refresh();
-    this.timer = setTimeout(() => this.look(), Math.max(EVERY_MS, SHARE * (performance.now() - started)));
+    const taken = this.error ? 0 : performance.now() - started;
+    this.timer = setTimeout(() => this.look(), Math.max(EVERY_MS, SHARE * taken));
   }
 
   add({ channel: name, entries, firstId, lastId, subscribers }) {
     const before = this.known.get(name);
     const look = { entries, firstId, lastId, seen: performance.now() };
-    const isSoon = before && look.seen - before.look.seen < LOOK_MS; // too soon for a rate
-    this.known.set(name, {
-      name, entries, subscribers,
-      at: milliseconds(lastId),
-      look: isSoon ? before.look : look,
-      rate: isSoon ? before.rate : before && rateBetween(before.look, look),
-    });
+    const channel = before ?? { name, look };
+    if (!before) {
+      this.known.set(name, channel);
+      this.all.push(channel);
+    } else if (look.seen - before.look.seen > LOOK_MS) {
+      Object.assign(channel, { rate: rateBetween(before.look, look), look });
+    }
+    Object.assign(channel, { entries, subscribers, at: milliseconds(lastId) });
+  }
+
+  forget(isGone) {
+    const before = this.known.size;
+    for (const name of this.known.keys()) if (isGone(name)) this.known.delete(name);
+    if (this.known.size < before) this.all = [...this.known.values()];
   }
 
   searched() {
@@ -121,24 +131,15 @@ export class Channels {
     this.refresh();
   }
 
-  // Once a frame, however many pages have come.
-  refresh() {
-    this.refreshing ??= requestAnimationFrame(() => {
-      this.refreshing = null;
-      this.show();
-    });
-  }
-
   show() {
-    const { text, sort } = this;
+    const { all, text, sort } = this;
     const wanted = text && (text.includes("*") ? pattern(text) : null);
     const lower = text.toLowerCase();
-    const all = [...this.known.values()];
-    const items = !text ? all : all.filter(({ name }) => (wanted ? wanted.test(name) : name.toLowerCase().includes(lower)));
     const order = ORDERS[sort.by];
-    items.sort((a, b) => sort.sign * order(a, b) || ORDERS.name(a, b));
+    all.sort((a, b) => sort.sign * order(a, b) || ORDERS.name(a, b));
+    const items = !text ? all : all.filter(({ name }) => (wanted ? wanted.test(name) : name.toLowerCase().includes(lower)));
     this.rows.show(items);
-    const count = text ? t("channelsSome", { n: number(items.length), all: number(all.length) }) : t("channelCount", { n: number(all.length) });
+    const count = text ? t("channelsSome", { n: number(items.length), all: number(all.length) }) : number(all.length);
     put($("channel-count"), this.error ? t("channelsFailed", { error: explain(this.error) }) : this.isCapped ? t("channelsCapped", { n: number(MAX_CHANNELS) }) : count);
     $("channel-count").classList.toggle("error", Boolean(this.error));
     this.showEmpty(items.length === 0, text);

@@ -9,6 +9,17 @@ export function put(element, text) {
   element.put = element.textContent = text;
 }
 
+// A function that has `draw` called in the next frame, or in one `ms` after the last time.
+export function paced(draw, ms) {
+  let next, last = -Infinity;
+  const now = () => {
+    next = null;
+    last = performance.now();
+    draw();
+  };
+  return () => (next ??= setTimeout(() => requestAnimationFrame(now), Math.max(0, last + ms - performance.now())));
+}
+
 export class Rows {
   // `make` returns a new row, `fill(row, item, index)` shows an item in it, `open(item)` is for Enter and clicks.
   constructor(list, { height, headRows = 0, make, fill, open, keyOf = (item) => item }) {
@@ -102,6 +113,7 @@ export class Rows {
 
   choose(item) {
     this.active = this.keyOf(item);
+    this.isFollowing = false; // or it would be gone in a moment
     this.open(item);
     this.schedule();
   }

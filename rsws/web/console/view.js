@@ -1,7 +1,7 @@
 // One channel: history, then live. What is shown is what the subscription has handed over, the newest of it.
 
 import { Detail } from "./detail.js";
-import { Rows, put } from "./rows.js";
+import { Rows, paced, put } from "./rows.js";
 import { clock, explain, number, t } from "./texts.js";
 
 const MAX_MESSAGES = 5000, MAX_CHARS = 32 << 20; // kept; what is older is dropped
@@ -24,6 +24,7 @@ const STARTS = [
 
 export class View {
   constructor() {
+    this.drawSoon = paced(() => this.drawNow(), 80); // nobody reads faster
     this.detail = new Detail(() => this.rows.schedule());
     this.rows = new Rows($("message-list"), { height: 26, make, fill, open: (item) => this.detail.show(item) });
     this.rows.follows = true;
@@ -39,14 +40,19 @@ export class View {
 
   attach(session) {
     this.session = session;
-    if (this.channel === undefined) return;
-    if (this.position) this.goOn();
-    else this.start();
+    if (this.channel !== undefined && !this.isPaused) this.goOn();
+    else this.draw();
+  }
+
+  detach() {
+    this.isPaused = !this.subscription && !this.starting;
+    this.unsubscribe();
+    this.session = null;
   }
 
   open(channel) {
     if (channel === this.channel) return;
-    this.channel = channel;
+    Object.assign(this, { channel, isPaused: false, position: null });
     this.unsubscribe();
     this.detail.close();
     const isOpen = channel !== undefined;
@@ -124,6 +130,7 @@ export class View {
   // --- what comes ---
 
   add(messages) {
+    if (this.error) this.fail(null);
     for (const { id, data } of messages) this.keep({ id, data, ms: Number(id.split("-")[0]) });
     this.count += messages.length;
     this.position = messages.at(-1).id;
@@ -134,8 +141,9 @@ export class View {
 
   happened({ event, lastMessageId, resumesAt, reason, error }) {
     if (event === "caught_up") {
+      this.fail(null);
       this.position = lastMessageId;
-      this.note("rule", this.wasLive ? "ruleAgain" : "ruleLive", { time: clock(Date.now()) });
+      this.note("rule good", this.wasLive ? "ruleAgain" : "ruleLive", { time: clock(Date.now()) });
       this.isLive = this.wasLive = true;
     } else if (event === "gap") {
       if (reason === "reset") this.position = "0-0";
@@ -158,7 +166,9 @@ export class View {
     this.error = error;
     $("view-error").hidden = !error;
     put($("view-error"), error ? explain(error) : "");
-    if (error && !["redis_unavailable", "redis_refused"].includes(error.code)) this.subscription = null; // it is over
+    // What passes rsws.js tries again; other errors end what has not come so far as to be live.
+    const passes = error?.code === "redis_unavailable" || (error?.code === "redis_refused" && this.position);
+    if (error && !passes && !(this.isLive && error.code !== "not_allowed")) this.unsubscribe();
     this.draw();
   }
 
@@ -185,7 +195,7 @@ export class View {
     if (this.shown !== this.items && this.isWanted(item)) this.shown.push(item);
   }
 
-  // Once a frame, and not message by message.
+  // What is too old; called when they are drawn, and not message by message.
   drop() {
     let count = Math.max(0, this.items.length - MAX_MESSAGES);
     for (let i = 0; i < count; i++) this.chars -= this.items[i].data?.length ?? 0;
@@ -211,12 +221,13 @@ export class View {
 
   draw() {
     if (this.items.length > 2 * MAX_MESSAGES || this.chars > 2 * MAX_CHARS) this.dropped += this.drop(); // a hidden page
-    this.frame ??= requestAnimationFrame(() => {
-      this.frame = null;
-      this.rows.show(this.shown, this.dropped + this.drop());
-      this.dropped = 0;
-      this.drawState();
-    });
+    this.drawSoon();
+  }
+
+  drawNow() {
+    this.rows.show(this.shown, this.dropped + this.drop());
+    this.dropped = 0;
+    this.drawState();
   }
 
   drawState() {
@@ -254,7 +265,7 @@ function make() {
   return row;
 }
 
-const TIME = { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 };
+const TIME_OF_DAY = { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 };
 
 function fill(row, item) {
   const [time, id, data] = row.children;
@@ -265,7 +276,7 @@ function fill(row, item) {
     put(data, item.say());
     return;
   }
-  put(time, (item.time ??= clock(item.ms, TIME)));
+  put(time, (item.time ??= clock(item.ms, TIME_OF_DAY)));
   put(id, item.id);
   put(data, (item.preview ??= item.data.slice(0, PREVIEW_CHARS).replace(/\s+/g, " ")));
 }

@@ -184,6 +184,8 @@ def test_where_to_start(page: Console, redis_server: RedisServer, channel: str, 
     page.set("from", "other")
     page.set("from-other", {"id": "1000-1", "time": "1970-01-01T00:10:00Z", "number": "-1"}[start])
     page.wait_for_messages("2", LIVE)
+    page.set("from-other", "1970-01-01T00:00:00.5Z")
+    page.wait_for_messages("1", "2", LIVE)  # the channel begins later, so that nothing is missing
     page.set("from", "$")
     page.wait_for("view-count", "Nothing yet")
     page.set("from", "other")

@@ -47,6 +47,10 @@ export class Channels {
     });
     document.addEventListener("visibilitychange", () => this.look());
     setInterval(() => document.hidden || this.rows.schedule(), 1000); // ages
+    $("channel-list").addEventListener("pointerover", ({ target }) => {
+      const cell = target.closest(".body .name");
+      if (cell) cell.title = cell.textContent; // it may be cut off
+    });
     this.open = open;
   }
 
@@ -183,7 +187,6 @@ function make() {
 
 function fill(row, { name, entries, rate: perSecond, at, subscribers }) {
   const [first, ...others] = row.children;
-  if (first.title !== name) first.title = name;
   put(first.firstChild, name);
   const old = at > PLAUSIBLE_MS ? age((Date.now() - at) / 1000) : "–";
   const texts = [number(entries), perSecond === undefined ? "–" : perSecond ? rate(perSecond) : "0", old, number(subscribers)];

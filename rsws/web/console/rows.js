@@ -58,8 +58,9 @@ export class Rows {
   }
 
   scrolled() {
-    if (this.list.scrollTop !== this.setTo) this.isFollowing = this.follows && this.isAtEnd;
-    this.onScroll?.();
+    if (this.list.scrollTop === this.setTo) return; // by `scrollTo`
+    this.setTo = null;
+    this.isFollowing = this.follows && this.isAtEnd;
     this.schedule();
   }
 

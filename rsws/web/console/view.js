@@ -6,7 +6,8 @@ import { clock, explain, number, t } from "./texts.js";
 
 const MAX_MESSAGES = 5000, MAX_CHARS = 32 << 20; // kept; what is older is dropped
 const MAX_HISTORY = 4000; // read in one go, so that its beginning is still there
-const PREVIEW_CHARS = 400;
+const TIME_OF_DAY = { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 };
+const PREVIEW_CHARS = 1000, CHAR_PX = 6; // of a row; those alone are put there that have room
 
 const $ = (id) => document.getElementById(id);
 const isTyped = (value) => value === "other";
@@ -24,9 +25,9 @@ const STARTS = [
 
 export class View {
   constructor() {
-    this.drawSoon = paced(() => this.drawNow(), 80); // nobody reads faster
+    this.drawSoon = paced(() => this.drawNow(), 100); // nobody reads faster
     this.detail = new Detail(() => this.rows.schedule());
-    this.rows = new Rows($("message-list"), { height: 26, make, fill, open: (item) => this.detail.show(item) });
+    this.rows = new Rows($("message-list"), { height: 26, make, fill: (row, item) => this.fill(row, item), open: (item) => this.detail.show(item) });
     this.rows.follows = true;
     this.rows.onDraw = () => ($("to-latest").hidden = this.rows.isFollowing || !this.shown.length);
     this.rows.onMove = (item) => this.detail.isOpen && this.detail.show(item);
@@ -89,7 +90,9 @@ export class View {
     if (/^-\d+$/.test(from)) return this.subscribe({ last: Number(from.slice(1)) });
     try {
       const after = await session.position(channel, from);
-      if (starting === this.starting) this.subscribe({ after });
+      if (starting !== this.starting) return;
+      this.madeUp = /^\d+(-\d+)?$/.test(from) ? null : after;
+      this.subscribe({ after });
     } catch (error) {
       if (starting === this.starting && session === this.session) this.fail(error);
     }
@@ -146,6 +149,7 @@ export class View {
       this.note("rule good", this.wasLive ? "ruleAgain" : "ruleLive", { time: clock(Date.now()) });
       this.isLive = this.wasLive = true;
     } else if (event === "gap") {
+      if (reason === "trimmed" && lastMessageId === this.madeUp) return; // made of a time: the channel begins later
       if (reason === "reset") this.position = "0-0";
       this.note("gap", reason === "reset" ? "gapReset" : "gapTrimmed", { from: lastMessageId, to: () => resumesAt ?? t("theEnd") });
     } else if (event === "end") {
@@ -175,7 +179,7 @@ export class View {
   // --- what is kept ---
 
   clear() {
-    Object.assign(this, { items: [], count: 0, chars: 0, position: null, wasLive: false, error: null });
+    Object.assign(this, { items: [], count: 0, chars: 0, position: null, madeUp: null, wasLive: false, error: null });
     this.dropped = 0;
     this.shown = this.items;
     this.rows.active = null;
@@ -242,6 +246,15 @@ export class View {
     put($("view-count"), this.count || !isLive ? texts.join(" · ") : t("noMessages"));
   }
 
+  fill(row, item) {
+    const [time, id, data] = row.children;
+    if (row.kind !== item.kind) row.className = `row ${(row.kind = item.kind) ?? ""}`;
+    put(time, item.kind ? "" : (item.time ??= clock(item.ms, TIME_OF_DAY)));
+    put(id, item.id ?? "");
+    item.preview ??= item.data?.slice(0, PREVIEW_CHARS).replace(/\s+/g, " ");
+    put(data, item.kind ? item.say() : item.preview.slice(0, this.rows.list.clientWidth / CHAR_PX));
+  }
+
   // In the language of now.
   speak() {
     const chosen = $("from").value || STARTS[0][0];
@@ -263,20 +276,4 @@ function make() {
   }
   row.lastChild.dir = "auto";
   return row;
-}
-
-const TIME_OF_DAY = { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 };
-
-function fill(row, item) {
-  const [time, id, data] = row.children;
-  if (row.kind !== item.kind) row.className = `row ${(row.kind = item.kind) ?? ""}`;
-  if (item.kind) {
-    put(time, "");
-    put(id, "");
-    put(data, item.say());
-    return;
-  }
-  put(time, (item.time ??= clock(item.ms, TIME_OF_DAY)));
-  put(id, item.id);
-  put(data, (item.preview ??= item.data.slice(0, PREVIEW_CHARS).replace(/\s+/g, " ")));
 }

@@ -193,6 +193,22 @@ def test_where_to_start(page: Console, redis_server: RedisServer, channel: str, 
     page.wait_for("view-error", "then")
 
 
+def test_who_reads_further_up_is_left_there(page: Console, redis_server: RedisServer, channel: str) -> None:
+    add(redis_server, channel, *map(str, range(100)))
+    page.open(channel)
+    eventually(lambda: page.messages[-2:] == ["99", LIVE], 10)
+    page.run("$('message-list').scrollTop = 0")
+    page.wait_for("to-latest", "Latest")
+    add(redis_server, channel, "100")
+    page.wait_for("view-count", "101 messages")
+    assert page.messages[0] == "0"
+    page.click("to-latest")
+    eventually(lambda: page.messages[-1] == "100", 10)
+    add(redis_server, channel, "101")
+    eventually(lambda: page.messages[-1] == "101", 10)
+    assert page.text("to-latest") == ""
+
+
 def test_a_filter(page: Console, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, '"Apple"', '"pear"')
     page.open(channel)

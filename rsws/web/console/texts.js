@@ -105,7 +105,6 @@ export const TEXTS = {
   ruleLost: ["connection lost at {time}", "koneksi terputus pukul {time}"],
   rulePaused: ["paused at {time}", "dijeda pukul {time}"],
   ruleRead: ["{n} messages read: there is more", "{n} pesan sudah dibaca: masih ada lagi"],
-  ruleEnd: ["the channel has ended", "kanal sudah berakhir"],
   gapTrimmed: [
     "messages are missing here: the stream was trimmed between {from} and {to}",
     "ada pesan yang hilang di sini: stream dipangkas antara {from} dan {to}",

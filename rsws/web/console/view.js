@@ -152,8 +152,6 @@ export class View {
       if (reason === "trimmed" && lastMessageId === this.madeUp) return; // made of a time: the channel begins later
       if (reason === "reset") this.position = "0-0";
       this.note("gap", reason === "reset" ? "gapReset" : "gapTrimmed", { from: lastMessageId, to: () => resumesAt ?? t("theEnd") });
-    } else if (event === "end") {
-      this.pause("ruleEnd");
     } else if (event === "error") {
       this.fail(error);
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -175,7 +175,7 @@ def test_pause_and_catch_up(page: Console, redis_server: RedisServer, channel: s
     page.click("pause")
     page.wait_for_messages("1", LIVE, starts("paused at"), "2", "3", starts("caught up at"))
     add(redis_server, channel, "4")
-    seen = ["1", LIVE, starts("paused at"), "2", "3", starts("caught up at"), "4"]
+    seen: list[str | Callable[[str], bool]] = ["1", LIVE, starts("paused at"), "2", "3", starts("caught up at"), "4"]
     page.wait_for_messages(*seen)
     page.click("pause")
     page.wait_for("view-state", "paused")

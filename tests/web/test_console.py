@@ -56,7 +56,7 @@ def test_signing_in(page: Console) -> None:
     page.wait_for("connection", "Connected")  # in this tab without being asked again
     page.click("sign-out")
     page.wait_for("sign-in-title", "rsws")
-    assert page.run("return sessionStorage.length") == 0
+    eventually(lambda: page.run("return sessionStorage.length") == 0, 15)
 
 
 def test_a_token_in_the_link_does_not_stay_there(page: Console) -> None:
@@ -105,7 +105,7 @@ def test_history_live_messages_and_a_publish(page: Console, redis_server: RedisS
     assert redis_server.call("XRANGE", channel, id, id)[0][1][1].decode() == NUMBER
     page.wait_for_messages('"old"', LIVE, NUMBER)
     assert page.rows("message-list")[2][1] == id
-    assert page.text("view-state") == "live"
+    page.wait_for("view-state", "live")
     assert page.run("return $('data').value") == ""
 
 
@@ -217,16 +217,16 @@ def test_where_to_start(page: Console, redis_server: RedisServer, channel: str, 
 def test_who_reads_further_up_is_left_there(page: Console, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, *map(str, range(100)))
     page.open(channel)
-    eventually(lambda: page.messages[-2:] == ["99", LIVE], 10)
+    eventually(lambda: page.messages[-2:] == ["99", LIVE], 15)
     page.run("$('message-list').scrollTop = 0")
     page.wait_for("to-latest", "Latest")
     add(redis_server, channel, "100")
     page.wait_for("view-count", "101 messages")
-    assert page.messages[0] == "0"
+    assert page.messages[:1] == ["0"]
     page.click("to-latest")
-    eventually(lambda: page.messages[-1] == "100", 10)
+    eventually(lambda: page.messages[-1] == "100", 15)
     add(redis_server, channel, "101")
-    eventually(lambda: page.messages[-1] == "101", 10)
+    eventually(lambda: page.messages[-1] == "101", 15)
     assert page.text("to-latest") == ""
 
 
@@ -250,13 +250,13 @@ def test_a_long_history_is_read_in_pieces(page: Console, redis_server: RedisServ
     page.set("from", "0")
     page.wait_for("pause", "Read on")
     page.wait_for("view-count", " messages")
-    assert page.messages[-1].endswith("there is more")
+    eventually(lambda: "".join(page.messages[-1:]).endswith("there is more"), 15)
     page.run("$('message-list').scrollTop = 0")
-    eventually(lambda: page.messages[0] == "1" if len(page.messages) > 0 else False, 5, "the beginning")
+    eventually(lambda: page.messages[:1] == ["1"], 15, "the beginning")
     page.click("pause")
     page.wait_for("view-state", "live")
     page.wait_for("view-count", "6,000 messages, the newest")
-    assert page.messages[-2:] == ["6000", LIVE]
+    eventually(lambda: page.messages[-2:] == ["6000", LIVE], 15)
 
 
 # --- the gateway ---
@@ -278,9 +278,9 @@ def test_a_gateway_that_is_killed_and_comes_back(browser: Browser, redis_server:
         page.run("$('publish').requestSubmit()")
         page.wait_for("publish-result", "Stored as")
         lost, again = starts("connection lost at"), starts("caught up at")
-        eventually(lambda: page.messages[-1:] == ["3"] or page.messages[-2:-1] == ["3"], 15)
+        page.wait_for("view-state", "live")
+        eventually(lambda: [each for each in page.messages if each.isdigit()] == ["1", "2", "3"], 15)
         found = page.messages
-        assert [each for each in found if each.isdigit()] == ["1", "2", "3"]
         assert (lost(found[2]), sum(map(again, found))) == (True, 1)
         assert page.faults == []
 
@@ -319,9 +319,9 @@ def test_ten_thousand_channels(browser: Browser, own_redis: RedisServer) -> None
         assert page.run("return document.querySelectorAll('#channel-list [role=row]').length") < 100
         page.run("$('channel-list').focus()")
         page.press("End")
-        eventually(lambda: page.rows("channel-list")[-1][0] == "c9999", 5, "the last one")
+        eventually(lambda: [row[0] for row in page.rows("channel-list")[-1:]] == ["c9999"], 15, "the last one")
         page.run("document.querySelector('[data-sort=entries]').click(); $('channel-list').scrollTop = 0")
-        eventually(lambda: page.rows("channel-list")[0][:2] == ["c7", "2"], 5, "the longest one")
+        eventually(lambda: [row[:2] for row in page.rows("channel-list")[:1]] == [["c7", "2"]], 15, "the longest one")
         page.set("search", "c99*9")
         page.wait_for("channel-count", "11 of 10,000")
         page.set("search", "new-one")
@@ -345,7 +345,7 @@ def test_the_keyboard(page: Console, redis_server: RedisServer, channel: str) ->
     page.wait_for("view-title", names[1])
     assert page.run("return document.querySelector('[aria-selected=true]').textContent").startswith(names[1])
     page.press("Escape")
-    eventually(lambda: page.text("view-title") == "", 5)
+    eventually(lambda: page.text("view-title") == "", 15)
 
 
 def test_nothing_of_a_name_or_of_data_becomes_markup(page: Console, redis_server: RedisServer, channel: str) -> None:
@@ -356,7 +356,7 @@ def test_nothing_of_a_name_or_of_data_becomes_markup(page: Console, redis_server
     page.wait_for("view-title", evil)
     page.wait_for("message-list", evil)
     page.set("search", channel)
-    eventually(lambda: page.rows("channel-list")[0][0] == name)
+    eventually(lambda: [row[0] for row in page.rows("channel-list")] == [name])
     page.run("document.querySelector('#message-list [role=row]').click()")
     page.wait_for("detail-data", evil)
     page.set("search", evil * 2)
@@ -384,4 +384,4 @@ def test_both_languages_say_the_same(page: Console) -> None:
     page.run("const e = document.querySelector('.pick-language'); e.value = 'id'; e.dispatchEvent(new Event('change'))")
     assert page.run("return document.documentElement.lang") == "id"
     page.browser.open(page.base)
-    assert page.run("return document.querySelector('#sign-in button').textContent") == "Masuk"
+    eventually(lambda: page.run("return document.querySelector('#sign-in button').textContent") == "Masuk", 15)

@@ -54,6 +54,9 @@ class Settings:
         "page needs a token, too.",
         text_fault=origin_fault,
     )
+    console: bool = option(
+        True, "RSWS_CONSOLE", "Give browsers the console, a page for people, at `/`; it can do what its token allows."
+    )
     workers: int = option(
         1,
         "RSWS_WORKERS",

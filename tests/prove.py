@@ -28,6 +28,7 @@ from rich.table import Table
 from kit.hostile import hostile
 from kit.proofs import cluster
 from kit.proofs.bad_input import bad_input, fuzz
+from kit.proofs.console import console
 from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
@@ -56,6 +57,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "curl": curl,
     "published-twice": published_twice,
     "conformance": conformance,
+    "console": console,
     "cluster-failover": cluster.failover,
     "cluster-reshard": cluster.reshard,
 }

@@ -68,7 +68,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway.access": {*LOWER, "tokens", *gateway("limits", "logs", "metrics", "peer")},
     "gateway.delivery": {*LOWER, "streams", *gateway("limits", "metrics")},
     "gateway.client_module": set(),
-    "gateway.http": {*gateway("client_module", "metrics", "peer")},
+    "gateway.console": set(),
+    "gateway.http": {*gateway("client_module", "console", "metrics", "peer")},
     "gateway.admin": {*gateway("http", "peer")},
     "gateway.websocket": {*LOWER, *gateway("delivery", "http", "limits", "peer")},
     "gateway.request_limits": {*LOWER, *gateway("limits", "peer")},
@@ -85,7 +86,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LOWER,
         "tokens",
         *gateway(
-            "limits", "metrics", "logs", "access", "addresses", "http", "peer", "websocket", "session", "exchanges"
+            "limits",
+            "metrics",
+            "logs",
+            "access",
+            "addresses",
+            "console",
+            "http",
+            "peer",
+            "websocket",
+            "session",
+            "exchanges",
         ),
     },
     "gateway.server": {

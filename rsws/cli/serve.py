@@ -74,6 +74,8 @@ def _print_banner(gateway: Gateway) -> None:
     else:
         token = f"kept in {settings.secret_key_file}"
     facts = {"URL": gateway.url, "Redis": gateway.redis_description, "Token": token}
+    if settings.console:
+        facts["Console"] = f"http{_reachable_url(gateway).removeprefix('ws')}/"
     if gateway.admin_url is not None:
         facts["Admin"] = f"{gateway.admin_url}/metrics, /healthz and /readyz"
     if settings.workers > 1:
@@ -83,6 +85,14 @@ def _print_banner(gateway: Gateway) -> None:
     needs = f"with the same {' and '.join(steps.needs)} in its environment" if steps.needs else ""
     heading = ", ".join(filter(None, ["Try in another terminal", where, needs]))
     terminal.print_banner(f"rsws {version('rsws')}", facts, f"{heading}:", steps.lines)
+
+
+def _reachable_url(gateway: Gateway) -> str:
+    """Return the gateway's URL for this machine: a host that stands for all of its addresses can't be connected to."""
+    url = urlsplit(gateway.url)
+    if url.hostname in ("0.0.0.0", "::"):
+        return f"{url.scheme}://{Settings().host}:{url.port}"
+    return gateway.url
 
 
 class _Steps(NamedTuple):
@@ -99,10 +109,8 @@ def _first_steps(gateway: Gateway) -> _Steps:
     """Return three commands, with the flags that lead to the same gateway and Redis."""
     settings, defaults, secret = gateway.settings, Settings(), []
     client, redis = [], []
-    host, port = urlsplit(gateway.url).hostname, urlsplit(gateway.url).port
-    url = gateway.url
-    if host in ("0.0.0.0", "::"):  # every address of this machine, the default host among them
-        host, url = defaults.host, f"{settings.scheme}://{defaults.host}:{port}"
+    url = _reachable_url(gateway)
+    host, port = urlsplit(url).hostname, urlsplit(url).port
     if settings.tls_cert is not None:
         client += _flags_for_tls(settings.tls_cert, host or "", port or 0)
     elif (host, port) != (defaults.host, defaults.port):

@@ -11,6 +11,7 @@ from typing import Any
 from rsws.errors import CloseCode, ErrorCode
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.addresses import AddressLimits
+from rsws.gateway.console import ASSETS
 from rsws.gateway.exchanges.answers import Refusal, refuse_unread
 from rsws.gateway.exchanges.exchange import Exchange, ExchangeOwner
 from rsws.gateway.exchanges.routes import is_for_channels
@@ -292,9 +293,12 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
                 self._addresses.count(connection)
 
     def _refuse_origin(self, connection: ClientConnection, request: Request) -> bytes | None:
-        """Return the refusal of a request of a page whose origin is not listed; None where it may go on."""
+        """Return the refusal of a request of a page whose origin is not listed; None where it may go on.
+
+        The console's own files are for every page: without them it could not say that its origin has to be listed.
+        """
         origin = request.headers.get(b"origin")
-        if not self._origins or origin is None:
+        if not self._origins or origin is None or request.target.startswith(ASSETS):
             return None
         text = origin.decode(errors="replace")
         if text.lower() in self._origins:

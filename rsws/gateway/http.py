@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from rsws.gateway.client_module import HEADERS as CLIENT_MODULE_HEADERS
 from rsws.gateway.client_module import client_module
+from rsws.gateway.console import get_console
 from rsws.gateway.metrics import CONTENT_TYPE
 from rsws.gateway.peer import Peer
 
@@ -154,6 +155,7 @@ class PlainHttp:
         check: Returns, for a request and who has sent it, whether the metrics are for it: ``OK``, or the status to
             refuse it with. None where they are for anybody.
         scheme: That of the gateway's URL: ``ws`` or ``wss``.
+        console: Whether browsers are given the console.
     """
 
     def __init__(
@@ -162,11 +164,14 @@ class PlainHttp:
         metrics: Callable[[], str] | None,
         check: Callable[[Request, Peer], HTTPStatus] | None = None,
         scheme: str = "ws",
+        *,
+        console: bool = False,
     ) -> None:
         self._why_not_ready = why_not_ready
         self._scheme = scheme
         self._metrics = metrics
         self._check = check
+        self._console = console
 
     def respond(self, request: Request, peer: Peer) -> bytes:
         """Return the response to a request for any path.
@@ -177,10 +182,12 @@ class PlainHttp:
         if request.method not in ("GET", "HEAD"):
             return response(HTTPStatus.METHOD_NOT_ALLOWED, "GET only\n", {"Allow": "GET, HEAD"})
         status, text, headers = self._get(request, peer)
-        return response(status, text, headers, with_body=request.method == "GET")
+        with_body = request.method == "GET" and status is not HTTPStatus.NOT_MODIFIED
+        return response(status, text, headers, with_body=with_body)
 
     def _get(self, request: Request, peer: Peer) -> tuple[HTTPStatus, str | bytes, dict[str, str]]:
-        match request.target.partition("?")[0]:
+        path = request.target.partition("?")[0]
+        match path:
             case "/healthz":
                 return HTTPStatus.OK, "ok\n", {}
             case "/readyz":
@@ -194,6 +201,8 @@ class PlainHttp:
                 gzipped = b"gzip" in request.headers.get(b"accept-encoding", b"")
                 encoding = {"Content-Encoding": "gzip"} if gzipped else {}
                 return HTTPStatus.OK, client_module(gzipped=gzipped), CLIENT_MODULE_HEADERS | encoding
+        if self._console and (answer := get_console(path, request.headers)) is not None:
+            return answer
         text = (
             f"This is a WebSocket gateway: connect with {self._scheme}://HOST:PORT/?token=KEY\n"
             "A proxy in between has to pass on the headers Upgrade and Connection.\n"

@@ -257,9 +257,9 @@ class Server:
 
     def _public_http(self, settings: Settings) -> PlainHttp:
         if settings.admin is not None:
-            return PlainHttp(self._why_not_ready, None, scheme=settings.scheme)
+            return PlainHttp(self._why_not_ready, None, scheme=settings.scheme, console=settings.console)
         check = None if settings.on_loopback else self._check_operator
-        return PlainHttp(self._why_not_ready, self._metrics_text, check, settings.scheme)
+        return PlainHttp(self._why_not_ready, self._metrics_text, check, settings.scheme, console=settings.console)
 
     def _check_operator(self, request: Request, peer: Peer) -> HTTPStatus:
         return self._access.check_operator(request.headers.get(b"authorization"), request.target, peer)

@@ -41,9 +41,10 @@ def test_the_banner_says_where_it_is(redis_server: RedisServer, tmp_path: Path) 
     shown = "\n".join(serve.stderr)
     assert re.search(r"^rsws \d+\.\d+", shown, flags=re.MULTILINE)
     assert re.search(r"^  URL +ws://127\.0\.0\.1:\d+$", shown, flags=re.MULTILINE)
-    assert f"Redis  {redis_server.url}" in shown
+    assert f"Redis    {redis_server.url}" in shown
     key_file = tmp_path / "data" / "key"
-    assert f"Token  kept in {key_file}" in shown
+    assert f"Token    kept in {key_file}" in shown
+    assert re.search(r"^  Console  http://127\.0\.0\.1:\d+/$", shown, flags=re.MULTILINE)
     assert key_file.read_text().strip() not in shown
     assert serve.stdout == []
     assert "\x1b" not in shown
@@ -51,7 +52,7 @@ def test_the_banner_says_where_it_is(redis_server: RedisServer, tmp_path: Path) 
 
 def test_a_key_that_was_given_is_not_shown(redis_server: RedisServer) -> None:
     with serving(redis_server.url) as gateway:
-        gateway.process.wait_for("Token  the one of WEBSOCKET_SECRET_KEY")
+        gateway.process.wait_for("Token +the one of WEBSOCKET_SECRET_KEY")
     assert KEY not in gateway.process.output()
 
 

@@ -15,10 +15,11 @@ import pytest
 import typer
 
 from kit.cli import call_main, run_main
-from rsws.cli import bench, check, pub, serve, sub, token, usage, xadd
+from rsws.cli import bench, check, pub, serve, token, usage, xadd
 from rsws.cli.app import app
 from rsws.cli.exits import CHECK_EXIT_HELP, EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
+from rsws.cli.sub import command as sub
 from rsws.errors import (
     CannotConnect,
     ConnectionLost,

@@ -67,7 +67,8 @@ def sub(
         str | None,
         typer.Option(
             metavar="END",
-            help="Stop once all before a time is printed (+10m from now, 10m ago, 2026-11-23T10:00), or all up to an ID.",
+            help="Stop once all before a time is printed (+10m from now, 10m ago, 2026-11-23T10:00), or all up to "
+            "an ID.",
         ),
     ] = None,
     count: Annotated[
@@ -90,12 +91,10 @@ def sub(
     end: Annotated[
         bool, typer.Option("--end/--no-end", help="Stop where the channels end (`rsws xadd --end`), or go on.")
     ] = True,
-    merge: Annotated[
+    no_merge: Annotated[
         bool,
-        typer.Option(
-            "--merge/--no-merge", help="Print the history of several channels in the order of time, or as it comes."
-        ),
-    ] = True,
+        typer.Option("--no-merge", help="Print the history of several channels as it comes, not in the order of time."),
+    ] = False,
     on_gap: Annotated[
         OnGap,
         typer.Option(help="Where it can't be proven that nothing is missing: warn and go on, or exit with code 5."),
@@ -207,7 +206,7 @@ def sub(
         start=parse_start(start),
         extent=extent,
         count=count,
-        merge=merge and len(channels) > 1,
+        merge=not no_merge and len(channels) > 1,
     )
     gateway = find_gateway(settings)
     positions = Positions(state)

@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from rsws.protocol import Message
 
-_KEY = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s."=!<>~:{}\\]+')
+_KEY = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s."=!<>~:{}\[\]\\]+')
 _INDEX = re.compile(r"-?[0-9]{1,9}")
 _object = msgspec.json.Decoder(dict[str, Raw])
 _array = msgspec.json.Decoder(list[Raw])

@@ -87,7 +87,9 @@ def _field(text: str, at: int) -> tuple[Part, int]:
         raise ValueError("a { without its }: write {{ for one")
     spec = text[end:close]
     if spec and not spec.startswith(":"):
-        raise ValueError(f"{spec!r} can't follow {text[at:end]!r}: write a key with such characters in double quotes")
+        raise ValueError(
+            f"{spec!r} can't follow {text[at:end]!r}: elements are data.0, odd keys stand in double quotes"
+        )
     return _value(place, spec[1:]), close + 1
 
 

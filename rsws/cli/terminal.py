@@ -106,6 +106,7 @@ class MessageFormat:
     def format(self, message: Message) -> Text:
         """Return one message as a line; a long line is wrapped by the terminal, so that it can be copied whole."""
         channel = safe(message.channel)
+        self._width = max(self._width, min(self.WIDEST_CHANNEL, cell_len(channel)))
         line = Text.assemble(
             (_clock(message.id), "dim"),
             "  ",

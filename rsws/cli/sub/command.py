@@ -18,7 +18,8 @@ from rsws.cli.data import check_channel
 from rsws.cli.endpoint import find_gateway
 from rsws.cli.exits import ExitCode, Failure, epilog
 from rsws.cli.options import finite, from_settings
-from rsws.cli.sub.filters import Filter, Where, patterns
+from rsws.cli.sub.filters import Filter, Where, regexes
+from rsws.cli.sub.names import is_pattern
 from rsws.cli.sub.notices import Notices
 from rsws.cli.sub.output import Form, Output
 from rsws.cli.sub.reading import Extent
@@ -59,7 +60,11 @@ class OnGap(StrEnum):
 def sub(
     channels: Annotated[
         list[str],
-        typer.Argument(metavar="CHANNEL", help="What to subscribe to."),
+        typer.Argument(
+            metavar="CHANNEL",
+            help="What to subscribe to. With a * it is a pattern, such as 'chat.*': all channels that match, and those "
+            "that come later, from their beginning.",
+        ),
     ],
     settings: ClientSettings,
     start: Annotated[str, typer.Option("--from", "-f", metavar="START", help=FROM_HELP)] = "$",
@@ -91,6 +96,9 @@ def sub(
     end: Annotated[
         bool, typer.Option("--end/--no-end", help="Stop where the channels end (`rsws xadd --end`), or go on.")
     ] = True,
+    literal: Annotated[
+        bool, typer.Option("--literal", help="CHANNEL is a name, not a pattern, also where there is a * in it.")
+    ] = False,
     no_merge: Annotated[
         bool,
         typer.Option("--no-merge", help="Print the history of several channels as it comes, not in the order of time."),
@@ -187,26 +195,28 @@ def sub(
     channels = list(dict.fromkeys(channels))
     for channel in channels:
         check_channel(channel)
-    form = _form(channels, output, template, pretty=pretty, highlight=patterns("--highlight", highlight))
+    form = _form(channels, output, template, pretty=pretty, highlight=regexes("--highlight", highlight))
     if execute is not None and (output or template is not None or pretty or highlight):
         raise UsageError("--exec prints nothing: leave --output, --format, --pretty and --highlight out")
     if execute is not None and not execute.strip():
         raise UsageError("--exec: the command is empty")
     if parallel is not None and execute is None:
         raise UsageError("--exec-parallel is of use with --exec alone")
-    wanted = Filter.of(patterns("--include", include), patterns("--exclude", exclude), map(Where.parse, where or ()))
+    wanted = Filter.of(regexes("--include", include), regexes("--exclude", exclude), map(Where.parse, where or ()))
     extent = Extent(
         follow=not no_follow,
         until=None if until is None else parse_until(until),
         end=end,
         exit_on_gap=on_gap is OnGap.EXIT,
     )
+    patterns = [] if literal else [channel for channel in channels if is_pattern(channel)]
     plan = Plan(
-        channels=channels,
+        channels=[channel for channel in channels if channel not in patterns],
+        patterns=patterns,
         start=parse_start(start),
         extent=extent,
         count=count,
-        merge=not no_merge and len(channels) > 1,
+        merge=not no_merge and (len(channels) > 1 or bool(patterns)),
     )
     gateway = find_gateway(settings)
     positions = Positions(state)

@@ -77,7 +77,7 @@ class Where:
         except ValueError as fault:
             raise UsageError(f"--where {text!r}: {fault}; as in data.price>5 or data.items.0.name=tea") from None
         said = text[match.end() :]
-        return cls(place, match[0], pattern("--where", said) if match[0] == "~" else _value_of(said))
+        return cls(place, match[0], regex("--where", said) if match[0] == "~" else _value_of(said))
 
     def __call__(self, message: Message) -> bool:
         found: Any
@@ -101,7 +101,7 @@ class Where:
         return comparable and _ORDERS[self.operator](found, self.value)
 
 
-def pattern(option: str, text: str) -> re.Pattern[str]:
+def regex(option: str, text: str) -> re.Pattern[str]:
     """Return ``text`` as a regular expression.
 
     Raises:
@@ -113,9 +113,9 @@ def pattern(option: str, text: str) -> re.Pattern[str]:
         raise UsageError(f"{option} {text!r}: no regular expression: {error}") from None
 
 
-def patterns(option: str, texts: Iterable[str] | None) -> list[re.Pattern[str]]:
-    """Apply :func:`pattern` to each of ``texts``."""
-    return [pattern(option, text) for text in texts or ()]
+def regexes(option: str, texts: Iterable[str] | None) -> list[re.Pattern[str]]:
+    """Apply :func:`regex` to each of ``texts``."""
+    return [regex(option, text) for text in texts or ()]
 
 
 def _value_of(text: str) -> Any:

@@ -21,7 +21,7 @@ class Notices:
     """
 
     def __init__(self, *, quiet: bool = False, rules: bool = False) -> None:
-        self._quiet = quiet
+        self.is_quiet = quiet
         self._rules = rules and not quiet
         self._returning: dict[str, bool] = {}
         """After a reconnect: the channels that have not caught up, and whether they are subscribed to again."""
@@ -29,7 +29,7 @@ class Notices:
         self._caught_up = 0
 
     def _say(self, what: terminal.Shown) -> None:
-        if not self._quiet:
+        if not self.is_quiet:
             terminal.print_line(what)
 
     def note(self, text: str) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from rsws.cli.exits import ExitCode, Failure
@@ -35,6 +35,8 @@ class Positions:
         self._saved_at = 0.0
         self._saving: asyncio.TimerHandle | None = None
         self._is_dirty = False
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called when the file can't be written, so that :meth:`save` is called where its error is heard."""
         if self._path is not None:
             try:
                 self._of = _read(self._path)
@@ -82,8 +84,11 @@ class Positions:
             raise Failure(f"--state {self._path}: it can't be written: {error.strerror}", ExitCode.ERROR) from None
 
     def _save_later(self) -> None:
-        with suppress(Failure):  # the next attempt raises it where it ends the command
+        self._saving = None
+        try:
             self.save()
+        except Failure:  # which the next attempt raises where it ends the command
+            self.on_failure()
 
     def _write(self, path: Path) -> None:
         """Write the file so that whoever reads it, at whatever moment, finds all of the old one or of the new one."""

@@ -28,6 +28,7 @@ from rich.table import Table
 from kit.hostile import hostile
 from kit.proofs import cluster
 from kit.proofs.bad_input import bad_input, fuzz
+from kit.proofs.consuming import sub_killed
 from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
@@ -51,6 +52,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "demoted": demoted,
     "sentinel": sentinel,
     "page": page,
+    "sub-killed": sub_killed,
     "cluster-failover": cluster.failover,
     "cluster-reshard": cluster.reshard,
 }

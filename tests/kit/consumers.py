@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,19 +35,33 @@ class Killed:
 
 
 def kill_printing(
-    redis: RedisServer, gateway: Gateway, channels: Sequence[str], directory: Path, *, kills: int, seed: int
+    redis: RedisServer,
+    gateway: Gateway,
+    channels: Sequence[str],
+    directory: Path,
+    *,
+    kills: int,
+    seed: int,
+    killed: Callable[[], None] = lambda: None,
 ) -> Killed:
     """``rsws sub --state`` into a file, while somebody publishes."""
     options = ["--format", "{channel} {id}", "-f", "0"]
-    return _kill(redis, gateway, channels, directory, options, kills, random.Random(seed), 0.002)
+    return _kill(redis, gateway, channels, directory, options, kills, random.Random(seed), 0.002, killed)
 
 
 def kill_executing(
-    redis: RedisServer, gateway: Gateway, channels: Sequence[str], directory: Path, *, kills: int, seed: int
+    redis: RedisServer,
+    gateway: Gateway,
+    channels: Sequence[str],
+    directory: Path,
+    *,
+    kills: int,
+    seed: int,
+    killed: Callable[[], None] = lambda: None,
 ) -> Killed:
     """``rsws sub --state --exec``, with a command that writes the id down as the last thing it does."""
     options = ["--exec", 'echo "$RSWS_CHANNEL $RSWS_ID"', "--exec-parallel", "3", "-f", "0"]
-    return _kill(redis, gateway, channels, directory, options, kills, random.Random(seed), 0.03)
+    return _kill(redis, gateway, channels, directory, options, kills, random.Random(seed), 0.03, killed)
 
 
 def _kill(
@@ -59,6 +73,7 @@ def _kill(
     kills: int,
     chance: random.Random,
     pause_s: float,
+    killed: Callable[[], None],
 ) -> Killed:
     state, output = directory / "state", directory / "output"
     output.touch()
@@ -75,6 +90,7 @@ def _kill(
                 time.sleep(chance.uniform(0, 0.3))  # at any moment, that of a write included
                 process.kill()
             result.kills += 1
+            killed()
             result.ahead += _ahead(state, output)
     finally:
         over.set()

@@ -197,7 +197,7 @@ class Run:
         self.merge.leave(channel)
         if channel in self._in_history:
             self._in_history.discard(channel)
-            if not self._in_history and self._plan.extent.follow:
+            if not self._in_history and self._plan.extent.follow and not self._done.is_set():
                 self.notices.live()
 
     def _connection_changed(self, event: ConnectionEvent) -> None:

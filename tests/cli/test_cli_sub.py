@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pty
-import re
 import signal
 import socket
 import subprocess
 import sys
-import termios
-from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
-from urllib.request import urlopen
 
 import pytest
 
-from kit.cli import KEY, Gateway, call_main, fake_gateway, messages_in, run_main, serving
+from kit.cli import KEY, Gateway, call_main, fake_gateway, messages_in, run_main, serving, subscriptions, unread
 from kit.gateway import add
 from kit.support import RedisServer, RswsProcess, eventually, free_port
 from rsws.cli.exits import ExitCode
@@ -188,7 +182,7 @@ def test_it_ends_when_whoever_read_it_has_gone(gateway: Gateway, channel: str, k
             try:
                 if kind != "pipe":  # something to read says nothing
                     os.write(ours, b"x\n")
-                eventually(lambda: subscribers(gateway) == 1)
+                eventually(lambda: subscriptions(gateway) == 1)
                 assert process.poll() is None
                 stack.close()
                 assert process.wait(10) == ExitCode.DONE
@@ -201,13 +195,6 @@ def test_it_ends_when_whoever_read_it_has_gone(gateway: Gateway, channel: str, k
 def unix_sockets() -> tuple[int, int]:
     ours, theirs = socket.socketpair()
     return ours.detach(), theirs.detach()
-
-
-def subscribers(gateway: Gateway) -> int:
-    with urlopen(f"{gateway.url.replace('ws:', 'http:')}/metrics", timeout=5) as answer:
-        match = re.search(r"^rsws_subscriptions (\d+)$", answer.read().decode(), re.MULTILINE)
-    assert match is not None
-    return int(match[1])
 
 
 def test_ctrl_c_while_nobody_reads(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
@@ -224,14 +211,6 @@ def test_ctrl_c_while_nobody_reads(gateway: Gateway, redis_server: RedisServer, 
             assert process.stderr.read() == b""
         finally:
             process.kill()
-
-
-def unread(pipe: IO[bytes] | None) -> int:
-    """Bytes that wait in a pipe."""
-    assert pipe is not None
-    size = array("i", [0])
-    fcntl.ioctl(pipe, termios.FIONREAD, size)
-    return size[0]
 
 
 # --- what goes wrong ---

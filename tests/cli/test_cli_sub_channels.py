@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from kit.cli import Gateway, call_main, fake_gateway, run_main, serving
+from kit.cli import Gateway, call_main, fake_gateway, run_main, serving, subscriptions, unread
 from kit.gateway import add, async_test
-from kit.support import RedisServer, RswsProcess
+from kit.support import RedisServer, RswsProcess, eventually
 from rsws.cli.exits import ExitCode
 from rsws.cli.sub.merging import Merge
 from rsws.errors import UsageError
@@ -140,6 +143,24 @@ def test_until_a_moment_to_come(gateway: Gateway, redis_server: RedisServer, cha
         add(redis_server, channel, "2")
         assert process.wait() == ExitCode.DONE
     assert process.stdout == ["1", "2"]
+
+
+def test_until_a_moment_with_a_reader_that_is_slow(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    """What was not received when the moment came is printed, too."""
+    (sentinel,) = add(redis_server, channel, *[f'"{"x" * 20_000}"'] * 100)[-1:]
+    arguments = [sys.executable, "-m", "rsws", "sub", channel, "-f", "0", "--until", "+1s", "--format", "{id} {data}"]
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            eventually(lambda: unread(process.stdout) > 40_000, what="a pipe that is full")
+            eventually(lambda: subscriptions(gateway) == 0, what="the moment")
+            lines = process.stdout.read().splitlines()
+            assert process.wait(10) == ExitCode.DONE
+        finally:
+            process.kill()
+    assert len(lines) == 100
+    assert lines[-1].startswith(f"{sentinel} ".encode())
 
 
 # --- patterns ---

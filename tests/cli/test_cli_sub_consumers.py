@@ -6,16 +6,20 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kit.cli import Gateway, call_main, run_main, serving
+from kit.cli import Gateway, call_main, run_main, serving, unread
 from kit.consumers import kill_executing, kill_printing
 from kit.gateway import add
 from kit.support import RedisServer, RswsProcess, eventually
 from rsws.cli.exits import ExitCode
+
+LINE_BYTES = 10_000
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,22 @@ def test_a_signal_does_not_lose_the_position(
     assert code == (ExitCode.INTERRUPTED if how is signal.SIGINT else -signal.SIGTERM)
     assert process.stderr == []
     assert positions(state) == {channel: ids[-1]}
+
+
+def test_a_position_is_never_ahead_of_a_reader_that_is_slow(
+    gateway: Gateway, redis_server: RedisServer, channel: str, state: Path
+) -> None:
+    ids = add(redis_server, channel, *[json.dumps("x" * (LINE_BYTES - 3))] * 30)
+    arguments = [sys.executable, "-m", "rsws", "sub", channel, "--from", "0", "-o", "raw", "--state", str(state)]
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            eventually(lambda: unread(process.stdout) > 40_000, what="a pipe that is full")
+            whole = unread(process.stdout) // LINE_BYTES
+            eventually(lambda: positions(state) == {channel: ids[whole - 1]}, what="the last one in the pipe")
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,10 @@ EPILOGS = {
     "check": check.EPILOG,
     "bench": bench.EPILOG,
 }
+SUB_OPTIONS = {
+    *("channels", "start", "until", "count", "timeout", "no_follow", "end", "literal", "no_merge", "on_gap", "quiet"),
+    *("include", "exclude", "where", "output", "template", "pretty", "highlight", "execute", "parallel", "state"),
+}
 WIDE = {"COLUMNS": "200"}
 
 
@@ -85,7 +89,7 @@ def test_the_examples_of_the_help_can_be_run(name: str) -> None:
     ("name", "settings", "own"),
     [
         ("serve", Settings, set()),
-        ("sub", ClientSettings, {"channels", "start", "count", "timeout", "no_follow", "output", "on_gap"}),
+        ("sub", ClientSettings, SUB_OPTIONS),
         ("pub", ClientSettings, {"channel", "data", "lines", "text", "timeout"}),
     ],
 )

@@ -32,10 +32,8 @@ from rsws.settings import ClientSettings
 from rsws.starts import parse_start, parse_until
 
 EPILOG = epilog(
-    "rsws sub news",
-    "rsws sub news weather -f 10m --include 'storm|flood'",
     "rsws sub news -f 0 --no-follow | wc -l",
-    "rsws sub orders --where 'data.total>100' --format '{time:%H:%M} {data.customer.name}: {data.total}'",
+    "rsws sub 'chat.*' -f 10m --format '{time:%H:%M} {channel} {data.user}: {data.text}'",
     "rsws sub orders --state orders.state --exec ./handle-order",
 )
 FROM_HELP = (

@@ -35,4 +35,4 @@ async def sub_killed(proof: Proof) -> None:
             proof.none(f"{how}: lost", found.lost)
             if kill is kill_printing:
                 proof.none(f"{how}: out of order", found.reordered)
-            proof.none(f"{how}: positions ahead of what was {how}", found.ahead)
+            proof.none(f"{how}: positions ahead of that", found.ahead)

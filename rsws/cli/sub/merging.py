@@ -28,6 +28,11 @@ class Merge:
         """How many channels are behind and have no message here."""
         self._count = 0
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether a channel is behind; else each message may go on at once."""
+        return bool(self._behind)
+
     def join(self, channel: str) -> None:
         """Wait for a channel from now on."""
         if channel not in self._behind:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 
 from rsws.cli import terminal
 from rsws.cli.sub.templates import Template
@@ -41,30 +42,36 @@ class Form:
         indent: bool = False,
         highlight: Sequence[re.Pattern[str]] = (),
     ) -> None:
-        self._output = output
-        self._on_terminal = on_terminal
-        self._template = template
-        self._indent = indent
-        self._highlight = highlight if on_terminal else ()
-        self._columns = terminal.MessageFormat(channels, indent=indent, highlight=self._highlight)
-
-    @property
-    def is_for_reading(self) -> bool:
+        self.is_for_reading = template is None and output is Output.PRETTY
         """Whether it is for people, who want to know where history ends, too."""
-        return self._template is None and self._output is Output.PRETTY
+        marks = highlight if on_terminal else ()
+        self.text = _text_of(output, on_terminal, channels, template, indent, marks)
+        """Returns the text for a message, its end included."""
 
-    def text(self, message: Message) -> str:
-        """Return the text for ``message``, its end included."""
-        if self._template is not None:
-            plain = self._template.format(message, on_terminal=self._on_terminal)
-            return terminal.marked(plain, self._highlight)
-        if self.is_for_reading:
-            return terminal.render(self._columns.format(message))
-        plain = terminal.format_json(message) if self._output is Output.JSON else terminal.one_line(message.json)
-        if self._indent:
-            plain = terminal.indented(plain)
-        if not self._on_terminal:
-            return f"{plain}\n"
-        if self._indent:
-            return terminal.render(terminal.format_data(plain, self._highlight))
-        return terminal.marked(terminal.safe(plain), self._highlight) + "\n"
+
+def _text_of(
+    output: Output,
+    on_terminal: bool,
+    channels: Sequence[str],
+    template: Template | None,
+    indent: bool,
+    marks: Sequence[re.Pattern[str]],
+) -> Callable[[Message], str]:
+    if template is not None:
+        line = partial(template.format, on_terminal=on_terminal)
+        return (lambda message: terminal.marked(line(message), marks)) if marks else line
+    if output is Output.PRETTY:
+        columns = terminal.MessageFormat(channels, indent=indent, highlight=marks)
+        return lambda message: terminal.render(columns.format(message))
+    plain = terminal.format_json if output is Output.JSON else _data
+    if on_terminal and indent:
+        return lambda message: terminal.render(terminal.format_data(terminal.indented(plain(message)), marks))
+    if on_terminal:
+        return lambda message: terminal.marked(terminal.safe(plain(message)), marks) + "\n"
+    if indent:
+        return lambda message: terminal.indented(plain(message)) + "\n"
+    return lambda message: plain(message) + "\n"
+
+
+def _data(message: Message) -> str:
+    return terminal.one_line(message.json)

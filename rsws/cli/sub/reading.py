@@ -54,6 +54,8 @@ class Reading:
         self.channel = channel
         self._start = start
         self._extent = extent
+        self._position: StreamId | None = None
+        """What was read last; None where that is nothing yet."""
         self._follow = extent.follow
         self._latest: StreamId | None = None
         """The last id that the channel had when this lap began, once that is known."""
@@ -69,7 +71,8 @@ class Reading:
             Failure: There is a gap, and that is to end the command.
         """
         while not self._is_over:
-            lap = self._following = Following(client, self.channel, self._start, end=self._extent.end)
+            start = self._start if self._position is None else Start(self._position)
+            lap = self._following = Following(client, self.channel, start, end=self._extent.end)
             self._latest = None
             async for event in lap:
                 await self._handle(event)
@@ -98,7 +101,7 @@ class Reading:
                 if self._latest is None:
                     self._latest = event.latest_id
                     if not self._start.is_time:
-                        self._start = Start(event.last_message_id)
+                        self._position = event.last_message_id
                 if event.last_message_id == self._latest:
                     self._at_latest()
             case CaughtUp():
@@ -113,7 +116,7 @@ class Reading:
                     raise Failure(gap_text(event), ExitCode.GAP)
                 owner.notices.gap(event)
                 if event.reason == "reset":
-                    self._start = Start(ZERO)
+                    self._position = ZERO
             case Error(error=text, code=code) if self._will_pass(code):
                 owner.caught_up(channel)
                 owner.notices.warn(f"{channel}: {wire_error(text, code)}")
@@ -126,10 +129,12 @@ class Reading:
         if (until is not None and message.id > until) or (not self._follow and message.id > self._latest):
             self._is_over = True
             return
-        await self._owner.merge.turn(self.channel, message.id)
-        self._owner.notices.received(self.channel)
-        await self._owner.message(message)
-        self._start = Start(message.id)
+        owner = self._owner
+        if owner.merge.is_needed:
+            await owner.merge.turn(self.channel, message.id)
+        owner.notices.received(self.channel)
+        await owner.message(message)
+        self._position = message.id
         if message.id >= self._latest:
             self._at_latest()
 

@@ -198,13 +198,14 @@ def test_no_more_run_than_may_and_all_of_them_end(
     gateway: Gateway, redis_server: RedisServer, channel: str, tmp_path: Path
 ) -> None:
     add(redis_server, channel, *map(str, range(5)))
-    command = f'read n; echo $$ > "{tmp_path}/pid-$n"; echo "$n"; sleep 100 & wait'
+    trap = "trap 'echo told; exit 1' TERM"
+    command = f'{trap}; read n; echo $$ > "{tmp_path}/pid-$n"; echo "$n"; sleep 100 & wait'
     arguments = ("sub", channel, "-f", "0", "--exec-parallel", "3", "--exec", command)
     with RswsProcess(*arguments, env=gateway.env) as process:
         assert sorted(process.wait_lines(3)) == ["0", "1", "2"]
         pids = [int((tmp_path / f"pid-{number}").read_text()) for number in range(3)]
         assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
-    assert len(process.stdout) == 3
+    assert process.stdout[3:] == ["told"] * 3
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

@@ -24,6 +24,8 @@ class Start:
     last: int | None = None
     is_time: bool = False
     """Whether ``after`` was made of a time. It is then no entry's id, so a gap right after it means nothing."""
+    is_resumed: bool = False
+    """Whether ``after`` is what was received last, so that the end of the channel may be all that is missing."""
 
     def is_false_alarm(self, gap: Gap) -> bool:
         """Whether ``gap`` only says that the channel begins later than the time that was given."""

@@ -75,6 +75,16 @@ def test_what_comes_while_it_is_away_is_printed_though_nothing_was(
     assert run_main(*arguments, "--no-follow", env=gateway.env).stdout == "2\n"
 
 
+def test_a_channel_that_has_ended_has_done_so_the_next_time(
+    gateway: Gateway, redis_server: RedisServer, channel: str, state: Path
+) -> None:
+    redis_server.call("XADD", channel, "*", "messageData", "1", "end", "1")
+    arguments = ("sub", channel, "-f", "0", "-o", "raw", "--timeout", "20", "--state", str(state))
+    for expected in ("1\n", ""):
+        done = run_main(*arguments, env=gateway.env)
+        assert (done.returncode, done.stdout, done.stderr) == (ExitCode.DONE, expected, "")
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_does_not_lose_the_position(
     gateway: Gateway, redis_server: RedisServer, channel: str, state: Path, how: signal.Signals

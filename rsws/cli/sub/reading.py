@@ -71,7 +71,7 @@ class Reading:
             Failure: There is a gap, and that is to end the command.
         """
         while not self._is_over:
-            start = self._start if self._position is None else Start(self._position)
+            start = self._start if self._position is None else Start(self._position, is_resumed=True)
             lap = self._following = Following(client, self.channel, start, end=self._extent.end)
             self._latest = None
             async for event in lap:

@@ -118,7 +118,7 @@ class Run:
     def _begin(self, channel: str, start: Start) -> None:
         position = self._positions.of(channel)
         if position is not None:
-            start = Start(position)
+            start = Start(position, is_resumed=True)
         reading = self._open[channel] = Reading(self, channel, start, self._plan.extent)
         self._in_history.add(channel)
         if self._plan.merge:

@@ -18,6 +18,8 @@ from rsws.protocol import Message, StreamId
 
 STOP_S = 5.0
 """How long a command may take to end once it was sent SIGTERM."""
+LOOK_EVERY_S = 0.02
+"""How often to look whether what it has started has ended, too."""
 
 
 class Sink(ABC):
@@ -126,11 +128,15 @@ class Executing(Sink):
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
+    """End a command and all that it has started: what outlives it would hold on to standard output."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_S):
                 await process.wait()
+                while True:
+                    os.killpg(process.pid, 0)  # raises where nothing of the group is left
+                    await asyncio.sleep(LOOK_EVERY_S)
         except TimeoutError:
             os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

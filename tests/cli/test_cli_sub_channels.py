@@ -188,6 +188,15 @@ def test_a_pattern_that_nothing_matches(gateway: Gateway, channel: str) -> None:
     assert done.stderr == f"rsws: no channel matches {channel}* or {channel}?* yet\n"
 
 
+def test_a_pattern_that_matches_too_many(redis_server: RedisServer, channel: str) -> None:
+    for number in range(3):
+        add(redis_server, f"{channel}.{number}", "1")
+    with serving(redis_server.url, RSWS_MAX_SUBSCRIPTIONS="2") as gateway:
+        done = run_main("sub", f"{channel}.*", env=gateway.env)
+    assert done.returncode == ExitCode.ERROR
+    assert f"rsws: {channel}.* match more channels than a connection may have; choose narrower ones" in done.stderr
+
+
 def test_a_name_with_a_star(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, f"{channel}*", "1")
     add(redis_server, f"{channel}-2", "2")

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rsws.cli.endpoint import Endpoint
+from rsws.cli.exits import ExitCode, Failure
 from rsws.cli.sub.merging import Merge
 from rsws.cli.sub.names import POLL_S, Expansion, Suggestions
 from rsws.cli.sub.notices import Notices
 from rsws.cli.sub.reading import Extent, Reading
 from rsws.cli.sub.sinks import Sink
 from rsws.cli.sub.state import Positions
-from rsws.errors import RswsError
+from rsws.errors import ErrorCode, RswsError, SubscribeRefused
 from rsws.protocol import ZERO, Message, Subscribed
 from rsws.starts import Start
 
@@ -88,9 +89,18 @@ class Run:
                     async with asyncio.TaskGroup() as tasks:
                         await self._run(gateway, client, tasks)
                 except ExceptionGroup as group:  # an error that ended one channel ends all; the first one is raised
-                    raise group.exceptions[0] from None
+                    raise self._explained(group.exceptions[0]) from None
         finally:
             self._positions.save()
+
+    def _explained(self, error: Exception) -> Exception:
+        if self._plan.patterns and isinstance(error, SubscribeRefused) and error.code == ErrorCode.TOO_MANY:
+            return Failure(
+                f"{' and '.join(self._plan.patterns)} match more channels than a connection may have; choose "
+                "narrower ones, or start the gateway with a greater --max-subscriptions",
+                ExitCode.ERROR,
+            )
+        return error
 
     async def _run(self, gateway: Endpoint, client: Client, tasks: asyncio.TaskGroup) -> None:
         plan = self._plan

@@ -29,6 +29,7 @@ from kit.hostile import hostile
 from kit.proofs import cluster
 from kit.proofs.bad_input import bad_input, fuzz
 from kit.proofs.console import console
+from kit.proofs.consuming import sub_killed
 from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
@@ -58,6 +59,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "published-twice": published_twice,
     "conformance": conformance,
     "console": console,
+    "sub-killed": sub_killed,
     "cluster-failover": cluster.failover,
     "cluster-reshard": cluster.reshard,
 }

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rsws.cli import bench, check, pub, serve, sub, terminal, token, usage, xadd
+from rsws.cli import bench, check, pub, serve, terminal, token, usage, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
+from rsws.cli.sub import command as sub
 from rsws.env_file import load_env_file
 from rsws.errors import RswsError, UsageError
 

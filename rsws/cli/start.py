@@ -32,7 +32,12 @@ class Following:
         self._closed = False
         after = "$" if start.is_time or start.after is None else start.after
         self._subscription = client.subscribe(
-            channel, after=after, last=start.last, end=end and not start.is_time, events=True
+            channel,
+            after=after,
+            last=start.last,
+            end=end and not start.is_time,
+            resume=start.is_resumed,
+            events=True,
         )
 
     async def __aiter__(self) -> AsyncIterator[Event]:

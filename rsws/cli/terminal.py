@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from zlib import crc32
 
+import msgspec
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.highlighter import RegexHighlighter
@@ -68,14 +69,7 @@ def one_line(json: str) -> str:
 
 def format_json(message: Message) -> str:
     """Return a message as one JSON object; its data is unchanged, byte for byte, except for line breaks."""
-    when = _time(message.id, UTC)
-    head = json_text(
-        {
-            "channel": message.channel,
-            "id": str(message.id),
-            "time": when and when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        }
-    )
+    head = json_text({"channel": message.channel, "id": str(message.id), "time": iso_time(message.id)})
     return f'{head.decode()[:-1]},"data":{one_line(message.json)}}}'
 
 
@@ -84,11 +78,17 @@ class MessageFormat:
 
     Args:
         channels: The channels that are expected; their names determine the width of the column.
+        indent: Whether the data have lines of their own, indented.
+        highlight: What to mark in the data.
     """
 
     WIDEST_CHANNEL = 24
 
-    def __init__(self, channels: Sequence[str]) -> None:
+    def __init__(
+        self, channels: Sequence[str], *, indent: bool = False, highlight: Sequence[re.Pattern[str]] = ()
+    ) -> None:
+        self._indent = indent
+        self._highlight = highlight
         self._colours: dict[str, str] = {}
         self._width = min(self.WIDEST_CHANNEL, max((cell_len(safe(channel)) for channel in channels), default=0))
         for channel in channels:
@@ -106,19 +106,46 @@ class MessageFormat:
     def format(self, message: Message) -> Text:
         """Return one message as a line; a long line is wrapped by the terminal, so that it can be copied whole."""
         channel = safe(message.channel)
+        self._width = max(self._width, min(self.WIDEST_CHANNEL, cell_len(channel)))
         line = Text.assemble(
             (_clock(message.id), "dim"),
             "  ",
             (channel, f"bold {self.colour(message.channel)}"),
             " " * (max(0, self._width - cell_len(channel)) + 2),
             (str(message.id), "dim"),
-            "  ",
+            "\n" if self._indent else "  ",
             end="",
         )
-        data = Text(safe(one_line(message.json)))
-        if len(data) <= HIGHLIGHT_CHARACTERS:
-            _highlight_json(data)
-        return line.append_text(data)
+        return line.append_text(
+            format_data(indented(message.json) if self._indent else one_line(message.json), self._highlight)
+        )
+
+
+def indented(json: str) -> str:
+    """Return JSON text in several lines, indented; its tokens are unchanged."""
+    return msgspec.json.format(json, indent=2)
+
+
+def format_data(json: str, highlight: Iterable[re.Pattern[str]] = ()) -> Text:
+    """Return JSON text in colours, safe for a terminal; its line breaks stay, and what matches is marked."""
+    data = Text("\n".join(map(safe, json.split("\n"))))
+    if len(data) <= HIGHLIGHT_CHARACTERS:
+        _highlight_json(data)
+    return mark(data, highlight)
+
+
+def mark(text: Text, patterns: Iterable[re.Pattern[str]]) -> Text:
+    """Mark what matches one of ``patterns``."""
+    if len(text) <= HIGHLIGHT_CHARACTERS:
+        for pattern in patterns:
+            for match in pattern.finditer(text.plain):
+                text.stylize("black on yellow", *match.span())
+    return text
+
+
+def marked(text: str, patterns: Iterable[re.Pattern[str]]) -> str:
+    """Return text that is safe for a terminal with what matches one of ``patterns`` marked."""
+    return render(mark(Text(text), patterns))[:-1] if patterns else text
 
 
 def format_ack(stream_id: StreamId, took_s: float) -> Text:
@@ -142,9 +169,20 @@ def _time(stream_id: StreamId, zone: tzinfo | None) -> datetime | None:
         return None
 
 
+def iso_time(stream_id: StreamId) -> str | None:
+    """Return when an entry of this id was made, in UTC, as ISO 8601 has it; None if the time is out of range."""
+    when = _time(stream_id, UTC)
+    return None if when is None else when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def local_time(stream_id: StreamId) -> datetime | None:
+    """Return when an entry of this id was made, in local time; None if the time is out of range."""
+    return _time(stream_id, None)
+
+
 def _clock(stream_id: StreamId) -> str:
     """Return the local time of day of an entry, with the date if that is not today."""
-    when = _time(stream_id, None)
+    when = local_time(stream_id)
     if when is None:
         return "(no time)"
     today = when.date() == datetime.now().date()

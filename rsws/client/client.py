@@ -163,6 +163,7 @@ class Client:
         after: str | StreamId = "$",
         last: int | None = None,
         end: bool = False,
+        resume: bool = False,
         events: Literal[False] = False,
     ) -> Subscription[Message]: ...
     @overload
@@ -172,6 +173,7 @@ class Client:
         after: str | StreamId = "$",
         last: int | None = None,
         end: bool = False,
+        resume: bool = False,
         events: Literal[True],
     ) -> Subscription[Event]: ...
     def subscribe(
@@ -180,6 +182,7 @@ class Client:
         after: str | StreamId = "$",
         last: int | None = None,
         end: bool = False,
+        resume: bool = False,
         events: bool = False,
     ) -> Subscription[Any]:
         """Subscribe to ``channels``: all messages after a position, then each new one, each once and in order.
@@ -190,6 +193,8 @@ class Client:
             last: Start that many entries before the end instead.
             end: Whether a channel is over where an entry ends it (``rsws xadd --end``), and the iteration once all are;
                 else such an entry is like any other.
+            resume: With ``end``: whether the message ``after`` was received before, so that the end may be all that is
+                missing. Within a client that is known; this is for one that was not there before.
             events: Whether to yield, among the messages of a channel, also
 
                 - ``Subscribed`` at the start and after each reconnect, ``CaughtUp`` where history then ends;
@@ -215,7 +220,7 @@ class Client:
             _check_channel(channel)
             if self._link.has_feed(channel):
                 raise UsageError(f"{channel!r} is subscribed already; close that subscription first")
-        starts = [_start_of(channel, after, last, end) for channel in channels]
+        starts = [_start_of(channel, after, last, end, resume) for channel in channels]
         self._link.check_alive()
         inbox = Inbox(starts, events, post=self._link.post, forget=self._link.forget, limits=self._link.limits)
         self._link.add(inbox.feeds)
@@ -243,7 +248,7 @@ def _check_channel(channel: str) -> None:
         raise UsageError(fault)
 
 
-def _start_of(channel: str, after: str | StreamId, last: int | None, end: bool) -> Subscribe:
+def _start_of(channel: str, after: str | StreamId, last: int | None, end: bool, resume: bool) -> Subscribe:
     if last is not None:
         if last < 0 or after != "$":
             raise UsageError("last is a number >= 0 and stands in for after")
@@ -251,6 +256,7 @@ def _start_of(channel: str, after: str | StreamId, last: int | None, end: bool) 
     if after == "$":
         return Subscribe(channel, None, end=end)
     try:
-        return Subscribe(channel, after if isinstance(after, StreamId) else StreamId.parse(after), end=end)
+        position = after if isinstance(after, StreamId) else StreamId.parse(after)
     except ValueError:
         raise UsageError(f'{after!r} is no position: give "0", "$" or an id as received') from None
+    return Subscribe(channel, position, end=end, resume=end and resume)

@@ -15,10 +15,11 @@ import pytest
 import typer
 
 from kit.cli import call_main, run_main
-from rsws.cli import bench, check, pub, serve, sub, token, usage, xadd
+from rsws.cli import bench, check, pub, serve, token, usage, xadd
 from rsws.cli.app import app
 from rsws.cli.exits import CHECK_EXIT_HELP, EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
+from rsws.cli.sub import command as sub
 from rsws.errors import (
     CannotConnect,
     ConnectionLost,
@@ -44,6 +45,10 @@ EPILOGS = {
     "token": token.EPILOG,
     "check": check.EPILOG,
     "bench": bench.EPILOG,
+}
+SUB_OPTIONS = {
+    *("channels", "start", "until", "count", "timeout", "no_follow", "end", "literal", "no_merge", "on_gap", "quiet"),
+    *("include", "exclude", "where", "output", "template", "pretty", "highlight", "execute", "parallel", "state"),
 }
 WIDE = {"COLUMNS": "200"}
 
@@ -84,7 +89,7 @@ def test_the_examples_of_the_help_can_be_run(name: str) -> None:
     ("name", "settings", "own"),
     [
         ("serve", Settings, set()),
-        ("sub", ClientSettings, {"channels", "start", "count", "timeout", "no_follow", "output", "on_gap"}),
+        ("sub", ClientSettings, SUB_OPTIONS),
         ("pub", ClientSettings, {"channel", "data", "lines", "text", "timeout"}),
     ],
 )

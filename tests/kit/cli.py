@@ -21,13 +21,15 @@ import tempfile
 import termios
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 from unittest import mock
+from urllib.request import urlopen
 
 import pytest
 import typer.main
@@ -190,6 +192,21 @@ def run_main(
 def messages_in(server: RedisServer, channel: str) -> list[tuple[str, str]]:
     """What is stored: the id and the text of each message."""
     return [(stream_id, fields["messageData"]) for stream_id, fields in entries(server, channel)]
+
+
+def unread(pipe: IO[bytes] | None) -> int:
+    """Bytes that wait in a pipe."""
+    assert pipe is not None
+    size = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, size)
+    return size[0]
+
+
+def subscriptions(gateway: Gateway) -> int:
+    with urlopen(f"{gateway.url.replace('ws:', 'http:')}/metrics", timeout=5) as answer:
+        match = re.search(r"^rsws_subscriptions (\d+)$", answer.read().decode(), re.MULTILINE)
+    assert match is not None
+    return int(match[1])
 
 
 class Terminal:

@@ -1,0 +1,279 @@
+"""``rsws sub``: print the messages that are published."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from enum import StrEnum
+from pathlib import Path
+from re import Pattern
+from typing import Annotated, Any
+
+import typer
+
+from rsws.cli import stdio
+from rsws.cli.data import check_channel
+from rsws.cli.endpoint import find_gateway
+from rsws.cli.exits import ExitCode, Failure, epilog
+from rsws.cli.options import finite, from_settings
+from rsws.cli.sub.filters import Filter, Where, regexes
+from rsws.cli.sub.names import is_pattern
+from rsws.cli.sub.notices import Notices
+from rsws.cli.sub.output import Form, Output
+from rsws.cli.sub.reading import Extent
+from rsws.cli.sub.run import Plan, Run
+from rsws.cli.sub.sinks import Executing, Printing, Sink
+from rsws.cli.sub.state import Positions
+from rsws.cli.sub.templates import Template
+from rsws.errors import UsageError
+from rsws.settings import ClientSettings
+from rsws.starts import parse_start, parse_until
+
+EPILOG = epilog(
+    "rsws sub news -f 0 --no-follow | wc -l",
+    "rsws sub 'chat.*' -f 10m --format '{time:%H:%M} {channel} {data.user}: {data.text}'",
+    "rsws sub orders --state orders.state --exec ./handle-order",
+)
+FROM_HELP = (
+    "Where to start: 0 (the whole history), $ (only what is new), -N (the last N), an ID (what follows it), "
+    "10m (that long ago, also s, h, d), or a time such as 2026-11-23T10:00."
+)
+
+
+WANTED, FORM, CONSUMER = "Which messages", "How they are printed", "Consumers"
+"""The headings of groups of options in the help."""
+MAX_PARALLEL = 1000
+
+
+class OnGap(StrEnum):
+    """What to do where messages may be missing."""
+
+    WARN = "warn"
+    EXIT = "exit"
+
+
+@from_settings(ClientSettings, panel="Gateway")
+def sub(
+    channels: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CHANNEL",
+            help="What to subscribe to. With a * it is a pattern, such as 'chat.*': all channels that match, and those "
+            "that come later, from their beginning.",
+        ),
+    ],
+    settings: ClientSettings,
+    start: Annotated[str, typer.Option("--from", "-f", metavar="START", help=FROM_HELP)] = "$",
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="END",
+            help="Stop once all before a time is printed (+10m from now, 10m ago, 2026-11-23T10:00), or all up to "
+            "an ID.",
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", metavar="N", min=1, help="Stop after N messages that are printed.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            "-t",
+            metavar="SECONDS",
+            min=0,
+            callback=finite,
+            help="Stop after that long, with exit code 6 unless --count, --until or --no-follow has ended it before.",
+        ),
+    ] = None,
+    no_follow: Annotated[
+        bool, typer.Option("--no-follow", help="Stop at the end of the channels as it was at the start.")
+    ] = False,
+    end: Annotated[
+        bool, typer.Option("--end/--no-end", help="Stop where the channels end (`rsws xadd --end`), or go on.")
+    ] = True,
+    literal: Annotated[
+        bool, typer.Option("--literal", help="CHANNEL is a name, not a pattern, also where there is a * in it.")
+    ] = False,
+    no_merge: Annotated[
+        bool,
+        typer.Option("--no-merge", help="Print the history of several channels as it comes, not in the order of time."),
+    ] = False,
+    on_gap: Annotated[
+        OnGap,
+        typer.Option(help="Where it can't be proven that nothing is missing: warn and go on, or exit with code 5."),
+    ] = OnGap.WARN,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Only messages whose data, as JSON text, match; may be repeated: one of them.",
+            rich_help_panel=WANTED,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="No messages whose data match; may be repeated.", rich_help_panel=WANTED),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH=VALUE",
+            help="Only messages where that is so, as in data.type=alert or data.items.0.price>=5; also !=, <, <=, > "
+            "and ~ (a regular expression). May be repeated: all of them.",
+            rich_help_panel=WANTED,
+        ),
+    ] = None,
+    output: Annotated[
+        Output | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="pretty, for reading; json, one object a line with channel, id, time and data; raw, the data alone. "
+            "Not given: pretty on a terminal, json in a pipe.",
+            rich_help_panel=FORM,
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="TEMPLATE",
+            help=r"A line of your own, as in '{time:%H:%M} {channel} {data.user}: {data.text}': channel, id, time, "
+            r"ms, seq, data, data.PATH; \n, \t, \0.",
+            rich_help_panel=FORM,
+        ),
+    ] = None,
+    pretty: Annotated[
+        bool,
+        typer.Option("--pretty", help="Indent JSON, and colour it on a terminal.", rich_help_panel=FORM),
+    ] = False,
+    highlight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="Mark what matches, on a terminal; may be repeated.", rich_help_panel=FORM),
+    ] = None,
+    execute: Annotated[
+        str | None,
+        typer.Option(
+            "--exec",
+            metavar="COMMAND",
+            help="Print nothing, but run a command of the shell for each message, with the data on its standard input "
+            "and RSWS_CHANNEL, RSWS_ID and RSWS_TIME in its environment; stop where it fails.",
+            rich_help_panel=CONSUMER,
+        ),
+    ] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            "--exec-parallel",
+            metavar="N",
+            min=1,
+            max=MAX_PARALLEL,
+            help="How many of these commands may run at the same time; not given: one, so that they run in order.",
+            rich_help_panel=CONSUMER,
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep the position of each channel in a file, and go on there the next time, whatever --from says.",
+            rich_help_panel=CONSUMER,
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on standard error but errors.")] = False,
+) -> None:
+    """Print what is published on channels: from a position on, then live.
+
+    Standard output carries messages alone; everything else goes to standard error. A lost connection is made again,
+    and each channel goes on after the last message printed.
+    """
+    channels = list(dict.fromkeys(channels))
+    for channel in channels:
+        check_channel(channel)
+    form = _form(channels, output, template, pretty=pretty, highlight=regexes("--highlight", highlight))
+    if execute is not None and (output or template is not None or pretty or highlight):
+        raise UsageError("--exec prints nothing: leave --output, --format, --pretty and --highlight out")
+    if execute is not None and not execute.strip():
+        raise UsageError("--exec: the command is empty")
+    if parallel is not None and execute is None:
+        raise UsageError("--exec-parallel is of use with --exec alone")
+    wanted = Filter.of(regexes("--include", include), regexes("--exclude", exclude), map(Where.parse, where or ()))
+    extent = Extent(
+        follow=not no_follow,
+        until=None if until is None else parse_until(until),
+        end=end,
+        exit_on_gap=on_gap is OnGap.EXIT,
+    )
+    patterns = [] if literal else [channel for channel in channels if is_pattern(channel)]
+    plan = Plan(
+        channels=[channel for channel in channels if channel not in patterns],
+        patterns=patterns,
+        start=parse_start(start),
+        extent=extent,
+        count=count,
+        merge=not no_merge and (len(channels) > 1 or bool(patterns)),
+    )
+    gateway = find_gateway(settings)
+    positions = Positions(state)
+    sink: Sink = Printing(form, positions) if execute is None else Executing(execute, parallel or 1, positions)
+    notices = Notices(quiet=quiet, rules=execute is None and form.is_for_reading)
+    run = Run(plan, sink, notices=notices, positions=positions, wanted=wanted)
+    if not asyncio.run(_within(timeout, run.run(gateway))):
+        _end_by_sigterm()
+
+
+def _form(
+    channels: list[str], output: Output | None, template: str | None, *, pretty: bool, highlight: list[Pattern[str]]
+) -> Form:
+    on_terminal = os.isatty(stdio.STDOUT)
+    if template is not None and (output is not None or pretty):
+        raise UsageError("--format says all of a line: leave --output and --pretty out")
+    return Form(
+        output or (Output.PRETTY if on_terminal else Output.JSON),
+        on_terminal=on_terminal,
+        channels=channels,
+        template=None if template is None else Template.parse(template),
+        indent=pretty,
+        highlight=highlight,
+    )
+
+
+async def _within(timeout_s: float | None, work: Coroutine[Any, Any, None]) -> bool:
+    """Do ``work``, and return whether it came to its end: SIGTERM ends it as Ctrl-C does.
+
+    Raises:
+        Failure: It was not done in time.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(stdio.while_read(work))
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        async with asyncio.timeout(timeout_s) as deadline:
+            await task
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise Failure(f"timeout: stopped after {timeout_s:g} s", ExitCode.TIMEOUT) from None
+    except asyncio.CancelledError:
+        if not terminated:
+            raise
+        return False
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+    return True
+
+
+def _end_by_sigterm() -> None:
+    """End as if SIGTERM had not been handled, so that whoever waits for this process is told the truth."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -74,6 +74,8 @@ def sub(
     output: Annotated[
         Output | None,
         typer.Option(
+            "--output",
+            "-o",
             help="pretty, for reading; json, one object a line with channel, id, time and data; raw, the data alone. "
             "Not given: pretty on a terminal, json in a pipe."
         ),

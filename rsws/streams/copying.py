@@ -87,13 +87,25 @@ class Copier:
         target: Where to; likewise.
         patterns: The names of the streams, or patterns of them; none for all.
         warn: Told what whoever copies has to know: refusals, gaps, outages.
+        scan_every_s: How often new streams are looked for.
+        kept_bytes: How much may be kept of what was read and is not copied yet.
 
     Attributes:
         streams: The streams that are copied, by name.
     """
 
-    def __init__(self, source: Router, target: Router, patterns: Sequence[str], warn: Tell) -> None:
+    def __init__(
+        self,
+        source: Router,
+        target: Router,
+        patterns: Sequence[str],
+        warn: Tell,
+        *,
+        scan_every_s: float = SCAN_EVERY_S,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
         self._warn = warn
+        self._scan_every_s = scan_every_s
         reading, writing = (Persistence(None, self._trouble(which)) for which in ("source", "target"))
         self._ends = Ends(source, target, reading, writing, Inserter(target, writing))
         self._glob = redis_glob(patterns[0] if len(patterns) == 1 else "*")
@@ -101,7 +113,7 @@ class Copier:
         self.streams: dict[str, CopiedStream] = {}
         self._unnamed: set[bytes] = set()
         """The keys that are streams and can't be channels."""
-        self._room = Room(KEPT_BYTES)
+        self._room = Room(kept_bytes)
         self._behind: set[CopiedStream] = set()
         """The streams of which something is to be copied."""
         self._due: asyncio.Queue[CopiedStream] = asyncio.Queue()
@@ -157,7 +169,7 @@ class Copier:
                     if not follow:
                         await self._settled.wait()
                         break
-                    await asyncio.sleep(max(SCAN_EVERY_S, 9 * scan_s))
+                    await asyncio.sleep(max(self._scan_every_s, 9 * scan_s))
                 for each in working:
                     each.cancel()
         except ExceptionGroup as group:

@@ -94,7 +94,7 @@ class _Copying:
     def __init__(self, patterns: list[str], *, follow: bool) -> None:
         self._patterns = patterns
         self._follow = follow
-        self._was_told = False
+        self._told: signal.Signals | None = None
         self._copier: Copier | None = None
 
     async def run(self, source: RedisTarget, target: RedisTarget) -> None:
@@ -107,9 +107,9 @@ class _Copying:
 
         main = asyncio.current_task()
         assert main is not None
-        code: ExitCode | None = None
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stop, main)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop, number, main)
         try:
             async with running(source, self._warn) as from_, running(target, self._warn) as to:
                 self._copier = Copier(from_, to, self._patterns, self._warn)
@@ -121,23 +121,25 @@ class _Copying:
                     with suppress(asyncio.CancelledError):
                         await saying
         except asyncio.CancelledError:
-            code = ExitCode.DONE if self._was_told else ExitCode.INTERRUPTED
+            pass  # told twice, or before it could begin
         finally:
-            loop.remove_signal_handler(signal.SIGTERM)
             if self._copier is not None:
                 self._say_end(self._copier)
-        self._judge(code)
+        self._judge()
 
-    def _stop(self, main: asyncio.Task[None]) -> None:
-        self._was_told = True
-        main.cancel()
+    def _stop(self, number: signal.Signals, main: asyncio.Task[None]) -> None:
+        if self._copier is None or self._told is not None:
+            main.cancel()
+        else:
+            self._copier.stop()
+        self._told = self._told or number
 
-    def _judge(self, code: ExitCode | None) -> None:
+    def _judge(self) -> None:
         progress = self._copier.progress if self._copier is not None else None
         if progress is not None and progress.refused:
             raise Failure(f"{progress.refused:,} of the streams are not copied, see above", ExitCode.ERROR)
-        if code is ExitCode.INTERRUPTED:
-            raise Failure("interrupted: the same command goes on where it was", code)
+        if self._told is signal.SIGINT:
+            raise Failure("interrupted: the same command goes on where it was", ExitCode.INTERRUPTED)
         if progress is not None and progress.gaps:
             raise Failure(f"{progress.gaps:,} gaps, see above", ExitCode.GAP)
 

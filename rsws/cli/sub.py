@@ -77,7 +77,7 @@ def sub(
             "--output",
             "-o",
             help="pretty, for reading; json, one object a line with channel, id, time and data; raw, the data alone. "
-            "Not given: pretty on a terminal, json in a pipe."
+            "Not given: pretty on a terminal, json in a pipe.",
         ),
     ] = None,
     on_gap: Annotated[

@@ -25,6 +25,8 @@ KEPT_BYTES = 16 * MIB
 """How much may be kept of what was read and is not copied yet, of all streams together."""
 SCAN_EVERY_S = 2.0
 """How often new streams are looked for; less often where that takes long, so that it is a tenth of the time."""
+END_S = 1.0
+"""How long what is under way may take when it is to stop."""
 READY_S = 0.01
 """How often it is looked whether all connections are there."""
 
@@ -116,10 +118,10 @@ class Copier:
         self._room = Room(kept_bytes)
         self._behind: set[CopiedStream] = set()
         """The streams of which something is to be copied."""
-        self._due: asyncio.Queue[CopiedStream] = asyncio.Queue()
+        self._due: asyncio.Queue[CopiedStream | None] = asyncio.Queue()
         self._gaps = self._past_copied = self._past_there = 0
         self._was_scanned = False
-        self._settled = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._follow = True
 
     def _trouble(self, which: str) -> Callable[[str | None], None]:
@@ -149,31 +151,39 @@ class Copier:
         return [each for each in self.streams.values() if each.refusal is not None]
 
     async def run(self, *, follow: bool) -> None:
-        """Copy until cancelled; without ``follow`` until the end of each stream.
+        """Copy until :meth:`stop` is called; without ``follow`` until the end of each stream.
 
         Raises:
-            RswsError: It can't go on.
+            StoreError: Streams can't be looked for.
         """
         self._follow = follow
-        working: list[asyncio.Task[None]] = []
         try:
             async with asyncio.TaskGroup() as tasks:
-                working += [tasks.create_task(self._work()) for _ in range(WORKERS)]
-                scan_s = 0.0
-                while True:
-                    started = time.monotonic()
-                    await self._scan()
-                    scan_s = time.monotonic() - started
-                    self._was_scanned = True
-                    self._settle()
-                    if not follow:
-                        await self._settled.wait()
-                        break
-                    await asyncio.sleep(max(self._scan_every_s, 9 * scan_s))
+                working = [tasks.create_task(self._work()) for _ in range(WORKERS)]
+                scanning = tasks.create_task(self._scan_on())
+                await self._stopping.wait()
+                scanning.cancel()
+                for _ in working:
+                    self._due.put_nowait(None)
+                await asyncio.wait(working, timeout=END_S)
                 for each in working:
                     each.cancel()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
+
+    def stop(self) -> None:
+        """Have :meth:`run` end as soon as what is under way is done, or soon where it is not."""
+        self._stopping.set()
+
+    async def _scan_on(self) -> None:
+        while True:
+            started = time.monotonic()
+            await self._scan()
+            self._was_scanned = True
+            self._settle()
+            if not self._follow:
+                return
+            await asyncio.sleep(max(self._scan_every_s, 9 * (time.monotonic() - started)))
 
     async def _scan(self) -> None:
         """Begin with the streams that are new."""
@@ -207,6 +217,8 @@ class Copier:
         """Copy whichever stream is next, one step of it at a time."""
         while True:
             stream = await self._due.get()
+            if stream is None or self._stopping.is_set():
+                return
             try:
                 more = await stream.advance(follow=self._follow)
             except StoreError as error:
@@ -238,4 +250,4 @@ class Copier:
 
     def _settle(self) -> None:
         if not self._follow and self._is_level:
-            self._settled.set()
+            self.stop()

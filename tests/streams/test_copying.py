@@ -47,7 +47,10 @@ class Copying:
 async def copying(source: str, target: str, *patterns: str, **options: Any) -> AsyncIterator[Copying]:
     """A copy until the block is left."""
     said: list[str] = []
-    async with running(RedisTarget(source, 5), said.append) as from_, running(RedisTarget(target, 5), said.append) as to:
+    async with (
+        running(RedisTarget(source, 5), said.append) as from_,
+        running(RedisTarget(target, 5), said.append) as to,
+    ):
         copier = Copier(from_, to, patterns, said.append, **{"scan_every_s": SCAN_EVERY_S} | options)
         task = asyncio.create_task(copier.run(follow=True))
         try:
@@ -61,7 +64,10 @@ async def copying(source: str, target: str, *patterns: str, **options: Any) -> A
 async def copied(source: str, target: str, *patterns: str) -> Copying:
     """Copy once, and return how that went."""
     said: list[str] = []
-    async with running(RedisTarget(source, 5), said.append) as from_, running(RedisTarget(target, 5), said.append) as to:
+    async with (
+        running(RedisTarget(source, 5), said.append) as from_,
+        running(RedisTarget(target, 5), said.append) as to,
+    ):
         copier = Copier(from_, to, patterns, said.append)
         async with asyncio.timeout(20):
             await copier.run(follow=False)
@@ -274,20 +280,23 @@ async def test_a_stream_that_is_deleted_and_made_anew(
 @async_test
 async def test_links_that_break_cost_nothing(redis_server: RedisServer, new_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, *(f"{number}-0" for number in range(1, 101)))
-    async with Proxy(redis_server.port) as source, Proxy(new_server.port) as target:
-        async with copying(source.redis_url, target.redis_url, channel) as copy:
-            await copy.level()
-            with target.cut_reply(b"EVALSHA") as cut:  # it is stored, and nobody hears of it
-                add(redis_server, channel, "101-0", "102-0")
-                await until(lambda: cut.done)
-            await copy.level()
-            source.cut()
-            add(redis_server, channel, "103-0")
-            await until(lambda: copy.progress.copied == 103)
-            with target.refusing():
-                add(redis_server, channel, "104-0")
-                await until(lambda: any("the target: " in said for said in copy.said))
-            await until(lambda: copy.progress.copied == 104)
+    async with (
+        Proxy(redis_server.port) as source,
+        Proxy(new_server.port) as target,
+        copying(source.redis_url, target.redis_url, channel) as copy,
+    ):
+        await copy.level()
+        with target.cut_reply(b"EVALSHA") as cut:  # it is stored, and nobody hears of it
+            add(redis_server, channel, "101-0", "102-0")
+            await until(lambda: cut.done)
+        await copy.level()
+        source.cut()
+        add(redis_server, channel, "103-0")
+        await until(lambda: copy.progress.copied == 103)
+        with target.refusing():
+            add(redis_server, channel, "104-0")
+            await until(lambda: any("the target: " in said for said in copy.said))
+        await until(lambda: copy.progress.copied == 104)
     assert entries(new_server, channel) == entries(redis_server, channel)
     assert copy.progress.there == 0
     assert "the target works again" in copy.said

@@ -31,6 +31,7 @@ from kit.proofs.bad_input import bad_input, fuzz
 from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
+from kit.proofs.moving import move
 from kit.proofs.page import page
 from kit.proofs.proof import Figure, Proof
 from kit.proofs.publishing import redis_killed, redis_paused, reply_cut
@@ -51,6 +52,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "demoted": demoted,
     "sentinel": sentinel,
     "page": page,
+    "move": move,
     "cluster-failover": cluster.failover,
     "cluster-reshard": cluster.reshard,
 }

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from kit.cli import serving
 from kit.proofs.proof import Proof
@@ -49,7 +49,7 @@ class Moved:
 class _Command:
     """``rsws ARGUMENTS`` as a process, whose memory is known when it has ended."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None, **files: IO[bytes]) -> None:
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None, **files: Any) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rsws", *arguments], env={**os.environ, **(env or {})}, cwd="/", **files
         )
@@ -61,8 +61,13 @@ class _Command:
         return self.process.returncode, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
 
 
-def move_all(count: int, advance: Callable[[int], None] = lambda by: None) -> list[Moved]:
-    """Dump, restore and copy ``count`` entries; the restoring and the copying are interrupted, and one goes on live."""
+def move_all(count: int, advance: Callable[[int], None] = lambda by: None, *, interrupt: bool = True) -> list[Moved]:
+    """Dump, restore and copy ``count`` entries, the latter while others are published.
+
+    Args:
+        advance: Told how many are done.
+        interrupt: Whether to end the restoring and the copying early and begin again.
+    """
     names = [f"move.{number}" for number in range(CHANNELS)]
     moved = []
     with (
@@ -88,7 +93,7 @@ def move_all(count: int, advance: Callable[[int], None] = lambda by: None) -> li
         advance(count)
 
         started, peaks = time.monotonic(), []
-        for stop_at, code in ((count // 3, 130), (None, 0)):
+        for stop_at, code in ((count // 3, 130), (None, 0)) if interrupt else ((None, 0),):
             with dump.open("rb") as lines:
                 command = _Command("restore", "--redis-url", restored.url, stdin=lines, stderr=subprocess.DEVNULL)
                 peaks.append(_run(command, restored, names, stop_at, signal.SIGINT, code))
@@ -100,8 +105,9 @@ def move_all(count: int, advance: Callable[[int], None] = lambda by: None) -> li
         publishing = threading.Thread(target=_publish, args=(old, names, over))
         publishing.start()
         try:
-            command = _Command("copy", old.url, copied.url, "move.*", stderr=subprocess.DEVNULL)
-            peaks.append(_run(command, copied, names, count // 3, signal.SIGKILL, -signal.SIGKILL))
+            if interrupt:
+                command = _Command("copy", old.url, copied.url, "move.*", stderr=subprocess.DEVNULL)
+                peaks.append(_run(command, copied, names, count // 3, signal.SIGKILL, -signal.SIGKILL))
             command = _Command("copy", old.url, copied.url, "move.*", stderr=subprocess.DEVNULL)
             eventually(lambda: _length(copied, names) >= count, 3600, "a copy")
         finally:

@@ -168,7 +168,7 @@ def test_what_an_entry_has_besides_is_no_difference(
     assert (done.returncode, "1 were there" in done.stderr) == (0, True)
 
 
-def test_an_entry_with_more_than_a_script_takes(
+def test_large_entries(
     redis_server: RedisServer, channel: str, env: dict[str, str | None]
 ) -> None:
     big = json.dumps("x" * 900_000)

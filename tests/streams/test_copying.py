@@ -91,7 +91,7 @@ def last_id(server: RedisServer, name: str) -> bytes:
 @async_test
 async def test_entries_are_copied_exactly(redis_server: RedisServer, new_server: RedisServer, channel: str) -> None:
     redis_server.call("XADD", channel, "1-1", "a", b"\xff\x00\r\n", "a", "", "end", "1", "", "x")
-    redis_server.call("XADD", channel, "1-2", *[word for n in range(2500) for word in (f"f{n}", n)])  # no script's size
+    redis_server.call("XADD", channel, "1-2", *[word for n in range(5000) for word in (f"f{n}", n)])  # no script's size
     for number in range(1200):
         redis_server.call("XADD", channel, "*", "messageData", number)
     done = await copied(redis_server.url, new_server.url, channel)
@@ -120,13 +120,15 @@ async def test_last_ids_are_kept_where_the_last_entries_are_gone(
 @async_test
 async def test_which_streams(redis_server: RedisServer, new_server: RedisServer, channel: str) -> None:
     odd = f"{channel}-\n"
-    for name in (channel, f"{channel}?1", f"{channel}x1", odd, f"rsws:{channel}"):
+    for name in (channel, f"{channel}?1", f"{channel}x1", f"{channel}[x]1", odd, f"rsws:{channel}"):
         add(redis_server, name, "1-0")
     redis_server.call("SET", f"{channel}-string", "1")
     one = await copied(redis_server.url, new_server.url, f"{channel}?*")
     assert list(one.copier.streams) == [f"{channel}?1"]
+    special = await copied(redis_server.url, new_server.url, f"{channel}[x]*")
+    assert list(special.copier.streams) == [f"{channel}[x]1"]
     some = await copied(redis_server.url, new_server.url, f"{channel}*", f"rsws:{channel}")
-    assert sorted(some.copier.streams) == [channel, f"{channel}?1", f"{channel}x1"]
+    assert sorted(some.copier.streams) == [channel, f"{channel}?1", f"{channel}[x]1", f"{channel}x1"]
     assert [said for said in some.said if "is not copied: " in said] == some.said
     assert len(some.said) == 1
     assert not new_server.call("EXISTS", odd, f"rsws:{channel}", f"{channel}-string")

@@ -17,7 +17,7 @@ from typing import Any
 
 from kit.cli import serving
 from kit.proofs.proof import Proof
-from kit.support import MIB, RedisServer, eventually
+from kit.support import MIB, RedisServer, eventually, heed_signals
 
 COUNT = 1_000_000
 CHANNELS = 10
@@ -68,6 +68,7 @@ def move_all(count: int, advance: Callable[[int], None] = lambda by: None, *, in
         advance: Told how many are done.
         interrupt: Whether to end the restoring and the copying early and begin again.
     """
+    heed_signals()  # a script's `prove.py &` starts with SIGINT ignored
     names = [f"move.{number}" for number in range(CHANNELS)]
     moved = []
     with (

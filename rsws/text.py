@@ -26,6 +26,11 @@ def safe(text: str) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Return a number with what it counts: ``1 entry``, ``2,000 entries``."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def one_line(json: str) -> str:
     """Return JSON text without line breaks, which can only be between its tokens: each becomes one space."""
     return _LINE_BREAK.sub(" ", json) if "\n" in json or "\r" in json else json

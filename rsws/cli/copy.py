@@ -17,6 +17,7 @@ from rsws.cli.exits import ExitCode, Failure, epilog
 from rsws.cli.options import from_settings
 from rsws.errors import UsageError
 from rsws.settings import Settings, read_secret
+from rsws.text import counted
 
 if TYPE_CHECKING:
     from rsws.redis.target import RedisTarget
@@ -137,11 +138,13 @@ class _Copying:
     def _judge(self) -> None:
         progress = self._copier.progress if self._copier is not None else None
         if progress is not None and progress.refused:
-            raise Failure(f"{progress.refused:,} of the streams are not copied, see above", ExitCode.ERROR)
+            raise Failure(
+                f"{counted(progress.refused, 'stream is', 'streams are')} not copied, see above", ExitCode.ERROR
+            )
         if self._told is signal.SIGINT:
             raise Failure("interrupted: the same command goes on where it was", ExitCode.INTERRUPTED)
         if progress is not None and progress.gaps:
-            raise Failure(f"{progress.gaps:,} gaps, see above", ExitCode.GAP)
+            raise Failure(f"{counted(progress.gaps, 'gap', 'gaps')}, see above", ExitCode.GAP)
 
     def _warn(self, text: str) -> None:
         terminal.print_line(terminal.format_warning(text))
@@ -151,10 +154,10 @@ class _Copying:
         if self._copier is None:
             return ""
         progress = self._copier.progress
-        streams = "1 stream" if progress.streams == 1 else f"{progress.streams:,} streams"
+        entries, streams = counted(progress.copied, "entry", "entries"), counted(progress.streams, "stream", "streams")
         there = f" ({progress.there:,} were there)" if progress.there else ""
         refused = f", {progress.refused:,} refused" if progress.refused else ""
-        return f"copied {progress.copied:,} entries of {streams}{there}{refused}, behind {progress.behind:,}"
+        return f"copied {entries} of {streams}{there}{refused}, behind {progress.behind:,}"
 
     async def _say(self) -> None:
         """Say how far it is, as long as it runs."""

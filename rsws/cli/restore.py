@@ -19,7 +19,7 @@ from rsws.errors import Outcome, StoreError, UsageError
 from rsws.options import KIB
 from rsws.protocol import END_FIELD, FIELD, ZERO, StreamId, channel_fault, is_json
 from rsws.settings import Settings
-from rsws.text import excerpt, one_line
+from rsws.text import counted, excerpt, one_line
 
 if TYPE_CHECKING:
     from rsws.redis.target import RedisTarget
@@ -167,8 +167,8 @@ class _Restoring:
         """How far it has come, in words."""
         aside = [f"{self.there:,} were there"] if self.there else []
         aside += [f"{self.older:,} are older than what is kept"] if self.older else []
-        channels = "1 channel" if len(self.channels) == 1 else f"{len(self.channels):,} channels"
-        return f"restored {self.stored:,} entries of {channels}" + (f" ({', '.join(aside)})" if aside else "")
+        entries, channels = counted(self.stored, "entry", "entries"), counted(len(self.channels), "channel", "channels")
+        return f"restored {entries} of {channels}" + (f" ({', '.join(aside)})" if aside else "")
 
     @property
     def _goes_on(self) -> str:

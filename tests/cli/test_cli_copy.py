@@ -96,7 +96,7 @@ def test_it_goes_on_until_it_is_told_to_stop(
 ) -> None:
     redis_server.call("XADD", channel, "1-0", "messageData", "1")
     with RswsProcess("copy", redis_server.url, new_server.url, channel) as process:
-        process.wait_for("copied 1 entries of 1 stream, behind 0", stream="stderr")
+        process.wait_for("copied 1 entry of 1 stream, behind 0", stream="stderr")
         redis_server.call("XADD", channel, "2-0", "messageData", "1")
         eventually(lambda: new_server.call("XLEN", channel) == 2, what="the second entry")
         assert process.stop(how) == code
@@ -110,7 +110,7 @@ def test_a_terminal_has_a_line_that_says_how_far_it_is(
 ) -> None:
     redis_server.call("XADD", channel, "1-0", "messageData", "1")
     with Terminal("copy", redis_server.url, new_server.url, channel, env={}) as terminal:
-        terminal.wait_for("copied 1 entries of 1 stream, behind 0")
+        terminal.wait_for("copied 1 entry of 1 stream, behind 0")
         redis_server.call("XADD", channel, "2-0", "messageData", "1")
         terminal.wait_for("copied 2 entries of 1 stream, behind 0")
         terminal.type("\x03")

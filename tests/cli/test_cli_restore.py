@@ -83,7 +83,7 @@ def test_what_would_change_what_is_there_is_refused(
     done = run_main("restore", input="".join(lines), env=env)
     assert done.returncode == ExitCode.ERROR
     assert f"line 2: {channel}: {why}; nothing after it of that channel is written" in done.stderr
-    assert "restored 1 entries of 2 channels (1 were there)" in done.stderr
+    assert "restored 1 entry of 2 channels (1 were there)" in done.stderr
     assert f"refused, as it would change what is there: {channel} from line 2 on" in done.stderr
     assert stored(redis_server, channel) == [("1-0", "1"), (there, "1")]
     assert stored(redis_server, other) == [("1-0", "1")]
@@ -118,7 +118,7 @@ def test_a_line_that_is_none_of_a_dump(
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert done.stderr.startswith("rsws: line 3")
     assert why in done.stderr
-    assert "; before it restored 1 entries of 1 channel" in done.stderr
+    assert "; before it restored 1 entry of 1 channel" in done.stderr
     assert stored(redis_server, channel) == [("1-0", "1")]
 
 
@@ -168,9 +168,7 @@ def test_what_an_entry_has_besides_is_no_difference(
     assert (done.returncode, "1 were there" in done.stderr) == (0, True)
 
 
-def test_large_entries(
-    redis_server: RedisServer, channel: str, env: dict[str, str | None]
-) -> None:
+def test_large_entries(redis_server: RedisServer, channel: str, env: dict[str, str | None]) -> None:
     big = json.dumps("x" * 900_000)
     dump = line(channel, "1-0", big) + line(channel, "2-0") + line(channel, "3-0", big)
     assert run_main("restore", input=dump, env=env).returncode == 0

@@ -14,6 +14,9 @@ SHOWN_CHARACTERS = 500
 # Control characters, and those that change the order in which the text around them is shown.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# The lookbehind lets it match only at the beginning of a run of blanks: else the time would grow by the run's square.
+_LINE_BREAK = re.compile(r"(?<![ \t])[ \t]*+[\r\n][ \t\r\n]*+")
+
 
 def safe(text: str) -> str:
     """Return ``text`` with each character that a terminal would obey, not show, as an escape such as ``\\u009b``.
@@ -21,6 +24,16 @@ def safe(text: str) -> str:
     JSON without line breaks stays JSON, with the same meaning.
     """
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Return a number with what it counts: ``1 entry``, ``2,000 entries``."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def one_line(json: str) -> str:
+    """Return JSON text without line breaks, which can only be between its tokens: each becomes one space."""
+    return _LINE_BREAK.sub(" ", json) if "\n" in json or "\r" in json else json
 
 
 def safe_lines(text: str) -> str:

@@ -33,6 +33,7 @@ from kit.proofs.consuming import sub_killed
 from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
+from kit.proofs.moving import move
 from kit.proofs.page import event_source, page
 from kit.proofs.plain_http import conformance, curl, published_twice
 from kit.proofs.proof import Figure, Proof
@@ -60,6 +61,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "conformance": conformance,
     "console": console,
     "sub-killed": sub_killed,
+    "move": move,
     "cluster-failover": cluster.failover,
     "cluster-reshard": cluster.reshard,
 }

@@ -37,8 +37,11 @@ README = (ROOT / "README.md").read_text()
 SETTINGS = (ROOT / "docs/settings.md").read_text()
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 BENCH = (ROOT / "docs" / "bench.md").read_text()
+MOVING = (ROOT / "docs" / "moving.md").read_text()
 CHECK = (ROOT / "docs" / "check.md").read_text()
 SUB = (ROOT / "docs" / "sub.md").read_text()
+PAGES = {"check": CHECK, "sub": SUB, "restore": MOVING, "copy": MOVING}
+"""The commands that have a page of their own."""
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 NOT_OURS = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "node_modules", "build", "dist", "*.egg-info")
 USER_HOME = Path(os.environ.get("HOME", ""))  # where pip finds its settings and its cache; each test has an empty HOME
@@ -95,7 +98,7 @@ def test_the_documents_have_every_command_and_option() -> None:
     assert all(f"| `rsws {name}" in README for name in COMMANDS)
     assert all(f"| `{name}` |" in BENCH for name in WORKS)
     for name, command in (COMMANDS | WORKS).items():
-        own = BENCH if name in WORKS else {"check": CHECK, "sub": SUB}.get(name, "")
+        own = BENCH if name in WORKS else PAGES.get(name, "")
         said = set(re.findall(r"`(--[a-z-]+)", README + SETTINGS + own))
         for parameter in command.params:
             flags = {text for text in parameter.opts if text.startswith("--")} - {"--help"}
@@ -104,7 +107,8 @@ def test_the_documents_have_every_command_and_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "commands"), [(README, COMMANDS), (BENCH, WORKS), (CHECK, COMMANDS), (SUB, COMMANDS)]
+    ("document", "commands"),
+    [(README, COMMANDS), (BENCH, WORKS), (CHECK, COMMANDS), (SUB, COMMANDS), (MOVING, COMMANDS)],
 )
 def test_the_documents_name_no_option_that_is_not_there(document: str, commands: dict[str, Any]) -> None:
     said = set(re.findall(r"^\| `(--[a-z-]+)", document, flags=re.MULTILINE))
@@ -185,6 +189,7 @@ def test_replies_in_the_documents_are_replies(frame: str) -> None:
         "docs/proxies.md",
         "docs/check.md",
         "docs/console.md",
+        "docs/moving.md",
         "docs/redis.md",
         "docs/scaling.md",
         "docs/secrets.md",

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -26,6 +25,7 @@ from rich.text import Text
 from rsws.cli import stdio
 from rsws.protocol import Gap, Message, StreamId, json_text
 from rsws.text import log_safely
+from rsws.text import one_line as one_line
 from rsws.text import safe as safe
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ _COLOURS = (
     "cyan", "green", "magenta", "yellow", "blue",
     "bright_cyan", "bright_green", "bright_magenta", "bright_yellow", "bright_blue",
 )  # fmt: skip
-# The lookbehind lets it match only at the beginning of a run of blanks: else the time would grow by the run's square.
-_LINE_BREAK = re.compile(r"(?<![ \t])[ \t]*+[\r\n][ \t\r\n]*+")
 
 
 class _JsonHighlighter(RegexHighlighter):
@@ -57,11 +55,6 @@ class _JsonHighlighter(RegexHighlighter):
 
 
 _highlight_json = _JsonHighlighter().highlight
-
-
-def one_line(json: str) -> str:
-    """Return JSON text without line breaks, which can only be between its tokens: each becomes one space."""
-    return _LINE_BREAK.sub(" ", json) if "\n" in json or "\r" in json else json
 
 
 # --- standard output ---
@@ -270,15 +263,17 @@ def show_logs() -> None:
     log_safely(_LogLines())
 
 
-class Tally:
-    """A printer of the ids of stored messages, one a line, and on a terminal of a progress bar when it takes long.
+class Meter:
+    """A progress bar on a terminal, for what takes long.
 
     Args:
         total_bytes: The length of the input; None where it is unknown.
+        what: What is counted, in the plural.
     """
 
-    def __init__(self, total_bytes: int | None) -> None:
+    def __init__(self, total_bytes: int | None, what: str) -> None:
         self._total_bytes = total_bytes
+        self._what = what
         self._progress: Progress | None = None
 
     def __enter__(self) -> Self:
@@ -291,6 +286,41 @@ class Tally:
         if self._progress is not None:
             self._progress.stop()
 
+    def set(self, size_bytes: int, count: int) -> Progress | None:
+        """Show that so many more bytes of the input are done, and how many there are of what is counted.
+
+        Returns:
+            The progress bar, if it is shown.
+        """
+        if self._progress is None and stderr().is_terminal and time.monotonic() - self._started > PROGRESS_AFTER_S:
+            self._progress = _new_progress(self._what)
+            self._progress.start()
+            self._progress.add_task("", total=self._total_bytes, count=0)
+        if self._progress is not None:
+            self._progress.update(self._progress.tasks[0].id, advance=size_bytes, count=count)
+        return self._progress
+
+
+class Tally:
+    """A printer of the ids of stored messages, one a line, and on a terminal of a progress bar when it takes long.
+
+    Args:
+        total_bytes: The length of the input; None where it is unknown.
+    """
+
+    def __init__(self, total_bytes: int | None) -> None:
+        self._meter = Meter(total_bytes, "messages")
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        self._meter.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._meter.__exit__(kind, error, traceback)
+
     async def add(self, ids: Sequence[StreamId], size_bytes: int) -> None:
         """Print the ids of messages that were stored.
 
@@ -298,32 +328,54 @@ class Tally:
             ids: Their ids, in the order of the input.
             size_bytes: The length of their input.
         """
-        if self._progress is None and stderr().is_terminal and time.monotonic() - self._started > PROGRESS_AFTER_S:
-            self._progress = _new_progress()
-            self._progress.start()
-            self._progress.add_task("", total=self._total_bytes, messages=0)
+        self._count += len(ids)
+        progress = self._meter.set(size_bytes, self._count)
         lines = "".join(f"{stream_id}\n" for stream_id in ids)
-        if self._progress is not None:
-            task = self._progress.tasks[0]
-            self._progress.update(task.id, advance=size_bytes, messages=task.fields["messages"] + len(ids))
-            if stdout().is_terminal:  # it is the progress bar's terminal, and only the bar knows where to write
-                self._progress.print(lines, end="")
-                return
+        if progress is not None and stdout().is_terminal:  # the bar's terminal, and only the bar knows where to write
+            progress.print(lines, end="")
+            return
         await stdio.write(lines.encode())
 
 
-def _new_progress() -> Progress:
+def _new_progress(what: str) -> Progress:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     return Progress(
         SpinnerColumn(),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[messages]:,} messages"),
+        TextColumn("{task.fields[count]:,} " + what),
         TimeRemainingColumn(),
         console=stderr(),
         transient=True,
     )
+
+
+class StatusLine:
+    """A line at the bottom of a terminal that says how far something is; elsewhere nothing is shown."""
+
+    def __init__(self) -> None:
+        self._status = stderr().status("")
+
+    def __enter__(self) -> Self:
+        if stderr().is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._status.stop()
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a terminal."""
+        return stderr().is_terminal
+
+    def set(self, text: str) -> None:
+        """Show another text."""
+        if stderr().is_terminal:
+            self._status.update(Text(safe(text)))
 
 
 @cache

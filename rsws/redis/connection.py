@@ -86,6 +86,14 @@ def pack(*arguments: bytes) -> bytes:
     return command
 
 
+def unpack(command: bytes) -> list[bytes]:
+    """Return the arguments that :func:`pack` has packed."""
+    reader = hiredis.Reader()
+    reader.feed(command)
+    arguments: list[bytes] = reader.gets()
+    return arguments
+
+
 class RedisConnection(asyncio.Protocol):
     """A connection that is up and logged in. Its user has to close it.
 

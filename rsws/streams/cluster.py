@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -22,9 +22,9 @@ from rsws.redis.link import future_reply
 from rsws.redis.target import RedisTarget
 from rsws.streams.cluster_map import Ask, ask_map, ask_node, ask_primary
 from rsws.streams.follower import Follower
-from rsws.streams.lanes import Lanes
+from rsws.streams.lanes import Lanes, OnResult, Send
 from rsws.streams.primary import Primary
-from rsws.streams.replies import History, StreamBounds
+from rsws.streams.replies import Entry, History, StreamBounds
 from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, slot_of
 from rsws.streams.store import IdempotencyKey, Store, Stored, Streams, ignore_result
 from rsws.urls import HostPort
@@ -144,15 +144,32 @@ class Cluster(Streams):
             channel, lambda store, done: store.append(channel, data, done, once), on_result, len(data), keys
         )
 
+    def insert(
+        self,
+        channel: str,
+        entries: Sequence[Entry],
+        on_result: Callable[[int | StoreError], None],
+        maxlen: int | None = None,
+    ) -> None:
+        size = sum(len(entry.data or b"") for entry in entries)
+        self._submit(channel, lambda store, done: store.insert(channel, entries, done, maxlen), on_result, size)
+
+    def raise_last(self, channel: str, last: StreamId, on_result: Callable[[StoreError | None], None]) -> None:
+        self._submit(channel, lambda store, done: store.raise_last(channel, last, done), on_result)
+
     def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
         future, on_result = future_reply()
         future.add_done_callback(ignore_result)
-        ask = partial(self._lanes.submit, channel, lambda store, done: store.look(channel, done), on_result)
+        self._submit(channel, lambda store, done: store.look(channel, done), on_result)
+        return future
+
+    def _submit(self, channel: str, send: Send, on_result: OnResult, size: int = 0) -> None:
+        """Have a store asked for something once the map is known, after all that was asked of the channel before."""
+        ask = partial(self._lanes.submit, channel, send, on_result, size)
         if self._early is not None:
             self._early.append(ask)
         else:
             ask()
-        return future
 
     async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         return await self._read(channel, lambda store: store.page(channel, after, limit, limit_bytes))

@@ -10,11 +10,17 @@ import msgspec
 from rsws.errors import UsageError
 from rsws.patterns import Patterns
 from rsws.protocol import END_FIELD, FIELD
+from rsws.redis.connection import pack
 
 FIELD_NAME = FIELD.encode()
 END_NAME = END_FIELD.encode()
 ALL = b"*"
 """In place of a field's name: all fields together are the message, as one object."""
+PACKED = b""
+"""In place of a field's name: all fields together, exactly as they are, packed by :func:`rsws.redis.connection.pack`.
+That is for whoever copies entries; no rule can say it, as no field's name is empty there.
+"""
+WHOLE = (ALL, PACKED)
 
 
 class MessageFields:
@@ -45,8 +51,15 @@ class MessageFields:
         return FIELD_NAME
 
 
+class _Packed(MessageFields):
+    def of(self, channel: str) -> bytes:
+        return PACKED
+
+
 DEFAULT_FIELDS = MessageFields()
 """``messageData`` in all channels."""
+PACKED_FIELDS = _Packed()
+"""``PACKED`` in all channels."""
 
 
 def field_rule_fault(rule: str) -> str | None:
@@ -64,7 +77,7 @@ def read_fields(fields: Sequence[bytes], field: bytes) -> tuple[bytes | None, bo
 
     Args:
         fields: Names and values in turn.
-        field: The name of the field that holds the message; the last one counts. ``ALL`` for all of them.
+        field: The name of the field that holds the message; the last one counts. ``ALL`` or ``PACKED`` for all of them.
 
     Returns:
         The message, unchecked, or None if there is none; and whether there is a field ``end``.
@@ -75,7 +88,12 @@ def read_fields(fields: Sequence[bytes], field: bytes) -> tuple[bytes | None, bo
             data = value
         elif name == END_NAME:
             ends = True
-    return (as_object(fields) if field == ALL else data), ends
+    return (together(fields, field) if field in WHOLE else data), ends
+
+
+def together(fields: Sequence[bytes], field: bytes) -> bytes:
+    """Return all fields of an entry as one message, in the form that ``field``, one of ``WHOLE``, says."""
+    return pack(*fields) if field == PACKED else as_object(fields)
 
 
 def as_object(fields: Sequence[bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -9,14 +10,17 @@ import msgspec
 
 from rsws.errors import ChannelUnreadable, RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import ZERO, StreamId
-from rsws.redis.connection import ReplyError
-from rsws.streams.fields import ALL, FIELD_NAME, as_object, read_fields
+from rsws.redis.connection import ReplyError, unpack
+from rsws.streams.fields import ALL, FIELD_NAME, WHOLE, read_fields, together
 from rsws.streams.scripts import checksum
 from rsws.streams.slots import REDIRECTS, Redirected
 
 _REFUSED = "Redis refused: "
 _UNAVAILABLE = ("LOADING ", "MASTERDOWN ")
 """How the errors begin with which a server says that it can't serve for now."""
+MOST_ARGUMENTS = 4000
+"""The most names and values of an entry's fields that a script can pass on: Lua's stack has 8,000 places."""
+_ID_TAKEN = re.compile("ID specified in XADD is equal or smaller|exhausted the last possible ID")
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -33,6 +37,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     def id(self) -> StreamId:
         """The id to compare with others."""
         return StreamId.from_redis(self.raw_id)
+
+
+class IdTaken(RedisRefused):
+    """The stream has an entry with this id, or a later one: nothing was stored."""
 
 
 class StreamBounds(NamedTuple):
@@ -77,7 +85,7 @@ def parse_entries(reply: Sequence[Any], field: bytes = FIELD_NAME) -> list[Entry
     Args:
         field: See :func:`rsws.streams.fields.read_fields`.
     """
-    if field == ALL:
+    if field in WHOLE:
         return [_entry(raw_id, fields, field) for raw_id, fields in reply]
     return [
         # Nearly all entries have only this field: calling _entry for each would cost as much as everything else here.
@@ -98,7 +106,29 @@ def read_arguments(
     after: bytes, limit: int, limit_bytes: int, field: bytes, *, with_check: bool = False
 ) -> tuple[bytes, ...]:
     """Return the arguments for READ."""
-    return after, b"%d" % limit, b"%d" % limit_bytes, field, b"1" if with_check else b"0"
+    asked = ALL if field in WHOLE else field
+    return after, b"%d" % limit, b"%d" % limit_bytes, asked, b"1" if with_check else b"0"
+
+
+def insert_arguments(entries: Sequence[Entry], maxlen: int | None) -> tuple[bytes, ...]:
+    """Return the arguments for INSERT with as many of the entries, from the first on, as it takes; none if it is none.
+
+    Args:
+        entries: Their data is ``PACKED``.
+    """
+    arguments = [b"" if maxlen is None else b"%d" % maxlen]
+    for entry in entries:
+        fields = unpack(entry.data or b"")
+        if len(fields) > MOST_ARGUMENTS:
+            break
+        arguments += (entry.raw_id, b"%d" % len(fields), *fields)
+    return tuple(arguments) if len(arguments) > 1 else ()
+
+
+def xadd_arguments(entry: Entry, maxlen: int | None) -> tuple[bytes, ...]:
+    """Return what follows the key in the XADD command that does the same with one entry."""
+    trim = () if maxlen is None else (b"MAXLEN", b"~", b"%d" % maxlen)
+    return *trim, entry.raw_id, *unpack(entry.data or b"")
 
 
 def parse_read(reply: Any, field: bytes) -> tuple[list[Entry], bool, StreamBounds | None, bytes | None]:
@@ -112,9 +142,9 @@ def parse_read(reply: Any, field: bytes) -> tuple[list[Entry], bool, StreamBound
         that entry, if it was asked for.
     """
     found, is_end, look, check, ends = reply
-    if field == ALL:
-        found[1::2] = [None if fields is None else as_object(fields) for fields in found[1::2]]
-        check = None if check is None else checksum(as_object(check))
+    if field in WHOLE:
+        found[1::2] = [None if fields is None else together(fields, field) for fields in found[1::2]]
+        check = None if check is None else checksum(together(check, field))
     values = iter(found)
     entries = list(map(Entry, values, values))
     if ends:
@@ -144,6 +174,8 @@ def store_error(channel: str, error: Any) -> StoreError:
     if isinstance(error, StoreError):
         return error
     text = str(error)
+    if _ID_TAKEN.search(text):
+        return IdTaken(f"{_REFUSED}{text}")
     if text.startswith(REDIRECTS):
         return Redirected(text)
     if text.startswith("WRONGTYPE"):

@@ -16,7 +16,7 @@ from rsws.streams.fields import DEFAULT_FIELDS, MessageFields
 from rsws.streams.follower import Follower
 from rsws.streams.primary import Primary
 from rsws.streams.reader import Reader
-from rsws.streams.replies import History, StreamBounds
+from rsws.streams.replies import Entry, History, StreamBounds
 from rsws.streams.retention import Rule
 from rsws.streams.scan import BEGIN
 from rsws.streams.slots import Redirected
@@ -145,6 +145,18 @@ class Router(Streams):
         once: IdempotencyKey | None = None,
     ) -> None:
         self._streams.append(channel, data, on_result, once)
+
+    def insert(
+        self,
+        channel: str,
+        entries: Sequence[Entry],
+        on_result: Callable[[int | StoreError], None],
+        maxlen: int | None = None,
+    ) -> None:
+        self._streams.insert(channel, entries, on_result, maxlen)
+
+    def raise_last(self, channel: str, last: StreamId, on_result: Callable[[StoreError | None], None]) -> None:
+        self._streams.raise_last(channel, last, on_result)
 
     def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
         return self._streams.bounds(channel)

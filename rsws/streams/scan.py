@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 
 from rsws.redis.connection import ReplyError
@@ -11,6 +12,14 @@ _KEYS = b"1000"
 """How many keys Redis looks at in one step, of whatever type."""
 BEGIN = b"0"
 """The cursor of the first step, and after the last one."""
+
+
+_SPECIAL = re.compile(r"[\[\]?\\^]")
+
+
+def redis_glob(pattern: str) -> bytes:
+    """Return a pattern in which ``*`` alone is special as one of Redis."""
+    return _SPECIAL.sub(r"\\\g<0>", pattern).encode(errors="surrogateescape")
 
 
 class StreamScan:

@@ -170,6 +170,38 @@ when Redis refuses that (out of memory, no permission for the key). With ARGV[5]
 WAIT after it would not cover the first time, which may have come over another connection.
 """
 
+INSERT = Script(b"""
+local at, stored = 2, 0
+while at <= #ARGV do
+  local command, last = {'XADD', KEYS[1]}, at + 1 + tonumber(ARGV[at + 1])
+  if ARGV[1] ~= '' then command = {'XADD', KEYS[1], 'MAXLEN', '~', ARGV[1]} end
+  command[#command + 1] = ARGV[at]
+  for index = at + 2, last do command[#command + 1] = ARGV[index] end
+  local reply = redis.pcall(unpack(command))
+  if type(reply) == 'table' then
+    if stored == 0 then return reply end
+    return stored
+  end
+  at, stored = last + 1, stored + 1
+end
+return stored
+""")
+"""Adds entries to the stream KEYS[1] up to the first that Redis refuses, and returns how many; the error if none.
+
+ARGV[1] is about how many newest entries the stream keeps, or empty; then come the id of each entry, the number of names
+and values of its fields, and these. Commands in a row would store what follows a refused one: a hole that could never
+be filled.
+"""
+
+RAISE_LAST = Script(b"""
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('XGROUP', 'CREATE', KEYS[1], 'rsws', '0', 'MKSTREAM')
+  redis.call('XGROUP', 'DESTROY', KEYS[1], 'rsws')
+end
+return redis.call('XSETID', KEYS[1], ARGV[1])
+""")
+"""Makes ARGV[1] the last id that the stream KEYS[1] has generated. If there is none it makes one, without an entry."""
+
 DELETE_QUIET = Script(
     _LOOK
     + b"""

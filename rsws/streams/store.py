@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +13,7 @@ import msgspec
 from rsws.errors import Conflict, NotPossible, RedisUnavailable, StoreError
 from rsws.protocol import ZERO, StreamId
 from rsws.redis.command_queue import BATCH_BYTES
-from rsws.redis.connection import ReplyError
+from rsws.redis.connection import ReplyError, pack
 from rsws.redis.limits import DEFAULTS, Limits
 from rsws.redis.link import Submits, future_reply
 from rsws.streams.caution import Caution
@@ -22,18 +22,21 @@ from rsws.streams.lookback import LookBack
 from rsws.streams.refusals import Refusals
 from rsws.streams.replication import ReplicaWait
 from rsws.streams.replies import (
+    Entry,
     History,
     StreamBounds,
     broken_continuity,
+    insert_arguments,
     parse_entries,
     parse_look,
     parse_read,
     read_arguments,
     store_error,
     too_large,
+    xadd_arguments,
 )
 from rsws.streams.script_runner import ScriptRunner, ScriptsForbidden
-from rsws.streams.scripts import LOOK, READ, STEP_BACK, STORE_ONCE
+from rsws.streams.scripts import INSERT, LOOK, RAISE_LAST, READ, STEP_BACK, STORE_ONCE
 from rsws.streams.slots import slot_tag
 
 PLAIN_READ_ENTRIES = 4
@@ -97,6 +100,18 @@ class Streams(Protocol):
     ) -> None:
         """See :meth:`Store.append`."""
 
+    def insert(
+        self,
+        channel: str,
+        entries: Sequence[Entry],
+        on_result: Callable[[int | StoreError], None],
+        maxlen: int | None = None,
+    ) -> None:
+        """See :meth:`Store.insert`."""
+
+    def raise_last(self, channel: str, last: StreamId, on_result: Callable[[StoreError | None], None]) -> None:
+        """See :meth:`Store.raise_last`."""
+
     def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
         """See :meth:`Store.bounds`."""
 
@@ -144,6 +159,8 @@ class Store(Streams):
         self._look_back = LookBack(self._step_back, step_s=limits.step_s)
         self._look_weight = LOOK_WEIGHT
         """The weight of LOOK, estimated from the last ones; see :meth:`rsws.redis.link.RedisLink.submit`."""
+        self._may_insert = True
+        """Whether several entries may be inserted by one script, as far as is known."""
         self._looks: dict[str, tuple[int, list[Callable[[StreamBounds | StoreError], None]]]] = {}
         """Who waits for the last look under way at each channel, and the link's batch count when it was submitted."""
 
@@ -209,6 +226,50 @@ class Store(Streams):
         must_write = b"0" if self._replica_wait is None else b"1"
         arguments = (field, data, digest, b"%d" % (once.window_s * 1000), must_write)
         self._scripts.run(STORE_ONCE, keys, arguments, on_reply)
+
+    def insert(
+        self,
+        channel: str,
+        entries: Sequence[Entry],
+        on_result: Callable[[int | StoreError], None],
+        maxlen: int | None = None,
+    ) -> None:
+        """Add entries with their ids, in order, up to the first that Redis refuses.
+
+        Args:
+            entries: At least one; their data is ``PACKED``, and the id may be ``*``.
+            on_result: Called exactly once: with how many were stored, at least one; which may be fewer than all without
+                any being refused. Else with the error of the first; IdTaken where the stream is beyond it.
+            maxlen: About how many of the newest entries the stream keeps; None keeps all.
+        """
+        arguments = insert_arguments(entries, maxlen) if self._may_insert else ()
+        if not arguments:
+            command = pack(b"XADD", channel.encode(), *xadd_arguments(entries[0], maxlen))
+            self._commands.submit(command, partial(self._inserted, channel, on_result))
+            return
+
+        def on_reply(reply: Any) -> None:
+            if isinstance(reply, ScriptsForbidden):
+                self._may_insert = False
+                self.insert(channel, entries, on_result, maxlen)
+            else:
+                self._inserted(channel, on_result, reply)
+
+        self._scripts.run(INSERT, (channel.encode(),), arguments, on_reply)
+
+    def _inserted(self, channel: str, on_result: Callable[[int | StoreError], None], reply: Any) -> None:
+        if isinstance(reply, Exception):
+            on_result(store_error(channel, reply))
+        else:
+            on_result(reply if isinstance(reply, int) else 1)
+
+    def raise_last(self, channel: str, last: StreamId, on_result: Callable[[StoreError | None], None]) -> None:
+        """Make ``last`` the last id that the stream has generated; it may have no entry, or not be there at all."""
+
+        def on_reply(reply: Any) -> None:
+            on_result(store_error(channel, reply) if isinstance(reply, Exception) else None)
+
+        self._scripts.run(RAISE_LAST, (channel.encode(),), (str(last).encode(),), on_reply)
 
     def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
         """Return the bounds of ``channel`` as of a moment after this call and before anything appended after it.

@@ -30,8 +30,13 @@ DOCS = Path(__file__).parent
 ENGLISH = {
     "title": "Commands",
     "intro": """\
-What `rsws COMMAND --help` says, on one page; `man rsws` has it, too. Standard output carries data alone, everything else
-goes to standard error, and `NO_COLOR` is honoured. All settings with their variables: [Settings](settings.md).""",
+What `rsws COMMAND --help` says, on one page; `man rsws` has it, too. All settings with their variables:
+[Settings](settings.md).
+
+Standard output carries data alone, everything else goes to standard error, and `NO_COLOR` is honoured. In a pipe data
+is what was published, byte for byte but for line breaks; on a terminal and in log lines what a terminal would obey
+shows as `\\u009b`. DATA that is not JSON is refused: `--text` sends plain text. On a terminal `rsws pub CHANNEL`
+without DATA is a prompt with history (`/help`).""",
     "command": "command",
     "does": "what it does",
     "exit": "Exit codes",
@@ -41,14 +46,18 @@ goes to standard error, and `NO_COLOR` is honoured. All settings with their vari
     "option": "option",
     "environment": "environment",
     "default": "default",
-    "required": "required",
 }
 INDONESIAN = {
     "title": "Perintah",
     "intro": """\
 Isi `rsws PERINTAH --help` dalam satu halaman; ada juga di `man rsws`. Programnya sendiri berbahasa Inggris, jadi
-penjelasan opsi di bawah ini persis seperti yang muncul di terminal. Standard output hanya berisi data, selebihnya ke
-standard error, dan `NO_COLOR` dipatuhi. Semua pengaturan beserta variabelnya: [Settings](../settings.md).""",
+penjelasan opsi di bawah ini persis seperti yang muncul di terminal. Semua pengaturan beserta variabelnya:
+[Pengaturan](../settings.md).
+
+Standard output hanya berisi data, selebihnya ke standard error, dan `NO_COLOR` dipatuhi. Di pipe, data sama persis
+dengan yang diterbitkan, byte demi byte kecuali pergantian baris; di terminal dan di log, apa yang akan dituruti
+terminal tampil sebagai `\\u009b`. DATA yang bukan JSON ditolak: `--text` mengirim teks biasa. Di terminal,
+`rsws pub CHANNEL` tanpa DATA membuka prompt dengan riwayat (`/help`).""",
     "command": "perintah",
     "does": "kegunaan",
     "exit": "Kode keluar",
@@ -58,7 +67,6 @@ standard error, dan `NO_COLOR` dipatuhi. Semua pengaturan beserta variabelnya: [
     "option": "opsi",
     "environment": "variabel",
     "default": "bawaan",
-    "required": "wajib",
 }
 
 
@@ -348,7 +356,7 @@ def outputs() -> dict[Path, str]:
     return pages | {
         DOCS / "commands.md": commands_page(ENGLISH),
         DOCS / "id" / "commands.md": commands_page(INDONESIAN),
-        DOCS / "rsws.1": man_page(),
+        DOCS.parent / "man" / "rsws.1": man_page(),
     }
 
 

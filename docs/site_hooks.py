@@ -1,7 +1,7 @@
 """What mkdocs can't do by itself: the pages are read on a code host, too, and link to files of the repository there.
 
-A file outside of docs/ that a page links to comes along, and links to it are changed. In the Indonesian site a page that
-docs/id does not have is the English one, and headings have the anchors of their English page, too.
+A file outside of docs/ that a page links to comes along, and links to it are changed. In the Indonesian site a page
+that docs/id does not have is the English one, and headings have the anchors of their English page, too.
 """
 
 from __future__ import annotations

@@ -185,8 +185,8 @@ def _codes(codes: dict[int, str], said: dict[str, str]) -> str:
 def _command_part(command: Command, said: dict[str, str]) -> str:
     parts = [f"## {command.path}\n\n{_safe(command.help)}\n\n```text\n{command.usage}\n```\n"]
     if any(each.help for each in command.arguments):
-        rows = [(f"`{_placeholder(each)}`", _cell(plain(each.help or ""))) for each in command.arguments]
-        parts.append(table(("", said["meaning"]), *rows))
+        arguments = [(f"`{_placeholder(each)}`", _cell(plain(each.help or ""))) for each in command.arguments]
+        parts.append(table(("", said["meaning"]), *arguments))
     for panel, chosen in command.panels.items():
         rows = []
         for each in chosen:
@@ -334,6 +334,7 @@ def tables() -> dict[str, list[str]]:
             table(("code", "why", "come back?"), *closes),
             table(("metric", "type", "meaning"), *metrics),
         ],
+        "id/protocol.md": [table(("metrik", "jenis", "arti, seperti di `/metrics`"), *metrics)],
     }
 
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from pymdownx.slugs import slugify
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +19,7 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)")
 HEADING = re.compile(r"^(#+ +)(.*)$", re.MULTILINE)
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 ENGLISH_ONLY = """\
-!!! note
+!!! note "Catatan"
     Halaman ini belum diterjemahkan; ini versi bahasa Inggrisnya.
 
 """
@@ -38,7 +38,8 @@ def on_files(files: Files, config: Any) -> Files:
         if name not in seen and (folder.name == "id" or not name.startswith("docs/id/")):
             seen.add(name)
             if files.get_file_from_path(_in_site(name)) is None:
-                files.append(File.generated(config, _in_site(name), abs_src_path=str(path)))
+                included = InclusionLevel.INCLUDED  # whatever exclude_docs says of its name
+                files.append(File.generated(config, _in_site(name), abs_src_path=str(path), inclusion=included))
         if path.suffix == ".md":
             targets = [(path.parent / target).resolve() for target in LINK.findall(path.read_text())]
             waiting += [each for each in targets if each.is_file() and each.relative_to(ROOT).as_posix() not in seen]

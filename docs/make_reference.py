@@ -52,7 +52,7 @@ INDONESIAN = {
     "intro": """\
 Isi `rsws PERINTAH --help` dalam satu halaman; ada juga di `man rsws`. Programnya sendiri berbahasa Inggris, jadi
 penjelasan opsi di bawah ini persis seperti yang muncul di terminal. Semua pengaturan beserta variabelnya:
-[Pengaturan](../settings.md).
+[Pengaturan](settings.md).
 
 Standard output hanya berisi data, selebihnya ke standard error, dan `NO_COLOR` dipatuhi. Di pipe, data sama persis
 dengan yang diterbitkan, byte demi byte kecuali pergantian baris; di terminal dan di log, apa yang akan dituruti
@@ -302,9 +302,9 @@ def _roff(text: str) -> str:
 # --- the tables in pages that are written by hand ---
 
 
-def settings_table(settings: type[Any]) -> str:
+def settings_table(settings: type[Any], head: tuple[str, ...] = ("flag", "environment", "default", "meaning")) -> str:
     """What docs/settings.md says of a settings class."""
-    rows = [("flag", "environment", "default", "meaning")]
+    rows = [head]
     for name, option in options(settings).items():
         default = getattr(settings(), name)
         if isinstance(default, bool):
@@ -333,6 +333,9 @@ def tables() -> dict[str, list[str]]:
             table(("code", "when", "what to do"), *errors),
             table(("code", "why", "come back?"), *closes),
             table(("metric", "type", "meaning"), *metrics),
+        ],
+        "id/settings.md": [
+            settings_table(each, ("flag", "variabel", "bawaan", "arti")) for each in (Settings, ClientSettings)
         ],
         "id/protocol.md": [table(("metrik", "jenis", "arti, seperti di `/metrics`"), *metrics)],
     }

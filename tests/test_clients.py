@@ -50,11 +50,13 @@ def in_php(program: Path) -> list[str | Path]:
 
 
 GO_IS_HERE = bool(shutil.which("go")) and all((GO_PATH / "src/github.com" / name).is_dir() for name in GO_PACKAGES)
+PHP_HAS_REDIS = ["php", "-r", "exit((int) !class_exists('Redis'));"]
+PHP_IS_HERE = bool(shutil.which("php")) and not subprocess.run(PHP_HAS_REDIS, capture_output=True).returncode
 LANGUAGES: dict[str, tuple[Callable[[Path], list[str | Path]], str, bool]] = {
     "Node.js": (in_node, "mjs", bool(shutil.which("node") and shutil.which("npm"))),
     "Python": (in_python, "py", True),
     "Go": (in_go, "go", GO_IS_HERE),
-    "PHP": (in_php, "php", bool(shutil.which("php"))),
+    "PHP": (in_php, "php", PHP_IS_HERE),
 }
 HERE = [name for name, (_, _, is_here) in LANGUAGES.items() if is_here]
 

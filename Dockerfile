@@ -2,7 +2,8 @@ FROM python:3.12.12-slim-bookworm AS build
 # "jwt,embedded" adds the embedded server.
 ARG EXTRAS=jwt
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY man ./man
 COPY rsws ./rsws
 RUN python -m venv --without-pip /opt/rsws && \
     pip --python /opt/rsws/bin/python install --no-cache-dir ".[$EXTRAS]"
@@ -19,6 +20,11 @@ ENV PATH=/opt/rsws/bin:$PATH \
     PORT=8080 \
     RSWS_ADMIN=127.0.0.1:9090 \
     RSWS_DATA_DIR=/data
+# A release adds version, revision, source and time.
+LABEL org.opencontainers.image.title="rsws" \
+    org.opencontainers.image.description="A WebSocket gateway over Redis Streams" \
+    org.opencontainers.image.licenses="MIT" \
+    org.opencontainers.image.base.name="docker.io/library/python:3.12.12-slim-bookworm"
 # A number: Kubernetes can't tell otherwise that it is not root.
 USER 10001:10001
 EXPOSE 8080

@@ -288,8 +288,18 @@ def test_the_embedded_server_needs_a_volume_and_nothing_else(compose: dict[str, 
     assert {"jwt", "embedded"} <= extras.keys()
 
 
+def test_the_labels_say_what_it_is() -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]*)"', in_image("LABEL")))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [base] = [instruction.text for instruction in IMAGE if instruction.name == "FROM"]
+    assert labels["title"] == project["name"]
+    assert project["description"].startswith(labels["description"])
+    assert labels["licenses"] == project["license"]
+    assert labels["base.name"] == f"docker.io/library/{base}"
+
+
 def test_images_are_pinned_by_version() -> None:
-    texts = [(ROOT / name).read_text() for name in ("Dockerfile", "docker-compose.yaml", "README.md")]
+    texts = [(ROOT / name).read_text() for name in ("Dockerfile", "docker-compose.yaml", "docs/container.md")]
     images = re.findall(r"^FROM (\S+)", texts[0], flags=re.MULTILINE) + re.findall(r"\bredis:\S+", "".join(texts[1:]))
     images = [image for image in images if not image.startswith("redis://")]
     assert len(images) == 4

@@ -6,9 +6,9 @@ import json
 import shutil
 import subprocess
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def test_the_package_has_what_the_gateway_serves(installed: Path) -> None:
     ]  # fmt: skip
     assert (package / "rsws.js").read_bytes() == client_module(gzipped=False)
     content = json.loads((package / "package.json").read_text())
-    assert content["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert content["version"] == version("rsws")
     assert not {"dependencies", "peerDependencies"} & content.keys()
 
 

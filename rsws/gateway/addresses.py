@@ -12,7 +12,8 @@ from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import Metrics
 from rsws.gateway.peer import counted_as
-from rsws.gateway.websocket.connection import ClientConnection, TurnedAway
+from rsws.gateway.websocket.connection import ClientConnection
+from rsws.gateway.websocket.interfaces import TurnedAway
 from rsws.rates import Bucket, Rate
 from rsws.settings import Settings
 

@@ -21,11 +21,13 @@ from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.session import Client, Session
 from rsws.gateway.websocket.compression import COMPRESSION
-from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner, TurnedAway
+from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
 from rsws.gateway.websocket.forwarded import TrustedProxies
 from rsws.gateway.websocket.frames import close_frame
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
+from rsws.gateway.websocket.interfaces import TurnedAway
 from rsws.gateway.websocket.turns import Turns
+from rsws.gateway.websocket.write_queue import WriteQueue
 from rsws.log_lines import LogLine
 from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
@@ -109,7 +111,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
         """Refused connections, oldest refusal first, each with the timer of its refusal if that is delayed."""
         self._ending: set[ClientConnection] = set()
         """Connections of former clients that are closing but not lost yet."""
-        self._unwritten: list[ClientConnection] = []
+        self._unwritten: list[WriteQueue] = []
         self._turn = 0
         self._turn_is_over = True
         self._log_no_room = NowAndThen(log)
@@ -199,9 +201,9 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
             asyncio.get_running_loop().call_soon(self._end_turn)
         return self._turn
 
-    def will_flush(self, connection: ClientConnection) -> None:
+    def will_flush(self, queue: WriteQueue) -> None:
         self.turn()
-        self._unwritten.append(connection)
+        self._unwritten.append(queue)
 
     def closing(self, connection: ClientConnection) -> None:
         session = self.sessions.pop(connection, None)

@@ -18,7 +18,7 @@ from rsws.gateway.delivery.hub import Hub, Opened
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.peer import Peer
 from rsws.gateway.request_limits import RequestLimits
-from rsws.gateway.websocket.connection import MessageHandler
+from rsws.gateway.websocket.interfaces import MessageHandler
 from rsws.gateway.websocket.keepalive import Liveness
 from rsws.log_lines import LogLine
 from rsws.protocol import (
@@ -163,7 +163,7 @@ class Session(MessageHandler, TokenHolder):
 
     @property
     def is_busy(self) -> bool:
-        """See :class:`rsws.gateway.websocket.connection.MessageHandler`."""
+        """See :class:`rsws.gateway.websocket.interfaces.MessageHandler`."""
         return len(self._opening) >= OPENINGS
 
     @property

@@ -21,6 +21,7 @@ from rsws.gateway.websocket.frames import MessageFramer, text_frame, text_payloa
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.receiving import FrameReader
 from rsws.gateway.websocket.turns import Turns
+from rsws.gateway.websocket.write_queue import WriteQueue
 from rsws.protocol import Message, StreamId, encode_reply, message_template
 from rsws.settings import Settings
 
@@ -95,7 +96,7 @@ class Everyone:
     def turn(self) -> int:
         return 1
 
-    def will_flush(self, connection: ClientConnection) -> None:
+    def will_flush(self, queue: WriteQueue) -> None:
         pass
 
     def closing(self, connection: ClientConnection) -> None:

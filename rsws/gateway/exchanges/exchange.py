@@ -33,7 +33,7 @@ from rsws.gateway.http import Request
 from rsws.gateway.limits import Limits
 from rsws.gateway.session import Client, Session
 from rsws.gateway.websocket.connection import ClientConnection
-from rsws.gateway.websocket.connection import Exchange as ExchangeInterface
+from rsws.gateway.websocket.interfaces import Exchange as ExchangeInterface
 from rsws.log_lines import LogLine
 from rsws.options import KIB
 from rsws.settings import Settings
@@ -97,7 +97,7 @@ class Exchange(ExchangeInterface, Responder):
         """Whether the response is a stream under way."""
         self._refusing: asyncio.TimerHandle | None = None
 
-    # --- see rsws.gateway.websocket.connection.Exchange ---
+    # --- see rsws.gateway.websocket.interfaces.Exchange ---
 
     @property
     def is_busy(self) -> bool:

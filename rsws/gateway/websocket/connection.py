@@ -10,21 +10,22 @@ import asyncio
 import logging
 from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple, cast
 from typing import Protocol as Interface
+from typing import cast
 
 from websockets.protocol import Protocol, State
 
 from rsws.errors import CloseCode
-from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.peer import UNKNOWN, Peer
-from rsws.gateway.websocket.compression import Compressor, agreed_compressor
+from rsws.gateway.websocket.compression import agreed_compressor
 from rsws.gateway.websocket.frames import PING, text_frame
 from rsws.gateway.websocket.handshake import Opening
-from rsws.gateway.websocket.keepalive import Liveness, Verdict, unacknowledged_bytes
+from rsws.gateway.websocket.interfaces import Exchange, MessageHandler, TurnedAway
+from rsws.gateway.websocket.keepalive import Liveness, Verdict
 from rsws.gateway.websocket.receiving import FrameReader, Receiver
 from rsws.gateway.websocket.turns import BYTES_UNDER_WAY, REQUESTS_UNDER_WAY, Turns
+from rsws.gateway.websocket.write_queue import QueueOwner, WriteQueue
 from rsws.log_lines import LogLine
 from rsws.options import KIB
 from rsws.settings import Settings
@@ -38,60 +39,11 @@ IGNORED_BYTES = 64 * KIB
 LEAST_REQUESTS, LEAST_BYTES = REQUESTS_UNDER_WAY[0], BYTES_UNDER_WAY[0]
 
 
-class TurnedAway(NamedTuple):
-    """Why a connection is refused, whatever its request says."""
-
-    reason: str
-    come_back_s: int
-    """The seconds after which it makes sense to try again."""
-
-
-class MessageHandler(Interface):
-    """The interface of a client's session that its connection needs."""
-
-    __slots__ = ()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the handler can accept no more messages for now."""
-
-    def text_received(self, text: str) -> None:
-        """Handle one message of the client."""
-
-
-class Exchange(Interface):
-    """The interface of a request of plain HTTP and its response, on a connection that is no WebSocket for that time."""
-
-    __slots__ = ()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether nothing more is to be read for now, as the response is being made."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the whole request has come."""
-
-    @property
-    def rest(self) -> bytes:
-        """What has come of the next request."""
-
-    def receive(self, data: bytes) -> None:
-        """Handle bytes from the client."""
-
-    def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
-        """Finish soon; no other request may come over this connection."""
-
-    def end(self) -> None:
-        """Clean up: it is over, or its connection is lost."""
-
-
-class ConnectionOwner(Interface):
+class ConnectionOwner(QueueOwner, Interface):
     """The interface of the client registry that a connection needs."""
 
     __slots__ = ()
 
-    high_water_bytes: int
     close_timeout_s: float
     settings: Settings
     turns: Turns
@@ -114,14 +66,8 @@ class ConnectionOwner(Interface):
     def opened(self, connection: ClientConnection, opening: Opening) -> None:
         """Admit the client after its handshake, and pass a handler to :meth:`ClientConnection.start`; or refuse it."""
 
-    def turn(self) -> int:
-        """Return the number of the current turn of the event loop, which is positive."""
-
     def handshake_timed_out(self, connection: ClientConnection) -> None:
         """Note that a connection is about to be cut off, as its time for a handshake is over."""
-
-    def will_flush(self, connection: ClientConnection) -> None:
-        """Schedule a call of the connection's :meth:`~ClientConnection.flush` at the end of this turn."""
 
     def closing(self, connection: ClientConnection) -> None:
         """Note that an open connection is no longer open, for whatever reason."""
@@ -130,11 +76,10 @@ class ConnectionOwner(Interface):
         """Remove a lost connection, whether it was open or not."""
 
 
-class ClientConnection(asyncio.Protocol, Outlet, Receiver):
+class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
     """A client's connection, from its first byte to its end."""
 
     __slots__ = (
-        "_compressor",
         "_connected_at",
         "_cutting_off",
         "_exchange",
@@ -143,62 +88,41 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         "_ignored_bytes",
         "_in_flight",
         "_in_flight_bytes",
-        "_loop",
-        "_out",
-        "_out_bytes",
-        "_owner",
-        "_paused",
         "_pending_close",
-        "_reading_page",
-        "_reading_paused",
         "_request",
-        "_sent_in",
-        "_waiting",
-        "_written",
         "counted_as",
         "ignores_input",
         "is_full",
         "is_open",
         "life",
         "source",
-        "transport",
         "turned_away",
     )  # fmt: skip
 
-    transport: asyncio.Transport
+    _owner: ConnectionOwner
     is_lasting = True
     """See :class:`rsws.gateway.session.Client`."""
 
     def __init__(self, owner: ConnectionOwner) -> None:
-        self._owner = owner
-        self._loop = asyncio.get_running_loop()
+        super().__init__(owner)
         self._request: RequestReader | None = None
         self._frames: FrameReader | None = None
         """The reader of the client's frames, once the handshake is done."""
         self._exchange: Exchange | None = None
         """The request of plain HTTP under way."""
-        self._compressor: Compressor | None = None
         self._handler: MessageHandler | None = None
         self.is_open = False
         """Whether messages can be sent: between the handshake and a close frame."""
         self.ignores_input = False
         self._ignored_bytes = 0
         self._cutting_off: asyncio.TimerHandle | None = None
-        self._paused = False
-        self._out: list[bytes] = []
-        self._out_bytes = 0
         self._pending_close: tuple[CloseCode, str] | None = None
-        self._waiting: dict[Subscription, None] | None = None  # first in, first served
         self._in_flight = 0
         self._in_flight_bytes = 0
         self.is_full = False
-        self._reading_paused = False
-        self._reading_page = False
         self._connected_at = self._loop.time()
         """When it began to wait for a request: when it was made, or when the one before was answered."""
         self.life = Liveness(self._connected_at)
-        self._sent_in = 0
-        self._written = 0
         self.counted_as: str | int | None = None
         """The address that it is counted under; None where it is not counted."""
         self.turned_away: TurnedAway | None = None
@@ -211,7 +135,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     @property
     def peer(self) -> str:
-        """The client's address, and its port where that is known, for log lines."""
+        """See :class:`.WriteQueue`: the client's address, and its port where that is known."""
         return str(self.source)
 
     # --- input ---
@@ -258,7 +182,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if handshakes.has_room():
             return self._answer_request(request, reader)
         handshakes.wait(partial(self._answer_in_turn, request, reader))
-        self._reading_paused = True
+        self.reading_waits = True
         self.transport.pause_reading()
         return b""
 
@@ -273,7 +197,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         answer = self._owner.answer(self, request)
         if isinstance(answer, bytes):
             self.ignores_input = True
-            self._write(answer)
+            self.queue(answer)
             self._write_end()
             return b""
         self._request = None
@@ -281,10 +205,10 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             self._exchange = answer
             answer.receive(reader.received)
             return b""
-        self._write(answer.answer)
+        self.queue(answer.answer)
         self._frames = FrameReader(self, answer.extensions, self._owner.settings.max_message_bytes)
         if answer.extensions:
-            self._compressor = agreed_compressor(answer.extensions)
+            self.compressor = agreed_compressor(answer.extensions)
         self.is_open = True
         self._owner.opened(self, answer)
         return reader.behind
@@ -357,7 +281,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         self._in_flight_bytes -= size
         if not self._in_flight:
             self._owner.turns.busy_clients -= 1
-        if self._reading_paused:
+        if self.reading_waits:
             self.adjust_reading()
         if not self._in_flight and self._pending_close is not None:
             self.close(*self._pending_close)
@@ -380,53 +304,14 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
             frames.is_in_line = True
             turns.wait(frames)
         paused = self.is_full or has_unread or (self._exchange is not None and self._exchange.is_busy)
-        if paused != self._reading_paused and not self.transport.is_closing():
-            self._reading_paused = paused
+        if paused != self.reading_waits and not self.transport.is_closing():
+            self.reading_waits = paused
             if paused:
                 self.transport.pause_reading()
             else:
                 self.transport.resume_reading()
 
     # --- output ---
-
-    @property
-    def buffered_bytes(self) -> int:
-        """The bytes written but not yet accepted by the kernel."""
-        return self._out_bytes + self.transport.get_write_buffer_size()
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a subscription may write: False above the high-water mark, until the buffer has drained."""
-        return not self._paused and self._out_bytes < self._owner.high_water_bytes
-
-    def try_send(self, frames: bytes) -> bool:
-        """Write text frames if there is room; return False when there is none.
-
-        The first frames of a turn of the event loop are sent immediately, so that in a wide fan-out the first clients
-        have them while others are still being written to. Further frames of that turn are sent together at its end.
-        """
-        if not self.has_room:
-            return False
-        if self._compressor is not None:
-            frames = self._compressor.translate(frames)
-        turn = self._owner.turn()
-        if self._out or turn == self._sent_in:
-            self._write(frames)
-        else:
-            self._sent_in = turn
-            self._written += len(frames)
-            self.transport.write(frames)
-        return True
-
-    def write(self, frames: bytes) -> None:
-        """Queue text frames behind everything written before, to be sent at the end of this turn of the event loop."""
-        self._write(frames if self._compressor is None else self._compressor.translate(frames))
-
-    def _write(self, frames: bytes) -> None:
-        if not self._out:
-            self._owner.will_flush(self)
-        self._out.append(frames)
-        self._out_bytes += len(frames)
 
     def reply(self, payload: bytes) -> None:
         """Queue one text message."""
@@ -435,63 +320,9 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
 
     def _answer(self, data: bytes) -> None:
         """Queue a reply; reading may pause when the write queue has no room."""
-        self._write(data)
+        self.queue(data)
         if not self.has_room:
             self.adjust_reading()
-
-    def when_room(self, subscription: Subscription) -> None:
-        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
-        if self._waiting is None:
-            self._waiting = {}
-        self._waiting[subscription] = None
-
-    @property
-    def is_reading_page(self) -> bool:
-        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
-        return self._reading_page
-
-    def page_begins(self) -> None:
-        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
-        self._reading_page = True
-
-    def page_done(self) -> None:
-        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
-        self._reading_page = False
-        if self._waiting:
-            self._loop.call_soon(self._serve_waiting)
-
-    def flush(self) -> None:
-        """Pass everything written so far to the transport in one write."""
-        out = self._out
-        if out:
-            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
-            self._written += self._out_bytes
-            out.clear()
-            self._out_bytes = 0
-        if self._waiting and not self._paused:
-            self._loop.call_soon(self._serve_waiting)
-        if self._reading_paused:
-            self.adjust_reading()
-
-    def pause_writing(self) -> None:
-        """Note that the write buffer is above the high-water mark (a callback of asyncio)."""
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        """Continue writing and reading after the write buffer has drained (a callback of asyncio)."""
-        self._paused = False
-        self._serve_waiting()
-        if self._reading_paused:
-            self.adjust_reading()
-
-    def _serve_waiting(self) -> None:
-        waiting = self._waiting
-        for _ in range(len(waiting or ())):
-            if not waiting or not self.has_room or self._reading_page:
-                return
-            subscription = next(iter(waiting))
-            del waiting[subscription]
-            subscription.advance()
 
     def _send_protocol_data(self, websocket: Protocol) -> None:
         """Queue the data websockets has to send after what was written so far; empty data from it ends the writing."""
@@ -525,23 +356,19 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
                 self._owner.handshake_timed_out(self)
                 self.transport.abort()
             return
-        match self.life.judge(now, self._drained_bytes, ping_after_s, dead_after_s):
+        match self.life.judge(now, self.drained_bytes, ping_after_s, dead_after_s):
             case Verdict.DEAD:
                 log.info(LogLine("client dead", client=self.peer, silent_s=round(now - self.life.heard_at)))
                 self.transport.abort()
             case Verdict.PING:
                 self.flush()
-                self.transport.write(PING)  # section 5.5.2; not counted in _written: its draining is no sign of life
+                self.transport.write(PING)  # section 5.5.2; not counted as written: its draining is no sign of life
 
     def _check_exchange(self, exchange: Exchange, now: float, dead_after_s: float) -> None:
         """Abort a connection over which a request comes too slowly, or whose client is dead."""
         is_slow = not exchange.is_complete and now - self._connected_at > dead_after_s
-        if is_slow or self.life.judge(now, self._drained_bytes, dead_after_s, dead_after_s) is Verdict.DEAD:
+        if is_slow or self.life.judge(now, self.drained_bytes, dead_after_s, dead_after_s) is Verdict.DEAD:
             self.transport.abort()
-
-    @property
-    def _drained_bytes(self) -> int:
-        return self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
 
     def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
         """Ignore further messages; close once the client's requests are answered, or after ``timeout_s`` seconds."""
@@ -587,12 +414,12 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if self._exchange is not None:
             self._exchange.end()
             self._exchange = None
-            self._waiting = None
+            self.forget_waiting()
             self._owner.exchange_done(self, goes_on=False)
         if self.is_open:  # section 7.1.3: after the first close frame, in either direction, nothing more is sent
             self.is_open = False
             self._handler = None
-            self._waiting = None
+            self.forget_waiting()
             if self._in_flight:
                 self._owner.turns.busy_clients -= 1
             # The client may neither answer nor read.
@@ -610,7 +437,7 @@ class ClientConnection(asyncio.Protocol, Outlet, Receiver):
         if self._cutting_off is not None:
             self._cutting_off.cancel()
             self._cutting_off = None  # the reference cycle would keep both alive
-        self._out.clear()
+        self.drop()
         if self._frames is not None:
             self._frames.break_cycles()
         self._owner.lost(self)

@@ -1,0 +1,185 @@
+"""The bounded write queue of one client."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from typing import Protocol as Interface
+
+from rsws.gateway.delivery.subscription import Outlet, Subscription
+from rsws.gateway.websocket.compression import Compressor
+from rsws.gateway.websocket.keepalive import unacknowledged_bytes
+
+
+class QueueOwner(Interface):
+    """The interface of the client registry that a write queue needs."""
+
+    __slots__ = ()
+
+    high_water_bytes: int
+
+    def turn(self) -> int:
+        """Return the number of the current turn of the event loop, which is positive."""
+
+    def will_flush(self, queue: WriteQueue) -> None:
+        """Schedule a call of the queue's :meth:`~WriteQueue.flush` at the end of this turn."""
+
+
+class WriteQueue(Outlet):
+    """What is written to a client, and the subscriptions that wait for room.
+
+    What is written within one turn of the event loop leaves together, at its end. Nothing is held back beyond a turn:
+    above the high-water mark there is no room, and whoever has more waits.
+
+    Attributes:
+        transport: The way to the kernel; it is there once the connection is made.
+        compressor: Compresses text frames; None where that was not agreed.
+        reading_waits: Whether reading is paused, so that :meth:`adjust_reading` is called when there is room again.
+    """
+
+    __slots__ = (
+        "_loop",
+        "_out",
+        "_out_bytes",
+        "_owner",
+        "_paused",
+        "_reading_page",
+        "_sent_in",
+        "_waiting",
+        "_written",
+        "compressor",
+        "reading_waits",
+        "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, owner: QueueOwner) -> None:
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self.compressor: Compressor | None = None
+        self.reading_waits = False
+        self._paused = False
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._waiting: dict[Subscription, None] | None = None  # first in, first served
+        self._reading_page = False
+        self._sent_in = 0
+        self._written = 0
+
+    @property
+    @abstractmethod
+    def peer(self) -> str:
+        """Whose queue it is, for log lines."""
+
+    @abstractmethod
+    def adjust_reading(self) -> None:
+        """Pause or resume reading: there is more room, or less, than before."""
+
+    @property
+    def buffered_bytes(self) -> int:
+        """The bytes written but not yet accepted by the kernel."""
+        return self._out_bytes + self.transport.get_write_buffer_size()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a subscription may write: False above the high-water mark, until the buffer has drained."""
+        return not self._paused and self._out_bytes < self._owner.high_water_bytes
+
+    def try_send(self, frames: bytes) -> bool:
+        """Write text frames if there is room; return False when there is none.
+
+        The first frames of a turn of the event loop are sent immediately, so that in a wide fan-out the first clients
+        have them while others are still being written to. Further frames of that turn are sent together at its end.
+        """
+        if not self.has_room:
+            return False
+        if self.compressor is not None:
+            frames = self.compressor.translate(frames)
+        turn = self._owner.turn()
+        if self._out or turn == self._sent_in:
+            self.queue(frames)
+        else:
+            self._sent_in = turn
+            self._written += len(frames)
+            self.transport.write(frames)
+        return True
+
+    def write(self, frames: bytes) -> None:
+        """Queue text frames behind everything written before, to be sent at the end of this turn of the event loop."""
+        self.queue(frames if self.compressor is None else self.compressor.translate(frames))
+
+    def queue(self, frames: bytes) -> None:
+        """Queue bytes as they are behind everything written before."""
+        if not self._out:
+            self._owner.will_flush(self)
+        self._out.append(frames)
+        self._out_bytes += len(frames)
+
+    def when_room(self, subscription: Subscription) -> None:
+        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
+        if self._waiting is None:
+            self._waiting = {}
+        self._waiting[subscription] = None
+
+    @property
+    def is_reading_page(self) -> bool:
+        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
+        return self._reading_page
+
+    def page_begins(self) -> None:
+        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
+        self._reading_page = True
+
+    def page_done(self) -> None:
+        """See :class:`rsws.gateway.delivery.subscription.Outlet`."""
+        self._reading_page = False
+        if self._waiting:
+            self._loop.call_soon(self._serve_waiting)
+
+    def flush(self) -> None:
+        """Pass everything written so far to the transport in one write."""
+        out = self._out
+        if out:
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._written += self._out_bytes
+            out.clear()
+            self._out_bytes = 0
+        if self._waiting and not self._paused:
+            self._loop.call_soon(self._serve_waiting)
+        if self.reading_waits:
+            self.adjust_reading()
+
+    def pause_writing(self) -> None:
+        """Note that the write buffer is above the high-water mark (a callback of asyncio)."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Continue writing and reading after the write buffer has drained (a callback of asyncio)."""
+        self._paused = False
+        self._serve_waiting()
+        if self.reading_waits:
+            self.adjust_reading()
+
+    def _serve_waiting(self) -> None:
+        waiting = self._waiting
+        for _ in range(len(waiting or ())):
+            if not waiting or not self.has_room or self._reading_page:
+                return
+            subscription = next(iter(waiting))
+            del waiting[subscription]
+            subscription.advance()
+
+    @property
+    def drained_bytes(self) -> int:
+        """The bytes that the client's machine has acknowledged, as far as the system tells."""
+        return self._written - self.transport.get_write_buffer_size() - unacknowledged_bytes(self.transport)
+
+    def drop(self) -> None:
+        """Forget what was not sent, and who waits: the connection is lost."""
+        self._out.clear()
+        self._waiting = None
+
+    def forget_waiting(self) -> None:
+        """Forget who waits for room: nothing more is to be sent."""
+        self._waiting = None

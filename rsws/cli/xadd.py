@@ -19,8 +19,9 @@ from rsws.cli.lines import Sending, check_no_data, line_message
 from rsws.cli.options import from_settings
 from rsws.cli.redis_cli import redis_cli
 from rsws.errors import Outcome, RedisUnavailable, UsageError
-from rsws.protocol import END_FIELD, FIELD
+from rsws.protocol import FIELD
 from rsws.settings import Settings
+from rsws.streams.fields import field_fault
 from rsws.text import safe
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def xadd(
     Redis is the one of REDIS_URL, else the local one that `rsws serve` finds or starts.
     """
     check_channel(channel)
-    if field in ("", END_FIELD):
-        raise UsageError("--field: a field's name, but not `end`, which ends the channel")
+    fault = field_fault(field)
+    if fault is not None:
+        raise UsageError(f"--field: {fault}")
     if lines:
         check_no_data(data)
     target = find_redis(settings)

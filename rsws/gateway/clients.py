@@ -158,7 +158,9 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
             if connection.turned_away is not None:
                 answer = _turn_away(request, connection.turned_away)
             else:
-                answer = self._refuse_origin(connection, request) or answer_handshake(request, self._extensions)
+                answer = answer_handshake(request, self._extensions)
+                if answer is not None or not request.target.startswith(ASSETS):
+                    answer = self._refuse_origin(connection, request) or answer
             if answer is None and is_for_channels(request):
                 answer = Exchange(connection, self, request)
             if answer is None:
@@ -297,10 +299,11 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
     def _refuse_origin(self, connection: ClientConnection, request: Request) -> bytes | None:
         """Return the refusal of a request of a page whose origin is not listed; None where it may go on.
 
-        The console's own files are for every page: without them it could not say that its origin has to be listed.
+        It is not asked of the console's own files, which are for every page: without them it could not say that its
+        origin has to be listed. A WebSocket has the same path only by chance.
         """
         origin = request.headers.get(b"origin")
-        if not self._origins or origin is None or request.target.startswith(ASSETS):
+        if not self._origins or origin is None:
             return None
         text = origin.decode(errors="replace")
         if text.lower() in self._origins:

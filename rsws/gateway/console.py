@@ -50,14 +50,10 @@ def get_console(path: str, headers: Mapping[bytes, bytes]) -> tuple[HTTPStatus, 
 
     The page itself is only for a browser that goes there: programs are told at ``/`` how to open a WebSocket.
     """
-    vary = "Accept-Encoding"
-    if path == "/":
-        if b"text/html" not in headers.get(b"accept", b""):
-            return None
-        path, vary = f"{ASSETS}index.html", "Accept, Accept-Encoding"
     asset = _assets().get(path)
-    if asset is None:
+    if asset is None or (path == "/" and b"text/html" not in headers.get(b"accept", b"")):
         return None
+    vary = "Accept, Accept-Encoding" if path == "/" else "Accept-Encoding"
     fields = HEADERS | {"Content-Type": asset.content_type, "ETag": asset.tag, "Vary": vary}
     status = HTTPStatus.NOT_MODIFIED if asset.tag.encode() in headers.get(b"if-none-match", b"") else HTTPStatus.OK
     if b"gzip" in headers.get(b"accept-encoding", b""):
@@ -75,5 +71,6 @@ def _assets() -> dict[str, Asset]:
         if content_type is not None:
             body = file.read_bytes()
             tag = f'W/"{sha256(body).hexdigest()[:16]}"'  # weak: the same whether gzipped or not
-            assets[ASSETS + file.name] = Asset(content_type, body, gzip.compress(body, mtime=0), tag)
+            path = "/" if file.name == "index.html" else ASSETS + file.name  # elsewhere it would not find the others
+            assets[path] = Asset(content_type, body, gzip.compress(body, mtime=0), tag)
     return assets

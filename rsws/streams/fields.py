@@ -67,8 +67,19 @@ def field_rule_fault(rule: str) -> str | None:
     pattern, _, field = rule.rpartition("=")
     if not pattern or not field:
         return "it must be PATTERN=FIELD, such as 'orders.*=payload', or PATTERN=* for all fields"
+    return None if field == ALL.decode() else field_fault(field)
+
+
+def field_fault(field: str) -> str | None:
+    """Return why messages can't be in a field of that name; None when they can."""
     if field == END_FIELD:
         return f"the field {END_FIELD} marks the end of a channel, and can't hold its messages"
+    if not field or field == ALL.decode() or "=" in field:
+        return "it must be the name of one field, which has no ="
+    try:
+        field.encode()
+    except UnicodeEncodeError:
+        return "it is not valid UTF-8"
     return None
 
 

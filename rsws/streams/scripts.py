@@ -95,7 +95,7 @@ local _, is_end = walk('XRANGE', KEYS[1], ARGV[1], '+', count, tonumber(ARGV[3])
   local fields, data, bytes, is_last = entry[2] or {}, false, 0, false
   for index = 1, #fields, 2 do
     if fields[index] == ARGV[4] then data = fields[index + 1] elseif fields[index] == 'end' then is_last = true end
-    bytes = bytes + #fields[index + 1]
+    bytes = bytes + #fields[index] + #fields[index + 1]
   end
   if ARGV[4] == '*' then data = entry[2] or false end
   if entry[1] == ARGV[1] then
@@ -118,7 +118,7 @@ return {found, is_end and 1 or 0, bounds, checksum, ends}
 """
 )
 """Reads the entries of the stream KEYS[1] after the id ARGV[1]: at most ARGV[2] entries (one more if there is no entry
-ARGV[1]), until the size of their values reaches ARGV[3] bytes.
+ARGV[1]), until the size of their fields reaches ARGV[3] bytes.
 
 Returns a list of ids alternating with values of the field ARGV[4] (the last one if it is repeated, nil if missing), or
 with all fields where that is ``*``; whether the stream ends after them; if there is no entry ARGV[1], the result of

@@ -70,7 +70,7 @@ def test_another_field(redis_server: RedisServer, env: dict[str, str | None], ch
     assert run_main("xadd", channel, "--lines", "--field", "é x", input="2\n", env=env).returncode == 0
     fields = [flat for _, flat in redis_server.call("XRANGE", channel, "-", "+")]
     assert fields == [[b"payload", b"1"], ["é x".encode(), b"2"]]
-    for field in ("", "end"):
+    for field in ("", "end", "*", "orders.*=payload", "\udcff"):
         refused = run_main("xadd", channel, "1", "--field", field, env=env)
         assert (refused.returncode, refused.stderr.startswith("rsws: --field: ")) == (ExitCode.USAGE, True)
 

@@ -45,6 +45,7 @@ async def test_a_browser_gets_the_page_and_a_program_what_it_got_before(redis_se
             "/console/",
             "/console/none.js",
             "/console/../rsws.js",
+            "/console/index.html",
             "/console/%69ndex.html",
         ):
             assert (await http(server, path, Accept=BROWSER))[0] == 426, path
@@ -56,9 +57,11 @@ async def test_a_browser_gets_the_page_and_a_program_what_it_got_before(redis_se
 @async_test
 async def test_its_files(redis_server: RedisServer, name: str) -> None:
     text = (WEB / name if name == "rsws.js" else WEB / "console" / name).read_bytes()
+    path, accept = ("/", BROWSER) if name == "index.html" else (f"/console/{name}", "*/*")
     async with gateway(redis_server.url, origin=("https://example.com",)) as server:
-        origin = "https://gateway.example.com"  # a script is asked for with it
-        status, headers, body = await get(server, f"/console/{name}", Origin=origin)
+        # A script is asked for with an origin, and no page.
+        origin = {} if name == "index.html" else {"Origin": "https://gateway.example.com"}
+        status, headers, body = await get(server, path, Accept=accept, **origin)
         assert (status, body) == (200, text)
         policy = dict(each.split(" ", 1) for each in headers["content-security-policy"].split("; "))
         assert policy["default-src"] == "'none'"
@@ -66,16 +69,16 @@ async def test_its_files(redis_server: RedisServer, name: str) -> None:
         assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
         assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
         assert "access-control-allow-origin" not in headers
-        _, zipped, body = await get(server, f"/console/{name}", Accept_Encoding="br, gzip")
+        _, zipped, body = await get(server, path, Accept=accept, Accept_Encoding="br, gzip")
         assert (zipped["content-encoding"], gzip.decompress(body)) == ("gzip", text)
-        status, again, body = await get(server, f"/console/{name}", If_None_Match=headers["etag"])
+        status, again, body = await get(server, path, Accept=accept, If_None_Match=headers["etag"])
         assert (status, again["etag"], body) == (304, headers["etag"], b"")
 
 
 @async_test
 async def test_without_it_everything_is_as_before(redis_server: RedisServer) -> None:
     async with gateway(redis_server.url, console=False) as server:
-        for path in ("/", "/console/index.html", "/console/rsws.js"):
+        for path in ("/", "/console/app.js", "/console/rsws.js"):
             assert (await http(server, path, Accept=BROWSER))[0] == 426
 
 

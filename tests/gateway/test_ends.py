@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -135,7 +136,7 @@ async def test_the_end_over_plain_http(redis_server: RedisServer, channel: str) 
                 return await client.ask("GET", f"/channels/{channel}?{query}", headers=BEARER | headers)
 
         answer = await ask("from=0&end=1", Accept="text/event-stream")
-        assert answer.body.decode().endswith(f"id: {last}\ndata: 2\n\nevent: end\ndata: {event}\n\n")
+        assert answer.body.decode().endswith(f"id: {last}\ndata: 2\n\nid: {last}\nevent: end\ndata: {event}\n\n")
         answer = await ask("from=0&end=1", Accept="application/x-ndjson")
         assert answer.body.decode().strip("\n") == f"{lines}{event}"
         # An EventSource comes back by itself: this status tells it to stay away.
@@ -143,6 +144,19 @@ async def test_the_end_over_plain_http(redis_server: RedisServer, channel: str) 
         assert (await ask("end=1", **coming_back)).status == 204
         assert (await ask("follow=0", **coming_back)).body.count(b"data: 3\n") == 1
         assert (await ask("end=yes")).status == 400
+
+
+@async_test
+async def test_an_event_source_stays_away_after_an_end_without_a_message(
+    redis_server: RedisServer, channel: str
+) -> None:
+    add(redis_server, channel, "1")
+    end(redis_server, channel)
+    async with gateway(redis_server.url) as server, http_client(server) as first, http_client(server) as second:
+        path, headers = f"/channels/{channel}?from=0&end=1", BEARER | {"Accept": "text/event-stream"}
+        answer = await first.ask("GET", path, headers=headers)
+        last_event_id = re.findall("^id: (.+)$", answer.body.decode(), re.MULTILINE)[-1]
+        assert (await second.ask("GET", path, headers=headers | {"Last-Event-ID": last_event_id})).status == 204
 
 
 def test_the_ring_hands_over_what_comes_before_the_end_and_no_more() -> None:

@@ -128,10 +128,12 @@ async def test_only_pages_of_listed_origins_may_connect(
                 assert (await wire.read_some()).startswith(b"HTTP/1.1 %d " % expected), origin
         for origin, expected in (("https://evil.org", 403), ("null", 426)):
             assert (await http(server, "/", Origin=origin))[0] == expected
-        async with Wire(server) as wire:  # before anything else, the token too
-            await wire.send(handshake("/?token=wrong").replace(b"\r\n\r\n", b"\r\nOrigin: https://evil.org\r\n\r\n", 1))
-            assert (await wire.read_to_end()).startswith(b"HTTP/1.1 403 ")
-        assert server.server.board.metrics.origins_refused == 9
+        # Before anything else, the token too; and where the console has its files, which any page may have.
+        for target in ("/?token=wrong", f"/console/app.js?token={KEY}"):
+            async with Wire(server) as wire:
+                await wire.send(handshake(target).replace(b"\r\n\r\n", b"\r\nOrigin: https://evil.org\r\n\r\n", 1))
+                assert (await wire.read_to_end()).startswith(b"HTTP/1.1 403 ")
+        assert server.server.board.metrics.origins_refused == 10
     said = [record.getMessage() for record in caplog.records if "origin refused" in record.getMessage()]
     assert len(said) == 1
 

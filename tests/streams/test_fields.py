@@ -94,6 +94,17 @@ async def test_pages(redis_server: RedisServer, channel: str, limit: int, forbid
                 assert [(entry.data, entry.ends) for entry in entries] == rest[:limit]
 
 
+@pytest.mark.parametrize("forbidden", WAYS.values(), ids=WAYS.keys())
+@async_test
+async def test_names_of_fields_count_for_the_size_of_a_page(
+    redis_server: RedisServer, channel: str, forbidden: tuple[str, ...]
+) -> None:
+    for number in range(8):
+        redis_server.call("XADD", f"raw.{channel}", "*", f"{number}" * 10_000, "1")
+    async with primary(redis_server, forbidden) as room:
+        assert len((await room.store.page(f"raw.{channel}", ZERO, 8, 15_000)).entries) == 2
+
+
 class Follows:
     """Takes note of what comes."""
 

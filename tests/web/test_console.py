@@ -65,6 +65,18 @@ def test_a_token_in_the_link_does_not_stay_there(page: Console) -> None:
     assert page.text("view-title") == "some/channel"
 
 
+def test_a_channel_that_is_open_begins_after_a_wrong_token(
+    page: Console, redis_server: RedisServer, channel: str
+) -> None:
+    add(redis_server, channel, "1")
+    page.open(channel, token=None)
+    for token, id, text in (("wrong", "sign-in-error", "does not take this token"), (KEY, "connection", "Connected")):
+        page.set("token", token)
+        page.run("$('sign-in-form').requestSubmit()")
+        page.wait_for(id, text)
+    page.wait_for_messages("1", LIVE)
+
+
 def test_a_token_that_ends(page: Console, redis_server: RedisServer, channel: str) -> None:
     add(redis_server, channel, "1")
     page.open(channel, tokens.token(ttl_s=-28, channels={channel: "r"}))  # 30 s are forgiven

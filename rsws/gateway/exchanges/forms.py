@@ -55,8 +55,12 @@ class Form(Translator):
         """Return what comes first: the position at which the stream of messages begins."""
 
     @abstractmethod
-    def event(self, name: str, payload: bytes) -> bytes:
-        """Return an event other than a message; ``payload`` is its JSON."""
+    def event(self, name: str, payload: bytes, stream_id: bytes = b"") -> bytes:
+        """Return an event other than a message; ``payload`` is its JSON.
+
+        Args:
+            stream_id: The position after it, where that is not the one of the last message.
+        """
 
     @abstractmethod
     def comment(self, text: str) -> bytes:
@@ -81,8 +85,9 @@ class ServerSentEvents(Form):
     def begin(self, stream_id: bytes) -> bytes:
         return b"id: %b\n\n" % stream_id
 
-    def event(self, name: str, payload: bytes) -> bytes:
-        return b"event: %b\ndata: %b\n\n" % (name.encode(), payload)
+    def event(self, name: str, payload: bytes, stream_id: bytes = b"") -> bytes:
+        position = b"id: %b\n" % stream_id if stream_id else b""
+        return b"%bevent: %b\ndata: %b\n\n" % (position, name.encode(), payload)
 
     def comment(self, text: str) -> bytes:
         return b": %b\n\n" % _LINE_BREAK.sub(b" ", text.encode())
@@ -105,7 +110,7 @@ class JsonLines(Form):
     def begin(self, stream_id: bytes) -> bytes:
         return b""
 
-    def event(self, name: str, payload: bytes) -> bytes:
+    def event(self, name: str, payload: bytes, stream_id: bytes = b"") -> bytes:
         return payload + b"\n" if name in ("gap", "end") else b""
 
     def comment(self, text: str) -> bytes:

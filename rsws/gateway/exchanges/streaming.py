@@ -102,7 +102,8 @@ class Streaming(Asking):
                 self._send(form.event("gap", payload))
         elif isinstance(reply, End):
             if self._has_begun:
-                self._send(form.event("end", payload))
+                # An EventSource comes back with its id, and is told to stay away.
+                self._send(form.event("end", payload, str(reply.id).encode()))
                 self._finish_soon()
             else:  # a status with which an EventSource does not come back
                 self._is_over = True

@@ -174,7 +174,7 @@ setLanguage(kept("localStorage", "rsws language") ?? languages.find((each) => LA
 setTheme(kept("localStorage", "rsws theme") ?? "light dark");
 
 const query = new URLSearchParams(location.search);
-const given = query.get("token"); // in a link; not to be left in the address bar, nor in the history
+const given = query.get("token"); // in a link; not to be left in the address bar, nor where one goes back to
 if (given !== null) {
   query.delete("token");
   history.replaceState(null, "", `${location.pathname}${query.size ? `?${query}` : ""}${location.hash}`);

@@ -46,7 +46,7 @@ export class View {
   }
 
   detach() {
-    this.isPaused = !this.subscription && !this.starting;
+    if (this.session) this.isPaused = !this.subscription && !this.starting; // else nothing has begun yet
     this.unsubscribe();
     this.session = null;
   }

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import http.client
-import io
 import ipaddress
 import re
 import ssl
 import time
 from dataclasses import dataclass, field
-from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,27 +15,16 @@ from rsws.check.examples import stands_in_examples
 from rsws.check.findings import Check, Found, critical, note, unknown, warning
 from rsws.check.redis_checks import ALMOST_FULL, clock_findings
 from rsws.client.address import Address, explain
+from rsws.client.pages import Page, fetch
 from rsws.datadir import DataDir
 from rsws.settings import MIN_KEY_CHARS
-from rsws.urls import HostPort, is_loopback, join_host_port
+from rsws.urls import HostPort, is_loopback
 
 METRICS = "/metrics"
-PAGE_BYTES = 1024 * 1024
 FEW_FILES = 4096
 """Fewer open files than this leave room for fewer clients than most expect."""
 MANY_FAILED = 0.01
 """The share of publishes that failed from which on it is more than an outage now and then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The answer to a plain request."""
-
-    status: int
-    headers: Message
-    body: str
-    age_s: float
-    """How long the answer took."""
 
 
 @dataclass(slots=True)
@@ -89,34 +74,14 @@ class Gateway:
         """
         if path not in self._pages:
             if path == METRICS and self.admin is not None:
-                self._pages[path] = await self._fetch(path, self.admin, None)
+                self._pages[path] = await fetch(path, self.admin, None, timeout_s=self.timeout_s)
                 return self._pages[path]
             if self.address.proxy:
                 return None
             tls = (self.tls or ssl.create_default_context()) if self.is_tls else None
-            key = f"Authorization: Bearer {self.token}\r\n" if path == METRICS and self.token else ""
-            self._pages[path] = await self._fetch(path, (self.host, self.port), tls, key)
+            token = self.token if path == METRICS else None
+            self._pages[path] = await fetch(path, (self.host, self.port), tls, token=token, timeout_s=self.timeout_s)
         return self._pages[path]
-
-    async def _fetch(self, path: str, place: HostPort, tls: ssl.SSLContext | None, headers: str = "") -> Page:
-        since = time.monotonic()
-        async with asyncio.timeout(self.timeout_s):
-            reader, writer = await asyncio.open_connection(*place, ssl=tls, limit=PAGE_BYTES)
-            try:
-                # By HTTP/1.0 the end of the page is that of the connection, whatever is in between.
-                writer.write(f"GET {path} HTTP/1.0\r\nHost: {join_host_port(place)}\r\n{headers}\r\n".encode())
-                answer = bytearray()
-                while len(answer) < PAGE_BYTES and (part := await reader.read(PAGE_BYTES)):
-                    answer += part
-            finally:
-                writer.transport.abort()
-        head, _, body = bytes(answer).partition(b"\r\n\r\n")
-        first, _, fields = head.partition(b"\r\n")
-        match = re.match(rb"HTTP/1\.[01] ([0-9]{3})", first)
-        if match is None:
-            raise ValueError("what answers there does not speak HTTP")
-        said = http.client.parse_headers(io.BytesIO(fields + b"\r\n\r\n"))
-        return Page(int(match[1]), said, body.decode(errors="replace"), time.monotonic() - since)
 
     async def metrics(self) -> dict[str, float]:
         """Return what ``/metrics`` says, without labels; empty where it can't be read."""

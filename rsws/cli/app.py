@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsws.cli import bench, check, pub, serve, sub, terminal, token, usage, xadd
+from rsws.cli import bench, check, ls, pub, serve, sub, terminal, token, usage, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
 from rsws.env_file import load_env_file
 from rsws.errors import RswsError, UsageError
@@ -42,6 +42,7 @@ for _command, _epilog in (
     (sub.sub, sub.EPILOG),
     (pub.pub, pub.EPILOG),
     (xadd.xadd, xadd.EPILOG),
+    (ls.ls, ls.EPILOG),
     (token.token, token.EPILOG),
     (check.check, check.EPILOG),
 ):

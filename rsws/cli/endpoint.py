@@ -49,6 +49,14 @@ class Endpoint:
 
         return connect(self.url, token=self._lasting_token, ssl=self.tls, on_connection=on_connection)
 
+    def read_token(self) -> str | None:
+        """Return the token of now: that of a file is read again.
+
+        Raises:
+            UsageError: The file can't be read any more.
+        """
+        return self.token if self.token_file is None else read_secret(self.token_file, "token")
+
     @property
     def _lasting_token(self) -> str | Callable[[], Awaitable[str]] | None:
         path = self.token_file

@@ -12,13 +12,13 @@ from rsws.patterns import Patterns
 from rsws.protocol import channel_fault
 from rsws.streams.replies import StreamBounds
 from rsws.streams.router import Router
+from rsws.streams.scan import redis_glob
 
 ENOUGH = 100
 """The channels at which a page ends."""
 STEPS = 16
 """The most steps of a search for a page; each may cost Redis a millisecond, whether or not it finds anything."""
 _CURSOR = re.compile(r"([0-9]{1,4})\.([0-9]{1,20})")
-_SPECIAL = re.compile(r"[\[\]?\\^]")
 
 
 class ChannelPage(NamedTuple):
@@ -52,7 +52,7 @@ async def list_channels(
     if found is None:
         raise RequestError(ErrorCode.BAD_CURSOR, "the cursor is none: send the one of the page before, or none at all")
     at: tuple[int, bytes] | None = int(found[1]), found[2].encode()
-    pattern, wanted = _SPECIAL.sub(r"\\\g<0>", match).encode(errors="surrogateescape"), Patterns([match])
+    pattern, wanted = redis_glob(match), Patterns([match])
     names: dict[str, None] = {}
     for _ in range(STEPS):
         if at is None or len(names) >= ENOUGH:

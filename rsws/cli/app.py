@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsws.cli import bench, check, ls, pub, serve, sub, terminal, token, usage, xadd
+from rsws.cli import bench, check, info, ls, pub, serve, sub, terminal, token, top, usage, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
 from rsws.env_file import load_env_file
 from rsws.errors import RswsError, UsageError
@@ -43,6 +43,8 @@ for _command, _epilog in (
     (pub.pub, pub.EPILOG),
     (xadd.xadd, xadd.EPILOG),
     (ls.ls, ls.EPILOG),
+    (info.info, info.EPILOG),
+    (top.top, top.EPILOG),
     (token.token, token.EPILOG),
     (check.check, check.EPILOG),
 ):

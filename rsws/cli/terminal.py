@@ -68,14 +68,7 @@ def one_line(json: str) -> str:
 
 def format_json(message: Message) -> str:
     """Return a message as one JSON object; its data is unchanged, byte for byte, except for line breaks."""
-    when = _time(message.id, UTC)
-    head = json_text(
-        {
-            "channel": message.channel,
-            "id": str(message.id),
-            "time": when and when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        }
-    )
+    head = json_text({"channel": message.channel, "id": str(message.id), "time": iso_time(message.id)})
     return f'{head.decode()[:-1]},"data":{one_line(message.json)}}}'
 
 
@@ -107,7 +100,7 @@ class MessageFormat:
         """Return one message as a line; a long line is wrapped by the terminal, so that it can be copied whole."""
         channel = safe(message.channel)
         line = Text.assemble(
-            (_clock(message.id), "dim"),
+            (clock(message.id), "dim"),
             "  ",
             (channel, f"bold {self.colour(message.channel)}"),
             " " * (max(0, self._width - cell_len(channel)) + 2),
@@ -142,7 +135,13 @@ def _time(stream_id: StreamId, zone: tzinfo | None) -> datetime | None:
         return None
 
 
-def _clock(stream_id: StreamId) -> str:
+def iso_time(stream_id: StreamId) -> str | None:
+    """Return when an entry of this id was made, in UTC, as ISO 8601 has it; None if the time is out of range."""
+    when = _time(stream_id, UTC)
+    return None if when is None else when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def clock(stream_id: StreamId) -> str:
     """Return the local time of day of an entry, with the date if that is not today."""
     when = _time(stream_id, None)
     if when is None:

@@ -31,6 +31,7 @@ from kit.proofs.bad_input import bad_input, fuzz
 from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
+from kit.proofs.listing import listed
 from kit.proofs.page import event_source, page
 from kit.proofs.plain_http import conformance, curl, published_twice
 from kit.proofs.proof import Figure, Proof
@@ -56,6 +57,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "curl": curl,
     "published-twice": published_twice,
     "conformance": conformance,
+    "ls": listed,
     "cluster-failover": cluster.failover,
     "cluster-reshard": cluster.reshard,
 }

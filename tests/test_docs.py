@@ -38,6 +38,7 @@ SETTINGS = (ROOT / "docs/settings.md").read_text()
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 BENCH = (ROOT / "docs" / "bench.md").read_text()
 CHECK = (ROOT / "docs" / "check.md").read_text()
+LOOKING = (ROOT / "docs" / "looking.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 NOT_OURS = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "node_modules", "build", "dist", "*.egg-info")
 USER_HOME = Path(os.environ.get("HOME", ""))  # where pip finds its settings and its cache; each test has an empty HOME
@@ -94,7 +95,7 @@ def test_the_documents_have_every_command_and_option() -> None:
     assert all(f"| `rsws {name}" in README for name in COMMANDS)
     assert all(f"| `{name}` |" in BENCH for name in WORKS)
     for name, command in (COMMANDS | WORKS).items():
-        own = BENCH if name in WORKS else CHECK if name == "check" else ""
+        own = BENCH if name in WORKS else {"check": CHECK}.get(name, LOOKING if name in ("ls", "info", "top") else "")
         said = set(re.findall(r"`(--[a-z-]+)", README + SETTINGS + own))
         for parameter in command.params:
             flags = {text for text in parameter.opts if text.startswith("--")} - {"--help"}
@@ -102,7 +103,9 @@ def test_the_documents_have_every_command_and_option() -> None:
             assert parameter.envvar is None or f"`{parameter.envvar}`" in SETTINGS
 
 
-@pytest.mark.parametrize(("document", "commands"), [(README, COMMANDS), (BENCH, WORKS), (CHECK, COMMANDS)])
+@pytest.mark.parametrize(
+    ("document", "commands"), [(README, COMMANDS), (BENCH, WORKS), (CHECK, COMMANDS), (LOOKING, COMMANDS)]
+)
 def test_the_documents_name_no_option_that_is_not_there(document: str, commands: dict[str, Any]) -> None:
     said = set(re.findall(r"^\| `(--[a-z-]+)", document, flags=re.MULTILINE))
     parameters = [parameter for command in commands.values() for parameter in command.params]
@@ -185,6 +188,7 @@ def test_replies_in_the_documents_are_replies(frame: str) -> None:
         "docs/bench.md",
         "docs/proxies.md",
         "docs/check.md",
+        "docs/looking.md",
         "docs/redis.md",
         "docs/scaling.md",
         "docs/secrets.md",

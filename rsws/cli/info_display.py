@@ -42,9 +42,8 @@ def _facts(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _stream(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    added = said.get("entriesAdded")
-    gone = f" ({added - said['entries']:,} more were added, and are gone)" if added is not None else ""
-    yield "entries", f"{said['entries']:,}{gone}"
+    gone = (said.get("entriesAdded") or 0) - said["entries"]
+    yield "entries", f"{said['entries']:,}" + (f" ({gone:,} more were added, and are gone)" if gone > 0 else "")
     if said.get("bytes") is not None:
         yield "memory", f"{size(said['bytes'])} ({said['bytes']:,} bytes)"
     first, last = said.get("first"), said.get("last")

@@ -84,11 +84,11 @@ async def look(sources: Sources, pattern: str, channels: Patterns | None) -> Cat
         return Catalogue(list(listed.values()))
     from rsws.streams.survey import Survey, age_s
 
-    rows, wanted = {}, Patterns([pattern])
+    rows = {}
     with reading_redis():
         async with Survey(sources.redis) as survey:
             async for server, keys in survey.names(pattern):
-                names = [key for key in keys if _is_channel(key.decode(errors="surrogateescape"), wanted, channels)]
+                names = [key for key in keys if _is_channel(key.decode(errors="surrogateescape"), channels)]
                 async for each in survey.facts(server, names):
                     there = listed.get(each.name)
                     rows[each.name] = Row(
@@ -108,8 +108,8 @@ async def look(sources: Sources, pattern: str, channels: Patterns | None) -> Cat
     return Catalogue(list(rows.values()), why)
 
 
-def _is_channel(name: str, wanted: Patterns, channels: Patterns | None) -> bool:
-    return name in wanted and channel_fault(name) is None and (channels is None or name in channels)
+def _is_channel(name: str, channels: Patterns | None) -> bool:
+    return channel_fault(name) is None and (channels is None or name in channels)
 
 
 async def _listed(sources: Sources, pattern: str) -> dict[str, Row]:

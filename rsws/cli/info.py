@@ -96,7 +96,8 @@ async def _ask_redis(target: RedisTarget, channel: str, field: str) -> dict[str,
         "ended": bool(ends) and ends[-1].ends,
         "first": ends[0].told if ends else None,
         "last": ends[-1].told if ends else None,
-        "groups": [
+        "groups": groups
+        and [
             {
                 "name": each.name,
                 "consumers": each.consumers,

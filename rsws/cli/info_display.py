@@ -37,7 +37,7 @@ def _facts(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "retain" in said:
         yield "retention", ", ".join(map(terminal.safe, said["retain"])) or "none, as far as --retain says"
         yield "field", terminal.safe(said["field"]) if said["field"] != "*" else "all of them are the message"
-    yield from _groups(said.get("groups", []))
+    yield from _groups(said.get("groups") or [])
     yield from _subscribers(said)
 
 

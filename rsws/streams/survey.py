@@ -189,11 +189,11 @@ class Survey:
             raise RedisRefused(f"{channel!r} is no stream, it is a {kind.decode(errors='replace')}")
         return None
 
-    async def groups(self, channel: str) -> list[Group]:
-        """Return the consumer groups of a stream; none where Redis does not say."""
+    async def groups(self, channel: str) -> list[Group] | None:
+        """Return the consumer groups of a stream; None where Redis does not say."""
         key = channel.encode()
         reply = await self._server_of(key).reply(b"XINFO", b"GROUPS", key)
-        return [] if isinstance(reply, ReplyError) else [_group(_pairs(each)) for each in reply]
+        return None if isinstance(reply, ReplyError) else [_group(_pairs(each)) for each in reply]
 
     async def ends(self, channel: str) -> list[StreamEntry]:
         """Return the first and the last entry of a stream as they are stored, or the only one."""

@@ -166,11 +166,14 @@ def test_refusals(served: Gateway, redis: RedisServer, env: Env) -> None:
 
 def test_a_user_who_may_not_ask_for_sizes(own_redis: RedisServer, channel: str) -> None:
     add(own_redis, channel, *["1"] * 3)
-    own_redis.call("ACL", "SETUSER", "few", "on", ">pw", "~*", "+@all", "-memory")
+    own_redis.call("ACL", "SETUSER", "few", "on", ">pw", "~*", "+@all", "-memory", "-xinfo", "+xinfo|stream")
     own_redis.call("ACL", "SETUSER", "none", "on", ">pw", "~*", "+@all", "-xinfo")
     done = run_main("ls", "*", env={"REDIS_URL": own_redis.url.replace("//", "//few:pw@")})
     assert [(each["entries"], each["bytes"]) for each in lines(done.stdout)] == [(3, None)]
     assert re.fullmatch("rsws: no sizes: Redis refuses MEMORY USAGE: NOPERM .*\n", done.stderr)
+    done = run_main("info", channel, env={"REDIS_URL": own_redis.url.replace("//", "//few:pw@")})
+    assert [each["groups"] for each in lines(done.stdout)] == [None]
+    assert done.stderr.startswith("rsws: no size: Redis refuses MEMORY USAGE")
     done = run_main("ls", "*", env={"REDIS_URL": own_redis.url.replace("//", "//none:pw@")})
     assert (done.returncode, "refuses XINFO STREAM: NOPERM" in done.stderr) == (ExitCode.REFUSED, True)
 

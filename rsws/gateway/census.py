@@ -9,6 +9,7 @@ import heapq
 import json
 import time
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -25,6 +26,7 @@ OF_LATE_S = 10
 """Over how many seconds what comes in a second is measured; over fewer where a ring holds less."""
 FIRST_TIME_MS = 10**12
 """Ids below this are no times (it is in 2001)."""
+_CURRENT = (State.LIVE, State.BEYOND)
 _FROM_ZERO_S = float("inf")
 """The lag of a subscription whose position is no time, as one that reads from the beginning has it."""
 
@@ -61,13 +63,15 @@ class Census:
 
     def _extremes(self) -> Told:
         now_ms = time.time() * 1000
-        slowest = heapq.nlargest(
-            MOST, map(_client, self._sessions, self._sessions.values()), key=lambda each: (each[0], each[1])
-        )
+        clients = [
+            (max(map(_lag_s, session.subscriptions), default=0.0), connection.buffered_bytes, connection, session)
+            for connection, session in self._sessions.items()
+        ]
+        slowest = heapq.nlargest(MOST, clients, key=itemgetter(0, 1))
         ranked = ((_per_s(each, now_ms), len(each.listeners), each) for each in self._hub.channels)
-        busiest = heapq.nlargest(MOST, ranked, key=lambda each: each[:2])
+        busiest = heapq.nlargest(MOST, ranked, key=itemgetter(0, 1))
         return {
-            "slowest": [told for *_, told in slowest],
+            "slowest": [_client(connection, session) for *_, connection, session in slowest],
             "busiest": [_channel(channel, per_s) for per_s, _, channel in busiest],
         }
 
@@ -102,23 +106,19 @@ def _about(target: str) -> str | None:
     return next((unquote(value) for name, _, value in pairs if name == "channel"), None)
 
 
-def _client(connection: ClientConnection, session: Session) -> tuple[float, int, Told]:
-    """Return a client's greatest lag, what is queued for it, and what is told of it."""
+def _client(connection: ClientConnection, session: Session) -> Told:
     subscriptions = session.subscriptions
-    lag_s, _, worst = max(
-        ((_lag_s(each), index, each) for index, each in enumerate(subscriptions)), default=(0.0, 0, None)
-    )
-    queued = connection.buffered_bytes
-    told = {
+    worst = max(subscriptions, key=_lag_s, default=None)
+    lag_s = 0.0 if worst is None else _lag_s(worst)
+    return {
         "client": connection.peer,
         "who": session.who,
         "subscriptions": len(subscriptions),
-        "behind": sum(not _is_current(each) for each in subscriptions),
+        "behind": sum(each.state not in _CURRENT for each in subscriptions),
         "lag": _told_lag(lag_s),
         "channel": worst.channel.name if worst and lag_s else None,
-        "queuedBytes": queued,
+        "queuedBytes": connection.buffered_bytes,
     }
-    return lag_s, queued, told
 
 
 def _channel(channel: Channel, per_s: float) -> Told:
@@ -144,14 +144,12 @@ def _per_s(channel: Channel, now_ms: float) -> float:
     return round(count * 1000 / (OF_LATE_S * 1000 if is_whole else max(1.0, now_ms - first.ms)), 3)
 
 
-def _is_current(subscription: Subscription) -> bool:
-    return subscription.state in (State.LIVE, State.BEYOND)
-
-
 def _lag_s(subscription: Subscription) -> float:
     """Return by how many seconds a subscription is behind the channel's cursor."""
+    if subscription.state in _CURRENT:
+        return 0.0
     position, cursor = subscription.position, subscription.channel.cursor
-    if _is_current(subscription) or position >= cursor:
+    if position >= cursor:
         return 0.0
     return (cursor.ms - position.ms) / 1000 if position.ms >= FIRST_TIME_MS else _FROM_ZERO_S
 

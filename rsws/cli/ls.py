@@ -19,7 +19,6 @@ from rsws.protocol import channel_fault, json_text
 from rsws.settings import ClientSettings, Settings
 
 EPILOG = epilog(
-    "rsws ls",
     "rsws ls 'chat.*' --sort bytes --limit 10",
     "rsws ls --watch --sort rate",
     "rsws ls --url wss://news.example.com | jq .channel",

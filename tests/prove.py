@@ -33,6 +33,7 @@ from kit.proofs.consuming import sub_killed
 from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
+from kit.proofs.listing import listed
 from kit.proofs.moving import move
 from kit.proofs.page import event_source, page
 from kit.proofs.plain_http import conformance, curl, published_twice
@@ -62,6 +63,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "console": console,
     "sub-killed": sub_killed,
     "move": move,
+    "ls": listed,
     "cluster-failover": cluster.failover,
     "cluster-reshard": cluster.reshard,
 }

@@ -36,8 +36,15 @@ PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 BENCH = (ROOT / "docs" / "bench.md").read_text()
 MOVING = (ROOT / "docs" / "moving.md").read_text()
 CHECK = (ROOT / "docs" / "check.md").read_text()
+LOOKING = (ROOT / "docs" / "looking.md").read_text()
 SUB = (ROOT / "docs" / "sub.md").read_text()
-OWN_PAGES = {"check": CHECK, "sub": SUB, "restore": MOVING, "copy": MOVING}
+OWN_PAGES = {
+    "check": CHECK,
+    "sub": SUB,
+    "restore": MOVING,
+    "copy": MOVING,
+    **dict.fromkeys(("ls", "info", "top"), LOOKING),
+}
 """The commands that have a page of their own."""
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 NOT_OURS = (
@@ -196,8 +203,8 @@ def headings(text: str) -> list[tuple[int, str]]:
 
 
 ENGLISH_ALONE = {
-    "architecture.md", "bench.md", "console.md", "guarantees.md", "moving.md", "performance.md", "proxies.md",
-    "redis.md", "scaling.md", "secrets.md", "security.md", "sub.md",
+    "architecture.md", "bench.md", "console.md", "guarantees.md", "looking.md", "moving.md", "performance.md",
+    "proxies.md", "redis.md", "scaling.md", "secrets.md", "security.md", "sub.md",
 }  # fmt: skip
 """The pages that wait for their translation: the site has the English ones in their place, and says so."""
 IN_BOTH = sorted({path.name for path in (ROOT / "docs").glob("*.md")} - ENGLISH_ALONE)

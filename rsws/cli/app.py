@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsws.cli import bench, check, copy, pub, restore, serve, terminal, token, usage, xadd
+from rsws.cli import bench, check, copy, info, ls, pub, restore, serve, terminal, token, top, usage, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
 from rsws.cli.sub import command as sub
 from rsws.env_file import load_env_file
@@ -43,6 +43,9 @@ for _command, _epilog in (
     (sub.sub, sub.EPILOG),
     (pub.pub, pub.EPILOG),
     (xadd.xadd, xadd.EPILOG),
+    (ls.ls, ls.EPILOG),
+    (info.info, info.EPILOG),
+    (top.top, top.EPILOG),
     (restore.restore, restore.EPILOG),
     (copy.copy, copy.EPILOG),
     (token.token, token.EPILOG),

@@ -86,9 +86,11 @@ def from_settings(
             try:
                 return command(**{argument: made}, **arguments)
             except Unauthorized as error:
-                if not TOKEN_SOURCE.get():
+                source = TOKEN_SOURCE.get()
+                TOKEN_SOURCE.set("")  # a command with the options of several classes comes here for each
+                if not source:
                     raise
-                raise Unauthorized(f"{error} ({TOKEN_SOURCE.get()})") from None
+                raise Unauthorized(f"{error} ({source})") from None
 
         context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         own = [each for each in signature.parameters.values() if each.name not in (argument, "context")]

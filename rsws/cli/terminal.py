@@ -102,7 +102,7 @@ class MessageFormat:
         channel = safe(message.channel)
         self._width = max(self._width, min(self.WIDEST_CHANNEL, cell_len(channel)))
         line = Text.assemble(
-            (_clock(message.id), "dim"),
+            (clock(message.id), "dim"),
             "  ",
             (channel, f"bold {self.colour(message.channel)}"),
             " " * (max(0, self._width - cell_len(channel)) + 2),
@@ -174,7 +174,7 @@ def local_time(stream_id: StreamId) -> datetime | None:
     return _time(stream_id, None)
 
 
-def _clock(stream_id: StreamId) -> str:
+def clock(stream_id: StreamId) -> str:
     """Return the local time of day of an entry, with the date if that is not today."""
     when = local_time(stream_id)
     if when is None:

@@ -21,7 +21,6 @@ from rsws.cli.redis_cli import redis_cli
 from rsws.errors import Outcome, RedisUnavailable, UsageError
 from rsws.protocol import FIELD
 from rsws.settings import Settings
-from rsws.streams.fields import field_fault
 from rsws.text import safe
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ def xadd(
 
     Redis is the one of REDIS_URL, else the local one that `rsws serve` finds or starts.
     """
+    from rsws.streams.fields import field_fault
+
     check_channel(channel)
     fault = field_fault(field)
     if fault is not None:

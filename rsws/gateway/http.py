@@ -156,6 +156,7 @@ class PlainHttp:
             refuse it with. None where they are for anybody.
         scheme: That of the gateway's URL: ``ws`` or ``wss``.
         console: Whether browsers are given the console.
+        census: Returns, likewise, the status and the JSON for ``/clients``; None where that is not here.
     """
 
     def __init__(
@@ -166,12 +167,14 @@ class PlainHttp:
         scheme: str = "ws",
         *,
         console: bool = False,
+        census: Callable[[Request, Peer], tuple[HTTPStatus, str]] | None = None,
     ) -> None:
         self._why_not_ready = why_not_ready
         self._scheme = scheme
         self._metrics = metrics
         self._check = check
         self._console = console
+        self._census = census
 
     def respond(self, request: Request, peer: Peer) -> bytes:
         """Return the response to a request for any path.
@@ -197,6 +200,8 @@ class PlainHttp:
                 return HTTPStatus.OK, "ok\n", {}
             case "/metrics":
                 return self._get_metrics(request, peer)
+            case "/clients":
+                return self._get_census(request, peer)
             case "/rsws.js":
                 gzipped = b"gzip" in request.headers.get(b"accept-encoding", b"")
                 encoding = {"Content-Encoding": "gzip"} if gzipped else {}
@@ -220,3 +225,12 @@ class PlainHttp:
             "the metrics need the secret key: Authorization: Bearer KEY; or serve them with --admin\n",
             {"WWW-Authenticate": 'Bearer realm="rsws"'},
         )
+
+    def _get_census(self, request: Request, peer: Peer) -> tuple[HTTPStatus, str, dict[str, str]]:
+        if self._census is None:
+            return HTTPStatus.NOT_FOUND, "the clients are told on the port of clients\n", {}
+        status, text = self._census(request, peer)
+        if status is HTTPStatus.OK:
+            return status, text, {"Content-Type": "application/json"}
+        challenge = {"WWW-Authenticate": 'Bearer realm="rsws"'}
+        return status, "the clients need the secret key: Authorization: Bearer KEY\n", challenge

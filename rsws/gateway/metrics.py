@@ -145,6 +145,7 @@ class SharedMetrics:
     Attributes:
         metrics: This process's own numbers.
         shared: Whether there are other processes.
+        number: The row of this process.
     """
 
     def __init__(self, rows: int = 1, own: int = 0, descriptor: int = -1) -> None:
@@ -153,6 +154,7 @@ class SharedMetrics:
         self.metrics = Metrics(*self._own[:-1])
         self._cpu_before_ns = self.metrics.cpu_ns
         self.shared = rows > 1
+        self.number = own
         if own == 0:
             self.metrics.started_ns = time.time_ns()
 

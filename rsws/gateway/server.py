@@ -17,6 +17,7 @@ from typing import Self
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.files import watch
 from rsws.gateway.admin import AdminListener
+from rsws.gateway.census import Census
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.entrance import Entrance
@@ -109,6 +110,7 @@ class Server:
             Turns(lambda: self.redis.is_crowded),
             limits=limits,
         )
+        self._census = Census(self.clients.sessions, self.hub, self.board.number, limits.publish_s)
         self._admin = AdminListener(
             PlainHttp(self._why_not_ready, self._metrics_text),
             settings.handshake_timeout_s,
@@ -257,12 +259,29 @@ class Server:
 
     def _public_http(self, settings: Settings) -> PlainHttp:
         if settings.admin is not None:
-            return PlainHttp(self._why_not_ready, None, scheme=settings.scheme, console=settings.console)
+            return PlainHttp(
+                self._why_not_ready, None, scheme=settings.scheme, console=settings.console, census=self._tell_census
+            )
         check = None if settings.on_loopback else self._check_operator
-        return PlainHttp(self._why_not_ready, self._metrics_text, check, settings.scheme, console=settings.console)
+        return PlainHttp(
+            self._why_not_ready,
+            self._metrics_text,
+            check,
+            settings.scheme,
+            console=settings.console,
+            census=self._tell_census,
+        )
 
     def _check_operator(self, request: Request, peer: Peer) -> HTTPStatus:
         return self._access.check_operator(request.headers.get(b"authorization"), request.target, peer)
+
+    def _tell_census(self, request: Request, peer: Peer) -> tuple[HTTPStatus, str]:
+        """Return what ``/clients`` tells: it names clients and channels, so that it wants the secret key anywhere."""
+        authorization = request.headers.get(b"authorization")
+        status = self._access.check_operator(authorization, request.target, peer, for_all=True)
+        if status is not HTTPStatus.OK:
+            return status, ""
+        return status, self._census.text(request.target)
 
     def _why_not_ready(self) -> str | None:
         if self._is_stopping:

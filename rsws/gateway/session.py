@@ -171,6 +171,11 @@ class Session(MessageHandler, TokenHolder):
         """See :attr:`rsws.tokens.grant.Grant.who`."""
         return self._grant.who
 
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """The subscriptions that have begun."""
+        return [each for each in self._subscriptions.values() if each is not None]
+
     def list_channels(self, match: str, cursor: str | None) -> asyncio.Task[ChannelPage | RequestError | StoreError]:
         """Return the next channels that match and may be subscribed to, or why there are none.
 

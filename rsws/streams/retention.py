@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from rsws.errors import RedisUnavailable, UsageError
 from rsws.log_lines import LogLine
@@ -72,6 +73,13 @@ class Rule:
         """Whether a key that the pattern names is a channel, and not somebody else's."""
         name = key.decode(errors="surrogateescape")
         return not name.startswith(OWN_KEYS) and (self.channels is None or name in self.channels)
+
+    def names(self, channel: str) -> bool:
+        """Whether the pattern names a channel, as far as can be told without Redis.
+
+        Python's patterns are Redis' but for the sign that negates, and for backslashes.
+        """
+        return fnmatchcase(channel, re.sub(r"\\(.)", r"[\1]", self.pattern.replace("[^", "[!")))
 
 
 class Retention:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, Protocol
 
 from rsws.redis.connection import ReplyError
-from rsws.redis.link import RedisLink
 
 _KEYS = b"1000"
 """How many keys Redis looks at in one step, of whatever type."""
@@ -22,10 +22,17 @@ def redis_glob(pattern: str) -> bytes:
     return _SPECIAL.sub(r"\\\g<0>", pattern).encode(errors="surrogateescape")
 
 
+class Calls(Protocol):
+    """A connection that Redis can be asked over; a ``RedisLink`` is one."""
+
+    def call(self, *arguments: bytes) -> Awaitable[Any]:
+        """Return the reply to a command; raise ``ReplyError`` where it is an error."""
+
+
 class StreamScan:
     """The search for streams over one connection."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: Calls) -> None:
         self._link = link
         self._only_streams: tuple[bytes, ...] = (b"TYPE", b"stream")
 

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from kit.cli import call_main, run_main
-from rsws.cli import bench, check, pub, serve, token, usage, xadd
+from rsws.cli import bench, check, copy, info, ls, pub, restore, serve, token, top, usage, xadd
 from rsws.cli.app import app
 from rsws.cli.exits import CHECK_EXIT_HELP, EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
@@ -44,6 +44,11 @@ EPILOGS = {
     "xadd": xadd.EPILOG,
     "token": token.EPILOG,
     "check": check.EPILOG,
+    "restore": restore.EPILOG,
+    "copy": copy.EPILOG,
+    "ls": ls.EPILOG,
+    "info": info.EPILOG,
+    "top": top.EPILOG,
     "bench": bench.EPILOG,
 }
 SUB_OPTIONS = {

@@ -21,7 +21,9 @@ from kit.support import RedisServer, free_port
 from kit.tls import Authority
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
+from rsws.redis.target import RedisTarget
 from rsws.streams.slots import slot_of
+from rsws.streams.survey import Survey
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,26 @@ async def test_channels_of_all_primaries(cluster: Cluster, channel: str) -> None
             await client.send(action="subscribe", channel=name, last=2)
             frames = [await client.next() for _ in range(3)]
             assert [frame["data"] for frame in frames[1:]] == [1, 2], frames
+
+
+@async_test
+async def test_a_survey_asks_all_primaries(cluster: Cluster, channel: str) -> None:
+    names = [f"{channel}-{slot}" for slot in range(20)]
+    for name in names:
+        cluster.call(name, "XADD", name, "5-1", "messageData", "1")
+    first = cluster.servers[0].url  # one of its nodes tells that it is a cluster
+    for url in (cluster.url, first):
+        async with Survey(RedisTarget(url, 5)) as survey:
+            found = [
+                each.name
+                async for server, keys in survey.names(f"{channel}-*")
+                async for each in survey.facts(server, keys)
+            ]
+            assert sorted(found) == sorted(names)
+            looks = [await survey.look(name) for name in names]
+            assert [each and each.entries for each in looks] == [1] * len(names)
+            assert [str(each.id) for each in await survey.ends(names[0])] == ["5-1"]
+            assert await survey.groups(names[0]) == []
 
 
 @async_test

@@ -113,11 +113,18 @@ class AccessControl:
             return answer
         return self._refuse(answer, Source.URL if presented is None else presented.source, peer)
 
-    def check_operator(self, authorization: bytes | None, target: str, peer: Peer) -> HTTPStatus:
-        """Return whether a request has the secret key: ``OK``, or the status to refuse it with."""
+    def check_operator(
+        self, authorization: bytes | None, target: str, peer: Peer, *, for_all: bool = False
+    ) -> HTTPStatus:
+        """Return whether a request has the secret key: ``OK``, or the status to refuse it with.
+
+        Args:
+            for_all: Whether that key must open everything, with no ``--key-may``.
+        """
         grant = self.check_request(authorization, (), target, peer)
         if isinstance(grant, Grant):  # that of a JWT has an end
-            return HTTPStatus.OK if grant.ends_at is None else HTTPStatus.FORBIDDEN
+            may = grant.ends_at is None and (grant.is_full or not for_all)
+            return HTTPStatus.OK if may else HTTPStatus.FORBIDDEN
         return HTTPStatus.TOO_MANY_REQUESTS if grant else HTTPStatus.UNAUTHORIZED
 
     def check_token(self, token: str, peer: Peer) -> Grant | float:

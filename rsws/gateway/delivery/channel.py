@@ -127,8 +127,8 @@ class Channel(Follower):
     # There may be tens of thousands of channels, most of them quiet, so that each has to be small.
     __slots__ = (
         "_beyond_cursor", "_budget", "_ends", "_framer", "_on_interrupted", "_on_poison", "_on_replaced", "_ring",
-        "_told", "cursor", "floor", "generation", "listeners", "live", "metrics", "name", "page_entries", "quiet",
-        "ring_bytes", "ring_in_use",
+        "_told", "cursor", "floor", "gaps", "generation", "listeners", "live", "metrics", "name", "page_entries",
+        "quiet", "ring_bytes", "ring_in_use",
     )  # fmt: skip
 
     def __init__(
@@ -168,6 +168,8 @@ class Channel(Follower):
         """The listeners that were told that the stream can't be read; None while it can."""
         self.page_entries = 16
         """The number of entries to read for a page of history, estimated from the size of the last page."""
+        self.gaps = 0
+        """The gaps that listeners were told."""
         self.generation = 0
         """The number of times the stream was replaced by another; pages of an earlier generation are void."""
         self.quiet = True
@@ -269,6 +271,12 @@ class Channel(Follower):
                 break
         end = start + len(frames)
         return b"".join(frames), len(frames), _id_of(ring[end - 1]) if end < stop else until or self.cursor
+
+    def came_after(self, after: StreamId) -> tuple[int, StreamId | None]:
+        """Return how many messages the ring has after an id, and the id of the first of them: what came of late."""
+        ring = self._ring or ()
+        start = bisect_right(ring, after, key=_id_of)
+        return len(ring) - start, _id_of(ring[start]) if start < len(ring) else None
 
     @property
     def is_unreadable(self) -> bool:

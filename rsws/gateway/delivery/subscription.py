@@ -263,6 +263,7 @@ class Subscription(Listener):
     def _write_gap(self, gap: Gap) -> None:
         self._outlet.reply(encode_reply(gap))
         self.channel.metrics.gaps += 1
+        self.channel.gaps += 1
 
     def _caught_up(self) -> None:
         channel = self.channel

@@ -81,13 +81,15 @@ def test_help_ends_with_exit_codes_and_examples(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_examples_of_the_help_can_be_run(name: str) -> None:
+    commands = set()
     for example in examples(EPILOGS[name]):
         words = shlex.split(re.split(r"[<|>]", example)[0])
         command, *arguments = words[words.index("rsws") + 1 :]
-        assert command == name
+        commands.add(command)
         if command == "bench":
             command, *arguments = arguments
         (COMMANDS | WORKS)[command].make_context(command, arguments)
+    assert name in commands
 
 
 @pytest.mark.parametrize(

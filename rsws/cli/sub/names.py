@@ -7,7 +7,7 @@ import difflib
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from rsws.cli.endpoint import Endpoint
-from rsws.cli.listing import list_channels
+from rsws.cli.gateway_http import list_channels
 from rsws.errors import RswsError
 
 POLL_S = 2.0
@@ -45,8 +45,8 @@ class Expansion:
         """
         there = set(self._named)
         for pattern in self._patterns:
-            async for names in list_channels(self._gateway, pattern):
-                for name in names:
+            async for page in list_channels(self._gateway, pattern):
+                for name in (each.channel for each in page):
                     there.add(name)
                     if name not in self._known:
                         self._known.add(name)
@@ -74,8 +74,8 @@ class Suggestions:
         found: list[str] = []
         try:
             async with asyncio.timeout(SUGGEST_S):
-                async for names in list_channels(self._gateway):
-                    found += names
+                async for page in list_channels(self._gateway, "*"):
+                    found += [each.channel for each in page]
                     if len(found) >= MOST_NAMES:
                         break
         except (RswsError, TimeoutError):

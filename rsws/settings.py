@@ -407,6 +407,18 @@ class ClientSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileSettings:
+    """Which of the user's profiles a command uses."""
+
+    profile: str | None = option(
+        None,
+        "RSWS_PROFILE",
+        "The profile that says which gateway and which Redis (`rsws profile`); '' for none. Not set: the one of "
+        "`rsws profile use`.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSettings:
     """The settings by which ``rsws token`` signs and checks JWTs: those of the gateway that is to take them."""
 
@@ -456,3 +468,9 @@ def default_data_dir() -> Path:
         return Path.home() / "Library" / "Application Support" / "rsws"
     base = os.environ.get("XDG_DATA_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "rsws"
+
+
+def config_dir() -> Path:
+    """Return the user's directory for the configuration of rsws: see the XDG base directories."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".config") / "rsws"

@@ -14,10 +14,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 from rsws.certificates import client_context
 from rsws.cli import terminal
 from rsws.cli.exits import ExitCode, Failure
-from rsws.cli.options import TOKEN_SOURCE, checked
-from rsws.cli.origins import FLAGS, flag, is_in_env_file, named, origin, variable
+from rsws.cli.options import TOKEN_SOURCE, raise_fault
+from rsws.cli.origins import FLAGS, flag, is_in_env_file, origin, variable
 from rsws.datadir import DataDir
-from rsws.errors import UsageError
+from rsws.errors import UsageError, about
 from rsws.options import options
 from rsws.ownership import strangers
 from rsws.settings import ClientSettings, Settings, read_secret
@@ -90,7 +90,7 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
     url, token_in_url = _split_url(settings)
     if not url.startswith("wss:") and (useless := FLAGS.get() & {"ca", "insecure"}):
         raise UsageError(f"{flag(min(useless))} is of use with wss:// alone, and the gateway is {redact_url(url)}")
-    with named("ca"):
+    with about("ca"):
         tls = client_context(settings.ca, insecure=settings.insecure)
     endpoint = _with_token(settings, url, token_in_url, tls)
     TOKEN_SOURCE.set(endpoint.source)
@@ -100,7 +100,7 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
 def _with_token(settings: ClientSettings, url: str, token_in_url: str | None, tls: SSLContext | None) -> Endpoint:
     """Return the gateway with the token for ``url``: see :func:`find_gateway` for the errors."""
     for each in _tokens(settings, token_in_url):
-        with named(each.name):
+        with about(each.name):
             token = each.read()
         if token is None:
             continue
@@ -162,7 +162,8 @@ def find_redis(settings: Settings) -> RedisTarget:
 
 def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
     """Return the tokens that could be used, in order of precedence: flags, then the environment."""
-    key = checked("secret_key", options(Settings)["secret_key"])(os.environ.get(variable("secret_key")))
+    key = os.environ.get(variable("secret_key"))
+    raise_fault("secret_key", options(Settings)["secret_key"], key)
     key_file = os.environ.get(variable("secret_key_file"))
     reads: dict[str, Callable[[], str | None]] = {
         "token": lambda: settings.token,
@@ -209,13 +210,13 @@ def _port() -> int:
     option = options(Settings)["port"]
     text = os.environ.get(option.env) or str(Settings().port)
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 65535):
-        raise UsageError(f"{option.env} is {text!r}, which is no port; name the gateway with --url or RSWS_URL")
+        raise UsageError(f"{origin('port')} is {text!r}, which is no port; name the gateway with --url or RSWS_URL")
     return int(text)
 
 
 def _split_url(settings: ClientSettings) -> tuple[str, str | None]:
     """Return the gateway's URL without the token, and the token that it has."""
-    with named("url"):
+    with about("url"):
         parts = urlsplit(websocket_url(settings.url or _default_url(settings)))
     query = parse_qs(parts.query, keep_blank_values=True)
     tokens = query.pop("token", [None])

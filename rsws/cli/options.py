@@ -15,7 +15,7 @@ import typer
 
 from rsws.cli import terminal
 from rsws.cli.origins import FLAGS as FLAGS
-from rsws.cli.origins import PROFILE, Profile
+from rsws.cli.origins import PROFILE, Profile, origin
 from rsws.cli.origins import flag as flag
 from rsws.errors import Unauthorized, UsageError
 from rsws.options import Option, options
@@ -24,6 +24,8 @@ from rsws.settings import ClientSettings, ProfileSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_TAKEN = "rsws.profile"
+"""The key of a context's meta at which the profile of the command line is."""
 TOKEN_SOURCE: ContextVar[str] = ContextVar("rsws_token_source", default="")
 """The source of the token that the current command uses; "" where it uses none."""
 _METAVARS = {
@@ -82,8 +84,9 @@ def from_settings(
             FLAGS.set(frozenset({name for name in context.params if _is_given(context, name)}))
             if adds_profile:
                 del arguments["profile"]
-            profile = _take_profile(context, values) if has_profile else PROFILE.get()
-            before = PROFILE.set(profile)
+            taken = context.meta.get(_TAKEN, Profile())  # by a decorator around this one
+            context.meta[_TAKEN] = _take_profile(context, values, taken) if has_profile else taken
+            PROFILE.set(context.meta[_TAKEN])
             repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
             made = settings(**_without_overruled(values) | repeated)
             TOKEN_SOURCE.set("")
@@ -98,8 +101,6 @@ def from_settings(
                 if not TOKEN_SOURCE.get():
                     raise
                 raise Unauthorized(f"{error} ({TOKEN_SOURCE.get()})") from None
-            finally:
-                PROFILE.reset(before)
 
         context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         own = [each for each in signature.parameters.values() if each.name not in (argument, "context")]
@@ -109,7 +110,7 @@ def from_settings(
     return decorate
 
 
-def _take_profile(context: typer.Context, values: dict[str, Any]) -> Profile:
+def _take_profile(context: typer.Context, values: dict[str, Any], before: Profile) -> Profile:
     """Take from the profile what nothing before it gives: flags, and the environment unless a flag names the profile.
 
     The settings of a gateway belong together, as do those of a Redis: where the profile does not say which one it is,
@@ -121,7 +122,7 @@ def _take_profile(context: typer.Context, values: dict[str, Any]) -> Profile:
     """
     wanted, by_flag = context.params.get("profile"), _is_given(context, "profile")
     if wanted == "":
-        return PROFILE.get()
+        return before
     try:
         profiles = read_profiles()
         name = wanted or profiles.default
@@ -145,7 +146,7 @@ def _take_profile(context: typer.Context, values: dict[str, Any]) -> Profile:
     if "token_file" in taken and not is_before("token"):
         values["token"] = None
     values |= {each: file_of(said[each]) if each in FILES else said[each] for each in taken}
-    return Profile(name or "", PROFILE.get().settings | taken)
+    return Profile(name or "", before.settings | taken)
 
 
 def _parameters(settings: type[Any], panel: str | None, *, environment: bool = True) -> dict[str, inspect.Parameter]:
@@ -187,16 +188,25 @@ def _metavar(name: str, type_: Any, option: Option) -> str | None:
     return {int: "N", int | None: "N", Path | None: "PATH"}.get(type_, "TEXT")
 
 
-def checked(name: str, option: Option) -> Callable[[Any], Any]:
+def checked(name: str, option: Option) -> Callable[[typer.Context, Any], Any]:
     """Return the callback that checks a setting; its error does not show the value, which may be secret."""
 
-    def check(value: Any) -> Any:
-        fault = option.fault(value)
-        if fault is not None:
-            raise UsageError(f"{flag(name)}{f' ({option.env})' if option.env else ''}: {fault}")
+    def check(context: typer.Context, value: Any) -> Any:
+        raise_fault(name, option, value, by_flag=_is_given(context, name))
         return value
 
     return check
+
+
+def raise_fault(name: str, option: Option, value: Any, *, by_flag: bool = False) -> None:
+    """Check the value of a setting.
+
+    Raises:
+        UsageError: It can't be used; the text says where it came from.
+    """
+    fault = option.fault(value)
+    if fault is not None:
+        raise UsageError(f"{flag(name) if by_flag or not option.env else origin(name)}: {fault}")
 
 
 def finite(value: Any) -> Any:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 from rsws.env_file import is_from_env_file
-from rsws.errors import UsageError
 from rsws.options import options
 from rsws.profiles import shown_path
-from rsws.settings import ClientSettings, Settings
+from rsws.settings import ClientSettings, ProfileSettings, Settings, TokenSettings
 
 FLAGS: ContextVar[frozenset[str]] = ContextVar("rsws_flags", default=frozenset())
 """The settings that are given on the current command line, not in the environment or in ``.env``."""
@@ -33,6 +30,9 @@ _NO_PROFILE = Profile()
 PROFILE: ContextVar[Profile] = ContextVar("rsws_profile", default=_NO_PROFILE)
 
 
+_OPTIONS = options(TokenSettings) | options(ClientSettings) | options(Settings) | options(ProfileSettings)
+
+
 def flag(name: str) -> str:
     """Return the flag of a settings field: ``redis_timeout_s`` is ``--redis-timeout``, whose help has the unit."""
     return "--" + name.removesuffix("_s").replace("_", "-")
@@ -40,7 +40,7 @@ def flag(name: str) -> str:
 
 def variable(name: str) -> str:
     """Return the environment variable of a setting."""
-    return (options(ClientSettings) | options(Settings))[name].env
+    return _OPTIONS[name].env
 
 
 def is_from_profile(name: str) -> bool:
@@ -64,15 +64,8 @@ def origin(name: str) -> str:
     return variable(name) + (" in .env" if is_from_env_file(variable(name)) else "")
 
 
-@contextmanager
-def named(*names: str) -> Iterator[None]:
-    """Let an error about settings say where the first of them that was given came from.
-
-    Raises:
-        UsageError: The block raises it.
-    """
-    try:
-        yield
-    except UsageError as fault:
-        source = next(filter(None, map(origin, names)), "")
-        raise UsageError(f"{source}: {fault}" if source else str(fault)) from None
+def origin_of(names: tuple[str, ...]) -> str:
+    """Return where that of several settings came from which counts: flags first, then the profile."""
+    given = [name for name in names if origin(name)]
+    rank = sorted(given, key=lambda name: (name not in FLAGS.get(), not is_from_profile(name)))
+    return origin(rank[0]) if rank else ""

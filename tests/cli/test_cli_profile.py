@@ -215,6 +215,19 @@ def test_its_token_goes_to_its_gateway_alone(channel: str, where: str) -> None:
 
 
 @pytest.mark.usefixtures("prod")
+def test_it_beats_what_the_env_file_says_where_a_flag_names_it(
+    redis_server: RedisServer, channel: str, tmp_path: Path
+) -> None:
+    (tmp_path / "redis").write_text(redis_server.url)
+    settings = {name: value for name, value in read_profiles().of["prod"].items() if name != "redis_url"}
+    write_profiles(Profiles({"prod": {**settings, "redis_url_file": str(tmp_path / "redis")}}))
+    Path(".env").write_text(f"RSWS_URL={CLOSED}\nREDIS_URL=redis://127.0.0.1:1\n")
+    for command in ("pub", "xadd"):
+        assert run_main(command, channel, "1", "--profile", "prod").returncode == 0
+    assert len(messages_in(redis_server, channel)) == 2
+
+
+@pytest.mark.usefixtures("prod")
 def test_env_file_chooses_none(channel: str) -> None:
     Path(".env").write_text("RSWS_PROFILE=prod\nPORT=1\n")
     assert "no token for ws://127.0.0.1:1: " in run_main("pub", channel, "1").stderr
@@ -250,7 +263,6 @@ def test_errors_name_it(channel: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("prod")
 def test_the_gateway_uses_none() -> None:
-    write_profiles(Profiles({"prod": {"redis_url": "http://never"}}, "prod"))
-    refused = run_main("serve", "--host", "0.0.0.0")
-    assert "never" not in refused.stderr
-    assert run_main("xadd", "c", "1").returncode == ExitCode.USAGE
+    path().write_text("[[")
+    assert "no TOML" in run_main("xadd", "c", "1").stderr
+    assert "WEBSOCKET_SECRET_KEY must be set" in run_main("serve", "--host", "0.0.0.0").stderr

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
-from rsws.cli import terminal
+from rsws.cli import completing, terminal
 from rsws.cli.origins import FLAGS as FLAGS
 from rsws.cli.origins import PROFILE, Profile, origin
 from rsws.cli.origins import flag as flag
@@ -173,6 +173,7 @@ def _parameters(settings: type[Any], panel: str | None, *, environment: bool = T
                     callback=checked(each.name, option),
                     show_default=each.default not in (None, ()),
                     rich_help_panel=panel,
+                    autocompletion=completing.profiles if each.name == "profile" else None,
                 ),
             ],
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rsws.cli import stdio, terminal
+from rsws.cli import completing, stdio, terminal
 from rsws.cli.exits import epilog
 from rsws.cli.options import from_settings
 from rsws.cli.origins import FLAGS
@@ -30,13 +30,14 @@ EPILOG = epilog(
     "rsws profile use prod",
 )
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="The profile's name.")]
+_NewName = Annotated[str, typer.Argument(metavar="NAME", help="The profile's name.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="The profile's name.", autocompletion=completing.profiles)]
 
 
 @from_settings(Settings, only=PROFILED, argument="redis", panel="Redis", profiles=False, environment=False)
 @from_settings(ClientSettings, only=PROFILED, panel="Gateway", profiles=False, environment=False)
 def add(
-    name: _Name,
+    name: _NewName,
     settings: ClientSettings,
     redis: Settings,
     token: Annotated[str | None, typer.Option("--token", hidden=True)] = None,
@@ -105,7 +106,12 @@ def _shown(settings: Mapping[str, str]) -> str:
 
 def use(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The profile's name. Not given: none from now on.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="The profile's name. Not given: none from now on.",
+            autocompletion=completing.profiles,
+        ),
     ] = None,
 ) -> None:
     """Choose the profile that is used where none is named."""

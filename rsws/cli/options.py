@@ -15,7 +15,7 @@ import typer
 
 from rsws.cli import completing, terminal
 from rsws.cli.origins import FLAGS as FLAGS
-from rsws.cli.origins import PROFILE, Profile, origin
+from rsws.cli.origins import PROFILE, Profile, variable_shown
 from rsws.cli.origins import flag as flag
 from rsws.errors import Unauthorized, UsageError
 from rsws.options import Option, options
@@ -207,7 +207,7 @@ def raise_fault(name: str, option: Option, value: Any, *, by_flag: bool = False)
     """
     fault = option.fault(value)
     if fault is not None:
-        raise UsageError(f"{flag(name) if by_flag or not option.env else origin(name)}: {fault}")
+        raise UsageError(f"{flag(name) if by_flag or not option.env else variable_shown(name)}: {fault}")
 
 
 def finite(value: Any) -> Any:

@@ -59,8 +59,11 @@ def origin(name: str) -> str:
         return flag(name)
     if is_from_profile(name):
         return str(PROFILE.get())
-    if not os.environ.get(variable(name)):
-        return ""
+    return variable_shown(name) if os.environ.get(variable(name)) else ""
+
+
+def variable_shown(name: str) -> str:
+    """Return the environment variable of a setting, and whether ``.env`` says it."""
     return variable(name) + (" in .env" if is_from_env_file(variable(name)) else "")
 
 

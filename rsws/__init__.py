@@ -14,6 +14,7 @@ The subpackages and modules, each of which imports only from those below it::
     shared.py    numbers in memory that several processes share
     runtime.py   the event loop and the file limit of a process with many connections
     backoff.py   how long to wait before a retry
+    profiles.py  the user's profiles: names of gateways and Redis servers
     datadir.py   the user's data directory: key, running gateways, the embedded server's data, history of the prompt
     certificates.py  the gateway's own certificate, and which ones a client trusts
     ownership.py private directories and files, and which user owns a listening socket

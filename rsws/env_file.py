@@ -26,6 +26,7 @@ def load_env_file(path: Path = Path(".env")) -> list[int]:
     Returns:
         The numbers of the lines that are not NAME=VALUE.
     """
+    _of_env_file.clear()
     if not path.is_file():
         return []
     values, bad_lines = parse_env_file(path)

@@ -27,6 +27,8 @@ This module imports nothing of rsws: errors carry plain values.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum, StrEnum
 
 
@@ -143,7 +145,23 @@ class RswsError(Exception):
 
 
 class UsageError(RswsError):
-    """An argument or a setting that can't be used; the text says what to write instead."""
+    """An argument or a setting that can't be used; the text says what to write instead.
+
+    Attributes:
+        settings: The settings that it is about, by the names of their fields; the one that was given is at fault.
+    """
+
+    settings: tuple[str, ...] = ()
+
+
+@contextmanager
+def about(*settings: str) -> Iterator[None]:
+    """Let a :class:`UsageError` of the block say which settings it is about, unless it does so already."""
+    try:
+        yield
+    except UsageError as error:
+        error.settings = error.settings or settings
+        raise
 
 
 class SetupError(RswsError):

@@ -33,11 +33,22 @@ class PrivateDir:
     Args:
         own: The names of what rsws keeps in it. Where there is anything else, the directory has another purpose, too,
             and its mode is left as it is; None when everything in it belongs to rsws.
+        what: What kind of directory it is, for the text of an error.
+        other: How the user chooses another one, likewise.
     """
 
-    def __init__(self, path: Path, own: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        own: frozenset[str] | None = None,
+        *,
+        what: str = "data directory",
+        other: str = "with --data-dir or RSWS_DATA_DIR",
+    ) -> None:
         self.path = path
         self._own = own
+        self._what = what
+        self._other = other
 
     def create(self) -> None:
         """Make the directory if it doesn't exist, and make it private.
@@ -69,8 +80,8 @@ class PrivateDir:
         try:
             found = os.lstat(name, dir_fd=descriptor)
             if stat.S_ISLNK(found.st_mode):
-                raise _foreign(path, "is a symbolic link")
-            _check_owner(path, found)
+                raise self._foreign(path, "is a symbolic link")
+            self._check_owner(path, found)
             if not found.st_mode & 0o077 or stat.S_ISSOCK(
                 found.st_mode
             ):  # which can't be opened; the directory is shut
@@ -95,13 +106,13 @@ class PrivateDir:
                 descriptor = os.open(name, flags | _NOT_FOLLOWED, 0o600, dir_fd=directory)
             except OSError as error:
                 if os.path.islink(self.path / name):
-                    raise _foreign(self.path / name, "is a symbolic link") from None
+                    raise self._foreign(self.path / name, "is a symbolic link") from None
                 raise error
             try:
                 found = os.fstat(descriptor)
-                _check_owner(self.path / name, found)
+                self._check_owner(self.path / name, found)
                 if not stat.S_ISREG(found.st_mode):
-                    raise _foreign(self.path / name, "is not a plain file")
+                    raise self._foreign(self.path / name, "is not a plain file")
                 if found.st_mode & 0o077:
                     os.fchmod(descriptor, 0o600)
             except BaseException:
@@ -158,11 +169,11 @@ class PrivateDir:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | _NOT_FOLLOWED)
         except OSError as error:
             if self.path.is_symlink():
-                raise _foreign(self.path, "is a symbolic link") from None
+                raise self._foreign(self.path, "is a symbolic link") from None
             raise error
         try:
             found = os.fstat(descriptor)
-            _check_owner(self.path, found)
+            self._check_owner(self.path, found)
             if found.st_mode & 0o077:
                 self._restrict_mode(descriptor, found.st_mode)
             yield descriptor
@@ -173,7 +184,7 @@ class PrivateDir:
         if self._own is None or self._own.issuperset(os.listdir(descriptor)):
             os.fchmod(descriptor, 0o700)
         elif mode & 0o022:
-            raise _foreign(self.path, "can be written by others, and there is more in it")
+            raise self._foreign(self.path, "can be written by others, and there is more in it")
 
     @contextmanager
     def _as_setup_error(self) -> Iterator[None]:
@@ -185,21 +196,18 @@ class PrivateDir:
     def unwritable(self, error: OSError) -> SetupError:
         """Return the error that says what to do when the directory can't be written."""
         return SetupError(
-            f"the data directory {self.path} can't be written ({error.strerror or error}); "
-            f"choose another with --data-dir or RSWS_DATA_DIR"
+            f"the {self._what} {self.path} can't be written ({error.strerror or error}); choose another {self._other}"
         )
 
+    def _check_owner(self, path: Path, found: os.stat_result) -> None:
+        if found.st_uid != os.geteuid():
+            raise self._foreign(path, f"belongs to {user_name(found.st_uid)}, and this is {user_name(os.geteuid())}")
 
-def _check_owner(path: Path, found: os.stat_result) -> None:
-    if found.st_uid != os.geteuid():
-        raise _foreign(path, f"belongs to {user_name(found.st_uid)}, and this is {user_name(os.geteuid())}")
-
-
-def _foreign(path: Path, fault: str) -> SetupError:
-    return SetupError(
-        f"{path} {fault}; what is kept in a data directory must be its user's alone: "
-        f"remove it, or choose another directory with --data-dir or RSWS_DATA_DIR"
-    )
+    def _foreign(self, path: Path, fault: str) -> SetupError:
+        return SetupError(
+            f"{path} {fault}; what is kept in a {self._what} must be its user's alone: "
+            f"remove it, or choose another directory {self._other}"
+        )
 
 
 # --- sockets ---

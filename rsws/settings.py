@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsws.errors import UsageError
+from rsws.errors import UsageError, about
 from rsws.options import KIB, MIB, SECONDS, option
 from rsws.rates import rate_fault
 from rsws.urls import host_fault, is_loopback, network_fault, origin_fault, place_fault
@@ -324,7 +324,10 @@ class Settings:
         """
         if self.secret_key and not self.secret_key.isspace():
             return self.secret_key
-        return read_secret(self.secret_key_file, "secret key") if self.secret_key_file is not None else None
+        if self.secret_key_file is None:
+            return None
+        with about("secret_key_file"):
+            return read_secret(self.secret_key_file, "secret key")
 
     @property
     def key_is_in_file(self) -> bool:
@@ -407,6 +410,18 @@ class ClientSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileSettings:
+    """Which of the user's profiles a command uses."""
+
+    profile: str | None = option(
+        None,
+        "RSWS_PROFILE",
+        "The profile that says which gateway and which Redis (`rsws profile`); '' for none. Not set: the one of "
+        "`rsws profile use`.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSettings:
     """The settings by which ``rsws token`` signs and checks JWTs: those of the gateway that is to take them."""
 
@@ -430,7 +445,10 @@ class TokenSettings:
         """
         if self.jwt_key:
             return self.jwt_key
-        return read_secret(self.jwt_key_file, "JWT key") if self.jwt_key_file is not None else None
+        if self.jwt_key_file is None:
+            return None
+        with about("jwt_key_file"):
+            return read_secret(self.jwt_key_file, "JWT key")
 
 
 def read_secret(path: Path, what: str) -> str:
@@ -456,3 +474,9 @@ def default_data_dir() -> Path:
         return Path.home() / "Library" / "Application Support" / "rsws"
     base = os.environ.get("XDG_DATA_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "rsws"
+
+
+def config_dir() -> Path:
+    """Return the user's directory for the configuration of rsws: see the XDG base directories."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".config") / "rsws"

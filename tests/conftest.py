@@ -42,6 +42,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         os.environ |= {
             "HOME": str(home),
             "XDG_DATA_HOME": str(home / ".local" / "share"),
+            "XDG_CONFIG_HOME": str(home / ".config"),
             "RSWS_DATA_DIR": str(tmp_path / "data"),
             "RSWS_LOCAL_REDIS_PORT": str(free_port()),
         }

@@ -273,7 +273,7 @@ UNENCODED = [
 
 @pytest.mark.parametrize("url", UNENCODED)
 def test_a_redis_url_that_is_refused_gives_no_password_away(url: str) -> None:
-    with pytest.raises(UsageError, match=r"REDIS_URL.*percent-encoded") as refused:
+    with pytest.raises(UsageError, match=r"Redis URL.*percent-encoded") as refused:
         RedisTarget(url, 1)
     assert not re.search("Sec|ret|Pw", str(refused.value))
     assert refused.value.__context__ is None or refused.value.__suppress_context__

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsws.cli import bench, check, copy, info, ls, pub, restore, serve, terminal, token, top, usage, xadd
+from rsws.cli import bench, check, copy, info, ls, profile, pub, restore, serve, terminal, token, top, usage, xadd
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
 from rsws.cli.sub import command as sub
 from rsws.env_file import load_env_file
@@ -57,6 +57,11 @@ _bench = typer.Typer(cls=usage.Group, no_args_is_help=True)
 for _command in bench.COMMANDS:
     _bench.command(cls=usage.Command, help=_help(_command.__doc__), epilog=bench.EPILOG)(_command)
 app.add_typer(_bench, name="bench", help=_help(bench.HELP), epilog=bench.EPILOG)
+
+_profile = typer.Typer(cls=usage.Group, no_args_is_help=True)
+for _name, _work in profile.COMMANDS.items():
+    _profile.command(_name, cls=usage.Command, help=_help(_work.__doc__), epilog=profile.EPILOG)(_work)
+app.add_typer(_profile, name="profile", help=_help(profile.HELP), epilog=profile.EPILOG)
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,7 +15,7 @@ from rsws.cli.data import check_channel
 from rsws.cli.endpoint import Endpoint, find_gateway, find_redis, gateway_url
 from rsws.cli.exits import CHECK_EXIT_HELP, Failure, epilog
 from rsws.cli.options import finite, from_settings
-from rsws.errors import UsageError
+from rsws.errors import UsageError, about
 from rsws.settings import ClientSettings, Settings
 from rsws.urls import parse_place
 
@@ -99,12 +99,16 @@ def check(
     if no_gateway and no_redis:
         raise UsageError("--no-gateway and --no-redis together leave nothing to look at")
     channels = Patterns.of(redis.channels)
+    with about("retain"):
+        rules = [Rule.parse(each, channels) for each in redis.retain]
+    with about("field"):
+        message_fields = MessageFields(redis.field)
     plan = Plan(
-        [Rule.parse(each, channels) for each in redis.retain],
+        rules,
         redis.wait_replicas,
         timeout,
         channels,
-        MessageFields(redis.field),
+        message_fields,
     )
     target = None if no_redis else find_redis(replace(redis, redis_timeout_s=timeout))
     gateway = None if no_gateway else _gateway(client, timeout, redis.admin)

@@ -14,10 +14,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 from rsws.certificates import client_context
 from rsws.cli import terminal
 from rsws.cli.exits import ExitCode, Failure
-from rsws.cli.options import FLAGS, TOKEN_SOURCE, checked, flag
+from rsws.cli.options import TOKEN_SOURCE, raise_fault
+from rsws.cli.origins import FLAGS, flag, is_in_env_file, origin, variable
 from rsws.datadir import DataDir
-from rsws.env_file import is_from_env_file
-from rsws.errors import UsageError
+from rsws.errors import UsageError, about
 from rsws.options import options
 from rsws.ownership import strangers
 from rsws.settings import ClientSettings, Settings, read_secret
@@ -84,8 +84,7 @@ class _Token(NamedTuple):
 
     @property
     def source(self) -> str:
-        said = flag(self.name) if self.is_flag else _variable(self.name)
-        return f"the token came from {said}" + (" in .env" if not self.is_flag and _in_env_file(self.name) else "")
+        return f"the token came from {origin(self.name)}"
 
 
 def find_gateway(settings: ClientSettings) -> Endpoint:
@@ -99,7 +98,8 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
     url, token_in_url = _split_url(settings)
     if not url.startswith("wss:") and (useless := FLAGS.get() & {"ca", "insecure"}):
         raise UsageError(f"{flag(min(useless))} is of use with wss:// alone, and the gateway is {redact_url(url)}")
-    tls = client_context(settings.ca, insecure=settings.insecure)
+    with about("ca"):
+        tls = client_context(settings.ca, insecure=settings.insecure)
     endpoint = _with_token(settings, url, token_in_url, tls)
     TOKEN_SOURCE.set(endpoint.source)
     return endpoint
@@ -108,15 +108,16 @@ def find_gateway(settings: ClientSettings) -> Endpoint:
 def _with_token(settings: ClientSettings, url: str, token_in_url: str | None, tls: SSLContext | None) -> Endpoint:
     """Return the gateway with the token for ``url``: see :func:`find_gateway` for the errors."""
     for each in _tokens(settings, token_in_url):
-        token = each.read()
+        with about(each.name):
+            token = each.read()
         if token is None:
             continue
         leads = "leads to" if _url_is_from_env_file(settings) else None
-        if leads is None and "ca" not in FLAGS.get() and _in_env_file("ca"):
+        if leads is None and is_in_env_file("ca"):
             leads = "says whom to trust as"
         may_go = each.is_flag or each.is_from_env_file or leads is None
         if not may_go and not _is_own(settings, url):
-            what = "the address" if leads == "leads to" else _variable("ca")
+            what = "the address" if leads == "leads to" else variable("ca")
             raise UsageError(
                 f".env in the working directory {leads} {redact_url(url)}, and {each.source}, which is not for what "
                 f".env names: take {what} out of .env, or give the token with --token-file"
@@ -169,8 +170,9 @@ def find_redis(settings: Settings) -> RedisTarget:
 
 def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
     """Return the tokens that could be used, in order of precedence: flags, then the environment."""
-    key = checked("secret_key", options(Settings)["secret_key"])(os.environ.get(_variable("secret_key")))
-    key_file = os.environ.get(_variable("secret_key_file"))
+    key = os.environ.get(variable("secret_key"))
+    raise_fault("secret_key", options(Settings)["secret_key"], key)
+    key_file = os.environ.get(variable("secret_key_file"))
     reads: dict[str, Callable[[], str | None]] = {
         "token": lambda: settings.token,
         "token_file": lambda: read_secret(settings.token_file, "token") if settings.token_file else None,
@@ -182,14 +184,14 @@ def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:
     found = []
     for name, read in reads.items():
         is_flag = name in FLAGS.get()
-        found.append(_Token(name, is_flag, _in_env_file(name) and name not in files, read, files.get(name)))
+        found.append(_Token(name, is_flag, is_in_env_file(name) and name not in files, read, files.get(name)))
     return sorted(found, key=lambda token: not token.is_flag)  # a stable sort: the order of reads stays
 
 
 def _default_url(settings: ClientSettings) -> str:
     """Return the URL of the gateway that ``rsws serve`` runs on this machine, with this environment."""
     port = _port()
-    has_tls = os.environ.get(_variable("tls_cert"))
+    has_tls = os.environ.get(variable("tls_cert"))
     scheme = "wss" if has_tls else DataDir(settings.data_dir).scheme_at(port)
     return f"{scheme}://127.0.0.1:{port}"
 
@@ -207,17 +209,8 @@ def _is_own(settings: ClientSettings, url: str) -> bool:
 
 def _url_is_from_env_file(settings: ClientSettings) -> bool:
     if settings.url is not None:
-        return "url" not in FLAGS.get() and _in_env_file("url")
-    return _in_env_file("port") and _port() != Settings().port
-
-
-def _variable(name: str) -> str:
-    """Return the environment variable of a setting."""
-    return (options(ClientSettings) | options(Settings))[name].env
-
-
-def _in_env_file(name: str) -> bool:
-    return is_from_env_file(_variable(name))
+        return is_in_env_file("url")
+    return is_in_env_file("port") and _port() != Settings().port
 
 
 def _port() -> int:
@@ -225,13 +218,14 @@ def _port() -> int:
     option = options(Settings)["port"]
     text = os.environ.get(option.env) or str(Settings().port)
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 65535):
-        raise UsageError(f"{option.env} is {text!r}, which is no port; name the gateway with --url or RSWS_URL")
+        raise UsageError(f"{origin('port')} is {text!r}, which is no port; name the gateway with --url or RSWS_URL")
     return int(text)
 
 
 def _split_url(settings: ClientSettings) -> tuple[str, str | None]:
     """Return the gateway's URL without the token, and the token that it has."""
-    parts = urlsplit(websocket_url(settings.url or _default_url(settings)))
+    with about("url"):
+        parts = urlsplit(websocket_url(settings.url or _default_url(settings)))
     query = parse_qs(parts.query, keep_blank_values=True)
     tokens = query.pop("token", [None])
     return urlunsplit(parts._replace(query=urlencode(query, doseq=True), fragment="")), tokens[0]

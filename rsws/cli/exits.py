@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
+from rsws.cli.origins import origin_of
 from rsws.errors import (
     ERROR_HELP,
     CannotConnect,
@@ -107,6 +108,8 @@ def describe(error: BaseException) -> str:
             return _with_outcome(wire_error(str(error), code), outcome)
         case SubscribeRefused(code=ErrorCode.REDIS_UNAVAILABLE as code):
             return wire_error(str(error), code)
+        case UsageError(settings=settings) if (source := origin_of(settings)) and not str(error).startswith(source):
+            return f"{source}: {error}"
         case OSError(strerror=str(reason), filename=None):
             return reason
         case _:

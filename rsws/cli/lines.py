@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal, Self
 
 from rsws.cli import stdio, terminal
 from rsws.cli.data import as_message
@@ -55,6 +57,12 @@ def check_no_data(argument: str | None) -> None:
         raise UsageError("--lines reads standard input: leave DATA out")
 
 
+def go_on(command: str, channel: str, *, text: bool) -> str:
+    """Return the command line that goes on with the lines that an interrupted one has left."""
+    dashes = ["--"] if channel.startswith("-") else []
+    return shlex.join(["rsws", command, "--lines", *(["--text"] if text else []), *dashes, channel])
+
+
 def line_message(line: stdio.Line, *, text: bool) -> bytes:
     """Make a line into a message with :func:`rsws.cli.data.as_message`.
 
@@ -73,17 +81,20 @@ class Sending:
     Unanswered messages outlive a cancellation until the connection is closed: then the outcome of each is known.
 
     Args:
-        by_line: Whether lines are sent, so that the report of an early end names line numbers; else it is one message.
+        each: What is sent, so that the report of an early end has its numbers: lines of standard input, or messages
+            that are made; None for one message.
+        again: The command that goes on with lines that are left, for that report; "" for none.
     """
 
-    def __init__(self, *, by_line: bool) -> None:
+    def __init__(self, each: Literal["line", "message"] | None = None, again: str = "") -> None:
+        self._each = each
+        self._again = again
         self._stored = 0
         self._last_id: StreamId | None = None
         self._lines: Sequence[stdio.Line] = ()
         """The lines that were sent last."""
         self._next_line = 1
         """The number of the first line after those."""
-        self._by_line = by_line
         self._under_way: asyncio.Future[Sequence[Result]] | None = None
 
     async def send_one(self, send: Send, message: bytes) -> StreamId:
@@ -97,20 +108,22 @@ class Sending:
             raise result
         return result
 
-    async def send_stdin(self, send: Send, *, text: bool) -> None:
-        """Send the lines of standard input as they arrive, and print their ids, up to the first line without one.
-
-        The lines are sent even when nobody reads the ids.
+    async def send_all(
+        self, send: Send, batches: AsyncIterator[list[stdio.Line]], *, text: bool, while_read: bool = False
+    ) -> None:
+        """Send lines as they come, and print their ids, up to the first line without one.
 
         Args:
             text: Whether the lines are plain text: see :func:`rsws.cli.data.as_message`.
+            while_read: Whether it ends when nobody reads the ids any more; else the lines are sent all the same.
 
         Raises:
             UsageError: A line can't be sent. Those before it are stored.
             Failure: A message was not stored. The text says which of the messages sent together with it were.
+            StdoutClosed: Nobody reads the ids, with ``while_read``.
         """
-        with terminal.Tally(stdio.stdin_size()) as tally:
-            async for batch in stdio.read_lines():
+        with terminal.Tally(stdio.stdin_size() if self._each == "line" else None) as tally:
+            async for batch in batches:
                 for start in range(0, len(batch), WINDOW_MESSAGES):
                     lines = batch[start : start + WINDOW_MESSAGES]
                     messages: list[bytes] = []
@@ -123,10 +136,13 @@ class Sending:
                             break
                     results = await self.send_lines(send, lines[: len(messages)], messages)
                     ids = _leading_ids(results)
-                    with suppress(StdoutClosed):
+                    try:
                         await tally.add(ids, sum(map(len, messages)))
+                    except StdoutClosed:
+                        if while_read:
+                            raise
                     if len(ids) < len(results):
-                        raise _failure(lines[len(ids)], results[len(ids) :])
+                        raise _failure(f"{self._each} {lines[len(ids)].number}", results[len(ids) :])
                     if fault is not None:
                         raise fault
 
@@ -173,13 +189,28 @@ class Sending:
     async def _outcome(self) -> str:
         results = await self._results()
         unknown = sum(_may_be_stored(result) for result in results)
-        if not self._by_line:
+        if self._each is None:
             return (
                 f"stored as {self._last_id}" if self._stored else "the message may be stored" if unknown else "not sent"
             )
-        unsent = [line for line, result in zip(self._lines, results, strict=False) if _was_not_sent(result)]
-        maybe = f", {unknown:,} may be stored" if unknown else ""
-        return f"{self._stored:,} stored{maybe}, line {unsent[0].number if unsent else self._next_line} on not sent"
+        numbered = [*zip(self._lines, results, strict=False)]
+        maybe = [line.number for line, result in numbered if _may_be_stored(result)]
+        unsent = [line.number for line, result in numbered if _was_not_sent(result)]
+        goes_on = unsent[0] if unsent else self._next_line
+        said = f"{self._stored:,} stored"
+        if unknown:
+            said += f", {unknown:,} may be stored" + (f" (from {self._each} {maybe[0]} on)" if maybe else "")
+        return f"{said}, {self._each} {goes_on} on not sent{self._how_to_go_on(goes_on)}"
+
+    def _how_to_go_on(self, line: int) -> str:
+        if not self._again or line == 1 or os.isatty(stdio.STDIN):
+            return ""
+        return f"; to go on, with the same options: tail -n +{line} FILE | {self._again}"
+
+    @property
+    def stored(self) -> int:
+        """How many messages were stored."""
+        return self._stored
 
     async def _results(self) -> Sequence[Result]:
         """Return the results of the messages that were unanswered; those still without one may be stored."""
@@ -223,11 +254,11 @@ def _leading_ids(results: Sequence[Result]) -> list[StreamId]:
     return ids
 
 
-def _failure(line: stdio.Line, results: Sequence[Result]) -> Failure:
-    """Return the failure for ``line``, whose result is the first, and say what became of the lines after it."""
+def _failure(what: str, results: Sequence[Result]) -> Failure:
+    """Return the failure for a line, whose result is the first, and say what became of the lines after it."""
     error = results[0]
     assert isinstance(error, BaseException)
-    text = f"line {line.number}: {describe(error)}"
+    text = f"{what}: {describe(error)}"
     stored = sum(isinstance(result, StreamId) for result in results)
     unknown = sum(map(_may_be_stored, results[1:]))
     if stored:

@@ -13,16 +13,19 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
-from rsws.cli import terminal
+from rsws.cli import completing, terminal
+from rsws.cli.origins import FLAGS as FLAGS
+from rsws.cli.origins import PROFILE, Profile, variable_shown
+from rsws.cli.origins import flag as flag
 from rsws.errors import Unauthorized, UsageError
 from rsws.options import Option, options
-from rsws.settings import ClientSettings
+from rsws.profiles import FILES, GATEWAY, PROFILED, REDIS, file_of, read_profiles
+from rsws.settings import ClientSettings, ProfileSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FLAGS: ContextVar[frozenset[str]] = ContextVar("rsws_flags", default=frozenset())
-"""The settings that are given on the current command line, not in the environment or in ``.env``."""
-
+_TAKEN = "rsws.profile"
+"""The key of a context's meta at which the profile of the command line is."""
 TOKEN_SOURCE: ContextVar[str] = ContextVar("rsws_token_source", default="")
 """The source of the token that the current command uses; "" where it uses none."""
 _METAVARS = {
@@ -39,13 +42,9 @@ _METAVARS = {
     "admin": "HOST:PORT",
     "origin": "ORIGIN",
     "trusted_proxies": "CIDR",
+    "profile": "NAME",
 }
 """The placeholder for the value of a flag in the help, by the end of the field's name."""
-
-
-def flag(name: str) -> str:
-    """Return the flag of a settings field: ``redis_timeout_s`` is ``--redis-timeout``, whose help has the unit."""
-    return "--" + name.removesuffix("_s").replace("_", "-")
 
 
 def from_settings(
@@ -54,6 +53,8 @@ def from_settings(
     panel: str | None = None,
     only: Iterable[str] | None = None,
     argument: str = "settings",
+    profiles: bool = True,
+    environment: bool = True,
 ) -> Callable[[Command], Command]:
     """Give a command the options of a settings class, whose values it gets as one argument.
 
@@ -64,17 +65,28 @@ def from_settings(
         panel: The heading of these options in ``--help``.
         only: The names of the fields that the command uses; None for all.
         argument: The name of that argument.
+        profiles: Whether a profile may give some of them.
+        environment: Whether the environment may give them.
     """
 
     def decorate(command: Command) -> Command:
-        chosen = {name: each for name, each in _parameters(settings, panel).items() if only is None or name in only}
+        made = _parameters(settings, panel, environment=environment)
+        chosen = {name: each for name, each in made.items() if only is None or name in only}
         signature = inspect.signature(command, eval_str=True)
         takes_context = "context" in signature.parameters
+        has_profile = profiles and bool(chosen.keys() & set(PROFILED))
+        adds_profile = has_profile and "profile" not in signature.parameters
+        added = _parameters(ProfileSettings, panel) if adds_profile else {}
 
         @functools.wraps(command)
         def wrapper(context: typer.Context, **arguments: Any) -> Any:
             values = {name: arguments.pop(name) for name in chosen}
             FLAGS.set(frozenset({name for name in context.params if _is_given(context, name)}))
+            if adds_profile:
+                del arguments["profile"]
+            taken = context.meta.get(_TAKEN, Profile())  # by a decorator around this one
+            context.meta[_TAKEN] = _take_profile(context, values, taken) if has_profile else taken
+            PROFILE.set(context.meta[_TAKEN])
             repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
             made = settings(**_without_overruled(values) | repeated)
             TOKEN_SOURCE.set("")
@@ -94,13 +106,52 @@ def from_settings(
 
         context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         own = [each for each in signature.parameters.values() if each.name not in (argument, "context")]
-        wrapper.__signature__ = signature.replace(parameters=[context, *own, *chosen.values()])  # type: ignore[attr-defined]
+        wrapper.__signature__ = signature.replace(parameters=[context, *own, *added.values(), *chosen.values()])  # type: ignore[attr-defined]
         return wrapper  # type: ignore[return-value]
 
     return decorate
 
 
-def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Parameter]:
+def _take_profile(context: typer.Context, values: dict[str, Any], before: Profile) -> Profile:
+    """Take from the profile what nothing before it gives: flags, and the environment unless a flag names the profile.
+
+    The settings of a gateway belong together, as do those of a Redis: where the profile does not say which one it is,
+    neither does it say the token for it, or whom to trust.
+
+    Raises:
+        UsageError: There is no such profile, or the file of profiles can't be used.
+        SetupError: That file is somebody else's.
+    """
+    wanted, by_flag = context.params.get("profile"), _is_given(context, "profile")
+    if wanted == "":
+        return before
+    try:
+        profiles = read_profiles()
+        name = wanted or profiles.default
+        said = profiles.get(name) if name is not None else {}
+    except UsageError as fault:
+        raise UsageError(
+            f"{flag('profile') if by_flag else 'RSWS_PROFILE'}: {fault}" if wanted else str(fault)
+        ) from None
+
+    def is_before(name: str) -> bool:
+        return _is_given(context, name) or (not by_flag and _source(context, name) == "ENVIRONMENT")
+
+    taken: set[str] = set()
+    for group, which in ((GATEWAY, {"url"}), (REDIS, {"redis_url", "redis_url_file"})):
+        here = [each for each in group if each in values]
+        if not which & said.keys() or any(is_before(each) for each in which) or _is_given(context, "local_redis_port"):
+            continue
+        taken |= {each for each in here if each in said and not is_before(each)}
+        for each in which & values.keys() - said.keys():
+            values[each] = None  # the environment's, which is another server
+    if "token_file" in taken and not is_before("token"):
+        values["token"] = None
+    values |= {each: file_of(said[each]) if each in FILES else said[each] for each in taken}
+    return Profile(name or "", before.settings | taken)
+
+
+def _parameters(settings: type[Any], panel: str | None, *, environment: bool = True) -> dict[str, inspect.Parameter]:
     types = get_type_hints(settings)
     said = options(settings)
     parameters = {}
@@ -116,7 +167,7 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
                 Literal[option.choices] if option.choices else type_,
                 typer.Option(
                     flag(each.name) + (f"/--no-{flag(each.name)[2:]}" if type_ is bool and option.env else ""),
-                    envvar=option.env or None,
+                    envvar=(option.env if environment else None) or None,
                     help=option.help,
                     metavar=_metavar(each.name, type_, option),
                     min=option.minimum,
@@ -124,6 +175,7 @@ def _parameters(settings: type[Any], panel: str | None) -> dict[str, inspect.Par
                     callback=checked(each.name, option),
                     show_default=each.default not in (None, ()),
                     rich_help_panel=panel,
+                    autocompletion=completing.profiles if each.name == "profile" else None,
                 ),
             ],
         )
@@ -139,16 +191,25 @@ def _metavar(name: str, type_: Any, option: Option) -> str | None:
     return {int: "N", int | None: "N", Path | None: "PATH"}.get(type_, "TEXT")
 
 
-def checked(name: str, option: Option) -> Callable[[Any], Any]:
+def checked(name: str, option: Option) -> Callable[[typer.Context, Any], Any]:
     """Return the callback that checks a setting; its error does not show the value, which may be secret."""
 
-    def check(value: Any) -> Any:
-        fault = option.fault(value)
-        if fault is not None:
-            raise UsageError(f"{flag(name)}{f' ({option.env})' if option.env else ''}: {fault}")
+    def check(context: typer.Context, value: Any) -> Any:
+        raise_fault(name, option, value, by_flag=_is_given(context, name))
         return value
 
     return check
+
+
+def raise_fault(name: str, option: Option, value: Any, *, by_flag: bool = False) -> None:
+    """Check the value of a setting.
+
+    Raises:
+        UsageError: It can't be used; the text says where it came from.
+    """
+    fault = option.fault(value)
+    if fault is not None:
+        raise UsageError(f"{flag(name) if by_flag or not option.env else variable_shown(name)}: {fault}")
 
 
 def finite(value: Any) -> Any:
@@ -173,4 +234,8 @@ def _without_overruled(values: dict[str, Any]) -> dict[str, Any]:
 
 def _is_given(context: typer.Context, name: str) -> bool:
     """Whether a parameter is given on the command line, whatever the environment has for it."""
-    return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    return _source(context, name) == "COMMANDLINE"
+
+
+def _source(context: typer.Context, name: str) -> str:
+    return getattr(context.get_parameter_source(name), "name", "")

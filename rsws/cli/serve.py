@@ -32,7 +32,7 @@ EPILOG = epilog(
 )
 
 
-@from_settings(Settings)
+@from_settings(Settings, profiles=False)
 def serve(settings: Settings) -> None:
     """Run the gateway: WebSocket clients on one side, Redis Streams on the other.
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rsws.cli.exits import StdoutClosed
 from rsws.errors import UsageError
 
-STDIN, STDOUT = 0, 1
+STDIN, STDOUT, STDERR = 0, 1, 2
 CHUNK_BYTES = 64 * 1024
 LOOK_EVERY_S = 0.25
 """How often to check whether standard output still has a reader."""

@@ -13,7 +13,7 @@ import typer
 from rsws.cli import stdio, terminal
 from rsws.cli.exits import ExitCode, Failure, StdoutClosed, epilog
 from rsws.cli.options import from_settings
-from rsws.errors import UsageError
+from rsws.errors import UsageError, about
 from rsws.options import UNIT_S
 from rsws.settings import TokenSettings
 
@@ -92,9 +92,9 @@ def _make(settings: TokenSettings, rights: list[str], ttl: str, sub: str | None,
             "no key to sign with: give the gateway's with --jwt-key-file or RSWS_JWT_KEY_FILE; "
             "`rsws token --new-key` makes one"
         )
-    return read_signing_key(key).sign(
-        channels, ttl_s, subject=sub, audience=settings.aud, issuer=settings.iss, key_id=kid
-    )
+    with about("jwt_key", "jwt_key_file"):
+        signing = read_signing_key(key)
+    return signing.sign(channels, ttl_s, subject=sub, audience=settings.aud, issuer=settings.iss, key_id=kid)
 
 
 def _seconds(ttl: str) -> int:
@@ -140,7 +140,9 @@ def _explain(settings: TokenSettings, text: str) -> Explanation:
     if not text:
         raise UsageError("there is no token to show")
     key = settings.given_jwt_key
-    explanation = explain(text, None if key is None else read_checking_keys(key), settings.aud, settings.iss)
+    with about("jwt_key", "jwt_key_file"):
+        keys = None if key is None else read_checking_keys(key)
+    explanation = explain(text, keys, settings.aud, settings.iss)
     if explanation is Reason.WRONG:
         raise Failure(
             "that is no JWT, which has three parts with dots between them: a gateway takes it only if it is its secret "

@@ -10,6 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from rsws.env_file import is_from_env_file
+
 CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
 """The base class of the errors that typer raises for a command line; typer gives it no public name."""
 
@@ -88,7 +90,7 @@ def _name(error: Any, parameter: Any) -> str:
     """Return what the user has set: the flag, or the environment variable in its place."""
     source = error.ctx.get_parameter_source(parameter.name) if error.ctx is not None else None
     if getattr(source, "name", "") == "ENVIRONMENT":
-        return str(parameter.envvar)
+        return str(parameter.envvar) + (" in .env" if is_from_env_file(str(parameter.envvar)) else "")
     return str(parameter.opts[0]) if parameter.param_type_name == "option" else _argument(parameter)
 
 

@@ -15,7 +15,7 @@ from rsws.cli import stdio
 from rsws.cli.data import check_channel, read_message
 from rsws.cli.endpoint import find_redis
 from rsws.cli.exits import Failure, describe, epilog, exit_code
-from rsws.cli.lines import Sending, check_no_data, line_message
+from rsws.cli.lines import Sending, check_no_data, go_on, line_message
 from rsws.cli.options import from_settings
 from rsws.cli.redis_cli import redis_cli
 from rsws.errors import Outcome, RedisUnavailable, UsageError
@@ -110,12 +110,13 @@ async def _add(target: RedisTarget, what: _What) -> None:
     from rsws.streams.publisher import Publisher
 
     try:
-        async with Sending(by_line=what.lines).told() as sending:
+        again = go_on("xadd", what.channel, text=what.text)
+        async with (Sending("line", again) if what.lines else Sending()).told() as sending:
             message = b"" if what.lines else await what.message()
             async with Publisher(target) as publisher:
                 send = partial(publisher.add, what.channel, maxlen=what.maxlen, field=what.field)
                 if what.lines:
-                    await sending.send_stdin(send, text=what.text)
+                    await sending.send_all(send, stdio.read_lines(), text=what.text)
                 if what.end or not what.lines:
                     added = await sending.send_one(partial(send, ends=what.end), message)
                     await stdio.write(f"{added}\n".encode())

@@ -20,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
-from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError
+from rsws.errors import LoginRefused, RedisUnavailable, SetupError, UsageError, about
 from rsws.redis.connection import (
     PRIMARY_ROLES,
     NotPrimary,
@@ -408,9 +408,11 @@ def redis_target(settings: Settings, local_url: str) -> RedisTarget:
     url: str | Callable[[], str] = settings.redis_url or local_url
     if settings.redis_url is None and (file := settings.redis_url_file) is not None:
         read = partial(read_secret, file, "Redis URL")
-        url = read() if settings.redis_url_is_read_once else read
+        with about("redis_url_file"):
+            url = read() if settings.redis_url_is_read_once else read
     tls = TlsFiles(settings.redis_tls_ca, settings.redis_tls_cert, settings.redis_tls_key)
-    return RedisTarget(url, settings.redis_timeout_s, tls)
+    with about("redis_url", "redis_url_file"):
+        return RedisTarget(url, settings.redis_timeout_s, tls)
 
 
 async def probe(target: RedisTarget) -> None:

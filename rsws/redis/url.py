@@ -20,7 +20,7 @@ from redis.asyncio.connection import (
 )
 from redis.exceptions import RedisError
 
-from rsws.errors import UsageError
+from rsws.errors import UsageError, about
 from rsws.urls import host_fault, redact_url
 
 SENTINEL_PORT = 26379
@@ -194,9 +194,16 @@ def _tls_arguments(made: type[AbstractConnection], said: Mapping[str, Any], file
     """
     paths = {"ssl_ca_certs": files.ca, "ssl_certfile": files.cert, "ssl_keyfile": files.key}
     given = {name: str(path) for name, path in paths.items() if path is not None}
+    with about("redis_tls_ca", "redis_tls_cert", "redis_tls_key"):
+        _check_tls_files(made, {name: given.get(name) or said.get(name) for name in paths}, given, said)
+    return given
+
+
+def _check_tls_files(
+    made: type[AbstractConnection], used: Mapping[str, Any], given: Mapping[str, str], said: Mapping[str, Any]
+) -> None:
     if given and not issubclass(made, SSLConnection):
         raise UsageError("the certificates for Redis are of no use without TLS: write rediss:// in the Redis URL")
-    used = {name: given.get(name) or said.get(name) for name in paths}
     for name, path in used.items():
         try:
             if path:
@@ -221,7 +228,6 @@ def _tls_arguments(made: type[AbstractConnection], said: Mapping[str, Any], file
             f"the certificate and the key for Redis' TLS can't be used: {why}: {cert} (ssl_certfile), "
             f"{key or 'in the same file'} (ssl_keyfile)"
         ) from None
-    return given
 
 
 def _check_options(url: str, base: str, made: type[AbstractConnection], options: Mapping[str, str]) -> None:
@@ -281,7 +287,7 @@ def _check(url: str, base: str) -> None:
 def _unusable(url: str, reason: str) -> UsageError:
     """Return the error for a Redis URL, never in a parser's words: they quote what it took for a port or a host."""
     return UsageError(
-        f"the Redis URL {redact_url(url)} (REDIS_URL or --redis-url) can't be used: {reason}; write "
+        f"the Redis URL {redact_url(url)} can't be used: {reason}; write "
         "redis://[[user]:password@]host[:port][/database], redis+sentinel://[[user]:password@]host:port,.../NAME or "
         "redis+cluster://[[user]:password@]host:port,..., "
         "special characters of a password percent-encoded (/ as %2F, # as %23, @ as %40)"

@@ -104,15 +104,14 @@ def parse_key_may(texts: tuple[str, ...]) -> Grant:
     Raises:
         UsageError: One of them is not ``PATTERN=r``, ``PATTERN=w`` or ``PATTERN=rw``.
     """
-    return Grant(parse_rights(texts, "--key-may ")) if texts else FULL
+    return Grant(parse_rights(texts)) if texts else FULL
 
 
-def parse_rights(texts: Iterable[str], option: str = "") -> dict[str, Rights]:
+def parse_rights(texts: Iterable[str]) -> dict[str, Rights]:
     """Return the rights by pattern that texts such as ``news.*=r`` say; a pattern that comes again adds to its rights.
 
     Args:
         texts: What somebody wrote.
-        option: What the text of an error begins with.
 
     Raises:
         UsageError: One of them is not ``PATTERN=r``, ``PATTERN=w`` or ``PATTERN=rw``.
@@ -121,7 +120,7 @@ def parse_rights(texts: Iterable[str], option: str = "") -> dict[str, Rights]:
     for text in texts:
         pattern, _, rights = text.rpartition("=")
         if not pattern or rights not in _BITS:
-            raise UsageError(f"{option}{excerpt(text)}: write PATTERN=r, PATTERN=w or PATTERN=rw, as in 'news.*=r'")
+            raise UsageError(f"{excerpt(text)}: write PATTERN=r, PATTERN=w or PATTERN=rw, as in 'news.*=r'")
         bits[pattern] = bits.get(pattern, 0) | _BITS[rights]
     said: dict[int, Rights] = {1: "r", 2: "w", 3: "rw"}
     return {pattern: said[each] for pattern, each in bits.items()}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -15,7 +19,10 @@ from kit.cli import Gateway, Terminal, acking, fake_gateway, messages_in, mute_g
 from kit.support import RedisServer, RswsProcess
 from rsws.cli.data import as_message
 from rsws.cli.exits import ExitCode
+from rsws.cli.making import Pace
 from rsws.errors import UsageError
+
+GO_ON = "to go on, with the same options: tail -n +{} FILE | rsws pub --lines {}"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +83,7 @@ def test_ctrl_c_while_it_waits_for_a_line(gateway: Gateway, channel: str) -> Non
         process.send("1\n")
         process.wait_lines(1)
         assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
-    assert process.stderr == ["rsws: interrupted: 1 stored, line 2 on not sent"]
+    assert process.stderr == [f"rsws: interrupted: 1 stored, line 2 on not sent; {GO_ON.format(2, channel)}"]
 
 
 def test_ctrl_c_while_acks_are_awaited_says_how_far_it_came() -> None:
@@ -86,7 +93,8 @@ def test_ctrl_c_while_acks_are_awaited_says_how_far_it_came() -> None:
         process.send("2\n\n3\n")
         assert all_came.wait(10)
         assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
-    assert process.stderr == ["rsws: interrupted: 1 stored, 2 may be stored, line 5 on not sent"]
+    said = "rsws: interrupted: 1 stored, 2 may be stored (from line 2 on), line 5 on not sent"
+    assert process.stderr == [f"{said}; {GO_ON.format(5, 'c')}"]
 
 
 def test_ctrl_c_while_the_ack_is_awaited_says_what_became_of_the_message() -> None:
@@ -129,7 +137,108 @@ def test_ids_that_can_not_be_written_end_it_and_it_says_how_far_it_came(
     stored = redis_server.call("XLEN", channel)
     assert 0 < stored < 10_000
     assert done.returncode == ExitCode.ERROR
-    assert done.stderr == f"rsws: No space left on device; {stored:,} stored, line {stored + 1} on not sent\n"
+    said = f"rsws: No space left on device; {stored:,} stored, line {stored + 1} on not sent"
+    assert done.stderr == f"{said}; {GO_ON.format(stored + 1, channel)}\n"
+
+
+def test_lines_are_gone_on_with_as_it_says(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    name = f"-{channel} $"
+    lines = [f"it's {number}" for number in range(5)]
+    Path("FILE").write_text("\n".join(lines))
+    with RswsProcess("pub", "--lines", "--text", "--", name, env=gateway.env) as process:
+        process.send("\n".join(lines[:2]) + "\n")
+        process.wait_lines(2)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    command = process.stderr[-1].partition("with the same options: ")[2]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    subprocess.run(["bash", "-c", command], env=environment | {"PATH": path}, capture_output=True, check=True)
+    assert [json.loads(data) for _, data in messages_in(redis_server, name)] == [{"text": line} for line in lines]
+
+
+# --- what is made ---
+
+
+def test_a_template_makes_each_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    template = '{"a":{"n":{{n}}}, "at":"{{ time }}", "id":"{{uuid}}", "r":{{random}}}'
+    done = run_main("pub", channel, "--count", "1200", "--template", template, env=gateway.env)
+    stored = messages_in(redis_server, channel)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [stream_id for stream_id, _ in stored], "")
+    made = [json.loads(data) for _, data in stored]
+    assert [each["a"]["n"] for each in made] == list(range(1, 1201))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", made[0]["at"])
+    assert len({UUID(each["id"]) for each in made}) == 1200
+    assert all(0 <= each["r"] < 1_000_000 for each in made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stored"),
+    [
+        (("--count", "2", '{"a" : 1}'), ['{"a" : 1}'] * 2),
+        (("--count", "2", "--rate", "1000", "--text", "hi"), ['{"text":"hi"}'] * 2),
+        (("--count", "2", "--text", "--template", "{ {{n}}"), ['{"text":"{ 1"}', '{"text":"{ 2"}']),
+        (("--template", "[{{n}}]"), ["[1]"]),
+        (("--lines", "--rate", "1000"), ["7", "8"]),
+    ],
+)
+def test_what_is_repeated(
+    gateway: Gateway, redis_server: RedisServer, channel: str, arguments: tuple[str, ...], stored: list[str]
+) -> None:
+    done = run_main("pub", channel, *arguments, input="7\n8\n", env=gateway.env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [data for _, data in messages_in(redis_server, channel)] == stored
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--template", "{{nn}}"), "--template: there is no {{nn}}; there are {{n}}, {{time}}, {{uuid}}, {{random}}"),
+        (("--template", "{{uuid}}!"), "--template makes no message: not JSON: "),
+        (("--template", "1", "1"), "--template makes the messages: leave DATA out"),
+        (("--lines", "--count", "2"), "--lines sends what it reads: leave --count and --template out"),
+        (("--count", "0"), "--count is '0': it must be 1 or more"),
+        (("--rate", "inf"), "--rate: it must be a finite number"),
+    ],
+)
+def test_what_can_not_be_made(channel: str, arguments: tuple[str, ...], said: str) -> None:
+    refused = run_main("pub", channel, *arguments)  # before a gateway is looked for
+    assert refused.returncode == ExitCode.USAGE
+    assert refused.stderr.startswith(f"rsws: {said}")
+
+
+def test_without_a_count_it_ends_with_its_reader(gateway: Gateway, channel: str) -> None:
+    script = f'"{sys.executable}" -m rsws pub {channel} --rate 100 1 | head -2; exit ${{PIPESTATUS[0]}}'
+    environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr, len(done.stdout.split())) == (ExitCode.DONE, "", 2)
+
+
+def test_ctrl_c_says_how_many_were_made(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
+    with RswsProcess("pub", channel, "--rate", "0.01", "1", env=gateway.env) as process:
+        process.wait_lines(1)
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+    assert process.stderr == ["rsws: interrupted: 1 stored, message 2 on not sent"]
+
+
+def test_a_rate_is_kept_in_the_long_run() -> None:
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += max(0, seconds)
+
+    async def run() -> None:
+        nonlocal now
+        pace = Pace(8, lambda: now, sleep)
+        assert [await pace.due(100), now] == [1, 0]
+        assert [await pace.due(100), now] == [1, 0.125]
+        now = 1.1  # an answer took long: what was late is made up for
+        assert await pace.due(100) == 7
+        assert [await pace.due(100), now] == [1, 1.125]
+        now = 100
+        assert await pace.due(5) == 5
+
+    asyncio.run(run())
 
 
 # --- what is refused ---

@@ -305,7 +305,7 @@ def test_a_host_that_is_none(redis_server: RedisServer, host: str, workers: str)
     refused = run_main("serve", "--port", "0", env=env)
     assert refused.returncode == ExitCode.USAGE
     assert "Traceback" not in refused.stderr
-    assert refused.stderr.splitlines()[-1] == "rsws: --host (HOST): it is not a valid host name"
+    assert refused.stderr.splitlines()[-1] == "rsws: HOST: it is not a valid host name"
 
 
 def test_a_port_that_is_in_use(redis_server: RedisServer) -> None:

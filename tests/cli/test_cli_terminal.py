@@ -14,8 +14,8 @@ import pytest
 
 from kit.cli import Gateway, Terminal, acking, messages_in, run_main, serving
 from kit.support import RedisServer, eventually, free_port
-from rsws.cli import prompt
 from rsws.cli.exits import ExitCode
+from rsws.cli.prompt.typed import lines_of
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +124,12 @@ def test_what_others_publish_appears(gateway: Gateway, redis_server: RedisServer
         terminal.type("ne\r")
         terminal.wait_for("stored ")
         terminal.type(f"/sub {other}\r")
-        eventually(lambda: redis_server.call("XADD", other, "*", "messageData", '"yes"') and '"yes"' in terminal.text)
+        terminal.wait_for(f"{other} is shown from now on")
+        redis_server.call("XADD", other, "*", "messageData", '"yes"')
+        terminal.wait_for('"yes"')
         shown = len(terminal.text)
         terminal.type(f"/unsub {other}\r")
-        terminal.wait_for(rf"unsub {other}\n(?s:.*){channel}>", after=shown)
+        terminal.wait_for(rf"{other} is shown no more\n(?s:.*){channel}>", after=shown)
         terminal.type(f"/from -3 {channel}\r")
         terminal.wait_for(rf"─ {channel} live ─")
         shown = len(terminal.text)
@@ -154,7 +156,7 @@ def test_the_prompt_shows_any_id(gateway: Gateway, redis_server: RedisServer, ch
 
 def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
     redis_server.call("SET", f"{channel}-x", "1")
-    with Terminal("pub", channel, env=gateway.env, columns=120) as terminal:
+    with Terminal("pub", channel, env=gateway.env | {"VISUAL": "no-such-editor"}, columns=120) as terminal:
         terminal.wait_for(f"{channel}>")
         for typed, answer in (
             ("/ping", r"answers within \d+\.\d ms"),
@@ -162,6 +164,9 @@ def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> 
             ("/from yesterday", "'yesterday' is no place to start"),
             ("/unsub other", "other is not subscribed to"),
             ("/sub", "which one"),
+            ("/text", "which one"),
+            ("/info", rf"RSWS_TOKEN\npublished  0 on {channel}\nshown      {channel}"),
+            ("/edit", "/edit: no-such-editor: No such file or directory; name another editor in VISUAL or EDITOR"),
             (f"/sub {channel}", "is subscribed already"),
             (f"/sub {channel}-x", "is not a stream"),
             ("/help", r"/from START \[CHANNEL\] +show it"),
@@ -180,6 +185,41 @@ def test_commands(gateway: Gateway, redis_server: RedisServer, channel: str) -> 
     assert messages_in(redis_server, channel) == []
 
 
+def test_a_message_is_written_in_an_editor(
+    gateway: Gateway, redis_server: RedisServer, channel: str, tmp_path: Path
+) -> None:
+    editor = tmp_path / "an editor"
+    editor.write_text(
+        "#!/bin/sh\n"
+        "cat /proc/$$/environ | tr '\\0' '\\n' | grep -q RSWS_TOKEN && exit 9\n"  # a secret that is not its business
+        'cat "$1"; read -r line; test "$line" = "" || printf "%s" "$line" | tr "|" "\\n" > "$1"\n'
+    )
+    editor.chmod(0o755)
+    files = tmp_path / "files"
+    files.mkdir()
+    env = gateway.env | {"EDITOR": f"'{editor}'", "VISUAL": "", "TMPDIR": str(files)}
+    with Terminal("pub", channel, env=env, columns=120) as terminal:
+        terminal.wait_for(f"{channel}>")
+        for typed, begins_with, saved, answer in (
+            ('/text {"not json', None, "", "stored "),
+            ("/edit", r'\{"text":"\{\\"not json"\}', "first|[2]", "stored (?s:.*)stored "),
+            ("/edit", r"\[2\]", "", "nothing was saved, and nothing is sent"),
+            ("/edit", r"\[2\]", "sent?|{", r"line 2: not JSON: \{ - fix it; .*; /edit opens it again"),
+            ("/edit", r"sent\?\n\{", '{|"n": 3}', "stored "),
+        ):
+            shown = len(terminal.text)
+            terminal.type(f"{typed}\r")
+            if begins_with is not None:
+                terminal.wait_for(begins_with, after=shown)
+                terminal.type(f"{saved}\r")
+            terminal.wait_for(rf"{answer}(?s:.*)\n{channel}>", after=shown)
+        terminal.type("\x04")
+        assert terminal.wait() == ExitCode.DONE
+    stored = [data for _, data in messages_in(redis_server, channel)]
+    assert stored == ['{"text":"{\\"not json"}', '{"text":"first"}', "[2]", '{\n"n": 3}']
+    assert list(files.iterdir()) == []
+
+
 def paste(terminal: Terminal, *lines: str) -> None:
     """What a terminal sends when several lines are pasted, and Enter after it."""
     terminal.type("\x1b[200~" + "\n".join([*lines, ""]) + "\x1b[201~\r")
@@ -194,7 +234,7 @@ def paste(terminal: Terminal, *lines: str) -> None:
     ],
 )
 def test_lines_end_where_a_terminal_ends_them(text: str, lines: list[str]) -> None:
-    assert prompt.lines_of(text) == lines
+    assert lines_of(text) == lines
 
 
 def test_each_line_that_is_pasted_is_a_message(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
@@ -245,7 +285,7 @@ def test_ctrl_c_while_an_ack_is_awaited_says_what_became_of_the_message() -> Non
         assert all_came.wait(10)
         terminal.type("\x03")
         assert terminal.wait() == ExitCode.INTERRUPTED
-    assert "rsws: interrupted: 1 stored, 1 may be stored, line 3 on not sent" in terminal.text
+    assert "rsws: interrupted: 1 stored, 1 may be stored (from line 2 on), line 3 on not sent" in terminal.text
 
 
 def test_ctrl_c_while_there_is_no_connection_says_that_nothing_was_sent(

@@ -65,7 +65,7 @@ def test_the_users_own_gateway_is_found_without_a_url(redis_server: RedisServer,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("serve", "--trusted-proxies", "10.0.0.1/8"), "--trusted-proxies (RSWS_TRUSTED_PROXIES): it is no IP address"),
+        (("serve", "--trusted-proxies", "10.0.0.1/8"), "--trusted-proxies: it is no IP address"),
         (("serve", "--proxy-protocol"), "--proxy-protocol needs --trusted-proxies"),
         (("serve", "--tls-key", "x"), "--tls-key needs --tls-cert"),
         (("serve", "--tls-cert", "gone"), "the file of the TLS certificate, gone, can't be read: No such file"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Literal
 
-from rsws.errors import SetupError
+from rsws.errors import SetupError, about
 from rsws.gateway.access.attempts import WrongTokens
 from rsws.gateway.access.ends import Ends
 from rsws.gateway.access.files import KeyFile, watch
@@ -58,7 +58,8 @@ class AccessControl:
             UsageError: A key, its file or a pattern can't be used.
         """
         files: list[KeyFile] = []
-        grant = parse_key_may(settings.key_may)
+        with about("key_may"):
+            grant = parse_key_may(settings.key_may)
         tokens = TokenCheck(key, grant=grant)
         if settings.key_is_in_file:
             assert settings.secret_key_file is not None
@@ -66,7 +67,8 @@ class AccessControl:
             def change_key(text: str) -> None:
                 tokens.change_key(_unguessable(settings, "secret key", text))
 
-            files.append(KeyFile(settings.secret_key_file, "secret key", change_key))
+            with about("secret_key_file"):
+                files.append(KeyFile(settings.secret_key_file, "secret key", change_key))
 
         def change_previous_key(text: str) -> None:
             tokens.change_previous_key(_unguessable(settings, "previous secret key", text))
@@ -74,7 +76,8 @@ class AccessControl:
         if settings.previous_secret_key:
             change_previous_key(settings.previous_secret_key)
         elif settings.previous_secret_key_file is not None:
-            files.append(KeyFile(settings.previous_secret_key_file, "previous secret key", change_previous_key))
+            with about("previous_secret_key_file"):
+                files.append(KeyFile(settings.previous_secret_key_file, "previous secret key", change_previous_key))
         if settings.jwt_key or settings.jwt_key_file is not None:
             signed = SignedTokens(KeySet(), settings.jwt_audience, settings.jwt_issuer, limits.clock_difference_s)
 
@@ -82,9 +85,11 @@ class AccessControl:
                 signed.keys = read_keys(text)
 
             if settings.jwt_key:
-                change_jwt_keys(settings.jwt_key)
+                with about("jwt_key"):
+                    change_jwt_keys(settings.jwt_key)
             elif settings.jwt_key_file is not None:
-                files.append(KeyFile(settings.jwt_key_file, "JWT key", change_jwt_keys))
+                with about("jwt_key_file"):
+                    files.append(KeyFile(settings.jwt_key_file, "JWT key", change_jwt_keys))
             tokens.signed = signed
         return cls(tokens, metrics, files, limits=limits)
 

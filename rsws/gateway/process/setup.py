@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rsws.certificates import server_context
 from rsws.datadir import DataDir
 from rsws.embedded.local import LocalRedis
-from rsws.errors import RedisUnavailable, SetupError, UsageError
+from rsws.errors import RedisUnavailable, SetupError, UsageError, about
 from rsws.redis.target import RedisTarget, probe, redis_target
 from rsws.settings import MIN_KEY_CHARS, Settings, read_secret
 from rsws.streams.fields import MessageFields
@@ -39,7 +39,8 @@ def read_pipes(settings: Settings) -> Settings:
     for name, what in _KEYS.items():
         file: Path | None = getattr(settings, f"{name}_file")
         if file is not None and file.is_fifo() and not (getattr(settings, name) or "").strip():
-            read |= {name: read_secret(file, what), f"{name}_file": None}
+            with about(f"{name}_file"):
+                read |= {name: read_secret(file, what), f"{name}_file": None}
     return replace(settings, **read)
 
 
@@ -49,15 +50,20 @@ def check_settings(settings: Settings) -> None:
     Raises:
         UsageError: Settings can't be used, alone or together, or a file of the certificate can't.
     """
-    for text in settings.retain:
-        Rule.parse(text)
-    MessageFields(settings.field)
+    with about("retain"):
+        for text in settings.retain:
+            Rule.parse(text)
+    with about("field"):
+        MessageFields(settings.field)
     if settings.proxy_protocol and not settings.trusted_proxies:
-        raise UsageError("--proxy-protocol needs --trusted-proxies: the addresses from which PROXY headers come")
+        with about("proxy_protocol"):
+            raise UsageError("--proxy-protocol needs --trusted-proxies: the addresses from which PROXY headers come")
     if settings.tls_cert is not None:
-        server_context(settings.tls_cert, settings.tls_key or settings.tls_cert)
+        with about("tls_cert", "tls_key"):
+            server_context(settings.tls_cert, settings.tls_key or settings.tls_cert)
     elif settings.tls_key is not None:
-        raise UsageError("--tls-key needs --tls-cert: the file of the certificate that it is the key of")
+        with about("tls_key"):
+            raise UsageError("--tls-key needs --tls-cert: the file of the certificate that it is the key of")
 
 
 @dataclass(frozen=True, slots=True)

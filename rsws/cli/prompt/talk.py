@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.utils import is_dumb_terminal
-from prompt_toolkit.validation import ValidationError, Validator
 
 from rsws.cli import terminal
-from rsws.cli.data import SHOWN_CHARACTERS, as_message
+from rsws.cli.data import as_message
 from rsws.cli.endpoint import Endpoint
 from rsws.cli.exits import describe, wire_error
 from rsws.cli.lines import Sending, publish_all
+from rsws.cli.prompt.editor import edit
+from rsws.cli.prompt.typed import Checked, Command, Completions, check, lines_of, message_of
 from rsws.cli.start import Following
 from rsws.cli.stdio import Line
 from rsws.client import Client, ConnectionEvent, Disconnected
 from rsws.datadir import DataDir
 from rsws.errors import ConnectionLost, PublishFailed, SetupError, SubscribeRefused, UsageError
-from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, is_json
+from rsws.protocol import CaughtUp, Error, Gap, Message, StreamId, Subscribed
 from rsws.starts import Start, parse_start
 
 
@@ -48,7 +43,7 @@ async def talk(gateway: Endpoint, channel: str, data_dir: DataDir, timeout_s: fl
         ClientError: There is no connection, or it is lost for good.
         Failure: Ctrl-C ended the prompt while an ack was awaited; the text says what became of the message.
     """
-    talk = _Talk(channel, timeout_s, _history(data_dir))
+    talk = _Talk(gateway, channel, timeout_s, _history(data_dir))
     try:
         async with (
             asyncio.TaskGroup() as tasks,  # outside the client: the tasks of the subscriptions end when the client ends
@@ -71,18 +66,11 @@ def _history(data_dir: DataDir) -> History:
         return InMemoryHistory()
 
 
-class _Command(NamedTuple):
-    """A command of the prompt: a line that begins with ``/``."""
-
-    usage: str
-    help: str
-    run: Callable[[str], Awaitable[None]]
-
-
 class _Talk:
     """One run of the prompt.
 
     Args:
+        gateway: Where it is connected.
         channel: The channel on which lines are published.
         timeout_s: Seconds to wait for an ack.
         history: The lines typed earlier.
@@ -91,7 +79,8 @@ class _Talk:
         sending: The message that is being sent; None when there is none.
     """
 
-    def __init__(self, channel: str, timeout_s: float, history: History) -> None:
+    def __init__(self, gateway: Endpoint, channel: str, timeout_s: float, history: History) -> None:
+        self._gateway = gateway
         self._channel = channel
         self._timeout_s = timeout_s
         self._messages = terminal.MessageFormat([channel])
@@ -100,21 +89,32 @@ class _Talk:
         self._own: set[StreamId] = set()
         """The ids of messages that were published here and have not come back over the subscription."""
         self._publishing = asyncio.Lock()
+        self._screen = asyncio.Lock()
+        """Held while the editor has the terminal."""
+        self._lost_since: float | None = None
+        self._published = 0
+        self._last = ""
+        """The last message, or what was edited and could not be sent."""
         self._over = False
         self._commands = {
-            "/sub": _Command("/sub CHANNEL", "show what is published on another channel, too", self._sub),
-            "/unsub": _Command("/unsub [CHANNEL]", "show it no more", self._unsub),
-            "/from": _Command("/from START [CHANNEL]", "show it from 0, an ID, -N, 10m ago or a time on", self._from),
-            "/ping": _Command("/ping", "how long the gateway takes to answer", self._ping),
-            "/help": _Command("/help", "this list", self._help),
-            "/quit": _Command("/quit", "end, as Ctrl-D does", self._quit),
+            "/text": Command("/text TEXT", 'send {"text": TEXT}, whatever it begins with', self._text),
+            "/edit": Command(
+                "/edit", "write a message in an editor (VISUAL, EDITOR), which begins with the last one", self._edit
+            ),
+            "/sub": Command("/sub CHANNEL", "show what is published on another channel, too", self._sub),
+            "/unsub": Command("/unsub [CHANNEL]", "show it no more", self._unsub),
+            "/from": Command("/from START [CHANNEL]", "show it from 0, an ID, -N, 10m ago or a time on", self._from),
+            "/ping": Command("/ping", "how long the gateway takes to answer", self._ping),
+            "/info": Command("/info", "the gateway, what is shown, and how many were published", self._info),
+            "/help": Command("/help", "this list", self._help),
+            "/quit": Command("/quit", "end, as Ctrl-D does", self._quit),
         }
         in_command = Condition(lambda: self._session.default_buffer.text.startswith("/"))
         self._session: PromptSession[str] = PromptSession(
             history=history,
-            validator=None if is_dumb_terminal() else _Checked(),  # a dumb terminal would not show what is wrong
+            validator=None if is_dumb_terminal() else Checked(),  # a dumb terminal would not show what is wrong
             validate_while_typing=False,
-            completer=_Completions(self._commands, self._watched),
+            completer=Completions(self._commands, self._watched),
             complete_while_typing=in_command,  # so that room for the choices is reserved only then
             enable_history_search=~in_command,
         )
@@ -141,21 +141,23 @@ class _Talk:
     def connection_changed(self, event: ConnectionEvent) -> None:
         """Show that the connection was lost, or that the client reconnected."""
         if isinstance(event, Disconnected):
+            self._lost_since = time.monotonic()
             text = terminal.format_disconnected(event.reason)
         else:
+            self._lost_since = None
             text = terminal.format_reconnected(event.after_s)
         self._tasks.create_task(self._show(text))
 
     async def _handle_input(self, text: str) -> None:
         """Carry out the lines that were typed or pasted, up to the first that fails."""
         lines = lines_of(text)
-        sending = Sending(by_line=len(lines) > 1)
+        sending = Sending("line" if len(lines) > 1 else None)
         for number, line in enumerate(lines, 1):
             try:
                 if line.startswith("/"):
                     await self._command(line)
                 else:
-                    await self._publish(sending, Line(number, line.encode()))
+                    await self._publish(sending, Line(number, line.encode()), message_of(line.encode()))
             except (UsageError, PublishFailed, SubscribeRefused) as error:
                 fault = describe(error)
                 if len(lines) > 1:
@@ -174,8 +176,8 @@ class _Talk:
 
     # --- publish ---
 
-    async def _publish(self, sending: Sending, line: Line) -> None:
-        data = _message(line.text)
+    async def _publish(self, sending: Sending, line: Line, data: bytes) -> None:
+        self._last = data.decode()
         began = time.monotonic()
         async with self._publishing:
             self.sending = sending
@@ -184,21 +186,26 @@ class _Talk:
             self.sending = None
             if not isinstance(stream_id, StreamId):
                 raise stream_id
+            self._published += 1
             if self._channel in self._watched:
                 self._own.add(stream_id)
         await self._show(terminal.format_ack(stream_id, time.monotonic() - began))
 
     # --- watch ---
 
-    def _watch(self, channel: str, start: Start) -> None:
+    def _watch(self, channel: str, start: Start, *, confirm: bool = False) -> None:
         following = Following(self._client, channel, start, end=False)
         self._watched[channel] = following
-        self._tasks.create_task(self._show_events(channel, following, has_history=start != Start()))
+        has_history = start != Start()
+        self._tasks.create_task(self._show_events(channel, following, has_history=has_history, confirm=confirm))
 
-    async def _show_events(self, channel: str, following: Following, *, has_history: bool) -> None:
+    async def _show_events(self, channel: str, following: Following, *, has_history: bool, confirm: bool) -> None:
         try:
             async for event in following:
                 match event:
+                    case Subscribed() if confirm:
+                        confirm = False
+                        await self._show_note(f"{channel} is shown from now on; /unsub {channel} ends that")
                     case Message():
                         await self._show_message(event)
                     case CaughtUp() if has_history:
@@ -224,13 +231,35 @@ class _Talk:
 
     # --- commands ---
 
+    async def _text(self, text: str) -> None:
+        if not text:
+            raise UsageError("/text TEXT: which one?")
+        await self._publish(Sending(), Line(1, text.encode()), as_message(text.encode(), text=True))
+
+    async def _edit(self, argument: str) -> None:
+        async with self._screen:
+            text = await edit(argument or self._last)
+        if text is None or not text.strip():
+            await self._show_note("nothing was saved, and nothing is sent" if text is None else "empty: not sent")
+            return
+        try:
+            check(text)
+        except UsageError as fault:
+            self._last = text
+            raise UsageError(f"{fault}; /edit opens it again") from None
+        await self._handle_input(text)
+
     async def _sub(self, channel: str) -> None:
         if not channel:
             raise UsageError("/sub CHANNEL: which one?")
-        self._watch(channel, Start())
+        self._watch(channel, Start(), confirm=True)
 
     async def _unsub(self, channel: str) -> None:
         channel = channel or self._channel
+        await self._close(channel)
+        await self._show_note(f"{channel} is shown no more")
+
+    async def _close(self, channel: str) -> None:
         following = self._watched.pop(channel, None)
         if following is None:
             raise UsageError(f"{channel} is not subscribed to")
@@ -241,7 +270,7 @@ class _Talk:
         channel = channel.strip() or self._channel
         start = parse_start(text)
         if channel in self._watched:
-            await self._unsub(channel)
+            await self._close(channel)
         self._watch(channel, start)
 
     async def _ping(self, _: str) -> None:
@@ -253,6 +282,14 @@ class _Talk:
             await self._show(terminal.format_error(str(error)))
         else:
             await self._show_note(f"{self._client.url} answers within {took_s * 1000:.1f} ms")
+
+    async def _info(self, _: str) -> None:
+        lost = (
+            "" if self._lost_since is None else f", lost {time.monotonic() - self._lost_since:.0f} s ago; reconnecting"
+        )
+        await self._show_note(f"gateway    {self._client.url}{lost or ', connected'}; {self._gateway.source}")
+        await self._show_note(f"published  {self._published:,} on {self._channel}")
+        await self._show_note(f"shown      {', '.join(self._watched) or 'nothing; /sub CHANNEL does'}")
 
     async def _help(self, _: str) -> None:
         width = max(len(command.usage) for command in self._commands.values())
@@ -277,69 +314,5 @@ class _Talk:
             sys.stdout.write(rendered)
             sys.stdout.flush()
 
-        await run_in_terminal(write)
-
-
-def lines_of(text: str) -> list[str]:
-    """Split what was typed or pasted into lines; JSON that spans several lines is one."""
-    text = text.strip()
-    return (
-        [text] if is_json(text.encode()) else [line.strip() for line in re.split(r"\r\n|[\r\n]", text) if line.strip()]
-    )
-
-
-def _message(line: bytes) -> bytes:
-    """Return the message that a line stands for: the line itself if it is JSON, else an object with its text.
-
-    Raises:
-        UsageError: The line begins like JSON, and is not valid.
-    """
-    if line.startswith((b"{", b"[", b'"')) and not is_json(line):
-        shown = line.decode(errors="replace")[:SHOWN_CHARACTERS]
-        raise UsageError(f'not JSON: {shown} - fix it; what begins with {{, [ or " has to be JSON')
-    return as_message(line, text=not is_json(line))
-
-
-class _Checked(Validator):
-    """A validator that refuses a line that begins like JSON and is not valid, while the user can still fix it."""
-
-    def validate(self, document: Document) -> None:
-        lines = lines_of(document.text)
-        for number, line in enumerate(lines, 1):
-            try:
-                _message(line.encode())
-            except UsageError as fault:
-                where = f"line {number}: " if len(lines) > 1 else ""
-                place = document.text.find(line) + _fault_at(line)
-                raise ValidationError(place, terminal.safe(f"{where}{fault}")) from None
-
-
-def _fault_at(line: str) -> int:
-    """Return the position of the error in invalid JSON; the end of the line where none is known."""
-    try:
-        json.loads(line)
-    except json.JSONDecodeError as error:
-        return error.pos
-    return len(line)
-
-
-class _Completions(Completer):
-    """A completer for commands and their arguments."""
-
-    def __init__(self, commands: Mapping[str, _Command], watched: Collection[str]) -> None:
-        self._commands = commands
-        self._watched = watched
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        name, space, argument = document.text_before_cursor.partition(" ")
-        if not name.startswith("/"):
-            return
-        if not space:
-            for command, said in self._commands.items():
-                if command.startswith(name):
-                    yield Completion(command, -len(name), display=said.usage, display_meta=said.help)
-            return
-        choices = {"/unsub": self._watched, "/from": ("0", "$", "-10", "10m")}.get(name, ())
-        for choice in choices:
-            if choice.startswith(argument):
-                yield Completion(choice, -len(argument))
+        async with self._screen:
+            await run_in_terminal(write)

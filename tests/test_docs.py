@@ -269,7 +269,6 @@ def test_the_two_commands_and_the_tour(clone: Path, tmp_path: Path) -> None:
         "PORT": str(free_port()),
         "PIP_CACHE_DIR": str(USER_HOME / ".cache" / "pip"),
         "PIP_CONFIG_FILE": str(USER_HOME / ".config" / "pip" / "pip.conf"),
-        "PIP_NO_COMPILE": "1",  # of thousands of modules a few are imported
     }
     log = tmp_path / "log"
     with log.open("wb") as output:

@@ -111,20 +111,18 @@ WAYS = {
     "a data directory of the environment": Way(env={"RSWS_DATA_DIR": "my data"}, embedded=True),
     "a port of the local Redis": Way(env={"RSWS_LOCAL_REDIS_PORT": "REDIS_PORT"}),
     "a Redis as a flag": Way(("--redis-url", "redis://127.0.0.1:REDIS_PORT")),
-    "a Redis of the environment": Way(env={"REDIS_URL": "redis://127.0.0.1:REDIS_PORT"}),
     "a Redis with a secret": Way(
         ("--redis-url", "redis://127.0.0.1:REDIS_PORT?db=3"),
         other_env={"REDIS_URL": "redis://127.0.0.1:REDIS_PORT?db=3"},
         heading="Try in another terminal, with the same REDIS_URL in its environment:",
     ),
-    "a Redis of a file": Way(("--redis-url-file", "redis url")),
     "a key as a flag": Way(
         ("--secret-key", SECRET), {"REDIS_URL": "redis://127.0.0.1:REDIS_PORT"}, "", WITH_KEY, KEY_IS_NEEDED
     ),
     "a key of the environment": Way(
         (), {"REDIS_URL": "redis://127.0.0.1:REDIS_PORT"} | WITH_KEY, "", WITH_KEY, KEY_IS_NEEDED
     ),
-    "a key of a file": Way(("--secret-key-file", "key"), {"REDIS_URL": "redis://127.0.0.1:REDIS_PORT"}),
+    "a Redis and a key of files": Way(("--redis-url-file", "redis url", "--secret-key-file", "key")),
     "all of .env": Way(
         env_file=f"REDIS_URL=redis://127.0.0.1:REDIS_PORT?db=3\nWEBSOCKET_SECRET_KEY={SECRET}\nHOST=0.0.0.0\n",
         heading="Try in another terminal, in this directory:",

@@ -27,6 +27,26 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+_LONG = {
+    "test_bench.py",
+    "test_cli_serve.py",
+    "test_cli_terminal.py",
+    "test_console.py",
+    "test_container.py",
+    "test_delivery.py",
+    "test_docs.py",
+    "test_durable_streams.py",
+    "test_package.py",
+    "test_subscription.py",
+    "test_workers.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: at the end three workers would wait for the one that has it."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing of the user's: no rsws variable, an empty HOME, an empty working directory, a port of its own.

@@ -33,6 +33,7 @@ from kit.proofs.consuming import sub_killed
 from kit.proofs.crowd import crowd
 from kit.proofs.delivery import bad_key, gateway_killed, herd, joins, sleeper
 from kit.proofs.failover import demoted, sentinel
+from kit.proofs.interleavings import interleavings
 from kit.proofs.listing import listed
 from kit.proofs.moving import move
 from kit.proofs.page import event_source, page
@@ -49,6 +50,7 @@ PROOFS: dict[str, Callable[[Proof], Awaitable[None]]] = {
     "joins": joins,
     "bad-key": bad_key,
     "herd": herd,
+    "interleavings": interleavings,
     "bad-input": bad_input,
     "fuzz": fuzz,
     "hostile": hostile,

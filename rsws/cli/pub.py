@@ -29,7 +29,6 @@ EPILOG = epilog(
     """rsws pub news '{"text":"hi"}'""",
     "rsws pub news --lines < messages.jsonl",
     """rsws pub news --count 100 --rate 10 --template '{"n":{{n}},"at":"{{time}}"}'""",
-    "rsws pub news",
 )
 
 

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from kit.cli import call_main, run_main
-from rsws.cli import bench, check, copy, info, ls, pub, restore, serve, token, top, usage, xadd
+from rsws.cli import bench, check, copy, info, ls, profile, pub, restore, serve, token, top, usage, xadd
 from rsws.cli.app import app
 from rsws.cli.exits import CHECK_EXIT_HELP, EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
@@ -49,6 +49,7 @@ EPILOGS = {
     "ls": ls.EPILOG,
     "info": info.EPILOG,
     "top": top.EPILOG,
+    "profile": profile.EPILOG,
     "bench": bench.EPILOG,
 }
 SUB_OPTIONS = {
@@ -86,9 +87,11 @@ def test_the_examples_of_the_help_can_be_run(name: str) -> None:
         words = shlex.split(re.split(r"[<|>]", example)[0])
         command, *arguments = words[words.index("rsws") + 1 :]
         commands.add(command)
-        if command == "bench":
+        found = COMMANDS[command]
+        if command in ("bench", "profile"):
             command, *arguments = arguments
-        (COMMANDS | WORKS)[command].make_context(command, arguments)
+            found = found.commands[command]
+        found.make_context(command, arguments)
     assert name in commands
 
 
@@ -96,8 +99,12 @@ def test_the_examples_of_the_help_can_be_run(name: str) -> None:
     ("name", "settings", "own"),
     [
         ("serve", Settings, set()),
-        ("sub", ClientSettings, SUB_OPTIONS),
-        ("pub", ClientSettings, {"channel", "data", "lines", "text", "timeout"}),
+        ("sub", ClientSettings, {*SUB_OPTIONS, "profile"}),
+        (
+            "pub",
+            ClientSettings,
+            {"channel", "data", "lines", "text", "timeout", "count", "rate", "template", "profile"},
+        ),
     ],
 )
 def test_the_options_are_the_settings(name: str, settings: type[Any], own: set[str]) -> None:
@@ -220,7 +227,7 @@ def test_lines_of_the_env_file_that_say_nothing_are_named(tmp_path: Path) -> Non
         (("sub",), {}, "CHANNEL is missing"),
         (("serve", "now"), {}, "more arguments than it takes: (now)"),
         (("pubs",), {}, "no such command 'pubs'; did you mean 'pub'?"),
-        (("pub", "c", "1", "--tex"), {}, "no such option: --tex; did you mean --text or --token?"),
+        (("pub", "c", "1", "--tex"), {}, "no such option: --tex; did you mean --rate or --text or --token?"),
         (
             ("pub", "c", "-5.5"),
             {},

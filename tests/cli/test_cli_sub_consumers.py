@@ -241,12 +241,12 @@ def test_options_that_do_not_go_together(options: list[str], fault: str, capfd: 
 
 
 def test_printing_killed(gateway: Gateway, redis_server: RedisServer, channel: str, tmp_path: Path) -> None:
-    result = kill_printing(redis_server, gateway, [f"{channel}-1", f"{channel}-2"], tmp_path, kills=3, seed=1)
+    result = kill_printing(redis_server, gateway, [f"{channel}-1", f"{channel}-2"], tmp_path, kills=2, seed=1)
     assert (result.lost, result.reordered, result.ahead) == (0, 0, 0)
-    assert result.kills == 3
+    assert result.kills == 2
 
 
 def test_executing_killed(gateway: Gateway, redis_server: RedisServer, channel: str, tmp_path: Path) -> None:
-    result = kill_executing(redis_server, gateway, [channel], tmp_path, kills=3, seed=1)
+    result = kill_executing(redis_server, gateway, [channel], tmp_path, kills=2, seed=1)
     assert (result.lost, result.ahead) == (0, 0)
-    assert result.kills == 3
+    assert result.kills == 2

@@ -220,12 +220,16 @@ def test_redis_goes_while_it_waits(own_redis: RedisServer) -> None:
     assert process.stderr[0].endswith("; of those after it 1 may be stored")
 
 
+def to_go_on(line: int, channel: str) -> str:
+    return f"; to go on, with the same options: tail -n +{line} FILE | rsws xadd --lines {channel}"
+
+
 def test_ctrl_c_while_it_waits_for_a_line(env: dict[str, str | None], channel: str) -> None:
     with RswsProcess("xadd", channel, "--lines", env=env) as process:
         process.send("1\n")
         process.wait_lines(1)
         assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
-    assert process.stderr == ["rsws: interrupted: 1 stored, line 2 on not sent"]
+    assert process.stderr == ["rsws: interrupted: 1 stored, line 2 on not sent" + to_go_on(2, channel)]
 
 
 @contextmanager
@@ -258,7 +262,9 @@ def test_ctrl_c_while_redis_does_not_answer_says_how_far_it_came() -> None:
         process.send("2\n\n3\n")
         assert all_came.wait(10)
         assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
-    assert process.stderr == ["rsws: interrupted: 1 stored, 2 may be stored, line 5 on not sent"]
+    assert process.stderr == [
+        "rsws: interrupted: 1 stored, 2 may be stored (from line 2 on), line 5 on not sent" + to_go_on(5, "c")
+    ]
 
 
 SOMEBODY_ELSE = """

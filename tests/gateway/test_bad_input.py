@@ -22,7 +22,7 @@ from kit.gateway import (
 )
 from kit.support import MIB, RedisServer
 
-pytestmark = pytest.mark.usefixtures("event_loop_kind")
+both_loops = pytest.mark.usefixtures("event_loop_kind")
 
 
 @async_test
@@ -91,6 +91,7 @@ async def test_however_much_bad_input_comes_each_gets_one_reply_in_order(redis_s
         await client.nothing_more()
 
 
+@both_loops
 @async_test
 async def test_a_flood_from_a_client_that_does_not_read(redis_server: RedisServer) -> None:
     async with gateway(redis_server.url) as server, Wire(server, 4096) as wire:
@@ -127,6 +128,7 @@ async def send_until_stuck(wire: Wire, data: bytes, most: int) -> int:
 
 
 @pytest.mark.parametrize("what", ["messageId", "data", "publishes behind a subscribe", "requests behind a subscribe"])
+@both_loops
 @async_test
 async def test_a_flood_while_redis_does_not_answer(own_redis: RedisServer, channel: str, what: str) -> None:
     async with gateway(own_redis.url, redis_timeout_s=10) as server, Wire(server) as wire:

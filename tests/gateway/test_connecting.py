@@ -33,7 +33,7 @@ from kit.gateway import (
 from kit.support import RedisServer, eventually, run_python
 from rsws.errors import SetupError
 
-pytestmark = pytest.mark.usefixtures("event_loop_kind")
+both_loops = pytest.mark.usefixtures("event_loop_kind")
 
 
 # --- connect ---
@@ -135,6 +135,7 @@ async def test_nothing_is_looked_at_without_a_token(redis_server: RedisServer, c
 # --- crowds ---
 
 
+@both_loops
 @async_test
 async def test_a_client_too_many_is_told_to_come_back_later(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
@@ -176,6 +177,7 @@ def test_a_crowd_does_not_take_the_last_open_file(redis_server: RedisServer, eve
 # --- HTTP ---
 
 
+@both_loops
 @async_test
 async def test_health_over_plain_http(redis_server: RedisServer) -> None:
     async with gateway(redis_server.url) as server:

@@ -16,8 +16,6 @@ from rsws.gateway.delivery.channel import MAX_ENDS
 from rsws.protocol import ZERO, StreamId
 from rsws.streams.replies import Entry
 
-pytestmark = pytest.mark.usefixtures("event_loop_kind")
-
 
 def end(redis: RedisServer, channel: str, data: str | None = None) -> str:
     """An entry that ends the channel; its id."""

@@ -197,7 +197,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(borders)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(frames, min_size=1, max_size=8), st.lists(st.integers(0, 1_000_000), max_size=12))
 def test_in_pieces_of_any_size_it_reads_what_websockets_reads(sent: list[bytes], places: list[int]) -> None:
     assert ours(cut(b"".join(sent), places)) == theirs(sent)

@@ -21,8 +21,8 @@ from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.receiving import FrameReader
 
 SEEDS = ["fixed", random.SystemRandom().getrandbits(32)]
-FRAMES, HANDSHAKES, CONNECTIONS = 2000, 1500, 400
-"""As many as take a few seconds, and find each bug that is put in below."""
+FRAMES, HANDSHAKES, CONNECTIONS = 500, 500, 150
+"""As many as take a second, and find each bug that is put in below."""
 
 
 def search(seed: object, count: int, connection: type[ClientConnection] = ClientConnection) -> list[Any]:

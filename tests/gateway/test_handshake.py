@@ -89,7 +89,7 @@ lines = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(names, values), max_size=3), lines, st.booleans(), st.integers(0, 400))
 @example([("Connection", "a;b, upgrade")], "GET / HTTP/1.1", False, 0)
 def test_what_both_open_both_answer_the_same(changes: list[tuple[str, str]], line: str, twice: bool, cut: int) -> None:
@@ -102,7 +102,7 @@ def test_what_both_open_both_answer_the_same(changes: list[tuple[str, str]], lin
     assert mine is None or other is None or mine == other
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(written(FIREFOX)) - 1), st.binary(max_size=2), st.integers(0, 2))
 def test_a_byte_more_or_less_changes_nothing_of_that(place: int, put: bytes, take: int) -> None:
     whole = written(FIREFOX)
@@ -116,7 +116,7 @@ def test_a_byte_more_or_less_changes_nothing_of_that(place: int, put: bytes, tak
 BEHIND = b"\x89\x80\0\0\0\0\r\n\r\nGET / HTTP/1.1\r\n\r\n"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([written(FIREFOX), b"\r\n\r\n" + written(USUAL), written(USUAL | {"X": "\x01"}), b"\x16\x03\x01"]),
     st.lists(st.integers(1, 500), max_size=6),

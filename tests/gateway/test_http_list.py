@@ -14,8 +14,6 @@ from kit.support import RedisServer
 from kit.tokens import SECRET, token
 from rsws.gateway.limits import DEFAULTS
 
-pytestmark = pytest.mark.usefixtures("event_loop_kind")
-
 
 @async_test
 async def test_what_is_said_of_each(own_redis: RedisServer, channel: str) -> None:

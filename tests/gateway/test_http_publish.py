@@ -20,7 +20,7 @@ from kit.support import RedisServer, free_port
 from kit.tls import Authority
 from kit.tokens import SECRET, token
 
-pytestmark = pytest.mark.usefixtures("event_loop_kind")
+both_loops = pytest.mark.usefixtures("event_loop_kind")
 
 
 @async_test
@@ -191,6 +191,7 @@ async def test_faster_than_allowed_over_any_connection(redis_server: RedisServer
         assert answers[2].headers["retry-after"] in ("1", "2")
 
 
+@both_loops
 @async_test
 async def test_expect_and_chunks(redis_server: RedisServer, channel: str) -> None:
     async with gateway(redis_server.url) as server, http_client(server) as client:
@@ -208,6 +209,7 @@ async def test_expect_and_chunks(redis_server: RedisServer, channel: str) -> Non
     assert len(entries(redis_server, channel)) == 2
 
 
+@both_loops
 @async_test
 async def test_requests_in_a_row_a_byte_at_a_time_and_then_anything_else(
     redis_server: RedisServer, channel: str
@@ -233,6 +235,7 @@ async def test_requests_in_a_row_a_byte_at_a_time_and_then_anything_else(
         await until(lambda: not server.server.clients.sessions, "they are gone")
 
 
+@both_loops
 @async_test
 async def test_nothing_is_read_before_the_next_request_has_had_its_turn() -> None:
     transport = Transport()
@@ -245,6 +248,7 @@ async def test_nothing_is_read_before_the_next_request_has_had_its_turn() -> Non
     connection.connection_lost(None)
 
 
+@both_loops
 @async_test
 async def test_who_has_ended_their_side_is_answered(redis_server: RedisServer) -> None:
     async with gateway(redis_server.url) as server, Wire(server) as wire:
@@ -312,6 +316,7 @@ async def test_limits_on_addresses_and_clients(redis_server: RedisServer, channe
         assert (answer.status, answer.json["code"]) == (503, "too_many")
 
 
+@both_loops
 @async_test
 async def test_a_request_that_never_ends_and_a_connection_that_is_kept(redis_server: RedisServer, channel: str) -> None:
     settings: dict[str, Any] = {"handshake_timeout_s": 0.2, "ping_interval_s": 0.2, "idle_timeout_s": 0.4}
@@ -325,6 +330,7 @@ async def test_a_request_that_never_ends_and_a_connection_that_is_kept(redis_ser
         await until(lambda: not server.server.clients.sessions, "it is none any more")
 
 
+@both_loops
 @async_test
 async def test_over_tls(redis_server: RedisServer, channel: str, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
@@ -338,6 +344,7 @@ async def test_over_tls(redis_server: RedisServer, channel: str, tmp_path: Path)
             assert (await client.ask("POST", f"/channels/{channel}", body)).status == 200
 
 
+@both_loops
 @async_test
 async def test_a_publish_under_way_when_the_gateway_stops(own_redis: RedisServer, channel: str) -> None:
     async with gateway(own_redis.url, shutdown_timeout_s=4.0) as server, http_client(server) as client:

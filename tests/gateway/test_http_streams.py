@@ -21,7 +21,7 @@ from rsws.gateway.limits import Limits
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.protocol import message_template
 
-pytestmark = pytest.mark.usefixtures("event_loop_kind")
+both_loops = pytest.mark.usefixtures("event_loop_kind")
 
 SSE = {"Accept": "text/event-stream"}
 LINES = {"Accept": "application/x-ndjson"}
@@ -258,6 +258,7 @@ async def test_head(redis_server: RedisServer, channel: str) -> None:
         assert said.count(b"\r\n\r\n") == 1
 
 
+@both_loops
 @async_test
 async def test_http_1_0_has_no_chunks(redis_server: RedisServer, channel: str) -> None:
     [first] = add(redis_server, channel, "1")
@@ -306,6 +307,7 @@ async def test_it_waits_for_redis(own_redis: RedisServer, channel: str) -> None:
             assert event.startswith((b":", b"event: gap\n")), event
 
 
+@both_loops
 @async_test
 async def test_the_end_of_the_gateway_and_of_a_token(redis_server: RedisServer, channel: str) -> None:
     async with (
@@ -328,6 +330,7 @@ async def test_the_end_of_the_gateway_and_of_a_token(redis_server: RedisServer, 
         assert 1000 <= int(retry[7:]) <= 5000
 
 
+@both_loops
 @async_test
 async def test_one_that_has_not_begun_when_the_gateway_stops(own_redis: RedisServer, channel: str) -> None:
     async with gateway(own_redis.url) as server, http_client(server) as client:
@@ -343,6 +346,7 @@ async def test_one_that_has_not_begun_when_the_gateway_stops(own_redis: RedisSer
         own_redis.resume()
 
 
+@both_loops
 @async_test
 async def test_a_slow_reader_lags_and_misses_nothing(redis_server: RedisServer, channel: str) -> None:
     data = json.dumps("x" * 10_000)

@@ -21,8 +21,6 @@ from kit.support import RedisServer
 from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.limits import DEFAULTS
 
-pytestmark = pytest.mark.usefixtures("event_loop_kind")
-
 
 @async_test
 async def test_subscribe_to_a_key_that_is_no_stream(redis_server: RedisServer, channel: str) -> None:

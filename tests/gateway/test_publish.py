@@ -18,7 +18,7 @@ from kit.gateway import (
 from kit.odd_data import ODD_DATA
 from kit.support import RedisServer, free_port
 
-pytestmark = pytest.mark.usefixtures("event_loop_kind")
+both_loops = pytest.mark.usefixtures("event_loop_kind")
 
 
 @async_test
@@ -51,6 +51,7 @@ async def test_data_is_carried_byte_for_byte(redis_server: RedisServer, channel:
             await client.expect(f'{{"event":"message","channel":"{channel}","streamId":"{stream_id}","data":{data}}}')
 
 
+@both_loops
 @async_test
 async def test_frames_of_every_size_arrive_whole(redis_server: RedisServer, channel: str) -> None:
     overhead = len(f'{{"event":"message","channel":"{channel}","streamId":"1700000000000-0","data":""}}')

@@ -18,9 +18,6 @@ from kit.gateway import (
 )
 from kit.support import RedisServer
 
-pytestmark = pytest.mark.usefixtures("event_loop_kind")
-
-
 # --- subscribe ---
 
 

@@ -1,44 +1,43 @@
-"""The join/lag/resume machine: every interleaving of a small world, random ones of longer lives, and planted bugs."""
+"""The join/lag/resume machine: every interleaving of a small world, random ones of longer lives, and planted bugs.
+
+``prove.py interleavings`` goes one event further.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.interleavings import Violation, World, entry, search
+from kit.interleavings import Violation, World, search, small_world
 from kit.support import untraced
 from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.subscription import Page, State, Subscription
 from rsws.protocol import StreamId
 from rsws.streams.replies import Entry
 
-FRAME_BYTES = len(World().channel.encode(entry(1)) or b"")
-small_world = partial(World, ring_bytes=2 * FRAME_BYTES, chunk_bytes=1)
-
 
 @pytest.mark.parametrize(
-    ("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 7), ("trim interrupt reset", 5), ("shrink", 7)]
+    ("faults", "depth"), [("", 7), ("trim interrupt", 5), ("reset", 6), ("trim interrupt reset", 4), ("shrink", 6)]
 )
 def test_every_interleaving_of_a_small_world(faults: str, depth: int) -> None:
     with untraced():
-        assert search(depth, lambda: small_world(faults=faults)) > 3_000
+        assert search(depth, lambda: small_world(faults=faults)) > 900
 
 
-@pytest.mark.parametrize(("faults", "depth"), [("", 8), ("trim interrupt", 6), ("reset", 6)])
+@pytest.mark.parametrize(("faults", "depth"), [("", 7), ("trim interrupt", 5), ("reset", 5)])
 def test_every_interleaving_of_one_client_with_two_subscriptions(faults: str, depth: int) -> None:
     with untraced():
-        assert search(depth, lambda: small_world(faults=faults, together=True)) > 2_000
+        assert search(depth, lambda: small_world(faults=faults, together=True)) > 1_700
 
 
-@pytest.mark.parametrize(("faults", "depth"), [("", 7), ("trim interrupt", 5), ("reset", 6)])
+@pytest.mark.parametrize(("faults", "depth"), [("", 6), ("trim interrupt", 4), ("reset", 5)])
 def test_every_interleaving_of_a_channel_that_ends(faults: str, depth: int) -> None:
     with untraced():
-        assert search(depth, lambda: small_world(faults=faults, ends=(2, 4))) > 1_500
+        assert search(depth, lambda: small_world(faults=faults, ends=(2, 4))) > 500
 
 
 @settings(max_examples=200, deadline=None)

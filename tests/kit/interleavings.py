@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -455,3 +456,8 @@ def replay(path: tuple[Event, ...], make: Callable[[], World]) -> World:
     for index, event in enumerate(path, 1):
         world.happen(event, is_checked=index == len(path))
     return world
+
+
+FRAME_BYTES = len(World().channel.encode(entry(1)) or b"")
+small_world = partial(World, ring_bytes=2 * FRAME_BYTES, chunk_bytes=1)
+"""One whose ring holds two messages, so that few events are enough for everything to happen."""

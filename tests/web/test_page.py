@@ -19,11 +19,11 @@ EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "browser_module.htm
 async def test_a_page_gets_everything_once_whatever_happens() -> None:
     seed = random.SystemRandom().getrandbits(32)
     found = await storm(
-        random.Random(seed), channels=20, kills=3, cuts=3, freezes=1, pause_s=0.2, options={"maxDelay": 500}
+        random.Random(seed), channels=20, kills=2, cuts=2, freezes=1, pause_s=0.2, options={"maxDelay": 500}
     )
     wrong = [found.lost, found.repeated, found.reordered, found.after_close, found.gaps, found.stored_twice]
     assert [*wrong, found.false_acks, found.failed] == [0] * 7 + [[]], seed
-    assert found.reconnected >= 6
+    assert found.reconnected >= 4
     assert found.written > 1000
     assert found.published > 50
 

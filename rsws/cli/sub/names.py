@@ -67,7 +67,7 @@ class Suggestions:
         async with self._asking:
             if self._names is None:
                 self._names = await self._list()
-        found = difflib.get_close_matches(channel, self._names, n=1, cutoff=0.7)
+        found = difflib.get_close_matches(channel, self._names, n=1, cutoff=0.8)
         return found[0] if found else None
 
     async def _list(self) -> list[str]:

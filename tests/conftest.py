@@ -42,6 +42,19 @@ _LONG = {
 }
 
 
+_UNTRACED = {"deploy", "web", "test_clients.py", "test_container.py", "test_docs.py", "test_examples.py"}
+"""The folders and files whose processes run what other tests trace for the coverage, which takes a third of the time."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def traced_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whether the processes that a file starts are traced for the coverage."""
+    with mock.patch.dict(os.environ):
+        if {request.path.name, request.path.parent.name} & _UNTRACED:
+            os.environ.pop("COVERAGE_PROCESS_START", None)
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first: at the end three workers would wait for the one that has it."""
     items.sort(key=lambda item: item.path.name not in _LONG)

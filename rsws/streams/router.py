@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from rsws.errors import RedisRefused, StoreError
+from rsws.errors import RedisRefused, RedisUnavailable, StoreError
 from rsws.protocol import StreamId
 from rsws.redis.connection import ReplyError
 from rsws.redis.limits import DEFAULTS, Limits
@@ -176,6 +176,8 @@ class Router(Streams):
         """
         number, at = cursor
         primaries = sorted(self.primaries, key=lambda each: each.target.shown)
+        if not primaries:
+            raise RedisUnavailable("it is not known yet which servers the cluster has")
         if number >= len(primaries):
             return None, []
         try:

@@ -110,6 +110,13 @@ async def test_a_survey_asks_all_primaries(cluster: Cluster, channel: str) -> No
 
 
 @async_test
+async def test_before_a_cluster_is_known_its_list_is_not_empty_but_unavailable() -> None:
+    async with gateway(f"redis+cluster://127.0.0.1:{free_port()}") as server, http_client(server) as client:
+        answer = await client.ask("GET", "/channels")
+        assert (answer.status, answer.json["code"]) == (503, "redis_unavailable")
+
+
+@async_test
 async def test_the_list_has_the_channels_of_all_primaries(cluster: Cluster, channel: str) -> None:
     names = [f"{channel}-{number}" for number in range(500)]
     assert len({cluster.owner(name).port for name in names}) == 3
@@ -117,6 +124,7 @@ async def test_the_list_has_the_channels_of_all_primaries(cluster: Cluster, chan
     for name in names[:10]:
         cluster.call(name, "XDEL", name, last[name])
     async with gateway(cluster.url) as server, http_client(server) as client:
+        await until_status(server, "/readyz", 200)
         found = await everything(client, f"{channel}-*")
         assert sorted(each["channel"] for each in found) == sorted(names)
         for each in found:

@@ -39,7 +39,7 @@ async def test_the_admin_listener_has_metrics_and_health_alone(redis_server: Red
     async with gateway(redis_server.url, admin="127.0.0.1:0") as server:
         admin = Admin(server)
         assert (await http(admin, "/healthz"))[0] == 200
-        assert (await http(admin, "/readyz"))[0] == 200
+        await until_status(admin, "/readyz", 200)
         status, text = await http(admin, "/metrics")
         assert (status, "rsws_clients 0" in text) == (200, True)
         async with Wire(admin) as wire:

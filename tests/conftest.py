@@ -43,7 +43,7 @@ _LONG = {
 
 
 _UNTRACED = {"deploy", "web", "test_clients.py", "test_container.py", "test_docs.py", "test_examples.py"}
-"""The folders and files whose processes run what other tests trace for the coverage, which takes a third of the time."""
+"""The folders and files whose processes run what others trace for the coverage, which takes a third of the time."""
 
 
 @pytest.fixture(autouse=True, scope="module")

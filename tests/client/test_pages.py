@@ -50,12 +50,12 @@ async def test_through_a_proxy(redis_server: RedisServer, channel: str, tmp_path
     authority = Authority(tmp_path)
     add(redis_server, channel, "1")
     async with gateway(redis_server.url) as server, proxy(b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n") as (place, heads):
-        path = f"/channels?match={channel}"
+        path = f"/channels/{channel}?from=0&follow=0"
         through = Proxy(place, "dTpw")
         port = urlsplit(server.url).port or 0
         page = await fetch(path, ("127.0.0.1", port), None, token=KEY, proxy=through, timeout_s=10)
         assert page.status == 200
-        assert channel in page.body
+        assert "data: 1\n" in page.body
         target = b"127.0.0.1:%d" % port
         assert heads == [
             b"CONNECT %b HTTP/1.1\r\nHost: %b\r\nProxy-Authorization: Basic dTpw\r\n\r\n" % (target, target)

@@ -12,7 +12,7 @@ import typer
 from rsws.certificates import client_context
 from rsws.cli import stdio
 from rsws.cli.data import check_channel
-from rsws.cli.endpoint import Endpoint, find_gateway, find_redis, gateway_url
+from rsws.cli.endpoint import REDIS_ADDRESS_OPTIONS, Endpoint, find_gateway, find_redis, gateway_url
 from rsws.cli.exits import CHECK_EXIT_HELP, Failure, epilog
 from rsws.cli.options import finite, from_settings
 from rsws.errors import UsageError, about
@@ -32,12 +32,7 @@ EPILOG = epilog(
     codes=CHECK_EXIT_HELP,
 )
 _REDIS = (
-    "redis_url",
-    "redis_url_file",
-    "redis_tls_ca",
-    "redis_tls_cert",
-    "redis_tls_key",
-    "local_redis_port",
+    *REDIS_ADDRESS_OPTIONS,
     "retain",
     "channels",
     "field",

@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from rsws.redis.target import RedisTarget
 
 
+REDIS_ADDRESS_OPTIONS = (
+    "redis_url",
+    "redis_url_file",
+    "redis_tls_ca",
+    "redis_tls_cert",
+    "redis_tls_key",
+    "local_redis_port",
+)
+"""The settings by which a command finds its Redis."""
+REDIS_OPTIONS = (*REDIS_ADDRESS_OPTIONS, "redis_timeout_s")
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """The gateway that a client command connects to, and the token for it."""

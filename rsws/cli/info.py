@@ -14,11 +14,11 @@ import typer
 
 from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel
-from rsws.cli.endpoint import Endpoint
+from rsws.cli.endpoint import REDIS_OPTIONS, Endpoint
 from rsws.cli.exits import ExitCode, Failure, epilog
 from rsws.cli.gateway_http import decode, get, list_channels
 from rsws.cli.options import from_settings
-from rsws.cli.sources import REDIS_OPTIONS, Sources, find_sources, reading_redis
+from rsws.cli.sources import Sources, find_sources, reading_redis
 from rsws.protocol import StreamId, is_json
 from rsws.settings import ClientSettings, Settings
 

@@ -10,9 +10,10 @@ import typer
 
 from rsws.cli import stdio, terminal
 from rsws.cli.catalogue import Catalogue, Row, Sort, arranged, look, with_rates
+from rsws.cli.endpoint import REDIS_OPTIONS
 from rsws.cli.exits import epilog
 from rsws.cli.options import finite, from_settings
-from rsws.cli.sources import REDIS_OPTIONS, Sources, find_sources
+from rsws.cli.sources import Sources, find_sources
 from rsws.errors import UsageError
 from rsws.patterns import Patterns
 from rsws.protocol import channel_fault, json_text

@@ -12,7 +12,7 @@ import typer
 
 from rsws.cli import stdio, terminal
 from rsws.cli.data import check_channel
-from rsws.cli.endpoint import find_redis
+from rsws.cli.endpoint import REDIS_OPTIONS, find_redis
 from rsws.cli.exits import ExitCode, Failure, describe, epilog, exit_code
 from rsws.cli.options import from_settings
 from rsws.errors import Outcome, StoreError, UsageError
@@ -37,18 +37,8 @@ WINDOW_BYTES = 256 * KIB
 READ_AHEAD_BYTES = 1024 * KIB
 """How much is read before it is written, as the lines of several channels may take turns."""
 
-_OPTIONS = (
-    "redis_url",
-    "redis_url_file",
-    "redis_tls_ca",
-    "redis_tls_cert",
-    "redis_tls_key",
-    "local_redis_port",
-    "redis_timeout_s",
-)
 
-
-@from_settings(Settings, panel="Redis", only=_OPTIONS)
+@from_settings(Settings, panel="Redis", only=REDIS_OPTIONS)
 def restore(
     settings: Settings,
     new_ids: Annotated[

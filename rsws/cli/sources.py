@@ -16,15 +16,6 @@ from rsws.settings import ClientSettings, Settings
 if TYPE_CHECKING:
     from rsws.redis.target import RedisTarget
 
-REDIS_OPTIONS = (
-    "redis_url",
-    "redis_url_file",
-    "redis_tls_ca",
-    "redis_tls_cert",
-    "redis_tls_key",
-    "local_redis_port",
-    "redis_timeout_s",
-)
 _REDIS_FLAGS = {"redis_url", "redis_url_file", "local_redis_port"}
 
 

@@ -13,7 +13,7 @@ import typer
 
 from rsws.cli import stdio
 from rsws.cli.data import check_channel, read_message
-from rsws.cli.endpoint import find_redis
+from rsws.cli.endpoint import REDIS_OPTIONS, find_redis
 from rsws.cli.exits import Failure, describe, epilog, exit_code
 from rsws.cli.lines import Sending, check_no_data, go_on, line_message
 from rsws.cli.options import from_settings
@@ -34,18 +34,7 @@ EPILOG = epilog(
 )
 
 
-_OPTIONS = (
-    "redis_url",
-    "redis_url_file",
-    "redis_tls_ca",
-    "redis_tls_cert",
-    "redis_tls_key",
-    "local_redis_port",
-    "redis_timeout_s",
-)
-
-
-@from_settings(Settings, panel="Redis", only=_OPTIONS)
+@from_settings(Settings, panel="Redis", only=REDIS_OPTIONS)
 def xadd(
     channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The stream to add to.")],
     settings: Settings,

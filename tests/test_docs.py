@@ -17,14 +17,13 @@ from urllib.request import urlopen
 
 import make_reference
 import pytest
-import typer
 from websockets.asyncio.client import connect
 
 from kit.cli import run_main
 from kit.javascript import program
 from kit.support import RedisServer, RswsProcess, eventually, free_port
 from rsws.check.run import CHECKS
-from rsws.cli.app import app
+from rsws.cli.commands import SUMMARIES, make
 from rsws.options import options
 from rsws.protocol import decode_reply, decode_request, encode_reply, encode_request
 from rsws.settings import ClientSettings, Settings
@@ -96,7 +95,7 @@ def test_what_is_made_from_the_code_has_every_command_and_option() -> None:
             assert option.replace("-", r"\-") in man, f"rsws {name}"
 
 
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = {name: make(name) for name in SUMMARIES}
 WORKS: dict[str, Any] = COMMANDS["bench"].commands
 
 

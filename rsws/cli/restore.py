@@ -58,7 +58,7 @@ def restore(
         str, typer.Option(metavar="FIELD", help="The field that holds the message, as `rsws serve --field` has it.")
     ] = FIELD,
 ) -> None:
-    """Write what `rsws sub --from 0 --no-follow -o json` has printed, read from standard input, into streams of Redis.
+    """Read what `rsws sub --from 0 --no-follow -o json` has printed, and write it into streams of Redis.
 
     Each entry gets the id that it had. What is there already is passed over, so that it can be done again, and goes on
     where it was interrupted. An entry that would stand before others that are there is refused, and of its channel

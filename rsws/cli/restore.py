@@ -15,6 +15,7 @@ from rsws.cli.data import check_channel
 from rsws.cli.endpoint import REDIS_OPTIONS, find_redis
 from rsws.cli.exits import ExitCode, Failure, describe, epilog, exit_code
 from rsws.cli.options import from_settings
+from rsws.cli.progress_display import Meter
 from rsws.errors import Outcome, StoreError, UsageError
 from rsws.options import KIB
 from rsws.protocol import END_FIELD, FIELD, ZERO, StreamId, channel_fault, is_json
@@ -135,7 +136,7 @@ class _Restoring:
         try:
             async with running(target, lambda _: None) as streams:
                 inserter = Inserter(streams, persistence, self._is_same, self.maxlen)
-                with terminal.Meter(stdio.stdin_size(), "entries") as meter:
+                with Meter(stdio.stdin_size(), "entries") as meter:
                     await self._read(inserter, meter)
         except asyncio.CancelledError:
             raise Failure(f"interrupted: {self.summary}; {self._goes_on}", ExitCode.INTERRUPTED) from None
@@ -166,7 +167,7 @@ class _Restoring:
             return f"line {self.next_line:,} on is not stored"
         return "the same command goes on where it was"
 
-    async def _read(self, inserter: Inserter, meter: terminal.Meter) -> None:
+    async def _read(self, inserter: Inserter, meter: Meter) -> None:
         """Read all lines, and have them written while the next are read."""
         writing: asyncio.Task[None] | None = None
         windows: dict[str, list[_Window]] = {}
@@ -238,7 +239,12 @@ class _Restoring:
         return channel, Entry(raw_id, pack(self.data_field, data))
 
     async def _write(
-        self, inserter: Inserter, windows: Mapping[str, list[_Window]], last: int, meter: terminal.Meter, size: int
+        self,
+        inserter: Inserter,
+        windows: Mapping[str, list[_Window]],
+        last: int,
+        meter: Meter,
+        size: int,
     ) -> None:
         """Write what was read up to the line ``last``."""
         for channel, of_channel in windows.items():

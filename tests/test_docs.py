@@ -203,7 +203,7 @@ def headings(text: str) -> list[tuple[int, str]]:
 
 
 ENGLISH_ALONE = {
-    "architecture.md", "bench.md", "console.md", "guarantees.md", "looking.md", "moving.md", "scaling.md",
+    "architecture.md", "bench.md", "console.md", "guarantees.md", "looking.md", "moving.md",
 }  # fmt: skip
 """The pages that wait for their translation: the site has the English ones in their place, and says so."""
 IN_BOTH = sorted({path.name for path in (ROOT / "docs").glob("*.md")} - ENGLISH_ALONE)

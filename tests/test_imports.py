@@ -128,7 +128,10 @@ HOME: dict[str, tuple[str, ...]] = {
     "websockets": ("rsws.frames", "rsws.gateway", "rsws.client", "rsws.bench"),
     "rich": (
         "rsws.cli.terminal",
-        *(f"rsws.cli.{name}_display" for name in ("bench", "check", "info", "ls", "token", "top")),
+        *(
+            f"rsws.cli.{name}_display"
+            for name in ("bench", "check", "info", "ls", "message", "progress", "token", "top")
+        ),
     ),
     "typer": ("rsws.cli",),
     "prompt_toolkit": ("rsws.cli.prompt",),

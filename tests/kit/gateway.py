@@ -77,11 +77,9 @@ def async_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None
 
     @wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        gc.freeze()
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(supervised(test(*args, **kwargs)))
         gc.collect()  # an unclosed socket says so now, not in some later test
-        gc.unfreeze()
 
     return run
 

@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector, which many tests run, look at what they make, and not at 5,000 tests and all modules."""
+    """Let the garbage collector, which many tests run, look at what they make, not at all tests and modules."""
     gc.collect()
     gc.freeze()
 

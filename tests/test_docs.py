@@ -201,14 +201,14 @@ def headings(text: str) -> list[tuple[int, str]]:
 # --- in Indonesian, too ---
 
 
-PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+IN_BOTH = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
 def test_each_page_is_in_both_languages() -> None:
-    assert sorted(path.name for path in (ROOT / "docs" / "id").iterdir()) == PAGES
+    assert sorted(path.name for path in (ROOT / "docs" / "id").iterdir()) == IN_BOTH
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", IN_BOTH)
 def test_the_indonesian_page_says_the_same(name: str) -> None:
     """Headings, code, rows of tables, options and addresses: what is not prose."""
     english, indonesian = ((ROOT / "docs" / folder / name).read_text() for folder in ("", "id"))
@@ -226,7 +226,7 @@ def test_the_indonesian_page_says_the_same(name: str) -> None:
 @pytest.mark.parametrize("config", ["mkdocs.yml", "mkdocs.id.yml"])
 def test_the_site_has_every_page(config: str) -> None:
     navigation = (ROOT / config).read_text().partition("\nnav:\n")[2]
-    assert {each.rpartition(" ")[2] for each in navigation.split("\n") if each.endswith(".md")} >= {*PAGES}
+    assert {each.rpartition(" ")[2] for each in navigation.split("\n") if each.endswith(".md")} >= {*IN_BOTH}
 
 
 def test_the_first_screen_is_short_and_the_rest_not_long() -> None:

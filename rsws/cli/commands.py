@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -44,6 +45,7 @@ class _Commands(usage.Group):
         self.commands = {name: usage.Unmade(name, summary, make) for name, summary in SUMMARIES.items()}
 
 
+@cache
 def make(name: str) -> Any:
     """Import a command or a group of them, and return it as typer makes it."""
     module = import_module(f"rsws.cli.{name}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from rsws.cli import stdio, terminal
+from rsws.cli import channel_names, stdio, terminal
 from rsws.cli.data import check_channel
 from rsws.cli.endpoint import REDIS_OPTIONS, find_redis
 from rsws.cli.exits import ExitCode, Failure, describe, epilog, exit_code
@@ -46,7 +46,12 @@ def restore(
         typer.Option("--new-ids", help="Give each entry a new id at the end of its stream; twice is then twice there."),
     ] = False,
     channel: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Write all into this channel, whatever the lines say.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Write all into this channel, whatever the lines say.",
+            autocompletion=channel_names.in_redis,
+        ),
     ] = None,
     rename: Annotated[
         list[str] | None, typer.Option(metavar="OLD=NEW", help="Write the channel OLD as NEW; may be repeated.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from rsws.cli import completing
 from rsws.env_file import is_from_env_file
 
 CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -46,6 +48,14 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """A group of commands whose help shows no Python types."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        shell = os.environ.get("_RSWS_COMPLETE", "")
+        if shell not in completing.SHELLS:
+            return super().main(*args, **options)
+        text, code = completing.answer(self, shell)
+        sys.stdout.write(text)
+        sys.exit(code)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))

@@ -13,7 +13,7 @@ import typer
 from rsws.cli import channel_names, stdio, terminal
 from rsws.cli.data import check_channel
 from rsws.cli.endpoint import REDIS_OPTIONS, find_redis
-from rsws.cli.exits import ExitCode, Failure, describe, epilog, exit_code
+from rsws.cli.exits import MAY_BE_STORED, ExitCode, Failure, describe, epilog, exit_code
 from rsws.cli.options import from_settings
 from rsws.errors import Outcome, StoreError, UsageError
 from rsws.options import KIB
@@ -149,7 +149,7 @@ class _Restoring:
         except StoreError as error:
             if error.outcome is Outcome.UNKNOWN and self.new_ids:
                 raise Failure(f"{describe(error)}; {self.summary}", exit_code(error)) from None
-            text = describe(error).removeprefix("not stored: ").removesuffix("; the message may be stored all the same")
+            text = describe(error).removeprefix("not stored: ").removesuffix(MAY_BE_STORED)
             raise Failure(f"{text}; {self.summary}, {self._goes_on}", exit_code(error)) from None
         terminal.print_line(terminal.format_note(self.summary))
         if self.refused:

@@ -162,11 +162,12 @@ def test_two_runs_at_a_time_do_not_share_a_file(
         for _ in range(2):
             refused = run_main("sub", channel, "--state", state, env=gateway.env)
             assert refused.returncode == ExitCode.USAGE
-            assert refused.stderr == f"rsws: --state {state}: another run uses it now; give this one a file of its own\n"
+            assert (
+                refused.stderr == f"rsws: --state {state}: another run uses it now; give this one a file of its own\n"
+            )
         (state.parent / "link").symlink_to(state)
         assert run_main("sub", channel, "--state", state.parent / "link", env=gateway.env).returncode == ExitCode.USAGE
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
     for _ in range(2):
         assert run_main("sub", channel, "--state", state, "--no-follow", env=gateway.env).returncode == 0
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rsws.cli import completing
 from rsws.cli.options import settings_of
 from rsws.errors import RswsError
 from rsws.settings import ClientSettings, Settings
@@ -103,6 +104,8 @@ def _lister_of_redis() -> Callable[[RedisTarget, str], _Pages]:
 def _found(ask: Callable[[], _Pages], context: typer.Context) -> list[str]:
     """Return the names that were found in time, but for those that the command line has already."""
     found: set[str] = set()
+    if not completing.is_for_own_script():
+        return []
 
     async def collect() -> None:
         with suppress(RswsError, OSError):

@@ -72,7 +72,8 @@ _completion_shared._completion_scripts |= {name: text.replace("%", "%%") for nam
 _REDIRECTION = re.compile(r"[0-9&]*[<>]{1,2}[&|]?")
 _FOR_BASH = re.compile(r"[^\w@%+=:,./*-]", re.ASCII)
 """What bash wants a backslash before."""
-_files_go: ContextVar[bool] = ContextVar("rsws_files_go", default=False)
+_files_go: ContextVar[bool | None] = ContextVar("rsws_files_go", default=None)
+"""Whether files go where the cursor is; None where a script asks that is not rsws' own."""
 
 
 def profiles(incomplete: str) -> list[str]:
@@ -89,6 +90,11 @@ def files(incomplete: str) -> list[str]:
     return []
 
 
+def is_for_own_script() -> bool:
+    """Whether what is found goes to one of ``SHELLS``, which evaluate nothing."""
+    return _files_go.get() is not None
+
+
 def answer(group: Any, shell: str) -> tuple[str, int]:
     """Return what may come next on the command line that the shell's script has put into the environment.
 
@@ -99,10 +105,13 @@ def answer(group: Any, shell: str) -> tuple[str, int]:
     Returns:
         The text for the script, and the exit code.
     """
+    token = _files_go.set(False)
     try:
         return _answer(ZshComplete(group, {}, "rsws", ""), shell)
     except Exception:  # whatever it is, the line that is being typed is no place to say so
         return "", 0
+    finally:
+        _files_go.reset(token)
 
 
 def _answer(typer: ZshComplete, shell: str) -> tuple[str, int]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any
-
-from typer import _completion_shared
-from typer._completion_classes import ZshComplete
+from typing import TYPE_CHECKING, Any
 
 from rsws.errors import RswsError
 from rsws.profiles import read_profiles
+
+if TYPE_CHECKING:
+    from typer._completion_classes import ZshComplete
 
 FILES_CODE = 9
 """The exit code by which a shell is told to complete files itself."""
@@ -67,13 +68,20 @@ end
 complete --command rsws --no-files --arguments '(_rsws_completion)'
 """
 SHELLS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-_completion_shared._completion_scripts |= {name: text.replace("%", "%%") for name, text in SHELLS.items()}
 
 _REDIRECTION = re.compile(r"[0-9&]*[<>]{1,2}[&|]?")
 _FOR_BASH = re.compile(r"[^\w@%+=:,./*-]", re.ASCII)
 """What bash wants a backslash before."""
 _files_go: ContextVar[bool | None] = ContextVar("rsws_files_go", default=None)
 """Whether files go where the cursor is; None where a script asks that is not rsws' own."""
+
+
+def use_own_scripts() -> None:
+    """Have typer's ``--install-completion`` and ``--show-completion`` give the scripts of rsws."""
+    with suppress(ImportError, AttributeError):  # typer promises neither, and no other command is to need them
+        from typer._completion_shared import _completion_scripts
+
+        _completion_scripts |= {name: text.replace("%", "%%") for name, text in SHELLS.items()}
 
 
 def profiles(incomplete: str) -> list[str]:
@@ -107,6 +115,8 @@ def answer(group: Any, shell: str) -> tuple[str, int]:
     """
     token = _files_go.set(False)
     try:
+        from typer._completion_classes import ZshComplete
+
         return _answer(ZshComplete(group, {}, "rsws", ""), shell)
     except Exception:  # whatever it is, the line that is being typed is no place to say so
         return "", 0

@@ -52,6 +52,7 @@ class Group(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:
         shell = os.environ.get("_RSWS_COMPLETE", "")
         if shell not in completing.SHELLS:
+            completing.use_own_scripts()
             return super().main(*args, **options)
         text, code = completing.answer(self, shell)
         sys.stdout.write(text)

@@ -17,9 +17,10 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import typer
 from rich.text import Text
 
-from rsws.cli.app import app
+from rsws.cli.commands import app
 from rsws.cli.exits import CHECK_EXIT_HELP, EXIT_HELP
 from rsws.cli.options import flag
+from rsws.cli.usage import Unmade
 from rsws.errors import CLOSE_HELP, ERROR_HELP
 from rsws.gateway.metrics import INFO, METRICS, PRIMARIES, PRIMARY_UP
 from rsws.options import options
@@ -107,7 +108,7 @@ def _walk(path: str, command: Any) -> Iterator[Command]:
     yield Command(path, plain(command.help or ""), arguments, panels, _dedented(examples), bool(inner))
     for name, each in inner.items():
         if not getattr(each, "hidden", False):
-            yield from _walk(f"{path} {name}", each)
+            yield from _walk(f"{path} {name}", each.make() if isinstance(each, Unmade) else each)
 
 
 def plain(markup: str) -> str:

@@ -1,84 +1,21 @@
-"""The command line: its commands, and how each of them exits."""
+"""The command line from its start to its exit code."""
 
 from __future__ import annotations
 
-import inspect
 import io
 import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from rsws.cli import bench, check, copy, info, ls, profile, pub, restore, serve, terminal, token, top, usage, xadd
-from rsws.cli.exits import ExitCode, StdoutClosed, describe, epilog, exit_code
-from rsws.cli.sub import command as sub
+from rsws.cli import terminal, usage
+from rsws.cli.commands import app
+from rsws.cli.exits import ExitCode, StdoutClosed, describe, exit_code
 from rsws.env_file import load_env_file
 from rsws.errors import RswsError, UsageError
 
 ENV_FILE = Path(".env")
-
-app = typer.Typer(
-    name="rsws",
-    cls=usage.Group,
-    help="A WebSocket gateway over Redis Streams, and the command-line kit around it.",
-    epilog=epilog("rsws serve", "rsws sub news --from 0", """rsws pub news '{"text":"hi"}'"""),
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["--help", "-h"]},
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-
-
-def _help(text: str | None) -> str:
-    """Return a docstring with each paragraph in one line, so that the terminal's width decides where lines break."""
-    paragraphs = inspect.cleandoc(text or "").split("\n\n")
-    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
-
-
-for _command, _epilog in (
-    (serve.serve, serve.EPILOG),
-    (sub.sub, sub.EPILOG),
-    (pub.pub, pub.EPILOG),
-    (xadd.xadd, xadd.EPILOG),
-    (ls.ls, ls.EPILOG),
-    (info.info, info.EPILOG),
-    (top.top, top.EPILOG),
-    (restore.restore, restore.EPILOG),
-    (copy.copy, copy.EPILOG),
-    (token.token, token.EPILOG),
-    (check.check, check.EPILOG),
-):
-    app.command(cls=usage.Command, help=_help(_command.__doc__), epilog=_epilog)(_command)
-
-_bench = typer.Typer(cls=usage.Group, no_args_is_help=True)
-for _command in bench.COMMANDS:
-    _bench.command(cls=usage.Command, help=_help(_command.__doc__), epilog=bench.EPILOG)(_command)
-app.add_typer(_bench, name="bench", help=_help(bench.HELP), epilog=bench.EPILOG)
-
-_profile = typer.Typer(cls=usage.Group, no_args_is_help=True)
-for _name, _work in profile.COMMANDS.items():
-    _profile.command(_name, cls=usage.Command, help=_help(_work.__doc__), epilog=profile.EPILOG)(_work)
-app.add_typer(_profile, name="profile", help=_help(profile.HELP), epilog=profile.EPILOG)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"rsws {version('rsws')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    pass
 
 
 def main() -> None:

@@ -116,7 +116,7 @@ def _command(workload: str, summary: str, **own: tuple[Any, Any]) -> Callable[..
     return from_settings(ClientSettings, panel="Gateway")(command)
 
 
-COMMANDS = (
+_MADE = (
     _command(
         "fanout",
         "One publisher, and many clients that all subscribe to its channel.",
@@ -156,6 +156,7 @@ COMMANDS = (
         concurrency=(_CONCURRENCY, 50),
     ),
 )
+COMMANDS: dict[str, Callable[..., None]] = {each.__name__: each for each in _MADE}
 
 
 def _measure(settings: ClientSettings, workload: str, values: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ Whoever does not answer at once is not waited for, and what goes wrong is not sa
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -103,6 +102,8 @@ def _lister_of_redis() -> Callable[[RedisTarget, str], _Pages]:
 
 def _found(ask: Callable[[], _Pages], context: typer.Context) -> list[str]:
     """Return the names that were found in time, but for those that the command line has already."""
+    import asyncio
+
     found: set[str] = set()
     if not completing.is_for_own_script():
         return []

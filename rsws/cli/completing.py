@@ -13,9 +13,6 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from rsws.errors import RswsError
-from rsws.profiles import read_profiles
-
 if TYPE_CHECKING:
     from typer._completion_classes import ZshComplete
 
@@ -86,6 +83,9 @@ def use_own_scripts() -> None:
 
 def profiles(incomplete: str) -> list[str]:
     """Return the names of profiles that begin like that."""
+    from rsws.errors import RswsError
+    from rsws.profiles import read_profiles
+
     try:
         return [name for name in read_profiles().of if name.startswith(incomplete)]
     except RswsError:

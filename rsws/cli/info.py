@@ -17,6 +17,7 @@ from rsws.cli.data import check_channel
 from rsws.cli.endpoint import REDIS_OPTIONS, Endpoint
 from rsws.cli.exits import ExitCode, Failure, epilog
 from rsws.cli.gateway_http import decode, get, list_channels
+from rsws.cli.message_display import iso_time
 from rsws.cli.options import from_settings
 from rsws.cli.sources import Sources, find_sources, reading_redis
 from rsws.protocol import StreamId, is_json
@@ -136,7 +137,7 @@ class _Shown:
 def _time(stream_id: StreamId) -> str | None:
     from rsws.streams.survey import age_s
 
-    return terminal.iso_time(stream_id) if age_s(stream_id, time.time()) is not None else None
+    return iso_time(stream_id) if age_s(stream_id, time.time()) is not None else None
 
 
 async def _ask_gateway(gateway: Endpoint, channel: str, *, facts: bool) -> dict[str, Any]:

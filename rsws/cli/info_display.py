@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from rsws.cli import terminal
+from rsws.cli.message_display import clock
 from rsws.cli.sources import Sources
 from rsws.cli.units import shortened, size, span
 from rsws.protocol import StreamId
@@ -64,7 +65,7 @@ def _stream(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _entry(entry: dict[str, Any]) -> str:
-    when = terminal.clock(StreamId.parse(entry["id"])) if entry["time"] else "(no time)"
+    when = clock(StreamId.parse(entry["id"])) if entry["time"] else "(no time)"
     data = bytes(entry["data"] if "data" in entry else entry["fields"]).decode()
     return f"{entry['id']}  {when}  {terminal.safe(data[:1000])}"
 

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal, Self
 
-from rsws.cli import stdio, terminal
+from rsws.cli import stdio
 from rsws.cli.data import as_message
 from rsws.cli.exits import MAY_BE_STORED, ExitCode, Failure, StdoutClosed, describe, exit_code
+from rsws.cli.progress_display import Tally
 from rsws.errors import ErrorCode, Outcome, PublishFailed, UsageError
 from rsws.protocol import StreamId
 
@@ -123,7 +124,7 @@ class Sending:
                 is plain.
             StdoutClosed: Nobody reads the ids, with ``while_read``.
         """
-        with terminal.Tally(stdio.stdin_size() if self._each == "line" else None) as tally:
+        with Tally(stdio.stdin_size() if self._each == "line" else None) as tally:
             async for batch in batches:
                 for start in range(0, len(batch), WINDOW_MESSAGES):
                     lines = batch[start : start + WINDOW_MESSAGES]

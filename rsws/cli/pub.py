@@ -18,6 +18,7 @@ from rsws.cli.endpoint import Endpoint, find_gateway
 from rsws.cli.exits import ExitCode, epilog
 from rsws.cli.lines import Send, Sending, check_no_data, go_on, publish_all
 from rsws.cli.making import TEMPLATE_HELP, Pace, Template, make, paced
+from rsws.cli.message_display import format_disconnected, format_reconnected
 from rsws.cli.options import finite, from_settings
 from rsws.errors import UsageError
 from rsws.settings import ClientSettings
@@ -170,6 +171,6 @@ def _tell(event: ConnectionEvent) -> None:
     from rsws.client import Disconnected
 
     if isinstance(event, Disconnected):
-        terminal.print_line(terminal.format_disconnected(event.reason))
+        terminal.print_line(format_disconnected(event.reason))
     else:
-        terminal.print_line(terminal.format_reconnected(event.after_s))
+        terminal.print_line(format_reconnected(event.after_s))

@@ -15,6 +15,7 @@ from rsws.cli.data import check_channel
 from rsws.cli.endpoint import REDIS_OPTIONS, find_redis
 from rsws.cli.exits import MAY_BE_STORED, ExitCode, Failure, describe, epilog, exit_code
 from rsws.cli.options import from_settings
+from rsws.cli.progress_display import Meter
 from rsws.errors import Outcome, StoreError, UsageError
 from rsws.options import KIB
 from rsws.protocol import END_FIELD, FIELD, ZERO, StreamId, channel_fault, is_json
@@ -63,7 +64,7 @@ def restore(
         str, typer.Option(metavar="FIELD", help="The field that holds the message, as `rsws serve --field` has it.")
     ] = FIELD,
 ) -> None:
-    """Write what `rsws sub --from 0 --no-follow -o json` has printed, read from standard input, into streams of Redis.
+    """Read what `rsws sub --from 0 --no-follow -o json` has printed, and write it into streams of Redis.
 
     Each entry gets the id that it had. What is there already is passed over, so that it can be done again, and goes on
     where it was interrupted. An entry that would stand before others that are there is refused, and of its channel
@@ -140,7 +141,7 @@ class _Restoring:
         try:
             async with running(target, lambda _: None) as streams:
                 inserter = Inserter(streams, persistence, self._is_same, self.maxlen)
-                with terminal.Meter(stdio.stdin_size(), "entries") as meter:
+                with Meter(stdio.stdin_size(), "entries") as meter:
                     await self._read(inserter, meter)
         except asyncio.CancelledError:
             raise Failure(f"interrupted: {self.summary}; {self._goes_on}", ExitCode.INTERRUPTED) from None
@@ -171,7 +172,7 @@ class _Restoring:
             return f"line {self.next_line:,} on is not stored"
         return "the same command goes on where it was"
 
-    async def _read(self, inserter: Inserter, meter: terminal.Meter) -> None:
+    async def _read(self, inserter: Inserter, meter: Meter) -> None:
         """Read all lines, and have them written while the next are read."""
         writing: asyncio.Task[None] | None = None
         windows: dict[str, list[_Window]] = {}
@@ -243,7 +244,12 @@ class _Restoring:
         return channel, Entry(raw_id, pack(self.data_field, data))
 
     async def _write(
-        self, inserter: Inserter, windows: Mapping[str, list[_Window]], last: int, meter: terminal.Meter, size: int
+        self,
+        inserter: Inserter,
+        windows: Mapping[str, list[_Window]],
+        last: int,
+        meter: Meter,
+        size: int,
     ) -> None:
         """Write what was read up to the line ``last``."""
         for channel, of_channel in windows.items():

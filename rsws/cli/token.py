@@ -59,7 +59,7 @@ def token(
     as_json: Annotated[bool, typer.Option("--json", help="With --show: print one JSON object.")] = False,
     new_key: Annotated[bool, typer.Option("--new-key", help="Make a secret key for JWTs, and print it.")] = False,
 ) -> None:
-    """Print a JWT that allows what the patterns say, signed with the key of the gateway's --jwt-key or its file.
+    """Print a JWT that allows what the patterns say, signed with the gateway's --jwt-key or its file.
 
     With --show it explains one, also without a key: the signature is then not checked. With --new-key it makes a key.
     """

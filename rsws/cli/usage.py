@@ -6,12 +6,14 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from rsws.cli import completing
+from rsws.cli.coercion import Coercion
 from rsws.env_file import is_from_env_file
 
 CommandLineError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -40,14 +42,14 @@ _PLAIN = re.compile("|".join(map(re.escape, _WORDS)))
 
 
 class Command(TyperCommand):
-    """A command whose help shows no Python types."""
+    """A command whose help shows no Python types, and whose values are coerced by :class:`Coercion`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types(super().get_params(ctx))
+        return _adapted(super().get_params(ctx))
 
 
 class Group(TyperGroup):
-    """A group of commands whose help shows no Python types."""
+    """A group of commands, like :class:`Command` in its own parameters."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         shell = os.environ.get("_RSWS_COMPLETE", "")
@@ -59,13 +61,32 @@ class Group(TyperGroup):
         sys.exit(code)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types(super().get_params(ctx))
+        return _adapted(super().get_params(ctx))
 
 
-def _without_types(parameters: list[Any]) -> list[Any]:
+class Unmade(TyperCommand):
+    """A command that is known by its name and summary, and made when it is run, completed or asked for its help."""
+
+    def __init__(self, name: str, summary: str, make: Callable[[str], Any]) -> None:
+        super().__init__(name, help=summary, rich_markup_mode="rich")
+        self._make = make
+
+    def make(self) -> Any:
+        """Return the whole command."""
+        return self._make(str(self.name))
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        return self.make().make_context(*args, **options)
+
+
+def _adapted(parameters: list[Any]) -> list[Any]:
     for each in parameters:
+        if not hasattr(each, "type_descriptor") or "get_runtime_param" in vars(each):  # --help, or done before
+            continue
         if each.param_type_name == "argument" or each.is_flag:
             each.display_type_rich = lambda ctx: None
+        coercion = Coercion(each)
+        each.get_runtime_param = lambda coercion=coercion: coercion
     return parameters
 
 

@@ -17,6 +17,9 @@ from rsws.protocol import Ack, ErrorAck
 
 _PASSING = (ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_REFUSED)
 """The error codes that a gateway may send while Redis restarts, loads its data or fails over."""
+_FOR_THE_ANSWER = 0.25
+"""The part of its time that a publish that was held must have left to be sent: else it would end unanswered, and nobody
+would know whether it is stored."""
 
 
 class Call:
@@ -55,13 +58,17 @@ class PublishCall(Call):
     """A publish, which is sent again for up to ``resend_s``.
 
     Args:
+        timeout_s: Seconds that somebody waits for the answer, from now on.
         limited: Returns the gateway's refusal for which nothing is published for now; None where there is none.
     """
 
-    def __init__(self, frame: bytes, resend_s: float, limited: Callable[[], ErrorAck | None]) -> None:
+    def __init__(self, frame: bytes, timeout_s: float, resend_s: float, limited: Callable[[], ErrorAck | None]) -> None:
         super().__init__(frame)
+        self._too_late_at = time.monotonic() + timeout_s * (1 - _FOR_THE_ANSWER)
         self._resend_s = resend_s
         self._limited = limited
+        self._held_by: ErrorAck | None = None
+        """The refusal, of this publish or another one, for which it was not sent or not stored."""
         self._unsure_since: float | None = None
         """When it was first sent without getting an answer that excludes that it was stored; None if it never was."""
 
@@ -72,11 +79,13 @@ class PublishCall(Call):
 
     def next_frame(self) -> bytes | None:
         """Return the frame to send now; None as for every call, and when a gateway might no longer detect a repeat."""
-        if self._limited() is not None:
+        self._held_by = self._limited() or self._held_by
+        if self._limited() is not None or (self._held_by is not None and time.monotonic() > self._too_late_at):
             return None
         since = self._unsure_since
         if self.sent_at is None and since is not None and time.monotonic() - since > self._resend_s:
             self.fail(self.timed_out(self._resend_s))
+        self._held_by = None
         return super().next_frame()
 
     def receive(self, reply: Ack | ErrorAck) -> None:
@@ -84,7 +93,7 @@ class PublishCall(Call):
         if isinstance(reply, Ack):
             self.answer.set_result(reply.stream_id)
         elif reply.code == ErrorCode.RATE_LIMITED:
-            self.sent_at = None  # this time it was not stored
+            self.sent_at, self._held_by = None, reply  # this time it was not stored
         elif reply.outcome is Outcome.UNKNOWN or (self._unsure_since is not None and reply.code in _PASSING):
             self.send_again()
         elif reply.code == ErrorCode.CONFLICT:  # other data have its messageId, so no repeat of it was stored either
@@ -96,7 +105,7 @@ class PublishCall(Call):
         """Mark the publish to be sent again; if it was sent before, its outcome is unknown."""
         if self._unsure_since is None:
             self._unsure_since = self.sent_at
-        self.sent_at = None
+        self.sent_at = self._held_by = None
 
     def refuse(self, text: str, code: str) -> None:
         """End the publish with a refusal; the outcome is unknown if an earlier attempt may have been stored."""
@@ -104,11 +113,10 @@ class PublishCall(Call):
 
     def timed_out(self, after_s: float) -> PublishFailed:
         """Return the error for a publish that was not answered within ``after_s``."""
-        limited = self._limited()
-        if limited is not None and self.sent_at is None:
+        if self._held_by is not None:
             outcome = Outcome.UNKNOWN if self.may_be_stored else Outcome.NOT_STORED
-            text = f"not within {after_s:g} s: {limited.error}"
-            return PublishFailed(text, limited.code, outcome, limited.retry_after_s)
+            text = f"not within {after_s:g} s: {self._held_by.error}"
+            return PublishFailed(text, self._held_by.code, outcome, self._held_by.retry_after_s)
         if self.may_be_stored:
             return PublishFailed(f"no ack within {after_s:g} s", "timeout", Outcome.UNKNOWN)
         return PublishFailed(f"no connection within {after_s:g} s", "timeout", Outcome.NOT_STORED)
@@ -135,7 +143,7 @@ class Publishes:
         """The publishes sent over this connection, unanswered, that nobody waits for any more: for each messageId their
         number and the size of the biggest frame in bytes."""
 
-    def add(self, message_id: str, frame: bytes) -> PublishCall:
+    def add(self, message_id: str, frame: bytes, timeout_s: float) -> PublishCall:
         """Add a publish.
 
         Raises:
@@ -143,7 +151,7 @@ class Publishes:
         """
         if message_id in self._calls:
             raise UsageError(f"a publish with message_id {message_id!r} is under way")
-        call = self._calls[message_id] = PublishCall(frame, self._limits.resend_s, lambda: self._limited)
+        call = self._calls[message_id] = PublishCall(frame, timeout_s, self._limits.resend_s, lambda: self._limited)
         return call
 
     def remove(self, message_id: str) -> None:

@@ -111,7 +111,8 @@ class Client:
         store it twice.
 
         Where the gateway limits the rate (``rate_limited``), the client publishes nothing for as long as it says, and
-        then sends what was refused again, in order, within ``timeout_s``.
+        then sends what was refused again, in order, within ``timeout_s``. What has less than a quarter of that left
+        then is not sent: its answer might come too late.
 
         Args:
             channel: The channel to publish on.

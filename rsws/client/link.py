@@ -120,7 +120,7 @@ class GatewayLink:
 
     async def publish(self, message_id: str, frame: bytes, timeout_s: float) -> StreamId:
         """See :meth:`Client.publish`."""
-        call = self._publishes.add(message_id, frame)
+        call = self._publishes.add(message_id, frame, timeout_s)
         try:
             stream_id: StreamId = await self._ask(call, timeout_s)
         except TimeoutError:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from kit.cli import call_main, run_main
 from rsws.cli import bench, check, copy, info, ls, profile, pub, restore, serve, token, top, usage, xadd
-from rsws.cli.app import app
+from rsws.cli.commands import SUMMARIES, make
 from rsws.cli.exits import CHECK_EXIT_HELP, EXIT_HELP, ExitCode, describe, exit_code
 from rsws.cli.options import flag
 from rsws.cli.sub import command as sub
@@ -35,7 +34,7 @@ from rsws.errors import (
 from rsws.options import options
 from rsws.settings import ClientSettings, Settings
 
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = {name: make(name) for name in SUMMARIES}
 WORKS: dict[str, Any] = COMMANDS["bench"].commands
 EPILOGS = {
     "serve": serve.EPILOG,

@@ -17,7 +17,7 @@ import typer.main
 from kit.cli import Gateway, mute_gateway, run_main, serving
 from kit.gateway import add
 from kit.support import RedisServer, free_port, run_rsws
-from rsws.cli.app import app
+from rsws.cli.commands import app
 from rsws.cli.completing import FILES_CODE, SHELLS
 from rsws.profiles import Profiles, write_profiles
 

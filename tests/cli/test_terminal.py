@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from rsws.cli import terminal
+from rsws.cli.message_display import HIGHLIGHT_CHARACTERS, MessageFormat, format_gap, format_json, format_reconnected
 from rsws.protocol import Gap, Message, StreamId
 
 NOW = StreamId(int(datetime.now().timestamp() * 1000), 7)
@@ -60,7 +61,7 @@ def test_one_line_takes_time_in_proportion(text: str) -> None:
 
 def test_json_of_a_message() -> None:
     message = Message('ne"ws', StreamId(1700000001234, 5), '{"a": 1.0,\n "b":1e400}')
-    assert terminal.format_json(message) == (
+    assert format_json(message) == (
         '{"channel":"ne\\"ws","id":"1700000001234-5","time":"2023-11-14T22:13:21.234Z","data":{"a": 1.0, "b":1e400}}'
     )
 
@@ -77,8 +78,8 @@ def test_any_id_is_shown_in_every_time_zone(zone: str, monkeypatch: pytest.Monke
     try:
         for ms in MADE_UP:
             message = Message("news", StreamId(ms, 2**64 - 1), "1")
-            assert json.loads(terminal.format_json(message))["id"] == str(message.id)
-            shown = terminal.MessageFormat(["news"]).format(message).plain
+            assert json.loads(format_json(message))["id"] == str(message.id)
+            shown = MessageFormat(["news"]).format(message).plain
             assert re.fullmatch(rf"(\(no time\)|[0-9: .-]{{23}})  news  {message.id}  1", shown)
     finally:
         monkeypatch.undo()
@@ -87,19 +88,19 @@ def test_any_id_is_shown_in_every_time_zone(zone: str, monkeypatch: pytest.Monke
 
 def test_an_id_that_no_calendar_has_has_no_time() -> None:
     message = Message("news", StreamId(2**64 - 1, 0), "1")
-    assert json.loads(terminal.format_json(message))["time"] is None
-    assert terminal.MessageFormat(["news"]).format(message).plain == f"(no time)  news  {2**64 - 1}-0  1"
+    assert json.loads(format_json(message))["time"] is None
+    assert MessageFormat(["news"]).format(message).plain == f"(no time)  news  {2**64 - 1}-0  1"
 
 
 @pytest.mark.parametrize("ms", [1700000001234, 253402300799999, 100000000000001])
 def test_the_time_is_the_id_to_the_millisecond(ms: int) -> None:
-    shown = json.loads(terminal.format_json(Message("news", StreamId(ms, 0), "1")))["time"]
+    shown = json.loads(format_json(Message("news", StreamId(ms, 0), "1")))["time"]
     since = datetime.fromisoformat(shown) - datetime(1970, 1, 1, tzinfo=UTC)
     assert since == timedelta(milliseconds=ms)
 
 
 def test_a_message_of_today_has_its_time_and_an_older_one_its_date() -> None:
-    lines = terminal.MessageFormat(["news"])
+    lines = MessageFormat(["news"])
     clock = datetime.fromtimestamp(NOW.ms / 1000).strftime("%H:%M:%S")
     assert lines.format(Message("news", NOW, '{"a":1}')).plain == f'{clock}.{NOW.ms % 1000:03d}  news  {NOW}  {{"a":1}}'
     old = lines.format(Message("news", StreamId(1700000001234, 5), "1")).plain
@@ -108,22 +109,22 @@ def test_a_message_of_today_has_its_time_and_an_older_one_its_date() -> None:
 
 def test_columns_are_as_wide_as_the_channels() -> None:
     channels = ["news", "weather", "日本"]
-    lines = terminal.MessageFormat(channels)
+    lines = MessageFormat(channels)
     plain = [lines.format(Message(channel, NOW, "1")).plain for channel in channels]
     assert {cell_len(line.partition(str(NOW))[0]) for line in plain} == {len("00:00:00.000  weather  ")}
 
 
 def test_each_channel_has_its_own_colour_and_keeps_it() -> None:
     channels = [f"channel-{number}" for number in range(10)]
-    colours = terminal.MessageFormat(channels)
+    colours = MessageFormat(channels)
     assert len({colours.colour(channel) for channel in channels}) == 10
-    assert terminal.MessageFormat(["news"]).colour("news") == terminal.MessageFormat(["news"]).colour("news")
-    assert terminal.MessageFormat(channels).colour("another")
+    assert MessageFormat(["news"]).colour("news") == MessageFormat(["news"]).colour("news")
+    assert MessageFormat(channels).colour("another")
 
 
 def test_data_is_highlighted() -> None:
     data = r'{"key": "va\"lue", "n": -1.5e3, "t": true, "f": false, "z": null}'
-    line = terminal.MessageFormat([]).format(Message("news", NOW, data))
+    line = MessageFormat([]).format(Message("news", NOW, data))
     assert line.plain.endswith(data)
     for part, style in (
         ('"key"', "json.key"), (r'"va\"lue"', "json.str"), ("-1.5e3", "json.number"),
@@ -133,23 +134,23 @@ def test_data_is_highlighted() -> None:
 
 
 def test_nothing_unsafe_gets_into_a_line() -> None:
-    line = terminal.MessageFormat([]).format(Message("a\x9bb\u202e", NOW, '"\x9b31m"'))
+    line = MessageFormat([]).format(Message("a\x9bb\u202e", NOW, '"\x9b31m"'))
     assert "a\\u009bb\\u202e" in line.plain
     assert '"\\u009b31m"' in line.plain
 
 
-@pytest.mark.parametrize("length", [terminal.HIGHLIGHT_CHARACTERS, 1024 * 1024])
+@pytest.mark.parametrize("length", [HIGHLIGHT_CHARACTERS, 1024 * 1024])
 @pytest.mark.parametrize("piece", ["[],", '"",', "1,", r'"\"\"\"\"",', '"a" ,', '"\u200f\u202e",', '"日本",'])
 def test_no_data_takes_long(piece: str, length: int) -> None:
     data = f"[{piece * (length // len(piece) - 1)}1]"
     began = time.process_time()
-    terminal.render(terminal.MessageFormat([]).format(Message("news", NOW, data)))
+    terminal.render(MessageFormat([]).format(Message("news", NOW, data)))
     assert time.process_time() - began < 2  # a tenth of it here
 
 
 def test_data_that_is_very_long_is_left_plain() -> None:
-    data = json.dumps("x" * terminal.HIGHLIGHT_CHARACTERS)
-    assert "json.str" not in styles(terminal.MessageFormat([]).format(Message("news", NOW, data)), "xxx")
+    data = json.dumps("x" * HIGHLIGHT_CHARACTERS)
+    assert "json.str" not in styles(MessageFormat([]).format(Message("news", NOW, data)), "xxx")
 
 
 # --- beside the data ---
@@ -157,19 +158,19 @@ def test_data_that_is_very_long_is_left_plain() -> None:
 
 def test_a_gap_says_what_happened_and_how_it_goes_on() -> None:
     trimmed = Gap("news", StreamId(1, 0), StreamId(5, 0), "trimmed")
-    assert terminal.format_gap(trimmed).plain == (
+    assert format_gap(trimmed).plain == (
         "news: gap, messages after 1-0 may be missing (they were trimmed); going on at 5-0"
     )
     reset = Gap("news", StreamId(1, 0), None, "reset")
-    assert terminal.format_gap(reset).plain == (
+    assert format_gap(reset).plain == (
         "news: gap, messages after 1-0 may be missing (the stream was deleted, made anew or rolled back); "
         "nothing is there yet"
     )
 
 
 def test_how_it_came_back() -> None:
-    assert terminal.format_reconnected(3.21, 14).plain == "reconnected after 3.2 s, caught up 14"
-    assert terminal.format_reconnected(3.21).plain == "reconnected after 3.2 s"
+    assert format_reconnected(3.21, 14).plain == "reconnected after 3.2 s, caught up 14"
+    assert format_reconnected(3.21).plain == "reconnected after 3.2 s"
 
 
 def test_a_line_on_standard_error_is_marked_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:

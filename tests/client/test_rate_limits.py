@@ -80,6 +80,22 @@ async def test_when_it_gives_up_it_says_when_to_go_on() -> None:
         assert caught.value.code == ErrorCode.RATE_LIMITED
 
 
+@in_a_loop
+async def test_what_may_be_sent_too_late_for_an_answer_is_not_sent() -> None:
+    async with connected() as (_, peer, client):
+        publishing = [asyncio.create_task(client.publish("c", 0, message_id=name, timeout_s=1.0)) for name in "ab"]
+        await hear(peer, "ab")
+        await peer.say(limited("a", 0.8), limited("b", 0.8))
+        for each in publishing:
+            with pytest.raises(PublishFailed, match=r"^not within 1 s: too fast$") as caught:
+                await each
+            assert (caught.value.code, caught.value.outcome) == (ErrorCode.RATE_LIMITED, Outcome.NOT_STORED)
+        later = asyncio.create_task(client.publish("c", 0, message_id="c"))
+        await hear(peer, "c")
+        await peer.say(Ack("c", StreamId(1, 0)))
+        await later
+
+
 @pytest.mark.parametrize("said", [None, -1.0, 0.0, 1e300])
 @in_a_loop
 async def test_whatever_the_gateway_says_to_wait(said: float | None) -> None:
@@ -132,11 +148,11 @@ async def test_all_is_stored_in_order_and_all_channels_are_subscribed(redis_serv
 def test_rsws_pub_stores_all_lines_in_order(redis_server: RedisServer, channel: str) -> None:
     settings = {"REDIS_URL": redis_server.url, "WEBSOCKET_SECRET_KEY": "k"}
     lines = "".join(f"{number}\n" for number in range(300))
-    with RswsProcess("serve", "--port", "0", "--publish-rate", "200,100", env=settings) as server:
+    with RswsProcess("serve", "--port", "0", "--publish-rate", "75,50", env=settings) as server:
         url = server.wait_for(r"url=(ws://\S+)")[1]
         # Less than half of them pass within the timeout of one.
         done = run_main(
-            "pub", channel, "--lines", "--timeout", "0.7", input=lines, env={"RSWS_URL": url, "RSWS_TOKEN": "k"}
+            "pub", channel, "--lines", "--timeout", "1.6", input=lines, env={"RSWS_URL": url, "RSWS_TOKEN": "k"}
         )
     assert done.returncode == 0, done.stderr
     stored = entries(redis_server, channel)

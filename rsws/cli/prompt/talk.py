@@ -18,6 +18,7 @@ from rsws.cli.data import as_message
 from rsws.cli.endpoint import Endpoint
 from rsws.cli.exits import describe, wire_error
 from rsws.cli.lines import Sending, publish_all
+from rsws.cli.message_display import MessageFormat, format_ack, format_disconnected, format_gap, format_reconnected
 from rsws.cli.prompt.editor import edit
 from rsws.cli.prompt.typed import Checked, Command, Completions, check, lines_of, message_of
 from rsws.cli.start import Following
@@ -83,7 +84,7 @@ class _Talk:
         self._gateway = gateway
         self._channel = channel
         self._timeout_s = timeout_s
-        self._messages = terminal.MessageFormat([channel])
+        self._messages = MessageFormat([channel])
         self._watched: dict[str, Following] = {}
         self.sending: Sending | None = None
         self._own: set[StreamId] = set()
@@ -142,10 +143,10 @@ class _Talk:
         """Show that the connection was lost, or that the client reconnected."""
         if isinstance(event, Disconnected):
             self._lost_since = time.monotonic()
-            text = terminal.format_disconnected(event.reason)
+            text = format_disconnected(event.reason)
         else:
             self._lost_since = None
-            text = terminal.format_reconnected(event.after_s)
+            text = format_reconnected(event.after_s)
         self._tasks.create_task(self._show(text))
 
     async def _handle_input(self, text: str) -> None:
@@ -189,7 +190,7 @@ class _Talk:
             self._published += 1
             if self._channel in self._watched:
                 self._own.add(stream_id)
-        await self._show(terminal.format_ack(stream_id, time.monotonic() - began))
+        await self._show(format_ack(stream_id, time.monotonic() - began))
 
     # --- watch ---
 
@@ -212,7 +213,7 @@ class _Talk:
                         has_history = False
                         await self._show(terminal.format_rule(f"{channel} live"))
                     case Gap():
-                        await self._show(terminal.format_gap(event))
+                        await self._show(format_gap(event))
                     case Error(error=text, code=code):
                         await self._show(terminal.format_warning(f"{channel}: {wire_error(text, code)}"))
                     case _:

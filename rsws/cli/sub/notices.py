@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from rsws.cli import terminal
+from rsws.cli.message_display import format_disconnected, format_gap, format_reconnected
 from rsws.protocol import Gap
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Notices:
         self._say(terminal.format_warning(text))
 
     def gap(self, gap: Gap) -> None:
-        self._say(terminal.format_gap(gap))
+        self._say(format_gap(gap))
 
     def live(self) -> None:
         """Say that what follows is new."""
@@ -60,7 +61,7 @@ class Notices:
         from rsws.client import Disconnected
 
         if isinstance(event, Disconnected):
-            self._say(terminal.format_disconnected(event.reason))
+            self._say(format_disconnected(event.reason))
         else:
             self._outage_s = event.after_s
             self._returning = dict.fromkeys(channels, False)
@@ -79,4 +80,4 @@ class Notices:
         if self._returning.get(channel):
             del self._returning[channel]
             if not self._returning:
-                self._say(terminal.format_reconnected(self._outage_s, self._caught_up))
+                self._say(format_reconnected(self._outage_s, self._caught_up))

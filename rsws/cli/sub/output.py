@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import partial
 
 from rsws.cli import terminal
+from rsws.cli.message_display import MessageFormat, format_data, format_json, indented, marked
 from rsws.cli.sub.templates import Template
 from rsws.protocol import Message
 
@@ -59,17 +60,17 @@ def _text_of(
 ) -> Callable[[Message], str]:
     if template is not None:
         line = partial(template.format, on_terminal=on_terminal)
-        return (lambda message: terminal.marked(line(message), marks)) if marks else line
+        return (lambda message: marked(line(message), marks)) if marks else line
     if output is Output.PRETTY:
-        columns = terminal.MessageFormat(channels, indent=indent, highlight=marks)
+        columns = MessageFormat(channels, indent=indent, highlight=marks)
         return lambda message: terminal.render(columns.format(message))
-    plain = terminal.format_json if output is Output.JSON else _data
+    plain = format_json if output is Output.JSON else _data
     if on_terminal and indent:
-        return lambda message: terminal.render(terminal.format_data(terminal.indented(plain(message)), marks))
+        return lambda message: terminal.render(format_data(indented(plain(message)), marks))
     if on_terminal:
-        return lambda message: terminal.marked(terminal.safe(plain(message)), marks) + "\n"
+        return lambda message: marked(terminal.safe(plain(message)), marks) + "\n"
     if indent:
-        return lambda message: terminal.indented(plain(message)) + "\n"
+        return lambda message: indented(plain(message)) + "\n"
     return lambda message: plain(message) + "\n"
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from rsws.cli.exits import ExitCode, Failure, wire_error
+from rsws.cli.message_display import gap_text
 from rsws.cli.start import Following
-from rsws.cli.terminal import gap_text
 from rsws.errors import ErrorCode
 from rsws.protocol import ZERO, CaughtUp, End, Error, Gap, Message, StreamId, Subscribed
 from rsws.starts import Start

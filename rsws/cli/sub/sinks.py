@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rsws.cli import stdio, terminal
 from rsws.cli.exits import ExitCode, Failure
+from rsws.cli.message_display import iso_time
 from rsws.cli.sub.output import Form
 from rsws.cli.sub.state import Positions
 from rsws.protocol import Message, StreamId
@@ -115,7 +116,7 @@ class Executing(Sink):
             | {
                 "RSWS_CHANNEL": message.channel,
                 "RSWS_ID": str(message.id),
-                "RSWS_TIME": terminal.iso_time(message.id) or "",
+                "RSWS_TIME": iso_time(message.id) or "",
             },
             process_group=0,  # Ctrl-C reaches this process alone, which then ends the command and what it has started
         )

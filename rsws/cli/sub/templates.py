@@ -11,6 +11,7 @@ from functools import partial
 import msgspec
 
 from rsws.cli import terminal
+from rsws.cli.message_display import local_time
 from rsws.cli.sub.places import Place, scan_place
 from rsws.errors import UsageError
 from rsws.protocol import Message
@@ -123,7 +124,7 @@ def _text(place: Place, message: Message) -> str:
 
 
 def _time(spec: str, message: Message) -> str:
-    when = terminal.local_time(message.id)
+    when = local_time(message.id)
     if when is None:
         return "(no time)"
     return when.strftime(spec) if spec else when.isoformat(timespec="milliseconds")

@@ -19,6 +19,8 @@ import pytest
 import trustme
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.exceptions import AuthenticationError
+from typer._completion_classes import ZshComplete
+from typer._completion_shared import _completion_scripts
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import PerMessageDeflate
@@ -28,6 +30,8 @@ from websockets.proxy import get_proxy
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 from websockets.utils import accept_key
+
+from rsws.cli import completing
 
 PYPROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
 
@@ -119,3 +123,9 @@ def test_websockets_hands_each_event_of_a_connection_to_one_method() -> None:
         connection.protocol.receive_eof()
 
     asyncio.run(look())
+
+
+def test_typer_keeps_its_scripts_for_shells_and_finds_what_comes_next() -> None:
+    """rsws.cli.completing puts its own in their place; without them no shell completes, and all else works."""
+    assert completing.SHELLS.keys() <= _completion_scripts.keys()
+    assert {"get_completion_args", "get_completions"} <= set(dir(ZshComplete))

@@ -15,6 +15,10 @@ from rsws.urls import HostPort
 
 WORKERS_ASKED = 16
 """The most requests with which workers are asked for their clients in one look."""
+_HINT = (
+    "its metrics are not there: a proxy in front keeps them to itself, or they are at --admin; name the gateway's own "
+    "address with --url, or that of its --admin with --admin"
+)
 KEPT_S = 10.0
 """How long what a worker has told counts, as chance decides which one answers."""
 SHOWN = 50
@@ -89,7 +93,7 @@ class Activity:
             Failure: The gateway can't be reached, or does not tell.
             Unauthorized: It refuses the token.
         """
-        text = await get(self.gateway, "/metrics", "what it does", self.admin)
+        text = await get(self.gateway, "/metrics", "what it does", self.admin, hint=_HINT)
         numbers = {name: float(value) for name, value in _LINE.findall(text)}
         if "rsws_clients" not in numbers:
             raise Failure("what answers there does not tell what it does: is it a gateway?", ExitCode.ERROR)

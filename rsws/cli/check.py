@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsws.certificates import client_context
-from rsws.cli import stdio
+from rsws.cli import channel_names, stdio
 from rsws.cli.data import check_channel
 from rsws.cli.endpoint import REDIS_ADDRESS_OPTIONS, Endpoint, find_gateway, find_redis, gateway_url
 from rsws.cli.exits import CHECK_EXIT_HELP, Failure, epilog
@@ -66,7 +66,11 @@ def check(
     ] = 5,
     channel: Annotated[
         str | None,
-        typer.Option(metavar="CHANNEL", help="Where to publish. Not given: a new one, which is deleted afterwards."),
+        typer.Option(
+            metavar="CHANNEL",
+            help="Where to publish. Not given: a new one, which is deleted afterwards.",
+            autocompletion=channel_names.at_gateway,
+        ),
     ] = None,
     skip: Annotated[
         list[str] | None, typer.Option(metavar="CHECK", help="Leave out a check by its name; may be repeated.")

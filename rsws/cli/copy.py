@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsws.cli import terminal
+from rsws.cli import channel_names, terminal
 from rsws.cli.data import check_channel
+from rsws.cli.endpoint import redis_of
 from rsws.cli.exits import ExitCode, Failure, epilog
 from rsws.cli.options import from_settings
 from rsws.errors import UsageError
-from rsws.settings import Settings, read_secret
+from rsws.settings import Settings
 from rsws.text import counted
 
 if TYPE_CHECKING:
@@ -44,7 +43,11 @@ def copy(
     settings: Settings,
     channels: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CHANNEL", help="What to copy: names, or patterns such as 'chat.*'. Not given: all."),
+        typer.Argument(
+            metavar="CHANNEL",
+            help="What to copy: names, or patterns such as 'chat.*'. Not given: all.",
+            autocompletion=channel_names.at_source,
+        ),
     ] = None,
     no_follow: Annotated[
         bool, typer.Option("--no-follow", help="Stop once all is copied; else go on with what comes until Ctrl-C.")
@@ -60,28 +63,8 @@ def copy(
         check_channel(each)
     if source == target:
         raise UsageError("SRC and DST are the same")
-    ends = _target(source, "SRC", settings), _target(target, "DST", settings)
+    ends = redis_of(source, "SRC", settings), redis_of(target, "DST", settings)
     asyncio.run(_Copying(channels or [], follow=not no_follow).run(*ends))
-
-
-def _target(text: str, what: str, settings: Settings) -> RedisTarget:
-    """Return the Redis that an argument names.
-
-    Raises:
-        UsageError: It can't be used.
-    """
-    from rsws.redis.target import RedisTarget
-    from rsws.redis.url import TlsFiles
-
-    tls = TlsFiles(settings.redis_tls_ca, settings.redis_tls_cert, settings.redis_tls_key)
-    try:
-        if not text.startswith("@"):
-            return RedisTarget(text, settings.redis_timeout_s, tls)
-        path = Path(text[1:])
-        read = partial(read_secret, path, "Redis URL")
-        return RedisTarget(read if path.is_file() else read(), settings.redis_timeout_s, tls)
-    except UsageError as error:
-        raise UsageError(f"{what}: {error}") from None
 
 
 class _Copying:

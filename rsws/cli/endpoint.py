@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from ssl import SSLContext
 from typing import TYPE_CHECKING, NamedTuple
@@ -178,6 +179,29 @@ def find_redis(settings: Settings) -> RedisTarget:
     if not settings.names_redis and (owners := strangers("127.0.0.1", settings.local_redis_port)):
         terminal.print_line(terminal.format_warning(f"the Redis at {url} is not yours: it belongs to {owners}"))
     return redis_target(settings, url)
+
+
+def redis_of(text: str, what: str, settings: Settings) -> RedisTarget:
+    """Return the Redis that an argument names: a URL, or ``@FILE`` for one that a file holds.
+
+    Args:
+        what: What the argument is called.
+
+    Raises:
+        UsageError: It can't be used.
+    """
+    from rsws.redis.target import RedisTarget
+    from rsws.redis.url import TlsFiles
+
+    tls = TlsFiles(settings.redis_tls_ca, settings.redis_tls_cert, settings.redis_tls_key)
+    try:
+        if not text.startswith("@"):
+            return RedisTarget(text, settings.redis_timeout_s, tls)
+        path = Path(text[1:])
+        read = partial(read_secret, path, "Redis URL")
+        return RedisTarget(read if path.is_file() else read(), settings.redis_timeout_s, tls)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
 
 
 def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:

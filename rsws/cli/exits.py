@@ -64,6 +64,10 @@ def epilog(*examples: str, codes: Mapping[int, str] = EXIT_HELP) -> str:
     return f"Exit codes: {said}.\n\nExamples:\n{lines}"
 
 
+MAY_BE_STORED = "; the message may be stored all the same"
+"""The end of an error that leaves open what became of a message."""
+
+
 class Failure(RswsError):
     """An error that ends a command and carries its exit code, where the error's type would not tell that."""
 
@@ -120,7 +124,7 @@ def _with_outcome(text: str, outcome: Outcome) -> str:
     """Return an error's text together with the outcome of its message."""
     if outcome is Outcome.NOT_STORED:
         return f"not stored: {text}"
-    return f"{text}; the message may be stored all the same"
+    return text + MAY_BE_STORED
 
 
 def wire_error(text: str, code: str) -> str:

@@ -29,12 +29,20 @@ class _Refusal(msgspec.Struct):
     error: str
 
 
-async def get(gateway: Endpoint, path: str, what: str, admin: HostPort | None = None) -> str:
+async def get(
+    gateway: Endpoint,
+    path: str,
+    what: str,
+    admin: HostPort | None = None,
+    *,
+    hint: str = "is it older, or a proxy in front?",
+) -> str:
     """Return the text of a page.
 
     Args:
         what: What is asked for, for the text of an error: "the gateway at URL does not tell WHAT: ...".
         admin: Where the gateway listens for operators, if that is to be asked instead: it needs no token.
+        hint: What to say where there is no such page.
 
     Raises:
         Failure: The page can't be had; the text says why.
@@ -73,7 +81,7 @@ async def get(gateway: Endpoint, path: str, what: str, admin: HostPort | None = 
         why = msgspec.json.decode(page.body, type=_Refusal).error
     except msgspec.MsgspecError:
         why = page.body.strip() if page.headers.get_content_type() == "text/plain" else ""
-        why = why if why and page.status != 426 else f"HTTP status {page.status}; is it older, or a proxy in front?"
+        why = why if why and page.status not in (404, 426) else f"HTTP status {page.status}; {hint}"
     raise failure(why, _CODES.get(page.status, ExitCode.ERROR))
 
 

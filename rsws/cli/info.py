@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 import typer
 
-from rsws.cli import stdio, terminal
+from rsws.cli import channel_names, stdio, terminal
 from rsws.cli.data import check_channel
 from rsws.cli.endpoint import REDIS_OPTIONS, Endpoint
 from rsws.cli.exits import ExitCode, Failure, epilog
@@ -41,7 +41,9 @@ EPILOG = epilog(
 def info(
     redis: Settings,
     client: ClientSettings,
-    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The channel to look at.")],
+    channel: Annotated[
+        str, typer.Argument(metavar="CHANNEL", help="The channel to look at.", autocompletion=channel_names.at_sources)
+    ],
 ) -> None:
     """Say what there is of a channel: its ends, sizes, consumer groups, retention, and who subscribes.
 

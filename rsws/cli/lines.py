@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from rsws.cli import stdio
 from rsws.cli.data import as_message
-from rsws.cli.exits import ExitCode, Failure, StdoutClosed, describe, exit_code
+from rsws.cli.exits import MAY_BE_STORED, ExitCode, Failure, StdoutClosed, describe, exit_code
 from rsws.cli.progress_display import Tally
 from rsws.errors import ErrorCode, Outcome, PublishFailed, UsageError
 from rsws.protocol import StreamId
@@ -120,7 +120,8 @@ class Sending:
 
         Raises:
             UsageError: A line can't be sent. Those before it are stored.
-            Failure: A message was not stored. The text says which of the messages sent together with it were.
+            Failure: A message was not stored, or may not be. The text says how far it came, and how to go on where that
+                is plain.
             StdoutClosed: Nobody reads the ids, with ``while_read``.
         """
         with Tally(stdio.stdin_size() if self._each == "line" else None) as tally:
@@ -143,7 +144,7 @@ class Sending:
                         if while_read:
                             raise
                     if len(ids) < len(results):
-                        raise _failure(f"{self._each} {lines[len(ids)].number}", results[len(ids) :])
+                        raise self._stopped(lines[: len(messages)], results)
                     if fault is not None:
                         raise fault
 
@@ -187,14 +188,34 @@ class Sending:
         """Return the failure for an end by Ctrl-C, once the outcome is known."""
         return Failure(f"interrupted: {await self._outcome()}", ExitCode.INTERRUPTED)
 
+    def _stopped(self, lines: Sequence[stdio.Line], results: Sequence[Result]) -> Failure:
+        """Return the failure for the first line without an id."""
+        first = len(_leading_ids(results))
+        results = [*results, *[_NOT_SENT] * (len(lines) - len(results))]
+        error, after = results[first], results[first + 1 :]
+        assert isinstance(error, BaseException)
+        text = f"{self._each} {lines[first].number}: {describe(error)}"
+        kept = [not _was_not_sent(result) for result in results[first:]]
+        if kept == sorted(kept, reverse=True) and not any(isinstance(result, StreamId) for result in after):
+            text = f"{text.removesuffix(MAY_BE_STORED)}; {self._progress(lines, results)}"
+        else:  # what goes on at the first line that is missing would send some twice
+            stored, unknown = sum(isinstance(each, StreamId) for each in after), sum(map(_may_be_stored, after))
+            text += f"; of those after it {stored:,} are stored" if stored else ""
+            text += f"; of those after it {unknown:,} may be stored" if unknown else ""
+            text += f"; {self._stored:,} stored in all, {self._each} {self._next_line} on not sent"
+        return Failure(text, exit_code(error))
+
     async def _outcome(self) -> str:
-        results = await self._results()
+        return self._progress(self._lines, await self._results())
+
+    def _progress(self, lines: Sequence[stdio.Line], results: Sequence[Result]) -> str:
+        """Return how far it came, and how to go on, from the results of the lines that were sent last."""
         unknown = sum(_may_be_stored(result) for result in results)
         if self._each is None:
             return (
                 f"stored as {self._last_id}" if self._stored else "the message may be stored" if unknown else "not sent"
             )
-        numbered = [*zip(self._lines, results, strict=False)]
+        numbered = [*zip(lines, results, strict=False)]
         maybe = [line.number for line, result in numbered if _may_be_stored(result)]
         unsent = [line.number for line, result in numbered if _was_not_sent(result)]
         goes_on = unsent[0] if unsent else self._next_line
@@ -231,6 +252,7 @@ class _Unknown(Exception):
 
 
 _UNKNOWN = _Unknown()
+_NOT_SENT = Exception()
 
 
 def _may_be_stored(result: Result) -> bool:
@@ -253,17 +275,3 @@ def _leading_ids(results: Sequence[Result]) -> list[StreamId]:
             break
         ids.append(result)
     return ids
-
-
-def _failure(what: str, results: Sequence[Result]) -> Failure:
-    """Return the failure for a line, whose result is the first, and say what became of the lines after it."""
-    error = results[0]
-    assert isinstance(error, BaseException)
-    text = f"{what}: {describe(error)}"
-    stored = sum(isinstance(result, StreamId) for result in results)
-    unknown = sum(map(_may_be_stored, results[1:]))
-    if stored:
-        text += f"; of those after it {stored} are stored"
-    if unknown:
-        text += f"; of those after it {unknown} may be stored"
-    return Failure(text, exit_code(error))

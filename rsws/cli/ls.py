@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rsws.cli import stdio, terminal
+from rsws.cli import channel_names, stdio, terminal
 from rsws.cli.catalogue import Catalogue, Row, Sort, arranged, look, with_rates
 from rsws.cli.endpoint import REDIS_OPTIONS
 from rsws.cli.exits import epilog
@@ -34,7 +34,12 @@ def ls(
     redis: Settings,
     client: ClientSettings,
     pattern: Annotated[
-        str, typer.Argument(metavar="PATTERN", help="Which channels: a name, or a pattern such as 'chat.*'.")
+        str,
+        typer.Argument(
+            metavar="PATTERN",
+            help="Which channels: a name, or a pattern such as 'chat.*'.",
+            autocompletion=channel_names.at_sources,
+        ),
     ] = "*",
     sort: Annotated[
         Sort, typer.Option("--sort", help="What comes first: the most of it, by age the newest, else by name.")

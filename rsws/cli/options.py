@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -23,6 +23,7 @@ from rsws.profiles import FILES, GATEWAY, PROFILED, REDIS, file_of, read_profile
 from rsws.settings import ClientSettings, ProfileSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Made = TypeVar("Made")
 
 _TAKEN = "rsws.profile"
 """The key of a context's meta at which the profile of the command line is."""
@@ -81,16 +82,11 @@ def from_settings(
         @functools.wraps(command)
         def wrapper(context: typer.Context, **arguments: Any) -> Any:
             values = {name: arguments.pop(name) for name in chosen}
-            FLAGS.set(frozenset({name for name in context.params if _is_given(context, name)}))
             if adds_profile:
                 del arguments["profile"]
-            taken = context.meta.get(_TAKEN, Profile())  # by a decorator around this one
-            context.meta[_TAKEN] = _take_profile(context, values, taken) if has_profile else taken
-            PROFILE.set(context.meta[_TAKEN])
-            repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-            made = settings(**_without_overruled(values) | repeated)
+            made = _made(context, settings, values, has_profile=has_profile)
             TOKEN_SOURCE.set("")
-            if isinstance(made, ClientSettings) and made.insecure:
+            if isinstance(made, ClientSettings) and made.insecure and not context.params.get("quiet"):
                 text = "--insecure: the certificate is not checked; whoever is in between can read all, the token too"
                 terminal.print_line(terminal.format_warning(text))
             if takes_context:
@@ -110,6 +106,27 @@ def from_settings(
         return wrapper  # type: ignore[return-value]
 
     return decorate
+
+
+def settings_of(context: typer.Context, settings: type[Made]) -> Made:
+    """Return the settings that a command line leads to which is not complete, to run nothing.
+
+    Raises:
+        UsageError: The profile can't be used.
+    """
+    values = {name: context.params[name] for name in options(settings) if name in context.params}
+    made = _made(context, settings, values, has_profile="profile" in context.params)
+    missing = {each.name: each.default for each in fields(settings) if getattr(made, each.name) is None}  # type: ignore[arg-type]
+    return replace(made, **missing)  # type: ignore[type-var]
+
+
+def _made(context: typer.Context, settings: type[Made], values: dict[str, Any], *, has_profile: bool) -> Made:
+    FLAGS.set(frozenset({name for name in context.params if _is_given(context, name)}))
+    taken = context.meta.get(_TAKEN, Profile())  # for the options of another class
+    context.meta[_TAKEN] = _take_profile(context, values, taken) if has_profile else taken
+    PROFILE.set(context.meta[_TAKEN])
+    repeated = {name: tuple(value) for name, value in values.items() if isinstance(value, list | tuple)}
+    return settings(**_without_overruled(values) | repeated)
 
 
 def _take_profile(context: typer.Context, values: dict[str, Any], before: Profile) -> Profile:
@@ -175,11 +192,17 @@ def _parameters(settings: type[Any], panel: str | None, *, environment: bool = T
                     callback=checked(each.name, option),
                     show_default=each.default not in (None, ()),
                     rich_help_panel=panel,
-                    autocompletion=completing.profiles if each.name == "profile" else None,
+                    autocompletion=_completion(each.name, type_),
                 ),
             ],
         )
     return parameters
+
+
+def _completion(name: str, type_: Any) -> Callable[[str], list[str]] | None:
+    if name == "profile":
+        return completing.profiles
+    return completing.files if type_ in (Path, Path | None) else None
 
 
 def _metavar(name: str, type_: Any, option: Option) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsws.cli import stdio, terminal
+from rsws.cli import channel_names, stdio, terminal
 from rsws.cli.data import as_message, check_channel, read_message
 from rsws.cli.endpoint import Endpoint, find_gateway
 from rsws.cli.exits import ExitCode, epilog
@@ -35,7 +35,9 @@ EPILOG = epilog(
 
 @from_settings(ClientSettings, panel="Gateway")
 def pub(
-    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="Where to publish.")],
+    channel: Annotated[
+        str, typer.Argument(metavar="CHANNEL", help="Where to publish.", autocompletion=channel_names.at_gateway)
+    ],
     settings: ClientSettings,
     data: Annotated[
         str | None,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from rsws.cli import stdio, terminal
+from rsws.cli import channel_names, stdio, terminal
 from rsws.cli.data import check_channel
 from rsws.cli.endpoint import REDIS_OPTIONS, find_redis
-from rsws.cli.exits import ExitCode, Failure, describe, epilog, exit_code
+from rsws.cli.exits import MAY_BE_STORED, ExitCode, Failure, describe, epilog, exit_code
 from rsws.cli.options import from_settings
 from rsws.cli.progress_display import Meter
 from rsws.errors import Outcome, StoreError, UsageError
@@ -47,7 +47,12 @@ def restore(
         typer.Option("--new-ids", help="Give each entry a new id at the end of its stream; twice is then twice there."),
     ] = False,
     channel: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Write all into this channel, whatever the lines say.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Write all into this channel, whatever the lines say.",
+            autocompletion=channel_names.in_redis,
+        ),
     ] = None,
     rename: Annotated[
         list[str] | None, typer.Option(metavar="OLD=NEW", help="Write the channel OLD as NEW; may be repeated.")
@@ -145,7 +150,7 @@ class _Restoring:
         except StoreError as error:
             if error.outcome is Outcome.UNKNOWN and self.new_ids:
                 raise Failure(f"{describe(error)}; {self.summary}", exit_code(error)) from None
-            text = describe(error).removeprefix("not stored: ").removesuffix("; the message may be stored all the same")
+            text = describe(error).removeprefix("not stored: ").removesuffix(MAY_BE_STORED)
             raise Failure(f"{text}; {self.summary}, {self._goes_on}", exit_code(error)) from None
         terminal.print_line(terminal.format_note(self.summary))
         if self.refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from rsws.cli import completing
 from rsws.cli.coercion import Coercion
 from rsws.env_file import is_from_env_file
 
@@ -48,6 +50,15 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """A group of commands, like :class:`Command` in its own parameters."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        shell = os.environ.get("_RSWS_COMPLETE", "")
+        if shell not in completing.SHELLS:
+            completing.use_own_scripts()
+            return super().main(*args, **options)
+        text, code = completing.answer(self, shell)
+        sys.stdout.write(text)
+        sys.exit(code)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _adapted(super().get_params(ctx))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsws.cli import stdio
+from rsws.cli import channel_names, stdio
 from rsws.cli.data import check_channel, read_message
 from rsws.cli.endpoint import REDIS_OPTIONS, find_redis
 from rsws.cli.exits import Failure, describe, epilog, exit_code
@@ -36,7 +36,9 @@ EPILOG = epilog(
 
 @from_settings(Settings, panel="Redis", only=REDIS_OPTIONS)
 def xadd(
-    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The stream to add to.")],
+    channel: Annotated[
+        str, typer.Argument(metavar="CHANNEL", help="The stream to add to.", autocompletion=channel_names.in_redis)
+    ],
     settings: Settings,
     data: Annotated[
         str | None,

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,23 +266,3 @@ def test_the_gateway_uses_none() -> None:
     path().write_text("[[")
     assert "no TOML" in run_main("xadd", "c", "1").stderr
     assert "WEBSOCKET_SECRET_KEY must be set" in run_main("serve", "--host", "0.0.0.0").stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (("rsws", "profile", "use", "p"), ["prod"]),
-        (("rsws", "sub", "news", "--profile", "d"), ["dev"]),
-        (("rsws", "sub", "news", "--output", "p"), ["pretty"]),
-    ],
-)
-def test_bash_completes(words: tuple[str, ...], found: list[str]) -> None:
-    write_profiles(Profiles({"prod": {"url": CLOSED}, "dev": {"url": CLOSED}}))
-    script = f"""
-        eval "$(rsws --show-completion bash)"
-        COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1}
-        _rsws_completion rsws; printf '%s\\n' "${{COMPREPLY[@]}}"
-    """
-    found_by = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], env=found_by, capture_output=True, text=True, check=True)
-    assert (done.stdout.split(), done.stderr) == (found, "")

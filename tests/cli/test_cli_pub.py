@@ -322,7 +322,36 @@ def test_lines_that_are_not_stored_are_counted() -> None:
     with fake_gateway(refusal) as env:
         refused = run_main("pub", "c", "--lines", "--timeout", "0.5", input="1\n2\n3\n", env=env)
     assert refused.returncode == ExitCode.ERROR
-    assert refused.stderr == "rsws: line 1: not stored: OOM; of those after it 2 may be stored\n"
+    assert refused.stderr == (
+        "rsws: line 1: not stored: OOM; of those after it 2 may be stored; 0 stored in all, line 4 on not sent\n"
+    )
+
+
+def test_a_gateway_that_falls_silent_leaves_it_said_how_to_go_on() -> None:
+    with acking(1, 3) as (env, all_came), RswsProcess("pub", "c", "--lines", "--timeout", "1", env=env) as process:
+        process.send("1\n")
+        process.wait_lines(1)
+        process.send("2\n3\n")
+        assert all_came.wait(10)
+        assert process.wait() == ExitCode.TIMEOUT
+    said = "line 2: no ack within 1 s; 1 stored, 2 may be stored (from line 2 on), line 4 on not sent"
+    assert process.stderr == [f"rsws: {said}; {GO_ON.format(4, 'c')}"]
+
+
+def test_a_gateway_that_goes_for_good_leaves_it_said_how_to_go_on() -> None:
+    with acking(1, 3, close=True) as (env, _):
+        ended = run_main("pub", "c", "--lines", input="1\n2\n3\n", env=env)
+    assert ended.returncode == ExitCode.NOT_CONNECTED
+    assert re.match(r"rsws: line 2: no ack came before the connection ended \(.*enough.*\)", ended.stderr)
+    said = "; 1 stored, 2 may be stored (from line 2 on), line 4 on not sent; "
+    assert ended.stderr.endswith(f"{said}{GO_ON.format(4, 'c')}\n")
+
+
+def test_what_would_be_sent_twice_is_not_gone_on_with() -> None:
+    refused = {"status": "error_ack", "error": "too big", "code": "too_big", "outcome": "not_stored"}
+    with fake_gateway(refused) as env:
+        ended = run_main("pub", "c", "--lines", "--timeout", "0.3", input="1\n2\n", env=env)
+    assert "tail -n" not in ended.stderr
 
 
 def test_the_prompt_needs_a_terminal_to_write_to(gateway: Gateway, channel: str) -> None:

@@ -307,6 +307,26 @@ def test_a_host_that_is_none(redis_server: RedisServer, host: str, workers: str)
     assert refused.stderr.splitlines()[-1] == "rsws: HOST: it is not a valid host name"
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--key-may", "news"),
+        ("--jwt-key", "short"),
+        ("--jwt-key-file", "gone"),
+        ("--previous-secret-key-file", "gone"),
+        ("--retain", "news"),
+        ("--field", "news"),
+    ],
+)
+def test_what_can_not_be_used_is_said_before_a_server_is_started(flag: str, value: str, workers: str) -> None:
+    refused = run_main("serve", "--port", "0", "--workers", workers, flag, value)
+    assert refused.returncode == ExitCode.USAGE
+    [said] = refused.stderr.splitlines()
+    assert said.startswith(f"rsws: {flag}: ")
+    assert not Path(os.environ["RSWS_DATA_DIR"]).exists()
+
+
 def test_a_port_that_is_in_use(redis_server: RedisServer) -> None:
     with serving(redis_server.url) as gateway:
         port = gateway.url.rpartition(":")[2]

@@ -34,7 +34,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def positions(state: Path) -> dict[str, str]:
-    said: dict[str, str] = json.loads(state.read_text())
+    said: dict[str, str] = json.loads(state.read_text() or "{}")  # it is empty for a moment when it is new
     return said
 
 
@@ -118,7 +118,6 @@ def test_a_position_is_never_ahead_of_a_reader_that_is_slow(
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", "it is not JSON"),
         ("[]", "it is not an object of channels and ids"),
         ('{"a":1}', "it is not an object of channels and ids"),
         ('{"a":"x"}', "not a stream id"),
@@ -152,6 +151,31 @@ def test_a_state_that_can_not_be_written_ends_it(
         add(redis_server, channel, "1")
         assert process.wait() == ExitCode.ERROR
     assert process.stderr[-1].endswith("it can't be written: No such file or directory")
+
+
+def test_two_runs_at_a_time_do_not_share_a_file(
+    gateway: Gateway, redis_server: RedisServer, channel: str, state: Path
+) -> None:
+    (first,) = add(redis_server, channel, "1")
+    with RswsProcess("sub", channel, "-f", "0", "--state", state, "-q", env=gateway.env) as process:
+        eventually(lambda: state.exists() and positions(state) == {channel: first})  # written again since the start
+        for _ in range(2):
+            refused = run_main("sub", channel, "--state", state, env=gateway.env)
+            assert refused.returncode == ExitCode.USAGE
+            assert (
+                refused.stderr == f"rsws: --state {state}: another run uses it now; give this one a file of its own\n"
+            )
+        (state.parent / "link").symlink_to(state)
+        assert run_main("sub", channel, "--state", state.parent / "link", env=gateway.env).returncode == ExitCode.USAGE
+        process.kill()
+    for _ in range(2):
+        assert run_main("sub", channel, "--state", state, "--no-follow", env=gateway.env).returncode == 0
+
+
+def test_an_empty_file_has_no_positions(gateway: Gateway, channel: str, state: Path) -> None:
+    state.touch()
+    assert run_main("sub", channel, "--state", state, "--no-follow", env=gateway.env).returncode == 0
+    assert state.read_text()
 
 
 # --- a command for each message ---

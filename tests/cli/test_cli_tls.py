@@ -47,6 +47,8 @@ def test_workers_speak_it_and_take_a_new_certificate(redis_server: RedisServer, 
         insecure = run_main("sub", channel, "--from", "0", "--count", "1", "--insecure", env=gateway.env)
         assert insecure.returncode == 0
         assert insecure.stderr.count("--insecure: the certificate is not checked") == 1
+        quiet = run_main("sub", channel, "--from", "0", "--count", "1", "--insecure", "--quiet", env=gateway.env)
+        assert (quiet.returncode, quiet.stderr) == (0, "")
 
 
 def test_the_users_own_gateway_is_found_without_a_url(redis_server: RedisServer, tmp_path: Path, channel: str) -> None:

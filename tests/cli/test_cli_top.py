@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -73,6 +76,33 @@ def test_refusals(served: Gateway) -> None:
         assert (done.returncode, text in done.stderr) == (code, True)
     done = run_main("top", env=served.env)
     assert (done.returncode, done.stdout, "--once" in done.stderr) == (ExitCode.USAGE, "", True)
+
+
+@contextmanager
+def answering(page: bytes) -> Iterator[str]:
+    """A server that answers one request, whatever it is."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(page)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"ws://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, "text/html"), (404, "text/plain"), (426, "text/plain")])
+def test_metrics_that_are_hidden(status: int, kind: str) -> None:
+    """A proxy of deploy/ says 403 or 404, and the gateway 426 where they are at --admin."""
+    page = f"HTTP/1.0 {status} No\r\nContent-Type: {kind}\r\n\nno such page".encode()
+    with answering(page) as url:
+        done = run_main("top", "--once", "--url", url, "--token", "x")
+    assert f"does not tell what it does: HTTP status {status}; its metrics are not there: " in done.stderr
+    assert done.stderr.endswith("with --url, or that of its --admin with --admin\n")
 
 
 def test_the_screen(own_redis: RedisServer, channel: str) -> None:

@@ -217,7 +217,8 @@ def test_redis_goes_while_it_waits(own_redis: RedisServer) -> None:
     assert process.stderr[0].startswith(
         f"rsws: line 2: Redis can't be reached (lost Redis at redis://127.0.0.1:{own_redis.port}: "
     )
-    assert process.stderr[0].endswith("; of those after it 1 may be stored")
+    said = "; 1 stored, 2 may be stored (from line 2 on), line 4 on not sent"
+    assert process.stderr[0].endswith(said + to_go_on(4, "c"))
 
 
 def to_go_on(line: int, channel: str) -> str:

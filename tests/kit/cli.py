@@ -98,12 +98,15 @@ def _websocket_server(handle: Callable[[ServerConnection], None]) -> Iterator[di
 
 
 @contextmanager
-def acking(acks: int, publishes: int) -> Iterator[tuple[dict[str, str | None], threading.Event]]:
+def acking(
+    acks: int, publishes: int, *, close: bool = False
+) -> Iterator[tuple[dict[str, str | None], threading.Event]]:
     """A gateway that acks the first publishes alone.
 
     Args:
         acks: How many of them.
         publishes: How many are awaited.
+        close: Whether it closes the connection for good then.
 
     Yields:
         What a command needs to find it, and what is set once that many have come.
@@ -119,6 +122,9 @@ def acking(acks: int, publishes: int) -> Iterator[tuple[dict[str, str | None], t
                 connection.send(json.dumps(ack))
             if count == publishes:
                 all_came.set()
+                if close:
+                    connection.close(1008, "enough")
+                    return
 
     with _websocket_server(handle) as env:
         yield env, all_came

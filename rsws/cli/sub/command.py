@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsws.cli import stdio
+from rsws.cli import channel_names, completing, stdio
 from rsws.cli.data import check_channel
 from rsws.cli.endpoint import find_gateway
 from rsws.cli.exits import ExitCode, Failure, epilog
@@ -62,6 +62,7 @@ def sub(
             metavar="CHANNEL",
             help="What to subscribe to. With a * it is a pattern, such as 'chat.*': all channels that match, and those "
             "that come later, from their beginning.",
+            autocompletion=channel_names.at_gateway,
         ),
     ],
     settings: ClientSettings,
@@ -75,7 +76,15 @@ def sub(
         ),
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--count", "-n", metavar="N", min=1, help="Stop after N messages that are printed.")
+        int | None,
+        typer.Option(
+            "--count",
+            "-n",
+            metavar="N",
+            min=1,
+            help="Stop after N messages that are printed, or before, with exit code 0, where the channels end "
+            "(see --no-end).",
+        ),
     ] = None,
     timeout: Annotated[
         float | None,
@@ -179,7 +188,9 @@ def sub(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Keep the position of each channel in a file, and go on there the next time, whatever --from says.",
+            help="Keep the position of each channel in a file, and go on there the next time, whatever --from says. "
+            "One run at a time may have a file.",
+            autocompletion=completing.files,
             rich_help_panel=CONSUMER,
         ),
     ] = None,
@@ -217,11 +228,12 @@ def sub(
         merge=not no_merge and (len(channels) > 1 or bool(patterns)),
     )
     gateway = find_gateway(settings)
-    positions = Positions(state)
-    sink: Sink = Printing(form, positions) if execute is None else Executing(execute, parallel or 1, positions)
-    notices = Notices(quiet=quiet, rules=execute is None and form.is_for_reading)
-    run = Run(plan, sink, notices=notices, positions=positions, wanted=wanted)
-    if not asyncio.run(_within(timeout, run.run(gateway))):
+    with Positions(state) as positions:
+        sink: Sink = Printing(form, positions) if execute is None else Executing(execute, parallel or 1, positions)
+        notices = Notices(quiet=quiet, rules=execute is None and form.is_for_reading)
+        run = Run(plan, sink, notices=notices, positions=positions, wanted=wanted)
+        is_done = asyncio.run(_within(timeout, run.run(gateway)))
+    if not is_done:
         _end_by_sigterm()
 
 

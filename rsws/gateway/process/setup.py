@@ -16,6 +16,8 @@ from rsws.certificates import server_context
 from rsws.datadir import DataDir
 from rsws.embedded.local import LocalRedis
 from rsws.errors import RedisUnavailable, SetupError, UsageError, about
+from rsws.gateway.access.control import AccessControl
+from rsws.gateway.metrics import Metrics
 from rsws.redis.target import RedisTarget, probe, redis_target
 from rsws.settings import MIN_KEY_CHARS, Settings, read_secret
 from rsws.streams.fields import MessageFields
@@ -45,16 +47,18 @@ def read_pipes(settings: Settings) -> Settings:
 
 
 def check_settings(settings: Settings) -> None:
-    """Check what each process would notice otherwise.
+    """Check what each process would notice otherwise, and not before a server is started for it.
 
     Raises:
-        UsageError: Settings can't be used, alone or together, or a file of the certificate can't.
+        SetupError: The previous key can be guessed, or a library is missing.
+        UsageError: Settings can't be used, alone or together, or a file of the certificate or of a key can't.
     """
     with about("retain"):
         for text in settings.retain:
             Rule.parse(text)
     with about("field"):
         MessageFields(settings.field)
+    AccessControl.of(settings, "", Metrics())
     if settings.proxy_protocol and not settings.trusted_proxies:
         with about("proxy_protocol"):
             raise UsageError("--proxy-protocol needs --trusted-proxies: the addresses from which PROXY headers come")

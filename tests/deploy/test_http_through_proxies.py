@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kit.fronts import HOST, PROGRAMS, Front, front
+from kit.fronts import DEPLOY, HOST, PROGRAMS, Front, front
 from kit.gateway import KEY, PATIENCE_S, add, async_test, entries, gateway, until
 from kit.http import BEARER, Address, HttpClient, everything, http_client
 from kit.support import RedisServer, free_port
@@ -174,3 +174,34 @@ async def test_no_request_hides_in_another(
             await until(lambda: sorted(sent()) == sorted(seen), f"the same requests: {seen}")
             assert len(over) < len(seen) - 20, "connections were kept"
     assert len(entries(own_redis, "poison")) == seen.count("POST /channels/poison")
+
+
+@pytest.mark.skipif(not PROGRAMS["nginx"].is_here, reason="needs nginx")
+@async_test
+async def test_the_console_behind_a_prefix_as_its_page_says(
+    redis_server: RedisServer, channel: str, tmp_path: Path
+) -> None:
+    [snippet] = re.findall(r"```nginx\n(.*?)```", (DEPLOY.parent / "docs" / "console.md").read_text(), flags=re.DOTALL)
+    outer, hidden, inner = (line.partition("  #")[0] for line in snippet.splitlines() if line)
+    [rest] = re.findall(r"location / \{.*?\n(.*?)\n    \}", (DEPLOY / "nginx.conf").read_text(), flags=re.DOTALL)
+    inner = inner.replace("...", re.sub(r"#.*|proxy_pass .*", "", rest))
+    added = {
+        r"map \$http_upgrade": f"{outer}\nmap $http_upgrade",
+        r"location / \{": f"{hidden}\n{inner}\nlocation / {{",
+    }
+    add(redis_server, f"{channel}/x", "1")
+    port = free_port()
+    async with gateway(redis_server.url, port=port):
+        with front("nginx", tmp_path, port, **added) as proxy:
+            async with client_of(proxy) as client:
+                page = await client.ask("GET", "/realtime/", headers={"Accept": "text/html"})
+                assert page.status == 200
+                paths = re.findall(r'(?:src|href)="(console/[^"]+)"', page.body.decode())
+                assert len(paths) > 1
+                for path in paths:
+                    assert (await client.ask("GET", f"/realtime/{path}")).status == 200, path
+                answered = await client.ask("POST", f"/realtime/channels/{channel}%2Fx", b"2", headers=BEARER)
+                assert answered.status == 200
+                assert len(entries(redis_server, f"{channel}/x")) == 2
+                for hidden in ("metrics", "healthz", "readyz"):
+                    assert (await client.ask("GET", f"/realtime/{hidden}", headers=BEARER)).status == 404

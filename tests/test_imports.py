@@ -214,3 +214,10 @@ def test_help_waits_for_no_library_that_only_a_command_needs() -> None:
     code = "import sys, rsws.cli.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
     assert not _ONLY_COMMANDS & set(loaded.stdout.split())
+
+
+def test_what_shows_nothing_does_not_wait_for_rich() -> None:
+    code = (
+        "import sys, rsws.cli.app, rsws.cli.sub, rsws.cli.pub, rsws.cli.xadd; sys.exit('rich.console' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)

@@ -8,16 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import msgspec
-from rich.cells import cell_len
-from rich.highlighter import RegexHighlighter
-from rich.text import Text
 
 from rsws.cli.terminal import format_note, format_warning, render
 from rsws.protocol import Gap, Message, StreamId, json_text
 from rsws.text import one_line, safe
+
+if TYPE_CHECKING:
+    from rich.highlighter import RegexHighlighter
+    from rich.text import Text
 
 HIGHLIGHT_CHARACTERS = 20_000
 """The longest data, in characters, that is coloured: to colour more would take longer than to read it."""
@@ -29,16 +32,19 @@ _COLOURS = (
 )  # fmt: skip
 
 
-class _JsonHighlighter(RegexHighlighter):
-    base_style = "json."
-    highlights = (
-        r'(?P<key>"(?:[^"\\]|\\.)*+"(?=\s*:))|(?P<str>"(?:[^"\\]|\\.)*+")'
-        r"|(?P<bool_true>true)|(?P<bool_false>false)|(?P<null>null)"
-        r"|(?P<number>-?\d[\d.eE+-]*)|(?P<brace>[{}\[\]])",
-    )  # fmt: skip
+@cache
+def _json_highlighter() -> RegexHighlighter:
+    from rich.highlighter import RegexHighlighter
 
+    class Json(RegexHighlighter):
+        base_style = "json."
+        highlights = (
+            r'(?P<key>"(?:[^"\\]|\\.)*+"(?=\s*:))|(?P<str>"(?:[^"\\]|\\.)*+")'
+            r"|(?P<bool_true>true)|(?P<bool_false>false)|(?P<null>null)"
+            r"|(?P<number>-?\d[\d.eE+-]*)|(?P<brace>[{}\[\]])",
+        )  # fmt: skip
 
-_highlight_json = _JsonHighlighter().highlight
+    return Json()
 
 
 def format_json(message: Message) -> str:
@@ -61,6 +67,8 @@ class MessageFormat:
     def __init__(
         self, channels: Sequence[str], *, indent: bool = False, highlight: Sequence[re.Pattern[str]] = ()
     ) -> None:
+        from rich.cells import cell_len
+
         self._indent = indent
         self._highlight = highlight
         self._colours: dict[str, str] = {}
@@ -79,6 +87,9 @@ class MessageFormat:
 
     def format(self, message: Message) -> Text:
         """Return one message as a line; a long line is wrapped by the terminal, so that it can be copied whole."""
+        from rich.cells import cell_len
+        from rich.text import Text
+
         channel = safe(message.channel)
         self._width = max(self._width, min(self.WIDEST_CHANNEL, cell_len(channel)))
         line = Text.assemble(
@@ -102,9 +113,11 @@ def indented(json: str) -> str:
 
 def format_data(json: str, highlight: Iterable[re.Pattern[str]] = ()) -> Text:
     """Return JSON text in colours, safe for a terminal; its line breaks stay, and what matches is marked."""
+    from rich.text import Text
+
     data = Text("\n".join(map(safe, json.split("\n"))))
     if len(data) <= HIGHLIGHT_CHARACTERS:
-        _highlight_json(data)
+        _json_highlighter().highlight(data)
     return mark(data, highlight)
 
 
@@ -119,11 +132,15 @@ def mark(text: Text, patterns: Iterable[re.Pattern[str]]) -> Text:
 
 def marked(text: str, patterns: Iterable[re.Pattern[str]]) -> str:
     """Return text that is safe for a terminal with what matches one of ``patterns`` marked."""
+    from rich.text import Text
+
     return render(mark(Text(text), patterns))[:-1] if patterns else text
 
 
 def format_ack(stream_id: StreamId, took_s: float) -> Text:
     """Return the line that says that a message is stored, with its id and how long that took."""
+    from rich.text import Text
+
     return Text.assemble(("stored ", "green"), (str(stream_id), "dim"), (f"  {took_s * 1000:.0f} ms", "dim"))
 
 

@@ -27,6 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import redis
+from kit.forked import Forked
 
 T = TypeVar("T")
 StreamName = Literal["stdout", "stderr"]
@@ -360,18 +361,23 @@ def run_program(*command: str | Path, output: Path | None = None) -> Iterator[su
 def _spawn(
     arguments: Sequence[str | Path], env: Mapping[str, str | None] | None, cwd: Path | None = None
 ) -> subprocess.Popen[str]:
-    environment: dict[str, str | None] = {**os.environ, **(env or {})}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rsws", *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={name: value for name, value in environment.items() if value is not None},
-        cwd=cwd,
-        start_new_session=True,
-    )
+    changed: dict[str, str | None] = {**os.environ, **(env or {})}
+    environment = {name: value for name, value in changed.items() if value is not None}
+    words = [str(each) for each in arguments]
+    if any(name.startswith("PYTHON") for name in env or ()):  # the interpreter reads it as it starts
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rsws", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    else:
+        process = Forked(words, environment, str(cwd or Path.cwd()))
     _reaper.watch(process.pid)
     return process
 

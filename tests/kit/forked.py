@@ -1,0 +1,93 @@
+"""``rsws`` processes forked from one that has imported it: each import anew takes longer than most tests.
+
+What such a process has is its own all the same: standard streams, environment, directory, session, signals, pid.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
+from typing import Any
+from unittest import mock
+
+_PRELOADED = [
+    *[f"rsws.cli.{name}" for name in ("app", "serve", "sub", "pub", "xadd", "ls", "top")],
+    "rsws.client",
+    "rsws.gateway.process.lifecycle",
+    "rsws.gateway.process.single",
+    "rsws.streams.publisher",
+]
+
+
+@cache
+def _forking() -> ForkServerContext:
+    """The process that forks. It is not traced for the coverage, as not all that it forks are."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    with mock.patch.dict(os.environ):
+        os.environ.pop("COVERAGE_PROCESS_START", None)
+        forkserver.ensure_running()
+    return context
+
+
+def _become(arguments: Sequence[str], environment: dict[str, str], directory: str, streams: Sequence[Any]) -> None:
+    """Be ``rsws ARGUMENTS``."""
+    os.setsid()
+    for number, stream in enumerate(streams):
+        descriptor = stream.detach()
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  (multiprocessing has closed it)
+    os.environ.clear()
+    os.environ |= environment
+    os.chdir(directory)
+    if "COVERAGE_PROCESS_START" in environment:
+        import coverage
+
+        coverage.process_startup()
+    sys.argv = ["rsws", *arguments]
+    from rsws.__main__ import main
+
+    main()
+
+
+class Forked(subprocess.Popen[str]):
+    """A Popen of ``rsws ARGUMENTS`` with pipes, in a session of its own, as from ``python -m rsws``."""
+
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str], directory: str) -> None:
+        self._rsws = arguments, environment, directory
+        pipe = subprocess.PIPE
+        super().__init__(["rsws", *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
+
+    def _execute_child(self, *given: Any) -> None:
+        ends = given[10], given[13], given[15]  # the child's ends of the pipes
+        streams = [DupFd(each) for each in ends]
+        self._process: BaseProcess = _forking().Process(target=_become, args=(*self._rsws, streams), daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+        self._child_created = True
+        for each in ends:
+            os.close(each)
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        self._process.join(0 if wait_flags & os.WNOHANG else None)
+        code = self._process.exitcode
+        if code is None:
+            return 0, 0
+        return self.pid, -code if code < 0 else code << 8
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        if self.returncode is None:
+            pid, status = self._try_wait(os.WNOHANG)
+            if pid == self.pid:
+                self._handle_exitstatus(status)  # type: ignore[attr-defined]
+        return self.returncode

@@ -60,11 +60,12 @@ class TextFormatter(SafeFormatter):
     """
 
     def __init__(self, worker: int | None = None) -> None:
-        who = "%(name)s" if worker is None else f"%(name)s worker={worker}"
-        super().__init__(f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {who} %(message)s")
+        super().__init__()
+        self._worker = "" if worker is None else f" worker={worker}"
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        return _time(int(record.created))
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        time = f"{_time(int(record.created))}.{int(record.msecs):03d}Z"
+        return safe(f"{time} {record.levelname:<7} {record.name}{self._worker} {record.message}")
 
 
 class JsonFormatter(logging.Formatter):

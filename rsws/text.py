@@ -40,7 +40,7 @@ def one_line(json: str) -> str:
 
 def safe_lines(text: str) -> str:
     """Apply :func:`safe` to each line; all but the first are indented, so that none passes for a separate log line."""
-    return "\n    ".join(map(safe, text.split("\n")))
+    return text if text.isprintable() else "\n    ".join(map(safe, text.split("\n")))
 
 
 def excerpt(text: str) -> str:

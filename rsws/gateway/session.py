@@ -52,6 +52,9 @@ OPENINGS = 8
 """The subscribes a client may have under way; asking for the bounds of a stream can cost Redis a millisecond."""
 
 
+_MOST_OVERHEAD = max_event_bytes('"' * MAX_CHANNEL_BYTES, b"")
+"""The most bytes that a message event has beside its data."""
+
 _Waiting: TypeAlias = tuple[Publish | Subscribe | Unsubscribe, int]
 """A request and its size in characters."""
 
@@ -136,7 +139,7 @@ class Session(MessageHandler, TokenHolder):
         self._tasks = tasks
         self._max_subscriptions = settings.max_subscriptions
         self._max_message_bytes = settings.max_message_bytes
-        self._surely_fits = settings.max_message_bytes - max_event_bytes('"' * MAX_CHANNEL_BYTES, b"")
+        self._surely_fits = settings.max_message_bytes - _MOST_OVERHEAD
         """The most bytes of data that fit into a message event whatever the channel."""
         self._producer_window_s = settings.producer_window_s
         self._limits = limits

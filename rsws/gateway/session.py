@@ -398,7 +398,7 @@ class Session(MessageHandler, TokenHolder):
 
     def _answer_subscribe(self, channel: str, size: int, result: Opened | End | Exception) -> None:
         waiting = self._opening.pop(channel).waiting
-        if isinstance(result, Opened | End):
+        if not isinstance(result, Exception):
             self._begin(channel, result)
         elif isinstance(result, StoreError | RequestError):
             if self._subscriptions.get(channel) is None:

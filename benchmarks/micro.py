@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import redirect_stderr
+from typing import Any, cast
 
 from websockets.frames import Frame, Opcode
 
@@ -27,18 +29,22 @@ from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.delivery.channel import Channel, RingBudget
+from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.http import PlainHttp
+from rsws.gateway.logs import configure
 from rsws.gateway.metrics import SharedMetrics
+from rsws.gateway.portions import Portions
 from rsws.gateway.request_limits import RequestLimits
 from rsws.gateway.session import Client, Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
-from rsws.gateway.websocket.turns import Portions, Turns
-from rsws.protocol import ZERO, decode_request
+from rsws.gateway.websocket.turns import Turns
+from rsws.protocol import ZERO, StreamId, decode_request
 from rsws.redis.connection import RedisConnection
 from rsws.redis.link import RedisLink
 from rsws.settings import Settings
+from rsws.streams.follower import Follower
 from rsws.streams.replies import Entry, parse_entries
 from rsws.streams.store import Store
 from rsws.tokens.grant import Grant
@@ -57,7 +63,10 @@ HANDSHAKE = (
     b"GET /?token=KEY HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+SUBSCRIBE = Frame(Opcode.TEXT, b'{"action":"subscribe","channel":"orders"}').serialize(mask=True)
 STORED = b"$15\r\n1764000000000-0\r\n"
+NO_STREAM = b"*4\r\n$-1\r\n$3\r\n0-0\r\n:0\r\n:0\r\n"
+"""What is answered to a look at a stream that nothing was added to."""
 
 Piece = Callable[[], Awaitable[int]]
 """Does its work once and returns how many times that was: messages, deliveries, connections."""
@@ -88,13 +97,14 @@ class NullTransport(asyncio.Transport):
 
 
 class NullRedis(NullTransport):
-    """Answers each write with as many stored entries as it holds commands. Stands for redis-py's connection, too."""
+    """Answers each command in a write with ``answer``. Stands for redis-py's connection, too."""
 
     timeout_s = 5.0
     shown = "redis://nowhere"
 
     def __init__(self) -> None:
         super().__init__()
+        self.answer = STORED
         self._reader = asyncio.StreamReader()
         self._writer = asyncio.StreamWriter(self, asyncio.Protocol(), None, asyncio.get_running_loop())
 
@@ -109,8 +119,24 @@ class NullRedis(NullTransport):
         pass
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        answers = STORED * len(self.connection.unanswered)
+        answers = self.answer * len(self.connection.unanswered)
         asyncio.get_running_loop().call_soon(self.connection.data_received, answers)
+
+
+class NullStreams(Store):
+    """Streams that nothing is ever added to."""
+
+    def follow(self, name: str, after: StreamId, follower: Follower) -> None:
+        pass
+
+    def unfollow(self, name: str) -> None:
+        pass
+
+
+def log_as_a_gateway() -> None:
+    """Write log lines as a gateway does, of which each client has two, to nowhere."""
+    with redirect_stderr(open(os.devnull, "w")):
+        configure(Settings())
 
 
 class Gateway:
@@ -118,8 +144,9 @@ class Gateway:
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         redis: Any = NullRedis()
+        self.redis = redis
         commands = RedisLink(redis, "rsws-commands")
-        self.store = Store(commands, commands)
+        self.store = NullStreams(commands, commands)
         self.running = tasks.create_task(commands.run())
         board = SharedMetrics()
         http = PlainHttp(lambda: None, board.text)
@@ -131,7 +158,7 @@ class Gateway:
         turns.handshakes = Portions(sys.maxsize)  # those of a thousand clients are done before it begins
         self.clients = ClientRegistry(self._settings, sys.maxsize, self._access, http, self._session, board, turns)
         self._tasks = tasks
-        self.metrics = board.metrics
+        self._hub = Hub(cast(Any, self.store), tasks, board.metrics, MessageFramer, sys.maxsize)
         self.channel = Channel(
             "orders",
             ZERO,
@@ -144,8 +171,9 @@ class Gateway:
         )
 
     def _session(self, connection: Client, grant: Grant) -> Session:
-        hub: Any = self  # of which a session without a subscription needs the metrics alone
-        return Session(connection, grant, self._access, hub, self.store, self._tasks, self._settings, self._limits)
+        return Session(
+            connection, grant, self._access, self._hub, self.store, self._tasks, self._settings, self._limits
+        )
 
     def connect(self) -> ClientConnection:
         connection = ClientConnection(self.clients)
@@ -286,7 +314,27 @@ def connect(gateway: Gateway) -> Piece:
     return run
 
 
-PIECES = {piece.__name__: piece for piece in (receive, decode, append, publish, encode, deliver, page, connect)}
+def subscribe(gateway: Gateway) -> Piece:
+    """A handshake and the subscribe after it, up to its reply, to a channel that others have, per connection."""
+    gateway.redis.answer = NO_STREAM
+    other = gateway.connect()
+    other.data_received(SUBSCRIBE)
+
+    async def run() -> int:
+        connection = gateway.connect()
+        await asyncio.sleep(0)
+        connection.data_received(SUBSCRIBE)
+        while connection._in_flight:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        connection.connection_lost(None)
+        return 1
+
+    return run
+
+
+PIECES = {
+    piece.__name__: piece for piece in (receive, decode, append, publish, encode, deliver, page, connect, subscribe)
+}
 
 
 # --- measuring ---
@@ -349,6 +397,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, metavar="N", help="just do it N times, for a profiler")
     arguments = parser.parse_args()
     names = arguments.name or list(PIECES)
+    log_as_a_gateway()
     if unknown := set(names) - set(PIECES):
         parser.error(f"there is no {', '.join(sorted(unknown))}; choose from {', '.join(PIECES)}")
     if arguments.repeat:

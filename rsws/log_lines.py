@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import time
+from functools import lru_cache
 from typing import Any
 
 from rsws.text import SafeFormatter, safe
@@ -39,6 +40,12 @@ class LogLine:
         return " ".join([self.text, *[f"{name}={_shown(value)}" for name, value in self.facts.items()]])
 
 
+@lru_cache(maxsize=1)
+def _time(second: int) -> str:
+    """Return a time in seconds since 1970 in UTC; many lines have the same."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
 def _shown(value: str | float) -> str:
     if not isinstance(value, str) or _ONE_WORD.fullmatch(value):
         return str(value)
@@ -53,9 +60,12 @@ class TextFormatter(SafeFormatter):
     """
 
     def __init__(self, worker: int | None = None) -> None:
-        who = "%(name)s" if worker is None else f"%(name)s worker={worker}"
-        super().__init__(f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {who} %(message)s", "%Y-%m-%dT%H:%M:%S")
-        self.converter = time.gmtime
+        super().__init__()
+        self._worker = "" if worker is None else f" worker={worker}"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        time = f"{_time(int(record.created))}.{int(record.msecs):03d}Z"
+        return safe(f"{time} {record.levelname:<7} {record.name}{self._worker} {record.message}")
 
 
 class JsonFormatter(logging.Formatter):
@@ -69,15 +79,14 @@ class JsonFormatter(logging.Formatter):
     """
 
     def __init__(self, worker: int | None = None) -> None:
-        super().__init__(datefmt="%Y-%m-%dT%H:%M:%S")
-        self.converter = time.gmtime
+        super().__init__()
         self._worker = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         line: Any = record.msg
         is_line = isinstance(line, LogLine)
         fields: dict[str, Any] = {
-            "time": f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d}Z",
+            "time": f"{_time(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             **self._worker,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,10 @@ class _StandardError(io.FileIO):
     """Standard error that drops what can't be written: an error in writing there must not change how a command ends."""
 
     def write(self, data: Any) -> int:
-        written: int | None = None
-        with suppress(OSError):
-            written = super().write(data)
+        try:
+            written: int | None = super().write(data)
+        except OSError:
+            written = None
         return len(data) if written is None else written  # None, too, where a write would block
 
 

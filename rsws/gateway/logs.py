@@ -17,6 +17,11 @@ from rsws.text import log_safely
 
 log = logging.getLogger("rsws.gateway")
 
+_UNSAID = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
+"""What logging finds out for each line, unless it is told not to ("Optimization" in its HOWTO): where in the code that
+is, and in which thread, process and task. No line says so.
+"""
+
 
 def configure(settings: Settings, worker: int | None = None) -> None:
     """Log to standard error as the settings say, each line with the number of the worker if there is one."""
@@ -24,6 +29,8 @@ def configure(settings: Settings, worker: int | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(worker) if is_json else TextFormatter(worker))
     log_safely(handler, settings.log_level.upper())
+    for name in _UNSAID:
+        setattr(logging, name, None)
     if is_json:
         sys.excepthook = _log_bug
 

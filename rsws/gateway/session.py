@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
 from functools import partial
 from typing import Literal, TypeAlias
 from typing import Protocol as Interface
@@ -14,7 +13,7 @@ from rsws.errors import TOKEN_EXPIRED, CloseCode, ErrorCode, Outcome, RequestErr
 from rsws.gateway.access.control import AccessControl
 from rsws.gateway.access.ends import TokenHolder
 from rsws.gateway.delivery.catalogue import ChannelPage
-from rsws.gateway.delivery.hub import Hub, Opened
+from rsws.gateway.delivery.hub import Hub, Opened, Opening
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.peer import Peer
 from rsws.gateway.request_limits import RequestLimits
@@ -53,6 +52,9 @@ OPENINGS = 8
 """The subscribes a client may have under way; asking for the bounds of a stream can cost Redis a millisecond."""
 
 
+_MOST_OVERHEAD = max_event_bytes('"' * MAX_CHANNEL_BYTES, b"")
+"""The most bytes that a message event has beside its data."""
+
 _Waiting: TypeAlias = tuple[Publish | Subscribe | Unsubscribe, int]
 """A request and its size in characters."""
 
@@ -60,10 +62,11 @@ _Waiting: TypeAlias = tuple[Publish | Subscribe | Unsubscribe, int]
 class _Opening:
     """A subscribe under way, and the requests for its channel that wait for it."""
 
-    __slots__ = ("task", "waiting")
+    __slots__ = ("opening", "waiting")
 
-    def __init__(self, task: asyncio.Task[None]) -> None:
-        self.task = task
+    def __init__(self) -> None:
+        self.opening: Opening | None = None
+        """What is under way at the hub; None only until the hub is asked."""
         self.waiting: deque[_Waiting] = deque()
 
 
@@ -136,7 +139,7 @@ class Session(MessageHandler, TokenHolder):
         self._tasks = tasks
         self._max_subscriptions = settings.max_subscriptions
         self._max_message_bytes = settings.max_message_bytes
-        self._surely_fits = settings.max_message_bytes - max_event_bytes('"' * MAX_CHANNEL_BYTES, b"")
+        self._surely_fits = settings.max_message_bytes - _MOST_OVERHEAD
         """The most bytes of data that fit into a message event whatever the channel."""
         self._producer_window_s = settings.producer_window_s
         self._limits = limits
@@ -204,8 +207,9 @@ class Session(MessageHandler, TokenHolder):
             self._access.ends.forget(self)
         self._end_subscriptions()
         self._subscriptions.clear()
-        for opening in self._opening.values():
-            opening.task.cancel()
+        for each in self._opening.values():
+            if each.opening is not None:
+                each.opening.cancel()
 
     def _end_subscriptions(self) -> None:
         for channel, subscription in self._subscriptions.items():
@@ -353,10 +357,9 @@ class Session(MessageHandler, TokenHolder):
             self._connection.request_done(size)
             return
         self._subscriptions.setdefault(channel, None)
-        asked = self._hub.subscribe(request, self._connection, self._subscription_ended)
-        task = self._tasks.create_task(self._open(channel, size, asked))
-        self._opening[channel] = _Opening(task)
-        task.add_done_callback(lambda _: asked.close())  # a task cancelled before its first step has not begun it
+        under_way = self._opening[channel] = _Opening()
+        on_result = partial(self._opened, channel, size)
+        under_way.opening = self._hub.subscribe(request, self._connection, self._subscription_ended, on_result)
         if self.is_busy:
             self._connection.adjust_reading()
 
@@ -386,29 +389,26 @@ class Session(MessageHandler, TokenHolder):
         else:
             del self._subscriptions[channel]
 
-    async def _open(self, channel: str, size: int, asked: Coroutine[None, None, Opened | End]) -> None:
-        opened: Opened | End | StoreError | RequestError
+    def _opened(self, channel: str, size: int, result: Opened | End | Exception) -> None:
         try:
-            opened = await asked
-        except (StoreError, RequestError) as error:
-            opened = error
+            self._answer_subscribe(channel, size, result)
         except Exception:
             log.exception(LogLine("a bug in the gateway", client=self._connection.peer, who=self.who))
             self._connection.fail(CloseCode.INTERNAL_ERROR, "internal error")
-            return
-        if self._ended:
-            if isinstance(opened, Opened):
-                self._hub.unsubscribe(opened.subscription)
-            return
+
+    def _answer_subscribe(self, channel: str, size: int, result: Opened | End | Exception) -> None:
         waiting = self._opening.pop(channel).waiting
-        if isinstance(opened, Opened | End):
-            self._begin(channel, opened)
-        else:
+        if not isinstance(result, Exception):
+            self._begin(channel, result)
+        elif isinstance(result, StoreError | RequestError):
             if self._subscriptions.get(channel) is None:
                 self._subscriptions.pop(channel, None)
-            self._connection.reply(encode_reply(Error(str(opened), opened.code, channel)))
+            self._connection.reply(encode_reply(Error(str(result), result.code, channel)))
+        else:
+            raise result
         self._connection.request_done(size)
-        self._handle_waiting(waiting)
+        if waiting:
+            self._handle_waiting(waiting)
 
     def _begin(self, channel: str, opened: Opened | End) -> None:
         """Answer a subscribe, and begin with its subscription where there is one now."""

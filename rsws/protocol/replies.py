@@ -124,6 +124,10 @@ Reply: TypeAlias = (
 def encode_reply(reply: Reply) -> bytes:
     """Return the JSON text of a reply or an event, with the keys in the specification's order."""
     match reply:
+        case Subscribed(channel, last, latest):  # first, as it is what each client gets
+            keys: dict[str, Any] = {
+                "status": "subscribed", "channel": channel, "lastMessageId": str(last), "latestId": str(latest)
+            }  # fmt: skip
         case Message(channel, stream_id, text):
             return message_template(channel) % (str(stream_id).encode(), text.encode())
         case Ack(message_id, stream_id, duplicate):
@@ -134,10 +138,6 @@ def encode_reply(reply: Reply) -> bytes:
             return b'{"error":"Unauthorized","status":401}'
         case Pong():
             return b'{"status":"pong"}'
-        case Subscribed(channel, last, latest):
-            keys: dict[str, Any] = {
-                "status": "subscribed", "channel": channel, "lastMessageId": str(last), "latestId": str(latest)
-            }  # fmt: skip
         case TokenChanged(expires_at):
             keys = {"status": "token", "expiresAt": expires_at}
         case TokenExpiring(expires_at):

@@ -18,7 +18,6 @@ from typing import TypeVar
 from rsws.errors import RedisUnavailable, StoreError
 from rsws.protocol import StreamId
 from rsws.redis.limits import DEFAULTS, Limits
-from rsws.redis.link import future_reply
 from rsws.redis.target import RedisTarget
 from rsws.streams.cluster_map import Ask, ask_map, ask_node, ask_primary
 from rsws.streams.follower import Follower
@@ -26,7 +25,7 @@ from rsws.streams.lanes import Lanes, OnResult, Send
 from rsws.streams.primary import Primary
 from rsws.streams.replies import Entry, History, StreamBounds
 from rsws.streams.slots import SLOTS, Patience, Redirected, Slots, slot_of
-from rsws.streams.store import IdempotencyKey, Store, Stored, Streams, ignore_result
+from rsws.streams.store import IdempotencyKey, Store, Stored, Streams
 from rsws.urls import HostPort
 
 log = logging.getLogger("rsws.redis")
@@ -157,11 +156,8 @@ class Cluster(Streams):
     def raise_last(self, channel: str, last: StreamId, on_result: Callable[[StoreError | None], None]) -> None:
         self._submit(channel, lambda store, done: store.raise_last(channel, last, done), on_result)
 
-    def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
-        future, on_result = future_reply()
-        future.add_done_callback(ignore_result)
-        self._submit(channel, lambda store, done: store.look(channel, done), on_result)
-        return future
+    def look(self, channel: str, on_bounds: Callable[[StreamBounds | StoreError], None]) -> None:
+        self._submit(channel, lambda store, done: store.look(channel, done), on_bounds)
 
     def _submit(self, channel: str, send: Send, on_result: OnResult, size: int = 0) -> None:
         """Have a store asked for something once the map is known, after all that was asked of the channel before."""

@@ -158,8 +158,8 @@ class Router(Streams):
     def raise_last(self, channel: str, last: StreamId, on_result: Callable[[StoreError | None], None]) -> None:
         self._streams.raise_last(channel, last, on_result)
 
-    def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
-        return self._streams.bounds(channel)
+    def look(self, channel: str, on_bounds: Callable[[StreamBounds | StoreError], None]) -> None:
+        self._streams.look(channel, on_bounds)
 
     async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         return await self._streams.page(channel, after, limit, limit_bytes)

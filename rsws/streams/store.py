@@ -112,8 +112,19 @@ class Streams(Protocol):
     def raise_last(self, channel: str, last: StreamId, on_result: Callable[[StoreError | None], None]) -> None:
         """See :meth:`Store.raise_last`."""
 
+    def look(self, channel: str, on_bounds: Callable[[StreamBounds | StoreError], None]) -> None:
+        """See :meth:`Store.look`."""
+
     def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
-        """See :meth:`Store.bounds`."""
+        """Return the bounds of ``channel``: see :meth:`look`.
+
+        Raises:
+            StoreError: (the future) See :func:`store_error`.
+        """
+        future, on_bounds = future_reply()
+        future.add_done_callback(ignore_result)  # the caller may be gone
+        self.look(channel, on_bounds)
+        return future
 
     async def page(self, channel: str, after: StreamId, limit: int, limit_bytes: int) -> History:
         """See :meth:`Store.page`."""
@@ -271,19 +282,12 @@ class Store(Streams):
 
         self._scripts.run(RAISE_LAST, (channel.encode(),), (str(last).encode(),), on_reply)
 
-    def bounds(self, channel: str) -> asyncio.Future[StreamBounds]:
-        """Return the bounds of ``channel`` as of a moment after this call and before anything appended after it.
-
-        Raises:
-            StoreError: (the future) See :func:`store_error`.
-        """
-        future, on_bounds = future_reply()
-        future.add_done_callback(ignore_result)  # the caller may be gone
-        self.look(channel, on_bounds)
-        return future
-
     def look(self, channel: str, on_bounds: Callable[[StreamBounds | StoreError], None]) -> None:
-        """Call ``on_bounds`` with what :meth:`bounds` returns or raises. Calls before the command is sent share it."""
+        """Call ``on_bounds`` with the bounds of ``channel``, or why there are none; maybe before this returns.
+
+        They are those of a moment after this call and before anything appended after it. Calls before the command is
+        sent share it.
+        """
         turn, waiting = self._looks.get(channel, (None, []))
         if turn == self._commands.batches:
             waiting.append(on_bounds)

@@ -17,6 +17,7 @@ from kit.gateway import (
     request,
 )
 from kit.support import RedisServer
+from rsws.gateway.delivery.hub import Hub
 
 # --- subscribe ---
 
@@ -134,6 +135,21 @@ async def test_a_new_subscription_replaces_the_old_one(redis_server: RedisServer
         ids += add(redis_server, channel, "3")
         assert await client.message(channel) == (ids[2], 3)
         await client.nothing_more()
+
+
+@async_test
+async def test_a_bug_in_a_subscribe_ends_its_connection_alone(
+    redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("a bug")
+
+    async with gateway(redis_server.url) as server, connect(server) as client, connect(server) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(Hub, "_open", fail)
+            await client.send(action="subscribe", channel=channel)
+            assert await client.closed() == (1011, "internal error")
+        await other.subscribe(channel)
 
 
 @async_test

@@ -27,6 +27,7 @@ from kit.gateway import (
 )
 from kit.support import RedisServer
 from rsws.gateway.limits import DEFAULTS
+from rsws.gateway.portions import Portions
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.turns import (
     BYTES_UNDER_WAY,
@@ -35,7 +36,6 @@ from rsws.gateway.websocket.turns import (
     HANDSHAKES_A_TURN,
     HEAVY_BYTES,
     REQUESTS_UNDER_WAY,
-    Portions,
     Turns,
 )
 from rsws.options import KIB, MIB

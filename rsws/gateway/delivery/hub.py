@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from rsws.gateway.delivery.pages import RETRY_S, YIELD_EVERY, Pages
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import Metrics
+from rsws.gateway.portions import Portions
 from rsws.log_lines import LogLine
 from rsws.protocol import MAX_DEPTH, ZERO, End, Gap, StreamId, Subscribe, Subscribed
 from rsws.streams.replies import StreamBounds, lasting_error
@@ -29,14 +30,16 @@ POISON_CHANNELS = 1000
 
 
 class _Look(NamedTuple):
-    """A request for a stream's bounds under way, and the state of its channel when it was made."""
+    """The state of a channel when its stream's bounds were requested."""
 
-    bounds: Awaitable[StreamBounds]
     channel: Channel | None
     """The stream's channel; None when it was not open."""
     generation: int
     cursor: StreamId
     beyond_cursor: tuple[Listener, ...]
+
+
+_NOT_OPEN = _Look(None, 0, ZERO, ())
 
 
 class Opened(NamedTuple):
@@ -45,6 +48,37 @@ class Opened(NamedTuple):
     subscribed: Subscribed
     gap: Gap | None
     subscription: Subscription
+
+
+class Opening:
+    """A subscribe under way.
+
+    Args:
+        on_end, on_result: See :meth:`Hub.subscribe`.
+    """
+
+    __slots__ = ("is_cancelled", "on_end", "on_result", "outlet", "request", "task")
+
+    def __init__(
+        self,
+        request: Subscribe,
+        outlet: Outlet,
+        on_end: Callable[[Subscription], None],
+        on_result: Callable[[Opened | End | Exception], None],
+    ) -> None:
+        self.request = request
+        self.outlet = outlet
+        self.on_end = on_end
+        self.on_result = on_result
+        self.is_cancelled = False
+        self.task: asyncio.Task[None] | None = None
+        """What asks for more than the stream's bounds; None where they are enough."""
+
+    def cancel(self) -> None:
+        """Make no subscription any more, and say nothing: the client is gone."""
+        self.is_cancelled = True
+        if self.task is not None:
+            self.task.cancel()
 
 
 class Hub:
@@ -79,7 +113,7 @@ class Hub:
             make_framer=make_framer,
             metrics=metrics,
         )
-        self._portions = asyncio.Semaphore(YIELD_EVERY)
+        self._portions = Portions(YIELD_EVERY)
         self._pages = Pages(streams, tasks, self._check, limits=limits)
         self._poison: dict[str, int] = {}
         self._told: set[Listener] = set()
@@ -100,46 +134,89 @@ class Hub:
         return await list_channels(self._streams, match, cursor, may_read, subscribers)
 
     def subscribe(
-        self, request: Subscribe, outlet: Outlet, on_end: Callable[[Subscription], None]
-    ) -> Coroutine[None, None, Opened | End]:
+        self,
+        request: Subscribe,
+        outlet: Outlet,
+        on_end: Callable[[Subscription], None],
+        on_result: Callable[[Opened | End | Exception], None],
+    ) -> Opening:
         """Make a subscription; it sends nothing before its ``advance()`` is called for the first time.
 
-        The stream's bounds are requested within this call, not when the result is awaited: what is published after it
-        comes after ``$``.
+        The stream's bounds are requested within this call: what is published after it comes after ``$``.
 
         Args:
             on_end: Called when the channel has ended, if that was asked for. The subscription sends nothing any more,
                 and has to be passed to :meth:`unsubscribe` soon, but not within this call.
+            on_result: Called once, maybe before this returns: with the subscription; with the end, where the client has
+                been handed the entry that is it; with a StoreError where Redis did not return the stream's bounds, or a
+                RequestError where as many channels are open as may be; or with any other exception, which is a bug.
+        """
+        opening = Opening(request, outlet, on_end, on_result)
+        look = self._look(request.channel)
+        self._streams.look(request.channel, partial(self._looked, opening, look))
+        return opening
 
-        Returns:
-            (when awaited) The subscription; or the end, where the client has been handed the entry that is it.
+    def _looked(self, opening: Opening, look: _Look, bounds: StreamBounds | StoreError) -> None:
+        if self._portions.has_room():
+            self._serve(opening, look, bounds)
+        else:
+            self._portions.wait(partial(self._serve, opening, look, bounds))
+
+    def _serve(self, opening: Opening, look: _Look, bounds: StreamBounds | StoreError) -> None:
+        """Serve a subscribe now that the stream's bounds are known; in a task where more has to be asked."""
+        if opening.is_cancelled:
+            return
+        request = opening.request
+        if isinstance(bounds, StoreError):
+            opening.on_result(bounds)
+        elif request.last is not None or (request.end and request.resume) or not self._is_current(look):
+            opening.task = self._tasks.create_task(self._serve_later(opening, look, bounds))
+        else:
+            try:
+                result: Opened | End | Exception = self._open(opening, look, bounds)
+            except Exception as error:
+                result = error
+            opening.on_result(result)
+
+    async def _serve_later(self, opening: Opening, look: _Look, bounds: StreamBounds) -> None:
+        request, name = opening.request, opening.request.channel
+        result: Opened | End | Exception
+        try:
+            if (
+                request.end
+                and request.resume
+                and request.after is not None
+                and await self._ends_at(name, request.after)
+            ):
+                result = End(name, request.after)
+            else:
+                while not self._is_current(look):
+                    look = self._look(name)
+                    bounds = await self._streams.bounds(name)
+                start = None
+                if request.last is not None:
+                    start = await self._streams.before_last(name, request.last, bounds)
+                result = self._open(opening, look, bounds, start)
+        except Exception as error:
+            result = error
+        opening.on_result(result)
+
+    def _open(self, opening: Opening, look: _Look, bounds: StreamBounds, start: StreamId | None = None) -> Opened:
+        """Make the subscription.
+
+        Args:
+            start: Where it starts, if that had to be found out.
 
         Raises:
-            StoreError: (when awaited) Redis did not return the stream's bounds.
-            RequestError: (when awaited) As many channels are open as may be.
+            RequestError: As many channels are open as may be.
         """
-        return self._subscribe(request, outlet, on_end, self._request_bounds(request.channel))
-
-    async def _subscribe(
-        self, request: Subscribe, outlet: Outlet, on_end: Callable[[Subscription], None], look: _Look
-    ) -> Opened | End:
-        name = request.channel
-        bounds = await look.bounds
-        if request.end and request.resume and request.after is not None and await self._ends_at(name, request.after):
-            return End(name, request.after)
-        async with self._portions:
-            await asyncio.sleep(0)
-        while not self._is_current(look):
-            look = self._request_bounds(name)
-            bounds = await look.bounds
-        gap = None
-        if request.last is not None:
-            start = position = await self._streams.before_last(name, request.last, bounds)
-        else:
-            start = position = bounds.last if request.after is None else request.after
-            if position > bounds.last:
-                gap = Gap(name, position, bounds.first, "reset")
-                position = ZERO
+        request, name = opening.request, opening.request.channel
+        if start is None:
+            start = bounds.last if request.after is None else request.after
+        gap, position = None, start
+        if request.last is None and position > bounds.last:
+            gap = Gap(name, position, bounds.first, "reset")
+            position = ZERO
         self._reset_if_rolled_back(look, bounds)
         channel = self._channels.get(name)
         if channel is None:
@@ -148,8 +225,9 @@ class Hub:
             self._follow(channel)
         elif channel.is_unreadable:  # maybe not any more: no need to wait for the reader's next attempt
             self._follow(channel)
+        on_end = opening.on_end if request.end else None
         subscription = Subscription(
-            channel, position, outlet, self._pages, marker=request.marker, on_end=on_end if request.end else None
+            channel, position, opening.outlet, self._pages, marker=request.marker, on_end=on_end
         )
         return Opened(Subscribed(name, start, bounds.last), gap, subscription)
 
@@ -183,13 +261,12 @@ class Hub:
 
     # --- whether the stream is still the one that was read ---
 
-    def _request_bounds(self, name: str) -> _Look:
-        """Request a stream's bounds, and record the current state of its channel."""
+    def _look(self, name: str) -> _Look:
+        """Record the state of a channel, whose stream's bounds are requested next."""
         channel = self._channels.get(name)
-        bounds = self._streams.bounds(name)
         if channel is None:
-            return _Look(bounds, None, 0, ZERO, ())
-        return _Look(bounds, channel, channel.generation, channel.cursor, tuple(channel.beyond_cursor))
+            return _NOT_OPEN
+        return _Look(channel, channel.generation, channel.cursor, tuple(channel.beyond_cursor))
 
     def _is_current(self, look: _Look) -> bool:
         """Whether the channel is still the same as at the request: neither closed nor reset since."""
@@ -216,9 +293,9 @@ class Hub:
         """Find out where to continue after reading was interrupted, and retry until that succeeds."""
         lasts_at = time.monotonic() + self._limits.streams.lasting_s
         while self._is_open(channel):
-            look = self._request_bounds(channel.name)
+            look = self._look(channel.name)
             try:
-                bounds = await look.bounds
+                bounds = await self._streams.bounds(channel.name)
             except ChannelUnreadable as error:
                 channel.unreadable(error)
                 await asyncio.sleep(self._limits.streams.unreadable_retry_s)
@@ -235,9 +312,9 @@ class Hub:
                 return
 
     async def _check(self, channel: Channel) -> None:
-        look = self._request_bounds(channel.name)
+        look = self._look(channel.name)
         with suppress(StoreError):  # the reader gets the same error, and reports it
-            self._reset_if_rolled_back(look, await look.bounds)
+            self._reset_if_rolled_back(look, await self._streams.bounds(channel.name))
 
     def tell_missing(self, trouble_of: Callable[[str], str | None]) -> None:
         """Tell each subscription once that a connection to read its channel is missing.

@@ -3,7 +3,8 @@
     python benchmarks/micro.py [NAME ...] [--json]
 
 Each piece is measured in turns with a yardstick, ``json.loads`` of the same message: the ratio to it says the same on a
-fast machine and on a busy one, the nanoseconds are those of this machine now. instructions.py counts instructions, which nothing else on the machine can disturb.
+fast machine and on a busy one, the nanoseconds are those of this machine now. instructions.py counts
+instructions, which nothing else on the machine can disturb.
 """
 
 from __future__ import annotations

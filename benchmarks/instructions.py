@@ -32,7 +32,7 @@ from micro import PIECES, Gateway, Piece, yardstick
 KEPT = Path(__file__).with_suffix(".json")
 LIBRARIES = Path(__file__).with_name("requirements.txt")
 TOLERANCE = 0.03
-"""The share by which a figure may differ from the kept one. In another folder the same code differs by less than 1 %."""
+"""The share by which a figure may differ from the kept one. In another folder a hot path differs by less than 1 %."""
 BLOCKS = 3
 BLOCK_UNITS = 320
 MARK = "getpriority"

@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 from channels import redis_server
-from compression import KEY, Client, cpu_s, message, settled
+from deflate import KEY, Client, cpu_s, message, settled
 
 from rsws.redis.link import RedisLink
 from rsws.redis.target import RedisTarget

@@ -1,10 +1,10 @@
 """What the hot paths cost, piece by piece, without a network and without Redis.
 
-    python benchmarks/micro.py [NAME ...] [--json] [--instructions]
+    python benchmarks/micro.py [NAME ...] [--json]
 
 Each piece is measured in turns with a yardstick, ``json.loads`` of the same message: the ratio to it says the same on a
-fast machine and on a busy one, the nanoseconds are those of this machine now. ``--instructions`` counts instructions
-with valgrind instead, which nothing else on the machine can disturb (a minute or two for each piece).
+fast machine and on a busy one, the nanoseconds are those of this machine now. instructions.py counts
+instructions, which nothing else on the machine can disturb.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -375,17 +373,6 @@ async def repeat(name: str, units: int) -> None:
         gateway.running.cancel()
 
 
-def instructions(name: str) -> float:
-    """Instructions for one unit: what a long run takes more than a short one, by the difference of their units."""
-    counts = {}
-    for units in (20_000, 60_000):
-        command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, __file__]
-        done = subprocess.run([*command, name, "--repeat", str(units)], capture_output=True, text=True, check=True)
-        counts[units] = int(re.findall(r"Collected : (\d+)", done.stderr)[0])
-    (few, less), (many, more) = sorted(counts.items())
-    return round((more - less) / (many - few))
-
-
 def main() -> None:
     summary, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
@@ -393,7 +380,6 @@ def main() -> None:
     )
     parser.add_argument("name", nargs="*", help=f"which of {', '.join(PIECES)}; all when none is given")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--instructions", action="store_true", help="count instructions with valgrind instead")
     parser.add_argument("--repeat", type=int, metavar="N", help="just do it N times, for a profiler")
     arguments = parser.parse_args()
     names = arguments.name or list(PIECES)
@@ -404,11 +390,7 @@ def main() -> None:
         for name in names:
             asyncio.run(repeat(name, arguments.repeat))
         return
-    figures: dict[str, dict[str, float]]
-    if arguments.instructions:
-        figures = {name: {"instructions": instructions(name)} for name in names}
-    else:
-        figures = asyncio.run(measure(names))
+    figures = asyncio.run(measure(names))
     if arguments.json:
         print(json.dumps(figures))
         return

@@ -1,6 +1,6 @@
 """What ``--compress`` costs and saves: a gateway, clients that take compressed messages and clients that do not.
 
-    .venv/bin/python benchmarks/compression.py [--clients 200] [--messages 2000] [--bytes 1000]
+    .venv/bin/python benchmarks/deflate.py [--clients 200] [--messages 2000] [--bytes 1000]
 
 It runs a Redis or Valkey of this machine and one gateway with ``--compress``, and appends the same messages at a steady
 pace, twice: once for clients that offer what browsers offer, once for clients that offer nothing. The messages are JSON

@@ -406,5 +406,5 @@ def test_help_is_as_wide_as_the_terminal(channel: str) -> None:
 def test_errors_are_red(channel: str) -> None:
     with Terminal("sub", channel, "--from", "yesterday", env={}) as terminal:
         assert terminal.wait() == ExitCode.USAGE
-    assert re.match(r"\x1b\[1;31mrsws: \x1b\[0m\x1b\[31m'yesterday' is no place", terminal.shown)
-    assert run_main("sub", channel, "--from", "yesterday").stderr.startswith("rsws: 'yesterday'")
+    assert re.match(r"\x1b\[1;31mrsws: \x1b\[0m\x1b\[31m--from: 'yesterday' is no place", terminal.shown)
+    assert run_main("sub", channel, "--from", "yesterday").stderr.startswith("rsws: --from: 'yesterday'")

@@ -164,6 +164,15 @@ def about(*settings: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Let a :class:`UsageError` of the block begin with the argument that it is about, which is no setting."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{argument}: {error}") from None
+
+
 class SetupError(RswsError):
     """The gateway can't start; the text says what to do about it."""
 

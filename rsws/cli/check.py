@@ -41,6 +41,12 @@ _REDIS = (
 )
 
 
+def _names_of_checks(incomplete: str) -> list[str]:
+    from rsws.check.run import CHECKS
+
+    return [each.name for each in CHECKS if each.name.startswith(incomplete)]
+
+
 class Format(StrEnum):
     """The format of the report."""
 
@@ -73,7 +79,10 @@ def check(
         ),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option(metavar="CHECK", help="Leave out a check by its name; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="CHECK", help="Leave out a check by its name; may be repeated.", autocompletion=_names_of_checks
+        ),
     ] = None,
     no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Look at Redis alone.")] = False,
     no_redis: Annotated[bool, typer.Option("--no-redis", help="Look at the gateway alone.")] = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,15 +12,16 @@ import typer
 from rsws.cli import channel_names, terminal
 from rsws.cli.data import check_channel
 from rsws.cli.endpoint import redis_of
-from rsws.cli.exits import ExitCode, Failure, epilog
+from rsws.cli.exits import ExitCode, Failure, epilog, wire_error
 from rsws.cli.options import from_settings
-from rsws.errors import UsageError
+from rsws.errors import LoginRefused, RedisUnavailable, UsageError
 from rsws.settings import Settings
 from rsws.text import counted
 
 if TYPE_CHECKING:
     from rsws.redis.target import RedisTarget
     from rsws.streams.copying import Copier
+    from rsws.streams.router import Router
 
 EPILOG = epilog(
     "rsws copy redis://old redis://new",
@@ -87,7 +88,7 @@ class _Copying:
         Raises:
             RswsError: Something was not copied, or Ctrl-C has ended it.
         """
-        from rsws.streams.copying import Copier, running
+        from rsws.streams.copying import Copier
 
         main = asyncio.current_task()
         assert main is not None
@@ -95,7 +96,8 @@ class _Copying:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number, main)
         try:
-            async with running(source, self._warn) as from_, running(target, self._warn) as to:
+            async with AsyncExitStack() as stack:
+                from_, to = await self._reach(stack, "SRC", source), await self._reach(stack, "DST", target)
                 self._copier = Copier(from_, to, self._patterns, self._warn)
                 saying = asyncio.create_task(self._say())
                 try:
@@ -110,6 +112,24 @@ class _Copying:
             if self._copier is not None:
                 self._say_end(self._copier)
         self._judge()
+
+    async def _reach(self, stack: AsyncExitStack, which: str, redis: RedisTarget) -> Router:
+        """Return a router of one side.
+
+        Raises:
+            Failure: It can't be reached.
+            LoginRefused: It refused the login.
+        """
+        from rsws.streams.copying import running
+
+        try:
+            return await stack.enter_async_context(running(redis, self._warn))
+        except RedisUnavailable as error:
+            raise Failure(
+                f"{which}: {wire_error(error.cause.rstrip('.'), error.code)}", ExitCode.NOT_CONNECTED
+            ) from None
+        except LoginRefused as error:
+            raise LoginRefused(f"{which}: {error}") from None
 
     def _stop(self, number: signal.Signals, main: asyncio.Task[None]) -> None:
         if self._copier is None or self._told is not None:

@@ -18,7 +18,7 @@ from rsws.cli.exits import ExitCode, Failure
 from rsws.cli.options import TOKEN_SOURCE, raise_fault
 from rsws.cli.origins import FLAGS, flag, is_in_env_file, origin, variable
 from rsws.datadir import DataDir
-from rsws.errors import UsageError, about
+from rsws.errors import UsageError, about, naming
 from rsws.options import options
 from rsws.ownership import strangers
 from rsws.settings import ClientSettings, Settings, read_secret
@@ -194,14 +194,12 @@ def redis_of(text: str, what: str, settings: Settings) -> RedisTarget:
     from rsws.redis.url import TlsFiles
 
     tls = TlsFiles(settings.redis_tls_ca, settings.redis_tls_cert, settings.redis_tls_key)
-    try:
+    with naming(what):
         if not text.startswith("@"):
             return RedisTarget(text, settings.redis_timeout_s, tls)
         path = Path(text[1:])
         read = partial(read_secret, path, "Redis URL")
         return RedisTarget(read if path.is_file() else read(), settings.redis_timeout_s, tls)
-    except UsageError as error:
-        raise UsageError(f"{what}: {error}") from None
 
 
 def _tokens(settings: ClientSettings, token_in_url: str | None) -> list[_Token]:

@@ -20,6 +20,7 @@ from rsws.cli.gateway_http import decode, get, list_channels
 from rsws.cli.message_display import iso_time
 from rsws.cli.options import from_settings
 from rsws.cli.sources import Sources, find_sources, reading_redis
+from rsws.errors import about
 from rsws.protocol import StreamId, is_json
 from rsws.settings import ClientSettings, Settings
 
@@ -55,8 +56,10 @@ def info(
     from rsws.streams.fields import MessageFields
     from rsws.streams.retention import Rule
 
-    rules = [text for text in redis.retain if Rule.parse(text).names(channel)]
-    field = MessageFields(redis.field).of(channel).decode()
+    with about("retain"):
+        rules = [text for text in redis.retain if Rule.parse(text).names(channel)]
+    with about("field"):
+        field = MessageFields(redis.field).of(channel).decode()
     asyncio.run(_print(channel, find_sources(redis, client), rules, field))
 
 

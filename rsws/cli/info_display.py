@@ -12,6 +12,7 @@ from rsws.cli.message_display import clock
 from rsws.cli.sources import Sources
 from rsws.cli.units import shortened, size, span
 from rsws.protocol import StreamId
+from rsws.text import counted
 
 MOST_SHOWN = 20
 """The most groups, and the most subscriptions, that are shown."""
@@ -73,10 +74,10 @@ def _entry(entry: dict[str, Any]) -> str:
 def _groups(groups: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     for number, each in enumerate(groups[:MOST_SHOWN]):
         lag = "" if each["lag"] is None else f", lag {each['lag']:,}"
+        consumers = counted(each["consumers"], "consumer", "consumers")
         yield (
             "groups" if number == 0 else "",
-            f"{shortened(each['name'], 24)}: {each['pending']:,} pending at {each['consumers']:,} consumers{lag}, "
-            f"up to {each['lastId']}",
+            f"{shortened(each['name'], 24)}: {each['pending']:,} pending at {consumers}{lag}, up to {each['lastId']}",
         )
     if len(groups) > MOST_SHOWN:
         yield "", f"and {len(groups) - MOST_SHOWN:,} more"

@@ -129,6 +129,7 @@ def test_commands_options_and_values(shell: str) -> None:
         ("rsws bench fan", "fanout"),
         ("rsws sub --qui", "--quiet"),
         ("rsws sub news --output pre", "pretty"),
+        ("rsws check --skip open", "open-files"),
     ):
         words, code = complete(line, {}, shell, line.split()[-1])
         assert ([each.split(":")[0] for each in words], code) == ([found], 0)
@@ -183,6 +184,7 @@ def test_nobody_is_waited_for(tmp_path: Path) -> None:
             assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.usefixtures("patient")
 def test_no_server_is_started(tmp_path: Path) -> None:
     assert complete("rsws xadd ", {"RSWS_LOCAL_REDIS_PORT": str(free_port())}) == ([], 0)
     assert not (tmp_path / "data").exists()

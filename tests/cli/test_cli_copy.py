@@ -50,6 +50,7 @@ def test_a_url_from_a_file_is_not_shown(tmp_path: Path, channel: str) -> None:
         target.call("CONFIG", "SET", "requirepass", "other")
         refused = run_main("copy", *files, "--no-follow")
         assert refused.returncode == ExitCode.REFUSED
+        assert refused.stderr.startswith("rsws: DST: ")
         assert "hunter" not in done.stderr + refused.stderr
 
 
@@ -61,7 +62,11 @@ def test_a_url_from_a_file_is_not_shown(tmp_path: Path, channel: str) -> None:
         (["http://a", "redis://b"], ExitCode.USAGE, "SRC: "),
         (["redis://a", "@nowhere"], ExitCode.USAGE, "DST: the file of the Redis URL"),
         (["redis://a", "redis://b", "rsws:x"], ExitCode.USAGE, "rsws:"),
-        (["redis://127.0.0.1:1", "redis://b"], ExitCode.NOT_CONNECTED, "127.0.0.1:1"),
+        (
+            ["redis://127.0.0.1:1", "redis://b"],
+            ExitCode.NOT_CONNECTED,
+            "rsws: SRC: Redis can't be reached (redis://127",
+        ),
     ],
 )
 def test_what_can_not_be_copied(arguments: list[str], code: ExitCode, said: str) -> None:

@@ -78,6 +78,7 @@ def test_a_bad_channel_and_bad_json(
 
 PUB, XADD = ("pub", "news", "1"), ("xadd", "news", "1")
 SERVE, CHECK, TOKEN = ("serve", "--port", "0"), ("check", "--no-gateway"), ("token", "a=r")
+INFO = ("info", "news")
 BAD = [
     (PUB, "--url", "RSWS_URL", "http://x"),
     (PUB, "--token-file", "RSWS_TOKEN_FILE", "none"),
@@ -86,6 +87,8 @@ BAD = [
     (XADD, "--redis-url-file", "REDIS_URL_FILE", "none"),
     (XADD, "--redis-timeout", "RSWS_REDIS_TIMEOUT", "x"),
     (XADD, "--redis-tls-ca", "RSWS_REDIS_TLS_CA", "none"),
+    (INFO, "--retain", "RSWS_RETAIN", "x"),
+    (INFO, "--field", "RSWS_FIELD", "x"),
     (CHECK, "--retain", "RSWS_RETAIN", "x"),
     (CHECK, "--field", "RSWS_FIELD", "x"),
     (CHECK, "--admin", "RSWS_ADMIN", "x"),

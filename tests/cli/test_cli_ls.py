@@ -256,6 +256,8 @@ def test_a_channel_that_is_not_there(redis: RedisServer, served: Gateway, channe
 
 def test_who_subscribes(redis: RedisServer, served: Gateway, channel: str) -> None:
     ids = add(redis, channel, "1")
+    redis.call("XGROUP", "CREATE", channel, "workers", "0")
+    redis.call("XREADGROUP", "GROUP", "workers", "c", "STREAMS", channel, ">")
     with RswsProcess("sub", channel, "--from", "0", env=served.env) as subscriber:
         subscriber.wait_for(ids[0], stream="stdout")
         said = info(channel, env=served.env)
@@ -270,5 +272,6 @@ def test_who_subscribes(redis: RedisServer, served: Gateway, channel: str) -> No
             assert max(map(len, shown.splitlines())) <= 80
             assert re.search(r"^entries +1$", shown, re.MULTILINE)
             assert re.search(rf"^first +{ids[0]}  [\d:.]+  1$", shown, re.MULTILINE)
+            assert re.search(r"^groups +workers: 1 pending at 1 consumer,", shown, re.MULTILINE)
             assert re.search(r"^subscribers +1, 0 behind; 0 gaps told", shown, re.MULTILINE)
             assert re.search(rf"^ +{one['client']}: live, after {ids[0]}, 0B queued$", shown, re.MULTILINE)

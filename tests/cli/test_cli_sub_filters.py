@@ -134,6 +134,7 @@ def test_what_passes(gateway: Gateway, redis_server: RedisServer, channel: str) 
         ("", "\n"),
         ("{time:%Y-%m-%d %H:%M:%S}", "2023-11-14 22:13:21\n"),
         ("{time:%H:%M}", "22:13\n"),
+        ("{time:%-d %b %Y 100%%}", "14 Nov 2023 100%\n"),
         ("{time}", "2023-11-14T22:13:21.234+00:00\n"),
     ],
 )
@@ -175,6 +176,9 @@ def test_what_comes_of_a_message_is_no_line_of_its_own() -> None:
         (["--format", "\\x"], "there is no \\x"),
         (["--format", "{id:zz}"], "'zz' is no alignment"),
         (["--format", "{id:>99999999999}"], "is no alignment"),
+        (["--format", "{time:%H:%Q}"], "%Q is no part of a time"),
+        (["--from", "yesterday"], "--from: 'yesterday' is no place to start"),
+        (["--until", "tomorrow"], "--until: 'tomorrow' is no place to stop"),
         (["--format", "{id}", "--pretty"], "--format says all of a line"),
         (["--format", "{id}", "-o", "raw"], "--format says all of a line"),
     ],

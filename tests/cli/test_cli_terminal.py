@@ -204,7 +204,7 @@ def test_a_message_is_written_in_an_editor(
             ('/text {"not json', None, "", "stored "),
             ("/edit", r'\{"text":"\{\\"not json"\}', "first|[2]", "stored (?s:.*)stored "),
             ("/edit", r"\[2\]", "", "nothing was saved, and nothing is sent"),
-            ("/edit", r"\[2\]", "sent?|{", r"line 2: not JSON: \{ - fix it; .*; /edit opens it again"),
+            ("/edit", r"\[2\]", "sent?|{", r"line 2: not JSON: fix it, .*: \{; /edit opens it again"),
             ("/edit", r"sent\?\n\{", '{|"n": 3}', "stored "),
         ):
             shown = len(terminal.text)
@@ -251,18 +251,20 @@ def test_each_line_that_is_pasted_is_a_message(gateway: Gateway, redis_server: R
 
 
 def test_broken_json_is_not_sent_and_can_be_mended(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
-    with Terminal("pub", channel, env=gateway.env, columns=100) as terminal:
+    with Terminal("pub", channel, env=gateway.env, columns=80) as terminal:
         terminal.wait_for(f"{channel}>")
         for broken, rest in (('{"user":"budi"', "}"), ("[1, 2", "]"), ('"hi', '"')):
             shown = len(terminal.text)
             terminal.type(f"{broken}\r")
-            terminal.wait_for(f"not JSON: {re.escape(broken)} - fix it", after=shown)
+            terminal.wait_for(
+                f"not JSON: fix it, or send it as text with /text in front: {re.escape(broken)}", after=shown
+            )
             shown = len(terminal.text)
             terminal.type(f"\x05{rest}\r")  # Ctrl-E goes to the end of the line
             terminal.wait_for(rf"stored .*\n(?s:.*){channel}>", after=shown)
         shown = len(terminal.text)
         paste(terminal, "good", '{"bad"', "good, too")
-        terminal.wait_for(r"line 2: not JSON: \{\"bad\" - fix it", after=shown)
+        terminal.wait_for(r"line 2: not JSON: fix it, or send it as text with /text in front: \{\"bad\"", after=shown)
         terminal.type("\x03\x04")
         assert terminal.wait() == ExitCode.DONE
     assert [data for _, data in messages_in(redis_server, channel)] == ['{"user":"budi"}', "[1, 2]", '"hi"']
@@ -274,7 +276,7 @@ def test_broken_json_is_not_sent_from_a_dumb_terminal(
     with Terminal("pub", channel, env=gateway.env | {"TERM": "dumb"}, columns=100) as terminal:
         terminal.wait_for(f"{channel}>")
         terminal.type('{"user":"budi"\r')
-        terminal.wait_for(rf'not JSON: \{{"user":"budi" - fix it(?s:.*)\n{channel}>')
+        terminal.wait_for(rf'not JSON: fix it, .*: \{{"user":"budi"(?s:.*)\n{channel}>')
     assert messages_in(redis_server, channel) == []
 
 
@@ -404,5 +406,5 @@ def test_help_is_as_wide_as_the_terminal(channel: str) -> None:
 def test_errors_are_red(channel: str) -> None:
     with Terminal("sub", channel, "--from", "yesterday", env={}) as terminal:
         assert terminal.wait() == ExitCode.USAGE
-    assert re.match(r"\x1b\[1;31mrsws: \x1b\[0m\x1b\[31m'yesterday' is no place", terminal.shown)
-    assert run_main("sub", channel, "--from", "yesterday").stderr.startswith("rsws: 'yesterday'")
+    assert re.match(r"\x1b\[1;31mrsws: \x1b\[0m\x1b\[31m--from: 'yesterday' is no place", terminal.shown)
+    assert run_main("sub", channel, "--from", "yesterday").stderr.startswith("rsws: --from: 'yesterday'")

@@ -41,7 +41,7 @@ def message_of(line: bytes) -> bytes:
     """
     if line.startswith((b"{", b"[", b'"')) and not is_json(line):
         shown = line.decode(errors="replace")[:SHOWN_CHARACTERS]
-        raise UsageError(f'not JSON: {shown} - fix it; what begins with {{, [ or " has to be JSON')
+        raise UsageError(f"not JSON: fix it, or send it as text with /text in front: {shown}")
     return as_message(line, text=not is_json(line))
 
 

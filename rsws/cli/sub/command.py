@@ -27,7 +27,7 @@ from rsws.cli.sub.run import Plan, Run
 from rsws.cli.sub.sinks import Executing, Printing, Sink
 from rsws.cli.sub.state import Positions
 from rsws.cli.sub.templates import Template
-from rsws.errors import UsageError
+from rsws.errors import UsageError, naming
 from rsws.settings import ClientSettings
 from rsws.starts import parse_start, parse_until
 
@@ -212,9 +212,13 @@ def sub(
     if parallel is not None and execute is None:
         raise UsageError("--exec-parallel is of use with --exec alone")
     wanted = Filter.of(regexes("--include", include), regexes("--exclude", exclude), map(Where.parse, where or ()))
+    with naming("--until"):
+        last = None if until is None else parse_until(until)
+    with naming("--from"):
+        first = parse_start(start)
     extent = Extent(
         follow=not no_follow,
-        until=None if until is None else parse_until(until),
+        until=last,
         end=end,
         exit_on_gap=on_gap is OnGap.EXIT,
     )
@@ -222,7 +226,7 @@ def sub(
     plan = Plan(
         channels=[channel for channel in channels if channel not in patterns],
         patterns=patterns,
-        start=parse_start(start),
+        start=first,
         extent=extent,
         count=count,
         merge=not no_merge and (len(channels) > 1 or bool(patterns)),

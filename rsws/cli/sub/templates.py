@@ -96,11 +96,20 @@ def _field(text: str, at: int) -> tuple[Part, int]:
 
 def _value(place: Place, spec: str) -> Callable[[Message], str]:
     if place.field == "time":
-        datetime.now().strftime(spec)  # a ValueError here, not at the first message
+        _check_time(spec)
         return partial(_time, spec)
     if not _ALIGNMENT.fullmatch(spec):
         raise ValueError(f"{spec!r} is no alignment: write as in {{{place.field}:<12}}; only time has %H and the like")
     return lambda message: format(_text(place, message), spec)
+
+
+def _check_time(spec: str) -> None:
+    """Raise a ValueError here, and not at the first message: libraries of C print what they do not know as it is."""
+    now = datetime.now()
+    for each in re.findall(r"%[-_0^#]*[EO:]*.", spec):
+        if each != "%%" and now.strftime(each) == each:
+            raise ValueError(f"{each} is no part of a time: see strftime, which knows %Y, %m, %d, %H, %M, %S")
+    now.strftime(spec)
 
 
 def _text(place: Place, message: Message) -> str:

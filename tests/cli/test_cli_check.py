@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from kit.cli import Gateway, Terminal, call_main, run_main, serving
-from kit.support import RedisServer, free_port
+from kit.support import RedisServer, free_port, run_rsws
 
 Env = dict[str, str | None]
 
@@ -25,6 +25,7 @@ def redis() -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def served(redis: RedisServer) -> Iterator[Gateway]:
     with serving(redis.url) as running:
+        assert run_rsws("sub", "c", "--from", "0", "--no-follow", env=running.env).returncode == 0  # Redis is reached
         yield running
 
 
@@ -41,7 +42,7 @@ def test_all_is_well_in_each_format(env: Env, redis: RedisServer, capfd: pytest.
 
     skip = ["--skip", "version"]
     text = run_main("check", *skip, env=env)
-    assert (text.returncode, text.stderr) == (0, "")
+    assert (text.returncode, text.stderr) == (0, ""), text.stdout
     assert text.stdout.splitlines()[0] == f"gateway   {env['RSWS_URL']}"
     assert re.search(r"^fine      .*\bround-trip\b", text.stdout, re.MULTILINE)
     assert re.search(r"^ok        1 note, \d\d checks fine$", text.stdout.splitlines()[-1])

@@ -7,11 +7,13 @@ import os
 import re
 from collections.abc import Iterator
 from unittest import mock
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
 from kit.cli import Gateway, Terminal, call_main, run_main, serving
-from kit.support import RedisServer, free_port, run_rsws
+from kit.support import RedisServer, eventually, free_port
 
 Env = dict[str, str | None]
 
@@ -22,10 +24,18 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
+def is_ready(url: str) -> bool:
+    try:
+        with urlopen(f"http{url.removeprefix('ws')}/readyz"):
+            return True
+    except HTTPError:  # 503: it has not reached its Redis yet
+        return False
+
+
 @pytest.fixture(scope="module")
 def served(redis: RedisServer) -> Iterator[Gateway]:
     with serving(redis.url) as running:
-        assert run_rsws("sub", "c", "--from", "0", "--no-follow", env=running.env).returncode == 0  # Redis is reached
+        eventually(lambda: is_ready(running.url), what="readiness")
         yield running
 
 

@@ -19,8 +19,11 @@ export function adapter(gateway, token, longPollMs) {
     return answer;
   };
   const latest = async ({ channel }) => {
-    const { channels } = await (await ask(`?match=${channel}`)).json();
-    return channels.length ? encode(channels[0].lastId) : BEGINNING;
+    let page = { cursor: "" };
+    do {
+      page = await (await ask(`?match=${channel}&cursor=${encodeURIComponent(page.cursor)}`)).json();
+    } while (!page.channels.length && page.cursor !== null);
+    return page.channels.length ? encode(page.channels[0].lastId) : BEGINNING;
   };
 
   async function append({ isJson, channel }, body) {

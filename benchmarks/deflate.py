@@ -16,8 +16,10 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from channels import redis_server
 
@@ -88,31 +90,39 @@ async def settled(clients: Sequence[Client]) -> int:
     return total
 
 
-async def measure(
-    pid: int, port: int, link: RedisLink, arguments: argparse.Namespace, headers: str
-) -> tuple[float, float]:
+async def measure(gateway: Gateway, arguments: argparse.Namespace, headers: str) -> tuple[float, float]:
     """CPU microseconds and bytes for one delivery."""
     channel = f"benchmark:{'compressed' if headers else 'plain'}"
     loop = asyncio.get_running_loop()
     pairs = [
-        await loop.create_connection(lambda: Client(channel, headers), "127.0.0.1", port)
+        await loop.create_connection(lambda: Client(channel, headers), "127.0.0.1", gateway.port)
         for _ in range(arguments.clients)
     ]
     clients = [client for _, client in pairs]
-    bytes_before, cpu_before_s = await settled(clients), cpu_s(pid)
+    bytes_before, cpu_before_s = await settled(clients), cpu_s(gateway.pid)
     for number in range(arguments.messages):
-        await link.call(b"XADD", channel.encode(), b"*", b"messageData", message(number, arguments.bytes))
+        await gateway.link.call(b"XADD", channel.encode(), b"*", b"messageData", message(number, arguments.bytes))
         await asyncio.sleep(PAUSE_S)
-    total_bytes, spent_s = await settled(clients) - bytes_before, cpu_s(pid) - cpu_before_s
+    total_bytes, spent_s = await settled(clients) - bytes_before, cpu_s(gateway.pid) - cpu_before_s
     for transport, _ in pairs:
         transport.abort()
     deliveries = arguments.messages * arguments.clients
     return spent_s / deliveries * 1e6, total_bytes / deliveries
 
 
-async def run(arguments: argparse.Namespace, redis_port: int) -> None:
+class Gateway(NamedTuple):
+    """A gateway that runs, and a link to its Redis."""
+
+    pid: int
+    port: int
+    link: RedisLink
+
+
+@asynccontextmanager
+async def serving(redis_port: int, *options: str) -> AsyncIterator[Gateway]:
+    """``rsws serve OPTIONS``, until the block is left."""
     environment = os.environ | {"REDIS_URL": f"redis://127.0.0.1:{redis_port}", "WEBSOCKET_SECRET_KEY": KEY}
-    command = [sys.executable, "-m", "rsws", "serve", "--port", "0", "--compress"]
+    command = [sys.executable, "-m", "rsws", "serve", "--port", "0", *options]
     gateway = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
     link = RedisLink(RedisTarget(f"redis://127.0.0.1:{redis_port}", 5), "benchmark")
     running = asyncio.create_task(link.run())
@@ -122,15 +132,20 @@ async def run(arguments: argparse.Namespace, redis_port: int) -> None:
             assert line, "the gateway did not start"
         port = int(line.split(b"url=")[1].split()[0].rpartition(b":")[2])
         reading = asyncio.create_task(gateway.stderr.read())
-        print("clients that offer      CPU us/delivery   bytes/delivery")
-        for name, headers in (("nothing", ""), ("permessage-deflate", OFFER)):
-            spent_us, size = await measure(gateway.pid, port, link, arguments, headers)
-            print(f"{name:22} {spent_us:16.1f} {size:16.0f}")
+        yield Gateway(gateway.pid, port, link)
     finally:
         running.cancel()
         gateway.terminate()
         await gateway.wait()
     await reading
+
+
+async def run(arguments: argparse.Namespace, redis_port: int) -> None:
+    async with serving(redis_port, "--compress") as gateway:
+        print("clients that offer      CPU us/delivery   bytes/delivery")
+        for name, headers in (("nothing", ""), ("permessage-deflate", OFFER)):
+            spent_us, size = await measure(gateway, arguments, headers)
+            print(f"{name:22} {spent_us:16.1f} {size:16.0f}")
 
 
 def main() -> None:

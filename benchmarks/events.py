@@ -10,16 +10,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
-import subprocess
-import sys
 
 from channels import redis_server
-from deflate import KEY, Client, cpu_s, message, settled
-
-from rsws.redis.link import RedisLink
-from rsws.redis.target import RedisTarget
+from deflate import KEY, Client, Gateway, cpu_s, message, serving, settled
 
 PAUSE_S = 0.04
 BATCHES = (1, 16)
@@ -42,23 +36,25 @@ class Subscriber(Client):
             transport.write((REQUEST % (self.channel, KEY, self._kind)).encode())
 
 
-async def measure(pid: int, port: int, link: RedisLink, arguments: argparse.Namespace, kind: str, batch: int) -> float:
+async def measure(gateway: Gateway, arguments: argparse.Namespace, kind: str, batch: int) -> float:
     """CPU microseconds for one delivery."""
     channel = f"benchmark:{kind.partition('/')[2] or kind}"
     loop = asyncio.get_running_loop()
     pairs = [
-        await loop.create_connection(lambda: Subscriber(channel, kind), "127.0.0.1", port)
+        await loop.create_connection(lambda: Subscriber(channel, kind), "127.0.0.1", gateway.port)
         for _ in range(arguments.clients)
     ]
     clients = [client for _, client in pairs]
     await settled(clients)
-    cpu_before_s = cpu_s(pid)
+    cpu_before_s = cpu_s(gateway.pid)
     for number in range(arguments.messages):
         texts = [message(number * batch + each, arguments.bytes) for each in range(batch)]
-        await asyncio.gather(*[link.call(b"XADD", channel.encode(), b"*", b"messageData", text) for text in texts])
+        await asyncio.gather(
+            *[gateway.link.call(b"XADD", channel.encode(), b"*", b"messageData", text) for text in texts]
+        )
         await asyncio.sleep(PAUSE_S)
     await settled(clients)
-    spent_s = cpu_s(pid) - cpu_before_s
+    spent_s = cpu_s(gateway.pid) - cpu_before_s
     for transport, _ in pairs:
         transport.abort()
     deliveries: int = arguments.messages * batch * arguments.clients
@@ -66,32 +62,17 @@ async def measure(pid: int, port: int, link: RedisLink, arguments: argparse.Name
 
 
 async def run(arguments: argparse.Namespace, redis_port: int) -> None:
-    environment = os.environ | {"REDIS_URL": f"redis://127.0.0.1:{redis_port}", "WEBSOCKET_SECRET_KEY": KEY}
-    command = [sys.executable, "-m", "rsws", "serve", "--port", "0", "--attempt-rate", "0"]
-    gateway = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
-    link = RedisLink(RedisTarget(f"redis://127.0.0.1:{redis_port}", 5), "benchmark")
-    running = asyncio.create_task(link.run())
-    try:
-        assert gateway.stderr is not None
-        while b"listening url=" not in (line := await gateway.stderr.readline()):
-            assert line, "the gateway did not start"
-        port = int(line.split(b"url=")[1].split()[0].rpartition(b":")[2])
-        reading = asyncio.create_task(gateway.stderr.read())
+    async with serving(redis_port, "--attempt-rate", "0") as gateway:
         print("messages at once   clients                CPU us/delivery   beside WebSockets")
         for batch in BATCHES:
             spent: dict[str, list[float]] = {kind: [] for kind in KINDS}
             for _ in range(arguments.rounds):
                 for kind, costs in spent.items():
-                    costs.append(await measure(gateway.pid, port, link, arguments, kind, batch))
+                    costs.append(await measure(gateway, arguments, kind, batch))
             for kind, costs in spent.items():
                 ratios = [cost / usual for cost, usual in zip(costs, spent[KINDS[0]], strict=True)]
                 ratio = statistics.median(ratios)
                 print(f"{batch:16}   {kind:22} {statistics.median(costs):15.2f} {ratio:19.2f}", flush=True)
-    finally:
-        running.cancel()
-        gateway.terminate()
-        await gateway.wait()
-    await reading
 
 
 def main() -> None:

@@ -192,6 +192,12 @@ def test_a_python_backend_says_that_redis_is_gone() -> None:
 # --- an answer that is streamed ---
 
 
+def calls(redis: RedisServer, command: str) -> int:
+    """How often clients have called ``command`` of ``redis``."""
+    [found] = re.findall(rf"cmdstat_{command}:calls=(\d+)", redis.call("INFO", "commandstats").decode()) or ["0"]
+    return int(found)
+
+
 def test_an_answer_is_streamed_and_found_again_after_a_reload(browser: Page, gateway: Gateway) -> None:
     script, page = EXAMPLES / "llm_backend.py", EXAMPLES / "llm_page.html"
     environment = os.environ | {"REDIS_URL": gateway.redis.url, "PAUSE_S": "0.02"}
@@ -199,6 +205,7 @@ def test_an_answer_is_streamed_and_found_again_after_a_reload(browser: Page, gat
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as backend:
         assert backend.stdout is not None
         assert backend.stdout.readline() == "waiting for questions\n"
+        eventually(lambda: calls(gateway.redis, "xread") > 1, what="a wait for questions after another")
         given = {"gateway": f"127.0.0.1:{gateway.port}", "token": KEY}
         browser.open(f"{page.as_uri()}?{urlencode(given)}")
 

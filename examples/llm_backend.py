@@ -52,7 +52,8 @@ async def main() -> None:
     print("waiting for questions", flush=True)
     async with redis, asyncio.TaskGroup() as answers:
         while True:
-            found: Any = await redis.xread({"questions": position}, block=1000)  # redis-py gives up on a reply after 5 s
+            # Not without an end: redis-py gives up on a reply after five seconds.
+            found: Any = await redis.xread({"questions": position}, block=1000)
             for entry, fields in found[0][1] if found else []:
                 position = entry
                 with suppress(KeyError, TypeError, ValueError):  # what is no question is passed over

@@ -278,6 +278,8 @@ class Session(MessageHandler, TokenHolder):
         if request.producer is not None:
             once = IdempotencyKey(request.producer, request.message_id, self._producer_window_s)
         self._streams.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
+        if request.channel not in self._subscriptions:
+            self._hub.read_behind(request.channel)
 
     def _is_over_rate(self, request: Publish, messages: Bucket, volume: Bucket) -> bool:
         """Refuse a publish for which its client has to wait; return whether it did."""

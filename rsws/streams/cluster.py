@@ -203,6 +203,12 @@ class Cluster(Streams):
         if followed is not None and followed.primary is not None:
             followed.primary.reader.unfollow(name)
 
+    def read_behind(self, name: str) -> None:
+        """See :meth:`rsws.streams.primary.Primary.read_behind`."""
+        followed = self._followed.get(name)
+        if followed is not None and followed.primary is not None:
+            followed.primary.read_behind(name)
+
     def is_told_of(self, name: str) -> bool:
         """See :meth:`rsws.streams.reader.Reader.is_told_of`."""
         followed = self._followed.get(name)

@@ -93,6 +93,11 @@ class Primary:
         """Whether nothing waits for it."""
         return not self.commands.held_bytes and not self.history.held_bytes
 
+    def read_behind(self, name: str) -> None:
+        """Read a followed stream behind what was appended to it just now, if that leaves at the end of this turn."""
+        if not self.commands.is_busy:
+            self.reader.read_behind(name)
+
     def close(self, cause: str) -> None:
         """Refuse what waits and all that is still asked: :meth:`run` has ended for good."""
         self.commands.close(cause)

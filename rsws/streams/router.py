@@ -199,6 +199,10 @@ class Router(Streams):
         """See :meth:`rsws.streams.reader.Reader.unfollow`."""
         self._reader.unfollow(name)
 
+    def read_behind(self, name: str) -> None:
+        """See :meth:`rsws.streams.primary.Primary.read_behind`."""
+        self._servers.read_behind(name)
+
     def is_told_of(self, name: str) -> bool:
         """See :meth:`rsws.streams.reader.Reader.is_told_of`."""
         return self._reader.is_told_of(name)

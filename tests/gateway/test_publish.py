@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
+from kit.faults import Proxy, Way, command_calls
 from kit.gateway import (
     FORMAT_TEXT,
     add,
@@ -14,9 +16,11 @@ from kit.gateway import (
     connect,
     entries,
     gateway,
+    until,
 )
 from kit.odd_data import ODD_DATA
 from kit.support import RedisServer, free_port
+from rsws.gateway.limits import DEFAULTS
 
 both_loops = pytest.mark.usefixtures("event_loop_kind")
 
@@ -49,6 +53,38 @@ async def test_data_is_carried_byte_for_byte(redis_server: RedisServer, channel:
         await client.subscribe(channel)
         for (stream_id, _), data in zip(entries(redis_server, channel), ODD_DATA, strict=True):
             await client.expect(f'{{"event":"message","channel":"{channel}","streamId":"{stream_id}","data":{data}}}')
+
+
+@both_loops
+@async_test
+async def test_it_is_read_without_waiting_for_redis_to_tell(own_redis: RedisServer, channel: str) -> None:
+    limits = replace(DEFAULTS, streams=replace(DEFAULTS.streams, gather_s=0, role_check_s=60))
+    async with (
+        Proxy(own_redis.port) as link,
+        gateway(link.redis_url, limits) as server,
+        connect(server) as client,
+        connect(server) as other,
+    ):
+        await client.subscribe(channel)
+        first = await other.publish(channel, 1)
+        assert await client.message(channel) == (first, 1)
+        await until(lambda: server.server.redis.is_told_of(channel))
+        reads = command_calls(own_redis, "xrange")
+        with link.black_hole(Way.DOWN):
+            await other.send(action="publish", channel=channel, data=2, messageId="m")
+            await until(lambda: command_calls(own_redis, "xrange") > reads)
+        ack, message = await other.next(), await client.message(channel)
+        assert (ack["status"], message) == ("ack", (ack["streamId"], 2))
+
+
+@both_loops
+@async_test
+async def test_who_subscribes_to_what_it_publishes_has_the_ack_first(redis_server: RedisServer, channel: str) -> None:
+    async with gateway(redis_server.url) as server, connect(server) as client:
+        await client.subscribe(channel)
+        for number in range(20):
+            stream_id = await client.publish(channel, number)
+            assert await client.message(channel) == (stream_id, number)
 
 
 @both_loops

@@ -25,6 +25,8 @@ from rsws.streams.router import Router
 
 log = logging.getLogger("rsws.gateway")
 
+FEW_LISTENERS = 8
+"""The listeners that are written to in less time than a round trip to Redis takes."""
 POISON_CHANNELS = 1000
 """The maximum number of channels whose skipped entries are counted; the one without any for longest is forgotten."""
 
@@ -155,6 +157,16 @@ class Hub:
         look = self._look(request.channel)
         self._streams.look(request.channel, partial(self._looked, opening, look))
         return opening
+
+    def read_behind(self, name: str) -> None:
+        """Have a channel with few listeners read right behind an append to it, which has just been asked for.
+
+        The message mostly comes before the ack then, and so this is not for one who listens, nor for many, for whom the
+        ack would have to wait.
+        """
+        channel = self._channels.get(name)
+        if channel is not None and len(channel.listeners) <= FEW_LISTENERS:
+            self._streams.read_behind(name)
 
     def _looked(self, opening: Opening, look: _Look, bounds: StreamBounds | StoreError) -> None:
         if self._portions.has_room():

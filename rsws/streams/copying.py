@@ -112,6 +112,7 @@ class Copier:
         self._ends = Ends(source, target, reading, writing, Inserter(target, writing))
         self._glob = redis_glob(patterns[0] if len(patterns) == 1 else "*")
         self._patterns = Patterns(patterns or ["*"])
+        self._names = [name for name in patterns if "*" not in name]
         self.streams: dict[str, CopiedStream] = {}
         self._unnamed: set[bytes] = set()
         """The keys that are streams and can't be channels."""
@@ -150,6 +151,11 @@ class Copier:
         """The streams of which nothing more is copied."""
         return [each for each in self.streams.values() if each.refusal is not None]
 
+    @property
+    def missing(self) -> list[str]:
+        """The names of which the source has no stream; none before it has been looked for."""
+        return [name for name in self._names if name not in self.streams] if self._was_scanned else []
+
     async def run(self, *, follow: bool) -> None:
         """Copy until :meth:`stop` is called; without ``follow`` until the end of each stream.
 
@@ -179,7 +185,10 @@ class Copier:
         while True:
             started = time.monotonic()
             await self._scan()
-            self._was_scanned = True
+            is_first, self._was_scanned = not self._was_scanned, True
+            if is_first:
+                for name in self.missing:
+                    self._warn(f"{name}: no such stream in the source{' yet' if self._follow else ''}")
             self._settle()
             if not self._follow:
                 return

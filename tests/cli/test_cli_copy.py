@@ -37,6 +37,15 @@ def test_once(redis_server: RedisServer, new_server: RedisServer, channel: str) 
     assert new_server.call("XRANGE", channel, "-", "+") == redis_server.call("XRANGE", channel, "-", "+")
 
 
+def test_a_name_without_a_stream(redis_server: RedisServer, new_server: RedisServer, channel: str) -> None:
+    redis_server.call("XADD", channel, "1-0", "messageData", "1")
+    done = run_main("copy", redis_server.url, new_server.url, channel, f"{channel}z", f"{channel}y*", "--no-follow")
+    assert done.returncode == ExitCode.ERROR
+    assert f"rsws: {channel}z: no such stream in the source\n" in done.stderr
+    assert done.stderr.endswith("rsws: 1 stream is not there, see above\n")
+    assert new_server.call("XLEN", channel) == 1
+
+
 def test_a_url_from_a_file_is_not_shown(tmp_path: Path, channel: str) -> None:
     with RedisServer(requirepass="hunter2") as source, RedisServer(requirepass="hunter3") as target:
         source.call("XADD", channel, "1-0", "messageData", "1")

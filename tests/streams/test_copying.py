@@ -129,10 +129,9 @@ async def test_which_streams(redis_server: RedisServer, new_server: RedisServer,
     assert list(special.copier.streams) == [f"{channel}[x]1"]
     some = await copied(redis_server.url, new_server.url, f"{channel}*", f"rsws:{channel}")
     assert sorted(some.copier.streams) == [channel, f"{channel}?1", f"{channel}[x]1", f"{channel}x1"]
-    *left_out, missing = some.said
-    assert [said for said in left_out if "is not copied: " in said] == left_out
+    left_out, missing = some.said
+    assert "is not copied: " in left_out
     assert missing == f"rsws:{channel}: no such stream in the source"
-    assert len(some.said) == 1
     assert not new_server.call("EXISTS", odd, f"rsws:{channel}", f"{channel}-string")
 
 

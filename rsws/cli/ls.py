@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from rsws.cli import channel_names, stdio, terminal
 from rsws.cli.catalogue import Catalogue, Row, Sort, arranged, look, with_rates
 from rsws.cli.endpoint import REDIS_OPTIONS
-from rsws.cli.exits import epilog
+from rsws.cli.exits import ExitCode, Failure, epilog
 from rsws.cli.options import finite, from_settings
 from rsws.cli.sources import Sources, find_sources
 from rsws.errors import UsageError
@@ -49,7 +50,9 @@ def ls(
     rate: Annotated[
         bool, typer.Option("--rate", help="Look twice, a second apart, and say how much comes; --sort rate does, too.")
     ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on looking, until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on looking, until Ctrl-C; also when Redis or the gateway is away.")
+    ] = False,
     every: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.2, callback=finite, help="How often --watch looks.")
     ] = 2,
@@ -113,15 +116,33 @@ class _Listing:
         from rsws.cli.ls_display import LiveTable
 
         with LiveTable(self._sources) as table:
-            while True:
-                rows = await self._look()
-                table.show(arranged(rows, self._sort, self._limit, reverse=self._reverse), len(rows))
-                await asyncio.sleep(every_s)
+            async for rows in self._looks(every_s):
+                if isinstance(rows, Failure):
+                    table.show_trouble(str(rows))
+                else:
+                    table.show(arranged(rows, self._sort, self._limit, reverse=self._reverse), len(rows))
 
     async def _print_all(self, every_s: float) -> None:
+        is_away = False
+        async for rows in self._looks(every_s):
+            if not isinstance(rows, Failure):
+                await self._write(rows, has_rates=True)
+            elif not is_away:
+                terminal.print_line(terminal.format_warning(f"{rows}; trying again"))
+            is_away = isinstance(rows, Failure)
+
+    async def _looks(self, every_s: float) -> AsyncIterator[list[Row] | Failure]:
+        """Yield what is found, again and again; or why nobody can be asked, where that was not so at the beginning."""
+        found: list[Row] | Failure = await self._look()
         while True:
-            await self._write(await self._look(), has_rates=True)
+            yield found
             await asyncio.sleep(every_s)
+            try:
+                found = await self._look()
+            except Failure as error:
+                if error.code is not ExitCode.NOT_CONNECTED:
+                    raise
+                found = error
 
     async def _look(self) -> list[Row]:
         found: Catalogue = await look(self._sources, self._pattern, self._channels)

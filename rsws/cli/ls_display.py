@@ -50,6 +50,7 @@ class LiveTable:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
+        self._table = Table()
         self._live = Live(console=terminal.stdout(), auto_refresh=False, vertical_overflow="crop")
 
     def __enter__(self) -> Self:
@@ -62,10 +63,17 @@ class LiveTable:
     def show(self, rows: Sequence[Row], total: int) -> None:
         """Show other rows."""
         shown = rows[: max(1, terminal.stdout().height - AROUND)]
-        table = _table(shown, self._sources, has_rates=True)
-        table.caption = _summary(shown, total, self._sources)
-        table.caption_justify = "left"
-        self._live.update(table, refresh=True)
+        self._table = _table(shown, self._sources, has_rates=True)
+        self._show(_summary(shown, total, self._sources))
+
+    def show_trouble(self, why: str) -> None:
+        """Show below the rows of before why there are no new ones."""
+        self._show(Text(why, style="red"))
+
+    def _show(self, caption: Text) -> None:
+        self._table.caption = caption
+        self._table.caption_justify = "left"
+        self._live.update(self._table, refresh=True)
 
 
 def _table(rows: Sequence[Row], sources: Sources, *, has_rates: bool) -> Table:

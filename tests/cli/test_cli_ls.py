@@ -121,6 +121,24 @@ def test_rates(redis: RedisServer, channel: str, env: Env) -> None:
     assert (busy["rate"], quiet["rate"]) == (0, 0)
 
 
+def test_whoever_watches_waits_for_redis(own_redis: RedisServer, channel: str) -> None:
+    env: Env = {"REDIS_URL": own_redis.url}
+    add(own_redis, channel, "1")
+    with RswsProcess("ls", "--watch", "--every", "0.2", env=env) as process:
+        with Terminal("ls", "--watch", "--every", "0.2", env=env) as terminal:
+            process.wait_for(channel, stream="stdout")
+            terminal.wait_for(f"{channel} +1 ")
+            own_redis.kill()
+            process.wait_for("; trying again")
+            terminal.wait_for("Redis can't be reached")
+            own_redis.start()
+            add(own_redis, f"{channel}.later", "1")
+            process.wait_for(f"{channel}.later", stream="stdout")
+            terminal.wait_for(f"{channel}.later +1 ")
+        assert process.stop(signal.SIGINT) == ExitCode.INTERRUPTED
+        assert len([line for line in process.stderr if "trying again" in line]) == 1
+
+
 def test_through_a_gateway(served: Gateway, redis: RedisServer, channel: str) -> None:
     ids = add(redis, channel, "1", "2")
     add(redis, f"{channel}.b", "1")

@@ -35,6 +35,7 @@ from kit.faults import (
 )
 from kit.gateway import (
     KEY,
+    NOTHING_ELSE_ASKED,
     PATIENCE_S,
     Client,
     add,
@@ -73,7 +74,7 @@ async def behind_a_proxy(redis: RedisServer, **settings: Any) -> AsyncIterator[t
     """A gateway that reaches Redis through a proxy, and a client of it."""
     async with (
         Proxy(redis.port) as link,
-        gateway(link.redis_url, **{"redis_timeout_s": 0.5} | settings) as server,
+        gateway(link.redis_url, NOTHING_ELSE_ASKED, **{"redis_timeout_s": 0.5} | settings) as server,
         connect(server) as client,
     ):
         await until_status(server, "/readyz", 200)

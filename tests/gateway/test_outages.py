@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from kit.gateway import (
+    NOTHING_ELSE_ASKED,
     Client,
     add,
     async_test,
@@ -68,7 +69,7 @@ async def test_redis_out_of_reach_at_the_start_and_there_later(channel: str) -> 
 
 @async_test
 async def test_a_redis_that_does_not_answer_any_more(own_redis: RedisServer, channel: str) -> None:
-    async with gateway(own_redis.url, redis_timeout_s=0.3) as server, connect(server) as client:
+    async with gateway(own_redis.url, NOTHING_ELSE_ASKED, redis_timeout_s=0.3) as server, connect(server) as client:
         await client.publish(channel, 1)
         own_redis.pause()
         try:

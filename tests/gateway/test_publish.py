@@ -11,6 +11,7 @@ import pytest
 from kit.faults import Proxy, Way, command_calls
 from kit.gateway import (
     FORMAT_TEXT,
+    NOTHING_ELSE_ASKED,
     add,
     async_test,
     connect,
@@ -20,7 +21,6 @@ from kit.gateway import (
 )
 from kit.odd_data import ODD_DATA
 from kit.support import RedisServer, free_port
-from rsws.gateway.limits import DEFAULTS
 
 both_loops = pytest.mark.usefixtures("event_loop_kind")
 
@@ -58,7 +58,7 @@ async def test_data_is_carried_byte_for_byte(redis_server: RedisServer, channel:
 @both_loops
 @async_test
 async def test_it_is_read_without_waiting_for_redis_to_tell(own_redis: RedisServer, channel: str) -> None:
-    limits = replace(DEFAULTS, streams=replace(DEFAULTS.streams, gather_s=0, role_check_s=60))
+    limits = replace(NOTHING_ELSE_ASKED, streams=replace(NOTHING_ELSE_ASKED.streams, gather_s=0))
     async with (
         Proxy(own_redis.port) as link,
         gateway(link.redis_url, limits) as server,

@@ -86,7 +86,7 @@ async def test_floods_take_turns_and_each_is_answered_in_the_end(
     redis_server: RedisServer, parsed: Counter[str]
 ) -> None:
     frames = 20 * FRAMES_A_TURN
-    async with gateway(redis_server.url) as server, AsyncExitStack() as stack:
+    async with gateway(redis_server.url, ping_interval_s=600, idle_timeout_s=1200) as server, AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(Wire(server)) for _ in range(3)]
         for wire in wires:
             await wire.handshake()

@@ -19,6 +19,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self
@@ -82,6 +83,10 @@ def async_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None
         gc.collect()  # an unclosed socket says so now, not in some later test
 
     return run
+
+
+NOTHING_ELSE_ASKED = replace(DEFAULTS, streams=replace(DEFAULTS.streams, role_check_s=600))
+"""For tests that need to know what is under way to Redis: it is not asked now and then if it is still a primary."""
 
 
 @asynccontextmanager

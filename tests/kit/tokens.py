@@ -63,7 +63,7 @@ def encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def claims(ttl_s: float = 600, **more: Any) -> dict[str, Any]:
+def claims(ttl_s: float = 36_000, **more: Any) -> dict[str, Any]:
     """Claims that are in order; None takes one away."""
     made = {"exp": time.time() + ttl_s, "sub": "alice", "channels": {"*": "rw"}} | more
     return {name: value for name, value in made.items() if value is not None}

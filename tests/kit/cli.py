@@ -255,7 +255,7 @@ class Terminal:
             arguments,
             {name: value for name, value in environment.items() if value is not None},
             str(Path.cwd()),
-            tuple(slave if each is None else each for each in (stdin, stdout, None)),
+            (slave if stdin is None else stdin, slave if stdout is None else stdout, slave),
         )
         os.close(slave)
         self.shown = ""

@@ -13,6 +13,7 @@ import sys
 import termios
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -50,7 +51,12 @@ _PRELOADED = [
 def _forking() -> ForkServerContext:
     """The process that forks. It is not traced for the coverage, as not all that it forks are."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    preloaded = _PRELOADED
+    if "COVERAGE_PROCESS_START" in os.environ:
+        preloaded = [*preloaded, "coverage"]
+        for name in _PRELOADED:  # here it is traced that they are imported, which those that are forked never see
+            import_module(name)
+    context.set_forkserver_preload(preloaded)
     with mock.patch.dict(os.environ):
         os.environ.pop("COVERAGE_PROCESS_START", None)
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # this module is among those that it imports
@@ -76,7 +82,8 @@ def _become(arguments: Sequence[str], environment: dict[str, str], directory: st
     if "COVERAGE_PROCESS_START" in environment:
         import coverage
 
-        coverage.process_startup()
+        with mock.patch("coverage.collector.short_stack"):  # which looks for the files of all modules, to no use
+            coverage.process_startup()
     sys.argv = ["rsws", *arguments]
     from rsws.__main__ import main
 
@@ -100,9 +107,7 @@ class Forked(subprocess.Popen[str]):
         self._rsws = arguments, environment, directory
         self._pipes = streams.count(subprocess.PIPE) == 3
         stdin, stdout, stderr = streams
-        super().__init__(
-            ["rsws", *arguments], stdin=stdin, stdout=stdout, stderr=stderr, text=True, encoding="utf-8"
-        )
+        super().__init__(["rsws", *arguments], stdin=stdin, stdout=stdout, stderr=stderr, text=True, encoding="utf-8")
 
     def _execute_child(self, *given: Any) -> None:
         ends = given[10], given[13], given[15]  # the child's

@@ -128,10 +128,10 @@ def test_nothing_is_lost_when_connections_are_cut(work: str, gateway: Gateway) -
 
 def test_the_gateway_may_be_restarted_meanwhile(redis_server: RedisServer) -> None:
     port, prefix = free_port(), "restart-"
-    options = ("--clients", "10", "--rate", "500", "--duration", "2.5", "--kill-every", "0.5", "--prefix", prefix, "--json")
+    options = ["--clients", "10", "--rate", "500", "--duration", "2.5", "--kill-every", "0.5", "--prefix", prefix]
     with ExitStack() as stack:
         first = stack.enter_context(serving(redis_server.url, port))
-        bench = stack.enter_context(RswsProcess("bench", "pairs", *options, env=first.env))
+        bench = stack.enter_context(RswsProcess("bench", "pairs", *options, "--json", env=first.env))
         eventually(lambda: redis_server.client.keys(f"{prefix}*"), what="publishes")
         first.process.kill()
         stack.enter_context(serving(redis_server.url, port))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from multiprocessing import forkserver
@@ -73,7 +74,8 @@ def _become(arguments: Sequence[str], environment: dict[str, str], directory: st
         os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  (multiprocessing has closed it)
     if os.isatty(2):
-        fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+        with suppress(PermissionError):  # the terminal that the tests run in is another session's
+            fcntl.ioctl(2, termios.TIOCSCTTY, 0)
     if os.isatty(1):  # where a line is written at once
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     os.environ.clear()
@@ -94,7 +96,8 @@ class Forked(subprocess.Popen[str]):
     """A Popen of ``rsws ARGUMENTS`` in a session of its own, as from ``python -m rsws``.
 
     Args:
-        streams: Its standard streams; by default pipes. A terminal that is its standard error becomes its own.
+        streams: Its standard streams; by default pipes. A terminal that is its standard error becomes its own, if it is
+            nobody's yet.
     """
 
     def __init__(

@@ -267,6 +267,7 @@ def test_the_two_commands_and_the_tour(clone: Path, tmp_path: Path) -> None:
         "PORT": str(free_port()),
         "PIP_CACHE_DIR": str(USER_HOME / ".cache" / "pip"),
         "PIP_CONFIG_FILE": str(USER_HOME / ".config" / "pip" / "pip.conf"),
+        "PIP_NO_COMPILE": "0",  # which is pip's way to say yes; modules that are used are compiled when they are
     }
     log = tmp_path / "log"
     with log.open("wb") as output:

@@ -137,7 +137,7 @@ def _parse(url: str, tls: TlsFiles) -> RedisUrl:
         arguments: dict[str, Any] = dict(parse_url(_with_options(base, options)))
         arguments.pop("connection_class", None)
         arguments |= _tls_arguments(made, arguments, tls)
-        made(**arguments)
+        made(**{**arguments, "driver_info": None})  # else it looks up its own version, which takes milliseconds
     except (ValueError, TypeError, RedisError):
         raise _unusable(url, "Redis' client does not take its options") from None
     return RedisUrl(redact_url(url), made, arguments, sentinels, service, nodes, sentinel_login)

@@ -120,7 +120,7 @@ def test_the_line_that_removes_it_leads_to_its_redis(gateway: Gateway, redis_ser
 @pytest.mark.parametrize("work", ["fanout", "pairs", "catchup"])
 def test_nothing_is_lost_when_connections_are_cut(work: str, gateway: Gateway) -> None:
     count = ("--messages", "5000") if work == "catchup" else ("--clients", "20", "--window", "4")
-    result = measure(work, *count, "--duration", "1", "--kill-every", "0.1", "--processes", "2", env=gateway.env)
+    result = measure(work, *count, "--duration", "0.5", "--kill-every", "0.1", "--processes", "2", env=gateway.env)
     assert faults(result) == {}
     assert result["unknown"] == 0
     assert 0 < result["latency_ms"]["resumed"]["count"] <= result["cuts"]
@@ -128,10 +128,10 @@ def test_nothing_is_lost_when_connections_are_cut(work: str, gateway: Gateway) -
 
 def test_the_gateway_may_be_restarted_meanwhile(redis_server: RedisServer) -> None:
     port, prefix = free_port(), "restart-"
-    options = ("--clients", "10", "--duration", "2.5", "--kill-every", "0.5", "--prefix", prefix, "--json")
+    options = ["--clients", "10", "--rate", "500", "--duration", "2.5", "--kill-every", "0.5", "--prefix", prefix]
     with ExitStack() as stack:
         first = stack.enter_context(serving(redis_server.url, port))
-        bench = stack.enter_context(RswsProcess("bench", "pairs", *options, env=first.env))
+        bench = stack.enter_context(RswsProcess("bench", "pairs", *options, "--json", env=first.env))
         eventually(lambda: redis_server.client.keys(f"{prefix}*"), what="publishes")
         first.process.kill()
         stack.enter_context(serving(redis_server.url, port))
@@ -348,7 +348,7 @@ def test_a_server_that_sends_bytes_is_of_another_protocol(workload: str) -> None
 
 def test_what_an_old_server_does_not_answer_before_a_cut_is_unknown() -> None:
     with OldServer(right).running() as env:
-        result = measure("fanout", "--clients", "3", "--duration", "1", "--kill-every", "0.1", env=env)
+        result = measure("fanout", "--clients", "3", "--duration", "0.5", "--kill-every", "0.1", env=env)
     assert faults(result) == {}
     assert result["unknown"] + result["acked"] == result["published"]
 

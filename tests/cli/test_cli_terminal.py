@@ -386,7 +386,7 @@ def test_a_token_that_is_refused(gateway: Gateway) -> None:
 
 
 def test_long_input_shows_progress_and_each_id_once(gateway: Gateway, redis_server: RedisServer, channel: str) -> None:
-    Path("lines").write_text('{"text":"some text"}\n' * 20_000)
+    Path("lines").write_text('{"text":"some text"}\n' * 5_000)
     with Path("lines").open("rb") as lines:
         terminal = Terminal("pub", channel, "--lines", env=gateway.env, stdin=lines.fileno())
     with terminal:

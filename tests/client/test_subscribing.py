@@ -350,7 +350,7 @@ async def test_leaving_does_not_wait_for_a_gateway_that_does_not_answer() -> Non
         publishing = asyncio.gather(*(client.publish("c", "x" * 100_000) for _ in range(200)), return_exceptions=True)
         await sending_stops(client)
         since = time.monotonic()
-    assert time.monotonic() - since < 2
+    assert time.monotonic() - since < 5
     assert {type(result) for result in await publishing} == {PublishFailed, ConnectionLost}
 
 

@@ -344,7 +344,7 @@ async def test_leaving_does_not_wait_for_who_is_asked() -> None:
         await peer.say(EXPIRING)
         await until(lambda: not asked.is_set())
         began = time.monotonic()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
 
 
 @in_a_loop

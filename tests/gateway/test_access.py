@@ -82,9 +82,9 @@ def test_patterns_mean_what_the_regular_expression_means() -> None:
 
 def test_a_pattern_of_many_stars_takes_no_time() -> None:
     grant = Grant({"*a" * 200 + "*b": "r"})
-    before = time.perf_counter()
+    before = time.process_time()
     assert not grant.may_read("a" * 512)
-    assert time.perf_counter() - before < 0.05
+    assert time.process_time() - before < 0.05
 
 
 def test_rights_are_the_union_of_all_patterns() -> None:

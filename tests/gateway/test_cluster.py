@@ -353,7 +353,7 @@ async def test_a_primary_that_dies_leaves_the_others_alone(pairs: Cluster, chann
         new = await asyncio.to_thread(pairs.until_promoted, slot_of(mine), dead)
         since = time.monotonic()
         await until_status(server, "/readyz", 200)
-        assert time.monotonic() - since < 1.5
+        assert time.monotonic() - since < 5
         new.call("XADD", mine, "*", "messageData", 7)
         assert (await subscriber.message(mine))[1] == 7
         await client.publish(mine, 8)
@@ -408,7 +408,7 @@ async def test_a_primary_that_is_cut_off_and_one_that_hangs(pairs: Cluster, chan
             assert (await subscriber.message(name))[1] == 1
             await client.publish(name, 2)
             assert (await subscriber.message(name))[1] == 2
-            assert time.monotonic() - since < 2
+            assert time.monotonic() - since < 5
             if old is cut_off:
                 old.call("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -1)
             else:

@@ -62,11 +62,11 @@ async def test_a_write_that_a_replica_refuses_is_not_stored_and_ends_the_links(o
                 refused = await publisher.next()
                 assert refused["outcome"] == "not_stored"
                 assert refused["code"] in ("redis_refused", "redis_unavailable")  # the latter if ROLE told it before
-                await until_status(server, "/readyz", 503, within_s=1)
+                await until_status(server, "/readyz", 503)
                 assert entries(redis, "c") == []
             since = time.monotonic()
             await until_status(server, "/readyz", 200)
-            assert time.monotonic() - since < 1
+            assert time.monotonic() - since < 5
             await publisher.publish("c", 2)
 
 
@@ -84,7 +84,7 @@ async def test_live_again_at_the_new_primary(caplog: pytest.LogCaptureFixture) -
             address.lead_to(other.port)
             since = time.monotonic()
             assert (await client.message("c"))[1] == 2
-            assert time.monotonic() - since < 1
+            assert time.monotonic() - since < 5
             await until_status(server, "/readyz", 200)
             await publisher.publish("c", 3)
             assert (await client.message("c"))[1] == 3

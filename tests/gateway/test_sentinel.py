@@ -35,7 +35,7 @@ async def test_a_primary_that_dies_is_replaced(channel: str) -> None:
             await asyncio.to_thread(group.until_primary_is_not, before)
             since = time.monotonic()
             await until_status(server, "/readyz", 200)
-            assert time.monotonic() - since < 1.5
+            assert time.monotonic() - since < 5
             add(group.primary, channel, "1")
             assert (await client.message(channel))[1] == 1
 
@@ -114,6 +114,6 @@ async def test_a_planned_failover(group: Sentinels, channel: str) -> None:
         since = time.monotonic()
         add(group.primary, channel, "1")
         assert (await client.message(channel))[1] == 1
-        assert time.monotonic() - since < 1
-        await until_status(server, "/readyz", 200, within_s=1)
+        assert time.monotonic() - since < 5
+        await until_status(server, "/readyz", 200)
         assert [fields["messageData"] for _, fields in entries(group.primary, channel)] == ["0", "1"]

@@ -246,18 +246,18 @@ async def test_a_bad_token_changes_nothing(redis_server: RedisServer, channel: s
 
 @async_test
 async def test_many_wrong_ones_wait_and_a_right_one_does_not(redis_server: RedisServer) -> None:
-    limits = replace(DEFAULTS, free_tries=1, refusal=Backoff(0.8, 0.8))
+    limits = replace(DEFAULTS, free_tries=1, refusal=Backoff(2, 2))
     async with gateway(redis_server.url, limits, jwt_key=SECRET) as server, connect(server) as client:
         await client.send(action="token", token="x")
         await client.expect_error("bad_token")
         began = time.monotonic()
         await client.send(action="token", token="x")
         await change(client, token())
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 1.5
         async with connect(server, quoted(token())):
-            assert time.monotonic() - began < 0.7
+            assert time.monotonic() - began < 1.9
         await client.expect_error("bad_token")
-        assert time.monotonic() - began > 0.7
+        assert time.monotonic() - began > 1.9
         await client.nothing_more()
 
 

@@ -35,6 +35,7 @@ import pytest
 import typer.main
 from websockets.sync.server import ServerConnection, serve
 
+from kit.forked import Forked
 from kit.gateway import WELCOME, entries
 from kit.support import RedisServer, RswsProcess
 from rsws.cli.app import main
@@ -250,14 +251,11 @@ class Terminal:
             "PROMPT_TOOLKIT_NO_CPR": "1",
             **env,
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rsws", *arguments],
-            stdin=slave if stdin is None else stdin,
-            stdout=slave if stdout is None else stdout,
-            stderr=slave,
-            env={name: value for name, value in environment.items() if value is not None},
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+        self.process = Forked(
+            arguments,
+            {name: value for name, value in environment.items() if value is not None},
+            str(Path.cwd()),
+            (slave if stdin is None else stdin, slave if stdout is None else stdout, slave),
         )
         os.close(slave)
         self.shown = ""

@@ -32,11 +32,11 @@ QUICK = replace(DEFAULTS, retry=Backoff(0.01, 0.05, least=0.0))
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run the coroutine of a test, for at most 20 s."""
+    """Run the coroutine of a test, for at most 60 s."""
 
     async def limited(**fixtures: Any) -> None:
         try:
-            await asyncio.wait_for(test(**fixtures), 20)
+            await asyncio.wait_for(test(**fixtures), 60)
         except BaseException:
             # The tasks that a failed test leaves are no news. Python 3.11 crashes when the garbage collector has their
             # errors logged, and parses source for that, while pytest parses source for its report.

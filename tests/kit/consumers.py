@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.cli import Gateway
+from kit.forked import Forked
 from kit.gateway import add
 from kit.support import RedisServer, eventually
 
@@ -108,16 +107,11 @@ def _kill(
     return result
 
 
-def _started(
-    gateway: Gateway, channels: Sequence[str], state: Path, output: Path, options: list[str]
-) -> subprocess.Popen[bytes]:
+def _started(gateway: Gateway, channels: Sequence[str], state: Path, output: Path, options: list[str]) -> Forked:
     environment = {name: value for name, value in (os.environ | gateway.env).items() if value is not None}
-    with output.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "rsws", "sub", *channels, "--state", str(state), "-q", *options],
-            stdout=file,
-            env=environment,
-        )
+    with output.open("ab") as file, open(os.devnull) as nothing:
+        arguments = ["sub", *channels, "--state", str(state), "-q", *options]
+        return Forked(arguments, environment, str(Path.cwd()), (nothing.fileno(), file.fileno(), 2))
 
 
 def _publish(redis: RedisServer, published: dict[str, list[str]], over: threading.Event, pause_s: float) -> None:

@@ -5,12 +5,16 @@ What such a process has is its own all the same: standard streams, environment, 
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -18,12 +22,29 @@ from multiprocessing.reduction import DupFd
 from typing import Any
 from unittest import mock
 
+from rsws.cli.commands import SUMMARIES
+
 _PRELOADED = [
-    *[f"rsws.cli.{name}" for name in ("app", "serve", "sub", "pub", "xadd", "ls", "top")],
+    "kit.forked",
+    "rsws.cli.app",
+    *[f"rsws.cli.{name}" for name in SUMMARIES],
+    "rsws.cli.prompt.editor",
+    "rsws.cli.prompt.talk",
+    "rsws.cli.sub.run",
+    "rsws.cli.sub.sinks",
+    "rsws.cli.top_display",
+    "rsws.bench.coordinator",
+    "rsws.check.run",
     "rsws.client",
+    "rsws.client.pages",
+    "rsws.embedded.local",
     "rsws.gateway.process.lifecycle",
     "rsws.gateway.process.single",
+    "rsws.gateway.process.supervisor",
     "rsws.streams.publisher",
+    "importlib.metadata",
+    "prompt_toolkit",
+    *[f"rich.{name}" for name in ("columns", "live", "markdown", "table", "traceback")],  # a help text needs them
 ]
 
 
@@ -31,9 +52,15 @@ _PRELOADED = [
 def _forking() -> ForkServerContext:
     """The process that forks. It is not traced for the coverage, as not all that it forks are."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    preloaded = _PRELOADED
+    if "COVERAGE_PROCESS_START" in os.environ:
+        preloaded = [*preloaded, "coverage"]
+        for name in _PRELOADED:  # here it is traced that they are imported, which those that are forked never see
+            import_module(name)
+    context.set_forkserver_preload(preloaded)
     with mock.patch.dict(os.environ):
         os.environ.pop("COVERAGE_PROCESS_START", None)
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # this module is among those that it imports
         forkserver.ensure_running()
     return context
 
@@ -46,13 +73,19 @@ def _become(arguments: Sequence[str], environment: dict[str, str], directory: st
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  (multiprocessing has closed it)
+    if os.isatty(2):
+        with suppress(PermissionError):  # the terminal that the tests run in is another session's
+            fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+    if os.isatty(1):  # where a line is written at once
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ |= environment
     os.chdir(directory)
     if "COVERAGE_PROCESS_START" in environment:
         import coverage
 
-        coverage.process_startup()
+        with mock.patch("coverage.collector.short_stack"):  # which looks for the files of all modules, to no use
+            coverage.process_startup()
     sys.argv = ["rsws", *arguments]
     from rsws.__main__ import main
 
@@ -60,23 +93,36 @@ def _become(arguments: Sequence[str], environment: dict[str, str], directory: st
 
 
 class Forked(subprocess.Popen[str]):
-    """A Popen of ``rsws ARGUMENTS`` with pipes, in a session of its own, as from ``python -m rsws``."""
+    """A Popen of ``rsws ARGUMENTS`` in a session of its own, as from ``python -m rsws``.
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str], directory: str) -> None:
+    Args:
+        streams: Its standard streams; by default pipes. A terminal that is its standard error becomes its own, if it is
+            nobody's yet.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        directory: str,
+        streams: tuple[int, int, int] = (subprocess.PIPE,) * 3,
+    ) -> None:
         self._rsws = arguments, environment, directory
-        pipe = subprocess.PIPE
-        super().__init__(["rsws", *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
+        self._pipes = streams.count(subprocess.PIPE) == 3
+        stdin, stdout, stderr = streams
+        super().__init__(["rsws", *arguments], stdin=stdin, stdout=stdout, stderr=stderr, text=True, encoding="utf-8")
 
     def _execute_child(self, *given: Any) -> None:
-        ends = given[10], given[13], given[15]  # the child's ends of the pipes
+        ends = given[10], given[13], given[15]  # the child's
         streams = [DupFd(each) for each in ends]
         self._process: BaseProcess = _forking().Process(target=_become, args=(*self._rsws, streams), daemon=True)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
         self._child_created = True
-        for each in ends:
-            os.close(each)
+        if self._pipes:
+            for each in ends:
+                os.close(each)
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         self._process.join(0 if wait_flags & os.WNOHANG else None)

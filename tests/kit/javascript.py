@@ -25,12 +25,12 @@ def program(name: str) -> str:
 
 
 def npm(*arguments: str | Path, cwd: Path) -> str:
-    """What ``npm ARGUMENTS`` prints, run with the user's own settings and cache."""
+    """What ``npm ARGUMENTS`` prints, run with the user's own settings and cache, which is asked first."""
     program("node")
     done = subprocess.run(
         [program("npm"), *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "HOME": USER_HOME},
+        env={**os.environ, "HOME": USER_HOME, "npm_config_prefer_offline": "true"},
         capture_output=True,
         text=True,
         timeout=100,

@@ -190,7 +190,7 @@ def test_any_json_text_survives(text: str) -> None:
     assert request.data == text.encode().strip()
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     st.builds(
         lambda text, at, cut, put: text[: at % (len(text) + 1)] + put + text[at % (len(text) + 1) + cut :],
@@ -209,7 +209,7 @@ keys = st.sampled_from(["action", "channel", "lastMessageId", "last", "marker", 
 likely = st.sampled_from(["publish", "subscribe", "unsubscribe", "ping", "c", "0", "$", 5, True])
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.text(st.characters(), max_size=30) | texts | st.dictionaries(keys, likely | values).map(json.dumps))
 def test_any_text_is_a_request_or_gets_one_reply(frame: str) -> None:
     try:

@@ -7,14 +7,16 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from kit.cli import Gateway, call_main, fake_gateway, run_main, serving, subscriptions, unread
 from kit.gateway import add, async_test
 from kit.support import RedisServer, RswsProcess, eventually
+from rsws.cli.endpoint import Endpoint
 from rsws.cli.exits import ExitCode
+from rsws.cli.gateway_http import ListedChannel, list_channels
 from rsws.cli.sub.merging import Merge
 from rsws.errors import UsageError
 from rsws.protocol import StreamId
@@ -180,6 +182,20 @@ def test_a_pattern_is_all_that_match_and_those_that_come(
     assert process.stderr == []
     done = run_main("sub", f"{channel}.*", "-f", "0", "--no-follow", "-o", "raw", env=gateway.env)
     assert (done.returncode, len(done.stdout.split()), done.stderr) == (ExitCode.DONE, 5, "")
+
+
+def test_channels_that_are_over_before_all_are_found(
+    gateway: Gateway, redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slowly(gateway: Endpoint, match: str) -> AsyncIterator[list[ListedChannel]]:
+        async for page in list_channels(gateway, match):
+            yield page
+        await asyncio.sleep(0.5)  # long enough for one message; a page without a channel may be the last
+
+    add(redis_server, channel, "1")
+    monkeypatch.setattr("rsws.cli.sub.names.list_channels", slowly)
+    done = run_main("sub", f"{channel}*", "-f", "0", "--no-follow", "-o", "raw", env=gateway.env)
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.DONE, "1\n", "")
 
 
 def test_a_pattern_that_nothing_matches(gateway: Gateway, channel: str) -> None:

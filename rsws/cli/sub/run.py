@@ -111,8 +111,8 @@ class Run:
             self._begin(channel, plan.start)
         expansion = Expansion(gateway, plan.patterns, plan.channels)
         if plan.patterns:
-            await self._expand(expansion, plan.start)
-            if not self._open:
+            has_any = await self._expand(expansion, plan.start)
+            if not has_any and not plan.channels:
                 self.notices.note(f"no channel matches {' or '.join(plan.patterns)} yet")
         self._awaits_more = bool(plan.patterns) and plan.extent.follow
         watch = self._own(self._watch(expansion)) if self._awaits_more else None
@@ -153,10 +153,14 @@ class Run:
         if not self._open and not self._awaits_more:
             self._done.set()
 
-    async def _expand(self, expansion: Expansion, start: Start) -> None:
+    async def _expand(self, expansion: Expansion, start: Start) -> bool:
+        """Begin the channels that have come since the last time; return whether there are any."""
+        has_any = False
         async for channel in expansion.new_channels():
+            has_any = True
             if channel not in self._open:
                 self._begin(channel, start)
+        return has_any
 
     async def _watch(self, expansion: Expansion) -> None:
         """Begin each channel that comes, at its beginning: it was not there before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 from itertools import pairwise
 
@@ -116,7 +117,7 @@ class Listening:
     ignores_input = False
     is_full = False
 
-    def message_received(self, payload: bytes) -> None:
+    def messages_received(self, payloads: Sequence[bytes]) -> None:
         pass
 
     def frame_parsed(self, websocket: Protocol) -> None:

@@ -72,7 +72,8 @@ def is_json(text: bytes) -> bool:
     than MAX_DEPTH.
     """
     try:
-        text.decode()
+        if not text.isascii():
+            text.decode()
         _raw.decode(text)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return False

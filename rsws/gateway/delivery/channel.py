@@ -365,13 +365,14 @@ class Channel(Follower):
 
     def shrink_ring(self, limit_bytes: int) -> None:
         """Drop the oldest messages until the ring holds at most ``limit_bytes``."""
-        ring, before, dropped = self._ring, self.ring_bytes, None
-        while ring and self.ring_bytes > limit_bytes:
+        ring, left, dropped = self._ring, self.ring_bytes, None
+        while ring and left > limit_bytes:
             dropped = ring.popleft()
-            self.ring_bytes -= len(dropped[1])
+            left -= len(dropped[1])
         if dropped is not None:
             self.floor = _id_of(dropped)
-            self._budget.used_bytes -= before - self.ring_bytes
+            self._budget.used_bytes -= self.ring_bytes - left
+            self.ring_bytes = left
             while self._ends and self._ends[0] <= self.floor:
                 self._ends.popleft()
             if not ring:

@@ -280,12 +280,12 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
             return
         self._in_flight -= 1
         self._in_flight_bytes -= size
-        if not self._in_flight:
-            self._owner.turns.busy_clients -= 1
         if self.reading_waits:
             self.adjust_reading()
-        if not self._in_flight and self._pending_close is not None:
-            self.close(*self._pending_close)
+        if not self._in_flight:
+            self._owner.turns.busy_clients -= 1
+            if self._pending_close is not None:
+                self.close(*self._pending_close)
 
     @property
     def under_way(self) -> tuple[int, int]:

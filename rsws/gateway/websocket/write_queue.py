@@ -100,7 +100,7 @@ class WriteQueue(Outlet):
         if self.compressor is not None:
             frames = self.compressor.translate(frames)
         turn = owner.turn or owner.begin_turn()
-        if self._out or turn == self._sent_in:
+        if self._out_bytes or turn == self._sent_in:
             self.queue(frames)
         else:
             self._sent_in = turn

@@ -112,8 +112,8 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
         self._ending: set[ClientConnection] = set()
         """Connections of former clients that are closing but not lost yet."""
         self._unwritten: list[WriteQueue] = []
-        self._turn = 0
-        self._turn_is_over = True
+        self.turn = 0
+        self._turns = 0
         self._log_no_room = NowAndThen(log)
         self._origins = frozenset(map(str.lower, settings.origin))
         self._log_origin = NowAndThen(log)
@@ -196,15 +196,15 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
     def handshake_timed_out(self, connection: ClientConnection) -> None:
         self._metrics.handshakes_timed_out += connection in self._silent
 
-    def turn(self) -> int:
-        if self._turn_is_over:
-            self._turn_is_over = False
-            self._turn += 1
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        return self._turn
+    def begin_turn(self) -> int:
+        self._turns += 1
+        self.turn = self._turns
+        asyncio.get_running_loop().call_soon(self._end_turn)
+        return self.turn
 
     def will_flush(self, queue: WriteQueue) -> None:
-        self.turn()
+        if not self.turn:
+            self.begin_turn()
         self._unwritten.append(queue)
 
     def closing(self, connection: ClientConnection) -> None:
@@ -339,7 +339,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
     # --- all connections ---
 
     def _end_turn(self) -> None:
-        self._turn_is_over = True
+        self.turn = 0
         unwritten, self._unwritten = self._unwritten, []
         for connection in unwritten:
             try:

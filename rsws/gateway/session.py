@@ -224,15 +224,19 @@ class Session(MessageHandler, TokenHolder):
         except RequestError as error:
             self._refuse(error)
             return
+        size = len(text)  # of the whole message: a long messageId uses as much memory as data does
+        if isinstance(request, Publish) and not self._opening:  # as nearly always
+            self._connection.request_started(size)
+            self._publish(request, size)
+            return
         if isinstance(request, Ping):
             self._connection.reply(encode_reply(Pong()))
             return
-        size = len(text)  # of the whole message: a long messageId uses as much memory as data does
         self._connection.request_started(size)
         if isinstance(request, ChangeToken):
             self._change_token(request.token, size)
             return
-        opening = self._opening.get(request.channel) if self._opening else None
+        opening = self._opening.get(request.channel)
         # A publish need not wait for a subscribe under way, which has asked Redis for its position already. It has to
         # wait once another subscribe or unsubscribe of the channel waits.
         if opening is None or (not opening.waiting and isinstance(request, Publish)):

@@ -26,6 +26,8 @@ OWN_KEYS = "rsws:"
 MAX_CHANNEL_BYTES = 512
 MAX_DEPTH = 256
 """How deep published data may be nested: every parser that reads it later must be able to."""
+SHALLOW_BYTES = 2 * MAX_DEPTH + 1
+"""The size up to which no JSON is nested deeper, as each level takes a bracket at either end."""
 
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: +1 opens a level, -1 closes one
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -36,14 +38,14 @@ _raw = msgspec.json.Decoder(Raw)
 def channel_fault(name: str) -> str | None:
     """Return why ``name`` can't be a channel, as a sentence; None when it can."""
     try:
-        _check_channel(name)
+        check_channel(name)
     except ValueError as fault:
         return str(fault)
     return None
 
 
 @lru_cache(maxsize=512)  # caches valid names only, which are short: an exception is not cached
-def _check_channel(name: str) -> None:
+def check_channel(name: str) -> None:
     """Check a channel's name.
 
     Raises:
@@ -70,11 +72,12 @@ def is_json(text: bytes) -> bool:
     than MAX_DEPTH.
     """
     try:
-        text.decode()
+        if not text.isascii():
+            text.decode()
         _raw.decode(text)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return False
-    return len(text) <= MAX_DEPTH or not is_too_deep(text)
+    return len(text) <= SHALLOW_BYTES or not is_too_deep(text)
 
 
 def _has_many(data: bytes, byte: bytes) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from rsws.errors import ErrorCode, RequestError
-from rsws.protocol.data import MAX_DEPTH, OWN_KEYS, channel_fault, is_too_deep, quote
+from rsws.protocol.data import MAX_DEPTH, OWN_KEYS, SHALLOW_BYTES, check_channel, is_too_deep, quote
 from rsws.protocol.ids import ZERO, StreamId
 
 SUBPROTOCOL = b"rsws"
@@ -68,35 +68,47 @@ class ChangeToken(msgspec.Struct, frozen=True, gc=False):
 Request: TypeAlias = Subscribe | Unsubscribe | Publish | Ping | ChangeToken
 
 
-class _Fields(msgspec.Struct, gc=False):
-    """The keys of all requests with their types: one pass of a compiled decoder reads and checks them."""
+class _Keys(msgspec.Struct, tag_field="action", gc=False):
+    """The keys of one kind of request with their types: one pass of a compiled decoder reads and checks them."""
 
-    action: str
+
+class _SubscribeKeys(_Keys, tag="subscribe"):
     channel: str | UnsetType = UNSET
     lastMessageId: str | UnsetType = UNSET
     last: int | UnsetType = UNSET
     marker: bool | UnsetType = UNSET
     end: bool | UnsetType = UNSET
     resume: bool | UnsetType = UNSET
-    data: Raw | UnsetType = UNSET
-    messageId: str | UnsetType = UNSET
+
+
+class _UnsubscribeKeys(_Keys, tag="unsubscribe"):
+    channel: str | UnsetType = UNSET
+
+
+class _PublishKeys(_Keys, tag="publish"):
+    channel: str
+    data: Raw
+    messageId: str
     producer: str | UnsetType = UNSET
+
+
+class _PingKeys(_Keys, tag="ping"):
+    pass
+
+
+class _TokenKeys(_Keys, tag="token"):
     token: str | UnsetType = UNSET
 
 
-_fields = msgspec.json.Decoder(_Fields)
+_AnyKeys: TypeAlias = _SubscribeKeys | _UnsubscribeKeys | _PublishKeys | _PingKeys | _TokenKeys
+
+_keys: msgspec.json.Decoder[_AnyKeys] = msgspec.json.Decoder(_AnyKeys)
 _raw = msgspec.json.Decoder(Raw)
 _object = msgspec.json.Decoder(dict[str, Raw])
 _string = msgspec.json.Decoder(str)
 _boolean = msgspec.json.Decoder(bool)
 
-_KEYS: dict[str, tuple[str, ...]] = {
-    "subscribe": ("channel", "lastMessageId", "last", "marker", "end", "resume"),
-    "unsubscribe": ("channel",),
-    "publish": ("channel", "data", "messageId", "producer"),
-    "ping": (),
-    "token": ("token",),
-}
+_KINDS: dict[Any, type[_AnyKeys]] = {kind.__struct_config__.tag: kind for kind in get_args(_AnyKeys)}
 _EXPECTED = {"lastMessageId": "a stream id, \"0\" or \"$\", as a string", "last": "a whole number >= 0",
              **dict.fromkeys(("marker", "end", "resume"), "true or false")}  # fmt: skip
 
@@ -111,55 +123,46 @@ def decode_request(frame: str) -> Request:
         RequestError: It is not a valid request; code, text, channel and messageId are those of the reply to send.
     """
     try:
-        fields = _fields.decode(frame)
+        keys = _keys.decode(frame)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        fields = _read_slowly(frame)
-    if fields.action == "publish":
-        return _publish(fields)
-    channel = fields.channel
-    match fields.action:
-        case "subscribe":
-            return _subscribe(fields)
-        case "unsubscribe":
-            return Unsubscribe(_channel(channel))
-        case "ping":
-            return Ping()
-        case "token":
-            if fields.token is UNSET:
-                raise RequestError(ErrorCode.BAD_REQUEST, "token is missing")
-            return ChangeToken(fields.token)
-        case unknown:
-            raise RequestError(ErrorCode.UNKNOWN_ACTION, f"Aksi tidak dikenal: {unknown}", channel=channel or None)
+        keys = _read_slowly(frame)
+    if isinstance(keys, _PublishKeys):
+        return _publish(keys)
+    if isinstance(keys, _SubscribeKeys):
+        return _subscribe(keys)
+    if isinstance(keys, _UnsubscribeKeys):
+        return Unsubscribe(_channel(keys.channel))
+    if isinstance(keys, _PingKeys):
+        return Ping()
+    if keys.token is UNSET:
+        raise RequestError(ErrorCode.BAD_REQUEST, "token is missing")
+    return ChangeToken(keys.token)
 
 
-def _publish(fields: _Fields) -> Publish:
-    channel, data, message_id = fields.channel, fields.data, fields.messageId
-    if channel is UNSET or data is UNSET or message_id is UNSET:
+def _publish(keys: _PublishKeys) -> Publish:
+    channel, data, message_id = _channel(keys.channel, keys.messageId), bytes(keys.data), keys.messageId
+    if len(data) > SHALLOW_BYTES and is_too_deep(data):
         raise RequestError(
-            ErrorCode.BAD_REQUEST, PUBLISH_FORMAT_TEXT, channel=channel or None, message_id=_or_none(message_id)
+            ErrorCode.BAD_JSON, f"data is nested deeper than {MAX_DEPTH} levels", channel=channel, message_id=message_id
         )
-    name, text = _channel(channel, message_id), bytes(data)
-    if len(text) > MAX_DEPTH and is_too_deep(text):
-        raise RequestError(
-            ErrorCode.BAD_JSON, f"data is nested deeper than {MAX_DEPTH} levels", channel=name, message_id=message_id
-        )
-    producer = _or_none(fields.producer)
-    if producer is not None and producer.startswith(OWN_KEYS):  # those are of publishes over plain HTTP
+    if keys.producer is UNSET:
+        return Publish(channel, data, message_id)
+    if keys.producer.startswith(OWN_KEYS):  # those are of publishes over plain HTTP
         why = f"the name of a producer must not begin with {OWN_KEYS}"
-        raise RequestError(ErrorCode.BAD_REQUEST, why, channel=name, message_id=message_id)
-    return Publish(name, text, message_id, producer)
+        raise RequestError(ErrorCode.BAD_REQUEST, why, channel=channel, message_id=message_id)
+    return Publish(channel, data, message_id, keys.producer)
 
 
-def _subscribe(fields: _Fields) -> Subscribe:
-    channel = _channel(fields.channel)
-    last = None if fields.last is UNSET else fields.last
+def _subscribe(keys: _SubscribeKeys) -> Subscribe:
+    channel = _channel(keys.channel)
+    last = None if keys.last is UNSET else keys.last
     if last is not None:
-        if fields.lastMessageId is not UNSET:
+        if keys.lastMessageId is not UNSET:
             raise RequestError(ErrorCode.BAD_REQUEST, "give lastMessageId or last, not both", channel=channel)
         if last < 0:
             raise _wrong_type("last", channel)
-    after = _position(fields.lastMessageId, channel)
-    return Subscribe(channel, after, last, fields.marker is True, fields.end is True, fields.resume is True)
+    after = _position(keys.lastMessageId, channel)
+    return Subscribe(channel, after, last, keys.marker is True, keys.end is True, keys.resume is True)
 
 
 def _position(text: str | UnsetType, channel: str) -> StreamId | None:
@@ -181,10 +184,11 @@ def _position(text: str | UnsetType, channel: str) -> StreamId | None:
 def _channel(name: str | UnsetType, message_id: str | None = None) -> str:
     if name is UNSET:
         raise RequestError(ErrorCode.BAD_REQUEST, "channel is missing")
-    reason = channel_fault(name)
-    if reason is not None:
+    try:
+        check_channel(name)
+    except ValueError as fault:
         known = name if len(name) <= MAX_ECHO else None
-        raise RequestError(ErrorCode.BAD_CHANNEL, reason, channel=known, message_id=message_id)
+        raise RequestError(ErrorCode.BAD_CHANNEL, str(fault), channel=known, message_id=message_id) from None
     return name
 
 
@@ -197,11 +201,7 @@ def _wrong_type(key: str, channel: str | None, message_id: str | None = None) ->
     )
 
 
-def _or_none(value: str | UnsetType) -> str | None:
-    return None if value is UNSET else value
-
-
-def _read_slowly(frame: str) -> _Fields:
+def _read_slowly(frame: str) -> _AnyKeys:
     """Read a request key by key, to say exactly what is wrong with it; keys that its action doesn't use are ignored."""
     try:
         _raw.decode(frame)
@@ -212,25 +212,29 @@ def _read_slowly(frame: str) -> _Fields:
             ErrorCode.BAD_JSON, f"the frame is not valid JSON: {error}", message_id=_message_id_if_lenient(frame)
         ) from None
     try:
-        keys = _object.decode(frame)
+        values = _object.decode(frame)
     except msgspec.DecodeError:
         raise RequestError(ErrorCode.BAD_REQUEST, "a request is a JSON object") from None
-    channel = _as_string(keys.get("channel"))
-    action = _as_string(keys.get("action"))
+    channel = _as_string(values.get("channel"))
+    action = _as_string(values.get("action"))
     if action is None:
         raise RequestError(ErrorCode.BAD_REQUEST, "action is missing or no string", channel=channel)
-    fields = _Fields(action)
-    message_id = _as_string(keys.get("messageId")) if action == "publish" else None
-    for key in _KEYS.get(action, ("channel",)):
-        raw = keys.get(key)
+    kind = _KINDS.get(action)
+    if kind is None:
+        raise RequestError(ErrorCode.UNKNOWN_ACTION, f"Aksi tidak dikenal: {action}", channel=channel or None)
+    message_id = _as_string(values.get("messageId")) if kind is _PublishKeys else None
+    known: dict[str, Any] = {}
+    for key in kind.__struct_fields__:
+        raw = values.get(key)
         if raw is None:
             continue
         try:
-            setattr(fields, key, _READ.get(key, _string.decode)(raw))
+            known[key] = _READ.get(key, _string.decode)(raw)
         except (msgspec.DecodeError, ValueError):
-            if action in _KEYS:
-                raise _wrong_type(key, channel, message_id) from None
-    return fields
+            raise _wrong_type(key, channel, message_id) from None
+    if kind is _PublishKeys and not known.keys() >= {"channel", "data", "messageId"}:
+        raise RequestError(ErrorCode.BAD_REQUEST, PUBLISH_FORMAT_TEXT, channel=channel or None, message_id=message_id)
+    return kind(**known)
 
 
 def _message_id_if_lenient(frame: str) -> str | None:

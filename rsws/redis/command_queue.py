@@ -42,24 +42,28 @@ class CommandQueue:
         """Whether a batch was returned that is not answered yet."""
         return self._batch_bytes > 0
 
-    def add(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
-        """Add one command.
+    def add(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> bool:
+        """Add one command; return whether none waited before it.
 
         Args:
             weight: The work it may cost Redis, as the length in bytes of a plain command that costs as much; by default
                 its own length.
             again: Whether it repeats a command of the last batch, and so goes before all commands added since.
         """
+        commands = self._commands
+        was_empty = not commands
+        size = len(command)
         if again:
-            self._commands.insert(self._repeated, command)
+            commands.insert(self._repeated, command)
             self._on_replies.insert(self._repeated, on_reply)
-            self._weights.insert(self._repeated, weight or len(command))
+            self._weights.insert(self._repeated, weight or size)
             self._repeated += 1
         else:
-            self._commands.append(command)
+            commands.append(command)
             self._on_replies.append(on_reply)
-            self._weights.append(weight or len(command))
-        self.held_bytes += len(command)
+            self._weights.append(weight or size)
+        self.held_bytes += size
+        return was_empty
 
     def add_first(self, commands: Sequence[bytes], on_replies: Sequence[OnReply]) -> None:
         """Add commands at the front of the queue."""

@@ -20,6 +20,8 @@ OnReply: TypeAlias = Callable[[Any], None]
 """A callback for a reply of Redis as parsed (bytes, int, list, None), or the error that Redis answered with."""
 
 _INCOMPLETE = object()
+PARSED_BYTES = 16 * 1024
+"""How much is parsed at once: hiredis moves all that is left to the front after each reply of a kilobyte."""
 
 
 END_S = 0.2
@@ -206,15 +208,17 @@ class RedisConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         unanswered, next_reply = self.unanswered, self._parser.gets
         was_idle = not unanswered
-        self._parser.feed(data)
+        size = len(data)
         try:
-            while (reply := next_reply()) is not _INCOMPLETE:
-                if type(reply) is hiredis.PushNotification:
-                    self.on_push(reply)
-                    continue
-                if not unanswered:
-                    _refuse(reply)
-                unanswered.popleft()(reply)
+            for start in range(0, size, PARSED_BYTES):
+                self._parser.feed(data, start, min(PARSED_BYTES, size - start))
+                while (reply := next_reply()) is not _INCOMPLETE:
+                    if type(reply) is hiredis.PushNotification:
+                        self.on_push(reply)
+                        continue
+                    if not unanswered:
+                        _refuse(reply)
+                    unanswered.popleft()(reply)
         except hiredis.ProtocolError as error:
             self._end(ConnectionError(str(error)))
             return

@@ -169,9 +169,8 @@ class RedisLink(Submits):
         if queue.held_bytes > self._pending_bytes:
             on_reply(RedisUnavailable("too much is waiting to be written"))
             return
-        if queue.is_empty:
+        if queue.add(command, on_reply, weight, again=again):
             self._send_soon()
-        queue.add(command, on_reply, weight, again=again)
 
     async def run(self) -> NoReturn:
         """Keep the connection up and send the commands submitted, until cancelled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 from itertools import pairwise
 
@@ -93,7 +94,9 @@ class Everyone:
     def text_received(self, text: str) -> None:
         self.messages.append(text)
 
-    def turn(self) -> int:
+    turn = 1
+
+    def begin_turn(self) -> int:
         return 1
 
     def will_flush(self, queue: WriteQueue) -> None:
@@ -116,7 +119,7 @@ class Listening:
     ignores_input = False
     is_full = False
 
-    def message_received(self, payload: bytes) -> None:
+    def messages_received(self, payloads: Sequence[bytes]) -> None:
         pass
 
     def frame_parsed(self, websocket: Protocol) -> None:

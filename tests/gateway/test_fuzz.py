@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -58,8 +59,8 @@ def test_every_request_of_plain_http_is_answered(own_redis: RedisServer, seed: o
 
 
 class TakesAnyText(ClientConnection):
-    def message_received(self, payload: bytes) -> None:
-        super().message_received(payload.decode(errors="replace").encode())
+    def messages_received(self, payloads: Sequence[bytes]) -> None:
+        super().messages_received([payload.decode(errors="replace").encode() for payload in payloads])
 
 
 class TakesBinary(FrameReader):

@@ -83,16 +83,20 @@ class DeafToRoom(Subscription):
     """Lags and never asks to be woken."""
 
     def advance(self) -> None:
-        if self._outlet.has_room:
+        if self.outlet.has_room:
             super().advance()
 
 
 class TakesWithoutRoom(Subscription):
     """Says there was no room, but took the messages."""
 
-    def try_send(self, frames: bytes) -> bool:
-        room = self._outlet.has_room
-        self._outlet.write(frames)
+    def _enter(self, state: State) -> None:
+        super()._enter(state)
+        self.outlet.try_send = self._take  # type: ignore[method-assign]
+
+    def _take(self, frames: bytes) -> bool:
+        room = self.outlet.has_room
+        self.outlet.write(frames)
         return room
 
 
@@ -107,7 +111,7 @@ class WaitsForNoTurn(Subscription):
     """Reads a page while one is read for another subscription of its client."""
 
     def advance(self) -> None:
-        self._outlet.page_done()
+        self.outlet.page_done()
         super().advance()
 
 

@@ -15,7 +15,7 @@ from kit.gateway import async_test, until
 from kit.streams import PRIMARY_SAYS
 from kit.support import free_port
 from rsws.errors import Outcome
-from rsws.redis.connection import RedisConnection, ReplyError, pack
+from rsws.redis.connection import PARSED_BYTES, RedisConnection, ReplyError, pack
 from rsws.redis.link import RedisLink
 from rsws.redis.target import ASK_ROLE, RedisTarget
 
@@ -97,6 +97,16 @@ async def test_replies_come_in_pieces_and_together() -> None:
             replies: list[Any] = []
             assert await outcome(target, 5, replies) is None
             assert replies == [b"a", 5, None, [b"b\r\n"[:3], None], b""]
+
+
+@async_test
+async def test_replies_of_any_size_come_at_once() -> None:
+    sizes = [0, 1, *(PARSED_BYTES + more for more in (-12, -2, -1, 0, 1)), 5 * PARSED_BYTES, *[100] * 1000]
+    said = b"".join(b"*1\r\n$%d\r\n%b\r\n" % (size, b"x" * size) for size in sizes)
+    async with peer(answering(said)) as target:
+        replies: list[Any] = []
+        assert await outcome(target, len(sizes), replies) is None
+        assert [len(reply) for (reply,) in replies] == sizes
 
 
 @pytest.mark.parametrize(

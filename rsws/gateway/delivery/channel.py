@@ -40,6 +40,15 @@ class Framer(Protocol):
         """Return the encoded form of one message; ``data`` is JSON."""
 
 
+class Sender(Protocol):
+    """What new messages are sent with."""
+
+    __slots__ = ()
+
+    def try_send(self, frames: bytes) -> bool:
+        """Send frames if there is room; return False, with nothing sent, when there is none."""
+
+
 class Listener(Protocol):
     """A receiver of a channel's messages.
 
@@ -53,8 +62,9 @@ class Listener(Protocol):
     def position(self) -> StreamId:
         """The id up to which everything has been sent, or is not wanted."""
 
-    def try_send(self, frames: bytes) -> bool:
-        """Send the newest messages; return False, with nothing sent, when there is no room for them."""
+    @property
+    def outlet(self) -> Sender:
+        """Where the newest messages go while it is live: a method of its own would be another call for each of them."""
 
     def fell_behind(self, position: StreamId) -> None:
         """Stop being live, and continue from ``position`` at the next :meth:`advance`."""
@@ -213,7 +223,7 @@ class Channel(Follower):
     def _dispatch(self, messages: list[Encoded], size: int, last: StreamId, *, ends: bool = False) -> None:
         before = self.cursor
         batch = b"".join([frame for _, frame in messages])
-        lagging = [listener for listener in self.live if not listener.try_send(batch)] if batch else []
+        lagging = [listener for listener in self.live if not listener.outlet.try_send(batch)] if batch else []
         metrics, taken = self.metrics, len(self.live) - len(lagging)
         metrics.delivered += taken * len(messages)
         metrics.delivered_bytes += taken * len(batch)
@@ -365,13 +375,14 @@ class Channel(Follower):
 
     def shrink_ring(self, limit_bytes: int) -> None:
         """Drop the oldest messages until the ring holds at most ``limit_bytes``."""
-        ring, before, dropped = self._ring, self.ring_bytes, None
-        while ring and self.ring_bytes > limit_bytes:
+        ring, left, dropped = self._ring, self.ring_bytes, None
+        while ring and left > limit_bytes:
             dropped = ring.popleft()
-            self.ring_bytes -= len(dropped[1])
+            left -= len(dropped[1])
         if dropped is not None:
             self.floor = _id_of(dropped)
-            self._budget.used_bytes -= before - self.ring_bytes
+            self._budget.used_bytes -= self.ring_bytes - left
+            self.ring_bytes = left
             while self._ends and self._ends[0] <= self.floor:
                 self._ends.popleft()
             if not ring:

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from rsws.errors import StoreError
-from rsws.gateway.delivery.channel import Channel, Listener
+from rsws.gateway.delivery.channel import Channel, Listener, Sender
 from rsws.protocol import ZERO, CaughtUp, End, Error, Gap, StreamId, encode_reply
 
 
@@ -60,7 +60,7 @@ class Page:
     """The first entry of the page that ends the channel; None if none does."""
 
 
-class Outlet(Protocol):
+class Outlet(Sender, Protocol):
     """The output to one client."""
 
     __slots__ = ()
@@ -71,9 +71,6 @@ class Outlet(Protocol):
 
     def write(self, frames: bytes) -> None:
         """Queue frames behind everything written before."""
-
-    def try_send(self, frames: bytes) -> bool:
-        """Write frames if there is room; return False when there is none."""
 
     def reply(self, payload: bytes) -> None:
         """Queue an event other than a message, behind everything written before."""
@@ -117,7 +114,9 @@ class Subscription(Listener):
         state: The current state, changed only by :meth:`_enter`.
     """
 
-    __slots__ = ("_has_turn", "_marker", "_on_end", "_outlet", "_pages", "_position", "channel", "state")
+    __slots__ = ("_has_turn", "_marker", "_on_end", "_pages", "_position", "channel", "outlet", "state")
+
+    outlet: Outlet
 
     def __init__(
         self,
@@ -132,7 +131,7 @@ class Subscription(Listener):
         self.channel = channel
         self.state = State.BEHIND
         self._position = position
-        self._outlet = outlet
+        self.outlet = outlet
         self._pages = pages
         self._marker = marker
         self._on_end = on_end
@@ -165,10 +164,6 @@ class Subscription(Listener):
         self.yield_turn()
         self._enter(State.CLOSED)
 
-    def try_send(self, frames: bytes) -> bool:
-        """See :class:`rsws.gateway.delivery.channel.Listener`."""
-        return self._outlet.try_send(frames)
-
     def fell_behind(self, position: StreamId) -> None:
         """See :class:`rsws.gateway.delivery.channel.Listener`."""
         self._position = position
@@ -176,7 +171,7 @@ class Subscription(Listener):
 
     def advance(self) -> None:
         """Send what can be sent now; become live once nothing is left to catch up on."""
-        channel, outlet = self.channel, self._outlet
+        channel, outlet = self.channel, self.outlet
         if self.state is State.BEYOND:
             self._enter(State.BEHIND)
         while self.state is State.BEHIND:
@@ -207,8 +202,8 @@ class Subscription(Listener):
         if self.state is not State.READING:
             return
         self._enter(State.BEHIND)
-        if not self._has_turn and not self._outlet.has_room:
-            self._outlet.when_room(self)  # the turn was yielded, and the room is used up: the page is read again
+        if not self._has_turn and not self.outlet.has_room:
+            self.outlet.when_room(self)  # the turn was yielded, and the room is used up: the page is read again
             return
         self.yield_turn()
         if page.gap is not None:
@@ -229,7 +224,7 @@ class Subscription(Listener):
         """Let the client's other subscriptions read: the page has arrived, or will take a while."""
         if self._has_turn:
             self._has_turn = False
-            self._outlet.page_done()
+            self.outlet.page_done()
 
     def reset(self, first: StreamId | None) -> None:
         """See :class:`rsws.gateway.delivery.channel.Listener`. A page of the old stream under way is not sent."""
@@ -241,7 +236,7 @@ class Subscription(Listener):
 
     def unreadable(self, error: StoreError) -> None:
         """See :class:`rsws.gateway.delivery.channel.Listener`."""
-        self._outlet.reply(encode_reply(Error(str(error), error.code, self.channel.name)))
+        self.outlet.reply(encode_reply(Error(str(error), error.code, self.channel.name)))
 
     @property
     def wants_end(self) -> bool:
@@ -250,18 +245,18 @@ class Subscription(Listener):
 
     def end(self, last: StreamId) -> None:
         """See :class:`rsws.gateway.delivery.channel.Listener`."""
-        self._outlet.reply(encode_reply(End(self.channel.name, last)))
+        self.outlet.reply(encode_reply(End(self.channel.name, last)))
         self.close()
         if self._on_end is not None:
             self._on_end(self)
 
     def _write(self, frames: bytes, messages: int) -> None:
-        self._outlet.write(frames)
+        self.outlet.write(frames)
         self.channel.metrics.delivered += messages
         self.channel.metrics.delivered_bytes += len(frames)
 
     def _write_gap(self, gap: Gap) -> None:
-        self._outlet.reply(encode_reply(gap))
+        self.outlet.reply(encode_reply(gap))
         self.channel.metrics.gaps += 1
         self.channel.gaps += 1
 
@@ -269,5 +264,5 @@ class Subscription(Listener):
         channel = self.channel
         if self._marker:
             self._marker = False
-            self._outlet.reply(encode_reply(CaughtUp(channel.name, self._position)))
+            self.outlet.reply(encode_reply(CaughtUp(channel.name, self._position)))
         self._enter(State.LIVE if self._position == channel.cursor else State.BEYOND)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol as Interface
@@ -245,17 +246,20 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
         if self._ignored_bytes > IGNORED_BYTES:
             self.transport.pause_reading()
 
-    def message_received(self, payload: bytes) -> None:
+    def messages_received(self, payloads: Sequence[bytes]) -> None:
         """See :class:`rsws.gateway.websocket.receiving.Receiver`."""
-        if self._handler is None:
-            return
         try:
-            self._handler.text_received(payload.decode())
+            for payload in payloads:
+                if self._handler is None:  # one before it has ended the connection
+                    return
+                self._handler.text_received(payload.decode())
         except UnicodeDecodeError:  # sections 8.1 and 7.4.1: 1007
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
         except Exception:  # section 7.4.1: 1011
             log.exception(LogLine("a bug in the gateway", client=self.peer))
             self.fail(CloseCode.INTERNAL_ERROR, "internal error")
+        if self._in_flight >= LEAST_REQUESTS or self._in_flight_bytes >= LEAST_BYTES or not self.has_room:
+            self.adjust_reading()
 
     def frame_parsed(self, websocket: Protocol) -> None:
         """See :class:`rsws.gateway.websocket.receiving.Receiver`."""
@@ -264,14 +268,11 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
             self._close_began()
 
     def request_started(self, size: int) -> None:
-        """Count a request of ``size`` characters as under way; pause reading when the client has too many."""
-        turns = self._owner.turns
+        """Count a request of ``size`` characters as under way."""
         if not self._in_flight:
-            turns.busy_clients += 1
+            self._owner.turns.busy_clients += 1
         self._in_flight += 1
         self._in_flight_bytes += size
-        if self._in_flight >= LEAST_REQUESTS or self._in_flight_bytes >= LEAST_BYTES:
-            self.adjust_reading()
 
     def request_done(self, size: int) -> None:
         """Count a request as answered; ``size`` is the one passed to :meth:`request_started`."""
@@ -279,12 +280,12 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
             return
         self._in_flight -= 1
         self._in_flight_bytes -= size
-        if not self._in_flight:
-            self._owner.turns.busy_clients -= 1
         if self.reading_waits:
             self.adjust_reading()
-        if not self._in_flight and self._pending_close is not None:
-            self.close(*self._pending_close)
+        if not self._in_flight:
+            self._owner.turns.busy_clients -= 1
+            if self._pending_close is not None:
+                self.close(*self._pending_close)
 
     @property
     def under_way(self) -> tuple[int, int]:
@@ -316,7 +317,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
     def reply(self, payload: bytes) -> None:
         """Queue one text message."""
         if self.is_open:
-            self._answer(text_frame(payload))
+            self.queue(text_frame(payload))
 
     def _answer(self, data: bytes) -> None:
         """Queue a reply; reading may pause when the write queue has no room."""

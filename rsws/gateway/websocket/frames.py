@@ -16,12 +16,15 @@ from rsws.gateway.delivery.channel import Framer
 _COMPRESSED = 0x40
 """The RSV1 bit, which marks a compressed message (RFC 7692, section 6)."""
 _OPCODES = frozenset(Opcode)  # section 5.2: the others are reserved
+_SHORT_HEADERS = [header(size) for size in range(126)]
+"""The headers of short text frames, by the size of the payload: making one takes longer than all else of an ack."""
 PING = Frame(Opcode.PING, b"").serialize(mask=False)  # section 5.5.2
 
 
-def text_frame(payload: bytes, first_byte: int = TEXT) -> bytes:
+def text_frame(payload: bytes) -> bytes:
     """Return ``payload``, valid UTF-8, as one unfragmented, unmasked text frame of a server."""
-    return header(len(payload), first_byte) + payload  # section 5.1: a server must not mask; 5.6: text is UTF-8
+    size = len(payload)  # section 5.1: a server must not mask; 5.6: text is UTF-8
+    return (_SHORT_HEADERS[size] if size < 126 else header(size)) + payload
 
 
 class MessageFramer(Framer):
@@ -53,7 +56,7 @@ def close_frame(code: int, reason: str) -> bytes:
 
 def compressed_text_frame(payload: bytes) -> bytes:
     """Return a payload that permessage-deflate has compressed as one text frame of a server."""
-    return text_frame(payload, TEXT | _COMPRESSED)
+    return header(len(payload), TEXT | _COMPRESSED) + payload
 
 
 def text_payloads(frames: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -36,8 +36,8 @@ class Receiver(Interface):
     is_full: bool
     """Whether nothing more is read until the client's requests are answered, or it has read its replies."""
 
-    def message_received(self, payload: bytes) -> None:
-        """Handle one message of the client."""
+    def messages_received(self, payloads: Sequence[bytes]) -> None:
+        """Handle some messages of the client."""
 
     def frame_parsed(self, websocket: Protocol) -> None:
         """Handle the result of websockets having parsed a frame or a part of one: data to send, or the closing."""
@@ -140,10 +140,9 @@ class FrameReader(TurnTaker):
                 return
             if self.websocket is None:
                 payloads, start = read_messages(data, start, max_bytes, min(AT_ONCE, frames_left), stop)
-                for payload in payloads:
-                    receiver.message_received(payload)
-                frames_left -= len(payloads)
                 if payloads:
+                    receiver.messages_received(payloads)
+                    frames_left -= len(payloads)
                     continue
             is_heavy = False
             if not self._frame_left:
@@ -204,11 +203,11 @@ class FrameReader(TurnTaker):
         if frame.opcode is Opcode.BINARY:  # section 7.4.1: close code 1003, a data type that is not accepted
             self._receiver.fail(CloseCode.UNSUPPORTED_DATA, "text frames only")
         elif frame.fin and self._partial is None:
-            self._receiver.message_received(bytes(frame.data))
+            self._receiver.messages_received([bytes(frame.data)])
         else:  # section 5.4: fragments come in order, and no other message comes between them
             if self._partial is None:
                 self._partial = bytearray()
             self._partial += frame.data
             if frame.fin:
                 payload, self._partial = bytes(self._partial), None
-                self._receiver.message_received(payload)
+                self._receiver.messages_received([payload])

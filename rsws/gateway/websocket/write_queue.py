@@ -17,9 +17,11 @@ class QueueOwner(Interface):
     __slots__ = ()
 
     high_water_bytes: int
+    turn: int
+    """The number of the current turn of the event loop; 0 until something is written in it."""
 
-    def turn(self) -> int:
-        """Return the number of the current turn of the event loop, which is positive."""
+    def begin_turn(self) -> int:
+        """Give the current turn its number, which is positive, and return that."""
 
     def will_flush(self, queue: WriteQueue) -> None:
         """Schedule a call of the queue's :meth:`~WriteQueue.flush` at the end of this turn."""
@@ -92,12 +94,13 @@ class WriteQueue(Outlet):
         The first frames of a turn of the event loop are sent immediately, so that in a wide fan-out the first clients
         have them while others are still being written to. Further frames of that turn are sent together at its end.
         """
-        if not self.has_room:
+        owner = self._owner
+        if self._paused or self._out_bytes >= owner.high_water_bytes:  # it has no room
             return False
         if self.compressor is not None:
             frames = self.compressor.translate(frames)
-        turn = self._owner.turn()
-        if self._out or turn == self._sent_in:
+        turn = owner.turn or owner.begin_turn()
+        if self._out_bytes or turn == self._sent_in:
             self.queue(frames)
         else:
             self._sent_in = turn

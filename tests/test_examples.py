@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -202,7 +203,8 @@ def test_an_answer_is_streamed_and_found_again_after_a_reload(browser: Page, gat
     script, page = EXAMPLES / "llm_backend.py", EXAMPLES / "llm_page.html"
     environment = os.environ | {"REDIS_URL": gateway.redis.url, "PAUSE_S": "0.02"}
     command = [sys.executable, "-u", str(script)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as backend:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as backend, ExitStack() as stack:
+        stack.callback(backend.terminate)
         assert backend.stdout is not None
         assert backend.stdout.readline() == "waiting for questions\n"
         eventually(lambda: calls(gateway.redis, "xread") > 1, what="a wait for questions after another")
@@ -212,8 +214,8 @@ def test_an_answer_is_streamed_and_found_again_after_a_reload(browser: Page, gat
         def shown(what: str) -> str:
             return str(browser.run("return document.getElementById(arguments[0])?.textContent ?? ''", what))
 
-        eventually(lambda: browser.run("return typeof text === 'object' && document.readyState === 'complete'"))
-        browser.run("text.value = 'Why <b>not</b>?'; question.requestSubmit()")
+        browser.type("text", "Why <b>not</b>?")
+        browser.click("ask")
         eventually(lambda: shown("answer").startswith("You have asked: Why <b>not</b>? "), what="the first tokens")
         address = browser.run("return location.href")
         browser.run("location.reload()")
@@ -226,4 +228,3 @@ def test_an_answer_is_streamed_and_found_again_after_a_reload(browser: Page, gat
         browser.open(address)  # who comes later
         eventually(lambda: shown("state") == "done", what="the end")
         assert shown("answer").endswith("each an entry of a Redis Stream. ")
-        backend.terminate()

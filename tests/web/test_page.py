@@ -52,7 +52,7 @@ def test_the_example_shows_history_and_what_it_publishes(redis_server: RedisServ
         given = {"gateway": f"127.0.0.1:{gateway.port}", "channel": channel, "token": KEY}
         browser.open(f"{EXAMPLE.as_uri()}?{urlencode(given)}")
         eventually(lambda: log() == ['"old"', "you have read everything"], what="history")
-        browser.run("text.value = 'Halo <b>semua</b>!'; publication.requestSubmit()")
+        browser.run("text.value = 'Halo <b>semua</b>!'; send.click()")
         eventually(lambda: log()[2:] == ['{"text":"Halo <b>semua</b>!"}'], what="the message")
         assert browser.run("return document.getElementById('status').textContent") == "open"
         gateway.kill()

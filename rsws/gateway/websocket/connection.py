@@ -410,7 +410,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
         closed = websocket and (websocket.close_rcvd or websocket.close_sent)
         return closed.code if closed else 1006  # section 7.1.5: gone without a close frame
 
-    def _close_began(self) -> None:
+    def _close_began(self, *, is_lost: bool = False) -> None:
         if self._exchange is not None:
             self._exchange.end()
             self._exchange = None
@@ -422,8 +422,8 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
             self.forget_waiting()
             if self._in_flight:
                 self._owner.turns.busy_clients -= 1
-            # The client may neither answer nor read.
-            self._cutting_off = self._loop.call_later(self._owner.close_timeout_s, self.transport.abort)
+            if not is_lost:  # the client may neither answer nor read
+                self._cutting_off = self._loop.call_later(self._owner.close_timeout_s, self.transport.abort)
             self._owner.closing(self)
 
     def eof_received(self) -> None:
@@ -433,7 +433,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up after the end of the connection (a callback of asyncio)."""
-        self._close_began()
+        self._close_began(is_lost=True)
         if self._cutting_off is not None:
             self._cutting_off.cancel()
             self._cutting_off = None  # the reference cycle would keep both alive

@@ -46,6 +46,9 @@ from rsws.streams.follower import Follower
 from rsws.streams.replies import Entry, parse_entries
 from rsws.streams.store import Store
 from rsws.tokens.grant import Grant
+from rsws.tokens.keys import read_keys
+from rsws.tokens.signed import SignedTokens
+from rsws.tokens.signing import read_signing_key
 
 BATCH = 16
 """Messages that come together, as from a publisher that has so many under way."""
@@ -296,6 +299,21 @@ def page(gateway: Gateway) -> Piece:
     return run
 
 
+def token(gateway: Gateway) -> Piece:
+    """A JWT to what it allows, and whether that is to read a channel, per token."""
+    secret = "a secret of thirty-two characters"
+    tokens = SignedTokens(read_keys(secret))
+    text = read_signing_key(secret).sign({"orders": "rw", "news.*": "r"}, 86_400, subject="alice")
+
+    async def run() -> int:
+        grant = tokens.check(text)
+        assert isinstance(grant, Grant)
+        assert grant.may_read("orders")
+        return 1
+
+    return run
+
+
 def connect(gateway: Gateway) -> Piece:
     """A handshake up to the welcome, and the end of it, per connection."""
 
@@ -327,7 +345,8 @@ def subscribe(gateway: Gateway) -> Piece:
 
 
 PIECES = {
-    piece.__name__: piece for piece in (receive, decode, append, publish, encode, deliver, page, connect, subscribe)
+    piece.__name__: piece
+    for piece in (receive, decode, append, publish, encode, deliver, page, token, connect, subscribe)
 }
 
 

@@ -164,7 +164,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
     def _receive(self, data: bytes) -> None:
         if self.ignores_input:
             self._ignore(data)
-        elif self._frames is not None:
+        elif self._frames is not None and data:
             self._frames.receive(data)
 
     def _read_handshake(self, data: bytes) -> bytes:

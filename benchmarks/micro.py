@@ -300,13 +300,13 @@ def page(gateway: Gateway) -> Piece:
 
 
 def token(gateway: Gateway) -> Piece:
-    """A JWT to what it allows, and whether that is to read a channel, per token."""
+    """A JWT in a request's URL to what it allows, and whether that is to read a channel, per token."""
     secret = "a secret of thirty-two characters"
-    tokens = SignedTokens(read_keys(secret))
-    text = read_signing_key(secret).sign({"orders": "rw", "news.*": "r"}, 86_400, subject="alice")
+    tokens = TokenCheck("KEY", signed=SignedTokens(read_keys(secret)))
+    target = "/?token=" + read_signing_key(secret).sign({"orders": "rw", "news.*": "r"}, 86_400, subject="alice")
 
     async def run() -> int:
-        grant = tokens.check(text)
+        grant, _ = tokens.check_request(None, (), target)
         assert isinstance(grant, Grant)
         assert grant.may_read("orders")
         return 1

@@ -44,6 +44,14 @@ class LogLine:
         return text
 
 
+_UNSAID = {
+    **dict.fromkeys(("funcName", "thread", "threadName", "process", "processName", "taskName")),
+    **dict.fromkeys(("pathname", "filename", "module"), ""),
+    **{"lineno": 0, "relativeCreated": 0.0, "args": (), "exc_text": None, "stack_info": None},
+}
+"""What no line says, for a formatter that is not of this module."""
+
+
 class Record(logging.LogRecord):
     """A record that has of a :class:`LogLine` only what is shown: each client has two, and the rest takes as long."""
 
@@ -54,8 +62,8 @@ class Record(logging.LogRecord):
             super().__init__(name, level, path, line, msg, args, exc_info, *more, **also)
             return
         self.name, self.levelname, self.levelno = name, logging.getLevelName(level), level
-        self.msg, self.args = msg, ()
-        self.exc_info, self.exc_text, self.stack_info = exc_info, None, None
+        self.__dict__.update(_UNSAID)
+        self.msg, self.exc_info = msg, exc_info
         self.created = time.time()
         self.msecs = self.created % 1 * 1000
 

@@ -27,7 +27,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from micro import PIECES, Gateway, Piece, yardstick
+from micro import PIECES, Gateway, Piece, log_as_a_gateway, yardstick
 
 KEPT = Path(__file__).with_suffix(".json")
 LIBRARIES = Path(__file__).with_name("requirements.txt")
@@ -130,6 +130,7 @@ def main() -> None:
     if unknown := set(names) - set(COUNTED):
         parser.error(f"there is no {', '.join(sorted(unknown))}; choose from {', '.join(COUNTED)}")
     if arguments.run:
+        log_as_a_gateway()
         asyncio.run(run(names))
         return
     kept = json.loads(KEPT.read_text())

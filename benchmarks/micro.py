@@ -34,7 +34,7 @@ from rsws.gateway.logs import configure
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.portions import Portions
 from rsws.gateway.request_limits import RequestLimits
-from rsws.gateway.session import Client, Session
+from rsws.gateway.session import Client, Common, Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
@@ -46,6 +46,9 @@ from rsws.streams.follower import Follower
 from rsws.streams.replies import Entry, parse_entries
 from rsws.streams.store import Store
 from rsws.tokens.grant import Grant
+from rsws.tokens.keys import read_keys
+from rsws.tokens.signed import SignedTokens
+from rsws.tokens.signing import read_signing_key
 
 BATCH = 16
 """Messages that come together, as from a publisher that has so many under way."""
@@ -148,15 +151,13 @@ class Gateway:
         self.running = tasks.create_task(commands.run())
         board = SharedMetrics()
         http = PlainHttp(lambda: None, board.text)
-        # Made once: they have so many fields that they would be measured. There are as many attempts as there can be.
-        self._settings = Settings(attempt_rate="1000000,1000000000")
-        self._limits = RequestLimits(self._settings)
-        self._access = AccessControl(TokenCheck("KEY"), board.metrics)
+        settings = Settings(attempt_rate="1000000,1000000000")  # there are as many attempts as there can be
+        access = AccessControl(TokenCheck("KEY"), board.metrics)
         turns = Turns(lambda: False)
         turns.handshakes = Portions(sys.maxsize)  # those of a thousand clients are done before it begins
-        self.clients = ClientRegistry(self._settings, sys.maxsize, self._access, http, self._session, board, turns)
-        self._tasks = tasks
-        self._hub = Hub(cast(Any, self.store), tasks, board.metrics, MessageFramer, sys.maxsize)
+        self.clients = ClientRegistry(settings, sys.maxsize, access, http, self._session, board, turns)
+        hub = Hub(cast(Any, self.store), tasks, board.metrics, MessageFramer, sys.maxsize)
+        self._common = Common(access, hub, self.store, tasks, settings, RequestLimits(settings))
         self.channel = Channel(
             "orders",
             ZERO,
@@ -169,9 +170,7 @@ class Gateway:
         )
 
     def _session(self, connection: Client, grant: Grant) -> Session:
-        return Session(
-            connection, grant, self._access, self._hub, self.store, self._tasks, self._settings, self._limits
-        )
+        return Session(connection, grant, self._common)
 
     def connect(self) -> ClientConnection:
         connection = ClientConnection(self.clients)
@@ -300,6 +299,21 @@ def page(gateway: Gateway) -> Piece:
     return run
 
 
+def token(gateway: Gateway) -> Piece:
+    """A JWT in a request's URL to what it allows, and whether that is to read a channel, per token."""
+    secret = "a secret of thirty-two characters"
+    tokens = TokenCheck("KEY", signed=SignedTokens(read_keys(secret)))
+    target = "/?token=" + read_signing_key(secret).sign({"orders": "rw", "news.*": "r"}, 86_400, subject="alice")
+
+    async def run() -> int:
+        grant, _ = tokens.check_request(None, (), target)
+        assert isinstance(grant, Grant)
+        assert grant.may_read("orders")
+        return 1
+
+    return run
+
+
 def connect(gateway: Gateway) -> Piece:
     """A handshake up to the welcome, and the end of it, per connection."""
 
@@ -331,7 +345,8 @@ def subscribe(gateway: Gateway) -> Piece:
 
 
 PIECES = {
-    piece.__name__: piece for piece in (receive, decode, append, publish, encode, deliver, page, connect, subscribe)
+    piece.__name__: piece
+    for piece in (receive, decode, append, publish, encode, deliver, page, token, connect, subscribe)
 }
 
 

@@ -37,7 +37,35 @@ class LogLine:
         return {name: value for name, value in self._facts.items() if value is not None}
 
     def __str__(self) -> str:
-        return " ".join([self.text, *[f"{name}={_shown(value)}" for name, value in self.facts.items()]])
+        text = self.text
+        for name, value in self._facts.items():
+            if value is not None:
+                text += f" {name}={value if type(value) is int else _shown(value)}"
+        return text
+
+
+_UNSAID = {
+    **dict.fromkeys(("funcName", "thread", "threadName", "process", "processName", "taskName")),
+    **dict.fromkeys(("pathname", "filename", "module"), ""),
+    **{"lineno": 0, "relativeCreated": 0.0, "args": (), "exc_text": None, "stack_info": None},
+}
+"""What no line says, for a formatter that is not of this module."""
+
+
+class Record(logging.LogRecord):
+    """A record that has of a :class:`LogLine` only what is shown: each client has two, and the rest takes as long."""
+
+    def __init__(
+        self, name: str, level: int, path: str, line: int, msg: Any, args: Any, exc_info: Any, *more: Any, **also: Any
+    ) -> None:
+        if not isinstance(msg, LogLine):
+            super().__init__(name, level, path, line, msg, args, exc_info, *more, **also)
+            return
+        self.name, self.levelname, self.levelno = name, logging.getLevelName(level), level
+        self.__dict__.update(_UNSAID)
+        self.msg, self.exc_info = msg, exc_info
+        self.created = time.time()
+        self.msecs = self.created % 1 * 1000
 
 
 @lru_cache(maxsize=1)
@@ -62,6 +90,12 @@ class TextFormatter(SafeFormatter):
     def __init__(self, worker: int | None = None) -> None:
         super().__init__()
         self._worker = "" if worker is None else f" worker={worker}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info or record.stack_info:
+            return super().format(record)
+        record.message = record.getMessage()
+        return self.formatMessage(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         time = f"{_time(int(record.created))}.{int(record.msecs):03d}Z"

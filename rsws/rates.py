@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 from rsws.errors import UsageError
 
@@ -15,11 +16,27 @@ PAUSE_S = 1.0
 _ROUNDING_S = 1e-6
 
 
-class Rate(NamedTuple):
+@dataclass(frozen=True)
+class Rate:
     """A limit: so many a second in the long run, and so many at once."""
 
     per_s: int
     burst: int
+
+    @cached_property
+    def interval_s(self) -> float:
+        """The time in which there is one more."""
+        return 1 / self.per_s
+
+    @cached_property
+    def whole_s(self) -> float:
+        """The time in which a bucket fills."""
+        return self.burst / self.per_s
+
+    @cached_property
+    def lease(self) -> int:
+        """What a bucket gives away at once to whoever has no clock to hand: far less than the burst."""
+        return max(1, self.burst // 10_000)
 
     @classmethod
     def parse(cls, text: str) -> Rate | None:
@@ -48,6 +65,9 @@ def rate_fault(text: str) -> str | None:
     return None
 
 
+_ONE = Rate(1, 1)
+
+
 class Bucket:
     """What one party may still do of what a rate allows.
 
@@ -63,23 +83,19 @@ class Bucket:
             makes it negative asks :meth:`refill`. It is far less than the burst.
     """
 
-    __slots__ = ("_full_at", "_interval_s", "_lease", "_opens_at", "_room_s", "_whole_s", "left")
+    __slots__ = ("_full_at", "_opens_at", "_rate", "_room_s", "left")
 
     def __init__(self, rate: Rate | None) -> None:
-        per_s, burst = rate or (1, 1)
-        self.left = 0 if rate is not None else sys.maxsize
-        self._lease = max(1, burst // 10_000)
-        self._interval_s = 1 / per_s
-        self._whole_s = burst / per_s
-        """The time in which it fills."""
-        self._room_s = self._whole_s + _ROUNDING_S
+        self.left = sys.maxsize if rate is None else 0
+        self._rate = rate or _ONE
+        self._room_s = self._rate.whole_s + _ROUNDING_S
         """How far in the future ``_full_at`` may be; negative while it is closed."""
         self._full_at = 0.0
         self._opens_at = 0.0
 
     def refill(self, now: float) -> float:
         """Make up for what was taken from ``left`` and was not there; return as :meth:`wait_s`."""
-        amount = max(self._lease, -self.left)
+        amount = max(self._rate.lease, -self.left)
         wait_s = self.wait_s(now, amount)
         self.left = 0 if wait_s else self.left + amount
         return wait_s
@@ -95,24 +111,25 @@ class Bucket:
         full_at = self._full_at
         if full_at < now:
             full_at = now
-        full_at += amount * self._interval_s
+        full_at += amount * self._rate.interval_s
         if full_at - now <= self._room_s:
             self._full_at = full_at
             return 0.0
         return self._refuse(now, amount)
 
     def _refuse(self, now: float, amount: int) -> float:
+        rate = self._rate
         if self._room_s < 0:
             left_s = self._opens_at - now
             if left_s > 0:
                 return left_s
-            self._room_s = self._whole_s + _ROUNDING_S
+            self._room_s = rate.whole_s + _ROUNDING_S
             return self.wait_s(now, amount)
-        missing_s = max(self._full_at, now) - now + min(amount * self._interval_s, self._whole_s) - self._whole_s
+        missing_s = max(self._full_at, now) - now + min(amount * rate.interval_s, rate.whole_s) - rate.whole_s
         if missing_s <= _ROUNDING_S:
-            self._full_at = now + amount * self._interval_s
+            self._full_at = now + amount * rate.interval_s
             return 0.0
-        wait_s = max(missing_s, min(self._whole_s, PAUSE_S))
+        wait_s = max(missing_s, min(rate.whole_s, PAUSE_S))
         self._opens_at = now + wait_s
         self._room_s = -1.0
         return wait_s

@@ -23,7 +23,7 @@ from rsws.gateway.session import Client, Session
 from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
 from rsws.gateway.websocket.forwarded import TrustedProxies
-from rsws.gateway.websocket.frames import close_frame
+from rsws.gateway.websocket.frames import close_frame, text_frame
 from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.interfaces import TurnedAway
 from rsws.gateway.websocket.turns import Turns
@@ -38,7 +38,7 @@ log = logging.getLogger("rsws.gateway")
 
 CHECKED_AT_ONCE = 100
 """The connections that are checked for life in a turn of the event loop; many may have to be pinged."""
-_WELCOME = encode_reply(Connected())
+_WELCOME = text_frame(encode_reply(Connected()))
 
 
 def _turn_away(request: Request, why: TurnedAway) -> bytes:
@@ -190,7 +190,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
             self._metrics.clients_accepted += 1
             self._board.publish_clients(len(self.sessions))
             log.info(LogLine("client connected", client=connection.peer, who=grant.who, clients=len(self.sessions)))
-            connection.reply(_WELCOME)
+            connection.queue(_WELCOME)
             connection.start(session)
 
     def handshake_timed_out(self, connection: ClientConnection) -> None:

@@ -1,6 +1,6 @@
 """The part of HTTP/1 that the gateway speaks: reading a request's head, and plain responses such as ``/metrics``.
 
-A complete head is parsed by two regular expressions. They accept what Node's parser accepts, which old clients and the
+A complete head is checked by one regular expression. It accepts what Node's parser accepts, which old clients and the
 proxies in front of them were tested with, in a tenth of the time of a parser that reads line by line: when ten thousand
 clients reconnect simultaneously, that is the time they wait for.
 """
@@ -22,8 +22,7 @@ from rsws.gateway.peer import Peer
 MAX_HEADERS = 128
 TOKEN = rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+"
 """The regular expression for a token (RFC 9110, section 5.6.2)."""
-_HEAD = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.[01]\r\n((?:" + TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)\r\n")
-_HEADER = re.compile(rb"(" + TOKEN + rb"):([^\r]*)\r\n")
+_HEAD = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.[01]((?:\r\n" + TOKEN + rb"+:[\t -~\x80-\xff]*+)*)\r\n\r\n")
 _NEVER = re.compile(rb"\A[^A-Z]|(?<!\r)\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Bytes that no valid head starts with or contains: a request with them is refused before its head is complete."""
 
@@ -89,16 +88,13 @@ class RequestReader:
         match = _HEAD.fullmatch(received, 0, end)
         if match is None:
             return self._refuse(HTTPStatus.BAD_REQUEST)
-        pairs = _HEADER.findall(match[3])
-        if len(pairs) > MAX_HEADERS:
+        lines = match[3].split(b"\r\n")[1:]
+        if len(lines) > MAX_HEADERS:
             return self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         self._is_over = True
         self.received = received
         self._end = end
-        headers = {name.lower(): value.strip() for name, value in pairs}
-        if len(headers) != len(pairs):
-            headers = _joined(pairs)
-        return Request(match[1].decode(), match[2].decode(), headers)
+        return Request(match[1].decode(), match[2].decode(), _headers(lines))
 
     def _refuse(self, status: HTTPStatus) -> HTTPStatus:
         self._is_over = True
@@ -106,12 +102,14 @@ class RequestReader:
         return status
 
 
-def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     """Return the headers by name, the values of repeated ones joined."""
-    values: dict[bytes, list[bytes]] = {}
-    for name, value in pairs:
-        values.setdefault(name.lower(), []).append(value.strip())
-    return {name: b", ".join(several) for name, several in values.items()}
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip()
+        headers[name] = b"%b, %b" % (headers[name], value) if name in headers else value
+    return headers
 
 
 def response(

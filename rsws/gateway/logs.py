@@ -10,8 +10,9 @@ import logging
 import sys
 import time
 from types import TracebackType
+from typing import TextIO
 
-from rsws.log_lines import JsonFormatter, LogLine, TextFormatter
+from rsws.log_lines import JsonFormatter, LogLine, Record, TextFormatter
 from rsws.settings import Settings
 from rsws.text import log_safely
 
@@ -23,12 +24,20 @@ is, and in which thread, process and task. No line says so.
 """
 
 
+class _ToStandardError(logging.StreamHandler[TextIO]):
+    """The handler for standard error, which writes each line on its own: there is never anything to be flushed."""
+
+    def flush(self) -> None:
+        pass
+
+
 def configure(settings: Settings, worker: int | None = None) -> None:
     """Log to standard error as the settings say, each line with the number of the worker if there is one."""
     is_json = settings.log_format == "json"
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStandardError(sys.stderr)
     handler.setFormatter(JsonFormatter(worker) if is_json else TextFormatter(worker))
     log_safely(handler, settings.log_level.upper())
+    logging.setLogRecordFactory(Record)
     for name in _UNSAID:
         setattr(logging, name, None)
     if is_json:

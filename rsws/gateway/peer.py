@@ -31,7 +31,8 @@ class Peer(NamedTuple):
         return cls(str(parsed), port)
 
     def __str__(self) -> str:
-        return self.address if self.port is None else join_host_port((self.address, self.port))
+        address, port = self
+        return address if port is None else join_host_port((address, port))
 
 
 UNKNOWN = Peer("unknown")

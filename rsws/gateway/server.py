@@ -26,7 +26,7 @@ from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics, primaries_text
 from rsws.gateway.peer import Peer
 from rsws.gateway.request_limits import RequestLimits
-from rsws.gateway.session import Session
+from rsws.gateway.session import Common, Session
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.log_lines import LogLine
@@ -99,12 +99,7 @@ class Server:
             self._public_http(settings),
             partial(
                 Session,
-                access=self._access,
-                hub=self.hub,
-                streams=self.redis,
-                tasks=self._tasks,
-                settings=settings,
-                limits=RequestLimits(settings),
+                common=Common(self._access, self.hub, self.redis, self._tasks, settings, RequestLimits(settings)),
             ),
             self.board,
             Turns(lambda: self.redis.is_crowded),

@@ -59,17 +59,6 @@ _Waiting: TypeAlias = tuple[Publish | Subscribe | Unsubscribe, int]
 """A request and its size in characters."""
 
 
-class _Opening:
-    """A subscribe under way, and the requests for its channel that wait for it."""
-
-    __slots__ = ("opening", "waiting")
-
-    def __init__(self) -> None:
-        self.opening: Opening | None = None
-        """What is under way at the hub; None only until the hub is asked."""
-        self.waiting: deque[_Waiting] = deque()
-
-
 def _over_rate(doing: str, wait_s: float, *, channel: str | None = None, message_id: str | None = None) -> RequestError:
     text = f"this client {doing} faster than it may; go on after {max(wait_s, 0.001):.3g} s"
     return RequestError(ErrorCode.RATE_LIMITED, text, channel=channel, message_id=message_id, retry_after_s=wait_s)
@@ -112,19 +101,16 @@ class Client(Outlet, Interface):
         """End the connection after what was written so far."""
 
 
-class Session(MessageHandler, TokenHolder):
-    """The requests of one client. Requests for the same channel take effect in the order in which they came."""
+class Common:
+    """What the sessions of a gateway have in common."""
 
     __slots__ = (
-        "_access", "_channels", "_connection", "_end_timeout_s", "_ended", "_grant", "_hub", "_limits",
-        "_max_message_bytes", "_max_subscriptions", "_messages", "_metrics", "_opening", "_producer_window_s",
-        "_streams", "_subscribes", "_subscriptions", "_surely_fits", "_tasks", "_token_ended", "_volume",
+        "access", "channels", "end_timeout_s", "hub", "limits", "max_message_bytes", "max_subscriptions", "metrics",
+        "producer_window_s", "streams", "surely_fits", "tasks",
     )  # fmt: skip
 
     def __init__(
         self,
-        connection: Client,
-        grant: Grant,
         access: AccessControl,
         hub: Hub,
         streams: Streams,
@@ -132,37 +118,51 @@ class Session(MessageHandler, TokenHolder):
         settings: Settings,
         limits: RequestLimits,
     ) -> None:
-        self._connection = connection
-        self._hub = hub
-        self._metrics = hub.metrics
-        self._streams = streams
-        self._tasks = tasks
-        self._max_subscriptions = settings.max_subscriptions
-        self._max_message_bytes = settings.max_message_bytes
-        self._surely_fits = settings.max_message_bytes - _MOST_OVERHEAD
+        self.access = access
+        self.hub = hub
+        self.metrics = hub.metrics
+        self.streams = streams
+        self.tasks = tasks
+        self.max_subscriptions = settings.max_subscriptions
+        self.max_message_bytes = settings.max_message_bytes
+        self.surely_fits = settings.max_message_bytes - _MOST_OVERHEAD
         """The most bytes of data that fit into a message event whatever the channel."""
-        self._producer_window_s = settings.producer_window_s
-        self._limits = limits
-        self._channels = limits.channels
+        self.producer_window_s = settings.producer_window_s
+        self.limits = limits
+        self.channels = limits.channels
+        self.end_timeout_s = settings.shutdown_timeout_s / 3
+
+
+class Session(MessageHandler, TokenHolder):
+    """The requests of one client. Requests for the same channel take effect in the order in which they came."""
+
+    __slots__ = (
+        "_common", "_connection", "_ended", "_grant", "_messages", "_opening", "_subscribes", "_subscriptions",
+        "_token_ended", "_volume", "_waiting",
+    )  # fmt: skip
+
+    def __init__(self, connection: Client, grant: Grant, common: Common) -> None:
+        self._connection = connection
+        self._common = common
         self._messages: Bucket | None = None
         """What the client may still publish in messages, and in bytes; None as long as it has published nothing."""
         self._volume: Bucket | None = None
         self._subscribes: Bucket | None = None
         if not connection.is_lasting:
-            allowance = limits.allowance(connection.source.address, grant.subject)
+            allowance = common.limits.allowance(connection.source.address, grant.subject)
             self._messages, self._volume, self._subscribes = allowance
         self._subscriptions: dict[str, Subscription | None] = {}
         """The subscription of each channel; None while the channel's first subscribe is under way."""
-        self._opening: dict[str, _Opening] = {}
-        """The subscribe under way of each channel that has one."""
+        self._opening: dict[str, Opening | None] = {}
+        """The subscribe under way of each channel that has one; None only until the hub is asked."""
+        self._waiting: dict[str, deque[_Waiting]] = {}
+        """The requests that wait for the subscribe under way of their channel."""
         self._ended = False
-        self._access = access
         self._grant = grant
         """What the client's token allows."""
         self._token_ended = False
-        self._end_timeout_s = settings.shutdown_timeout_s / 3
         if grant.ends_at is not None:
-            access.ends.watch(self, grant)
+            common.access.ends.watch(self, grant)
 
     @property
     def is_busy(self) -> bool:
@@ -184,17 +184,17 @@ class Session(MessageHandler, TokenHolder):
 
         It counts as a subscribe. Whoever calls this cancels it where the client is gone.
         """
-        return self._tasks.create_task(self._list_channels(match, cursor))
+        return self._common.tasks.create_task(self._list_channels(match, cursor))
 
     async def _list_channels(self, match: str, cursor: str | None) -> ChannelPage | RequestError | StoreError:
         try:
             self._count_subscribe()
-            return await self._hub.list_channels(match, cursor, self._may_list)
+            return await self._common.hub.list_channels(match, cursor, self._may_list)
         except (RequestError, StoreError) as error:
             return error
 
     def _may_list(self, channel: str) -> bool:
-        return (self._channels is None or channel in self._channels) and self._may_read(channel)
+        return (self._common.channels is None or channel in self._common.channels) and self._may_read(channel)
 
     def has(self, channel: str) -> bool:
         """Whether there is a subscription of a channel."""
@@ -204,17 +204,17 @@ class Session(MessageHandler, TokenHolder):
         """End all subscriptions: the client is gone."""
         self._ended = True
         if self._grant.ends_at is not None:
-            self._access.ends.forget(self)
+            self._common.access.ends.forget(self)
         self._end_subscriptions()
         self._subscriptions.clear()
-        for each in self._opening.values():
-            if each.opening is not None:
-                each.opening.cancel()
+        for opening in self._opening.values():
+            if opening is not None:
+                opening.cancel()
 
     def _end_subscriptions(self) -> None:
         for channel, subscription in self._subscriptions.items():
             if subscription is not None:
-                self._hub.unsubscribe(subscription)
+                self._common.hub.unsubscribe(subscription)
                 self._subscriptions[channel] = None
 
     def text_received(self, text: str) -> None:
@@ -236,13 +236,13 @@ class Session(MessageHandler, TokenHolder):
         if isinstance(request, ChangeToken):
             self._change_token(request.token, size)
             return
-        opening = self._opening.get(request.channel)
         # A publish need not wait for a subscribe under way, which has asked Redis for its position already. It has to
         # wait once another subscribe or unsubscribe of the channel waits.
-        if opening is None or (not opening.waiting and isinstance(request, Publish)):
+        channel = request.channel
+        if channel not in self._opening or (channel not in self._waiting and isinstance(request, Publish)):
             self.handle(request, size)
         else:
-            opening.waiting.append((request, size))
+            self._waiting.setdefault(channel, deque()).append((request, size))
 
     def handle(self, request: Publish | Subscribe | Unsubscribe, size: int) -> None:
         """Handle a request, of a channel of which no subscribe is under way.
@@ -258,7 +258,8 @@ class Session(MessageHandler, TokenHolder):
             self._unsubscribe(request.channel, size)
 
     def _publish(self, request: Publish, size: int) -> None:
-        if self._channels is not None and request.channel not in self._channels:
+        common = self._common
+        if common.channels is not None and request.channel not in common.channels:
             self._refuse_no_channel(request.channel, size, request.message_id)
             return
         grant = self._grant
@@ -266,13 +267,13 @@ class Session(MessageHandler, TokenHolder):
             self._connection.reply(encode_reply(refusal(self._not_allowed("w", request.channel, request.message_id))))
             self._connection.request_done(size)
             return
-        if len(request.data) > self._surely_fits and self._is_too_big(request):
+        if len(request.data) > common.surely_fits and self._is_too_big(request):
             self._connection.request_done(size)
             return
         messages, volume = self._messages, self._volume
         if messages is None or volume is None:
-            messages = self._messages = Bucket(self._limits.publishes)
-            volume = self._volume = Bucket(self._limits.volume)
+            messages = self._messages = Bucket(common.limits.publishes)
+            volume = self._volume = Bucket(common.limits.volume)
         messages.left -= 1
         volume.left -= len(request.data)
         if (messages.left < 0 or volume.left < 0) and self._is_over_rate(request, messages, volume):
@@ -280,10 +281,10 @@ class Session(MessageHandler, TokenHolder):
             return
         once = None
         if request.producer is not None:
-            once = IdempotencyKey(request.producer, request.message_id, self._producer_window_s)
-        self._streams.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
+            once = IdempotencyKey(request.producer, request.message_id, common.producer_window_s)
+        common.streams.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
         if request.channel not in self._subscriptions:
-            self._hub.read_behind(request.channel)
+            common.hub.read_behind(request.channel)
 
     def _is_over_rate(self, request: Publish, messages: Bucket, volume: Bucket) -> bool:
         """Refuse a publish for which its client has to wait; return whether it did."""
@@ -291,15 +292,15 @@ class Session(MessageHandler, TokenHolder):
         wait_s = messages.refill(now) if messages.left < 0 else 0.0
         if wait_s:
             volume.left += len(request.data)
-            self._metrics.publishes_over_rate += 1
+            self._common.metrics.publishes_over_rate += 1
         elif volume.left < 0 and (wait_s := volume.refill(now)):
-            self._metrics.publishes_over_bytes_rate += 1
+            self._common.metrics.publishes_over_bytes_rate += 1
         if wait_s:
             self._refuse(_over_rate("publishes", wait_s, message_id=request.message_id))
         return bool(wait_s)
 
     def _refuse_no_channel(self, channel: str, size: int, message_id: str | None = None) -> None:
-        self._metrics.requests_for_no_channel += 1
+        self._common.metrics.requests_for_no_channel += 1
         text = f"{channel} is no channel of this gateway, whose operator says which there are (--channels)"
         self._refuse(RequestError(ErrorCode.BAD_CHANNEL, text, channel=channel, message_id=message_id))
         self._connection.request_done(size)
@@ -309,26 +310,26 @@ class Session(MessageHandler, TokenHolder):
 
         Otherwise subscribers would fail on that event each time they reconnect.
         """
-        event_bytes = max_event_bytes(request.channel, request.data)
-        if event_bytes <= self._max_message_bytes:
+        event_bytes, most = max_event_bytes(request.channel, request.data), self._common.max_message_bytes
+        if event_bytes <= most:
             return False
-        text = f"too big: handed on it would have up to {event_bytes} bytes, and {self._max_message_bytes} are allowed"
+        text = f"too big: handed on it would have up to {event_bytes} bytes, and {most} are allowed"
         self._refuse(RequestError(ErrorCode.BAD_REQUEST, text, message_id=request.message_id))
         return True
 
     def _refuse(self, error: RequestError) -> None:
-        self._metrics.requests_refused += 1
+        self._common.metrics.requests_refused += 1
         self._connection.reply(encode_reply(refusal(error)))
 
     def _published(self, message_id: str, size: int, result: Stored | StoreError) -> None:
         if isinstance(result, Stored):
-            self._metrics.published += 1
+            self._common.metrics.published += 1
             reply = encode_ack(message_id, result.raw_id, result.duplicate)
         else:
             if result.outcome is Outcome.UNKNOWN:
-                self._metrics.publishes_unknown += 1
+                self._common.metrics.publishes_unknown += 1
             else:
-                self._metrics.publishes_not_stored += 1
+                self._common.metrics.publishes_not_stored += 1
             reply = encode_reply(publish_failure(message_id, result))
         if self._ended:
             return
@@ -338,21 +339,21 @@ class Session(MessageHandler, TokenHolder):
     def _unsubscribe(self, channel: str, size: int) -> None:
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
-            self._hub.unsubscribe(subscription)
+            self._common.hub.unsubscribe(subscription)
         self._connection.reply(encode_reply(Unsubscribed(channel)))
         self._connection.request_done(size)
 
     def _subscribe(self, request: Subscribe, size: int) -> None:
-        channel = request.channel
-        if self._channels is not None and channel not in self._channels:
+        channel, common = request.channel, self._common
+        if common.channels is not None and channel not in common.channels:
             self._refuse_no_channel(channel, size)
             return
         if not self._may_read(channel):
             self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
             self._connection.request_done(size)
             return
-        if channel not in self._subscriptions and len(self._subscriptions) >= self._max_subscriptions:
-            text = f"more than {self._max_subscriptions} subscriptions on a connection; unsubscribe, or open another"
+        if channel not in self._subscriptions and len(self._subscriptions) >= common.max_subscriptions:
+            text = f"more than {common.max_subscriptions} subscriptions on a connection; unsubscribe, or open another"
             self._connection.reply(encode_reply(Error(text, ErrorCode.TOO_MANY, channel)))
             self._connection.request_done(size)
             return
@@ -363,9 +364,11 @@ class Session(MessageHandler, TokenHolder):
             self._connection.request_done(size)
             return
         self._subscriptions.setdefault(channel, None)
-        under_way = self._opening[channel] = _Opening()
+        self._opening[channel] = None
         on_result = partial(self._opened, channel, size)
-        under_way.opening = self._hub.subscribe(request, self._connection, self._subscription_ended, on_result)
+        opening = common.hub.subscribe(request, self._connection, self._subscription_ended, on_result)
+        if channel in self._opening:  # it is answered at once where Redis is known to be down
+            self._opening[channel] = opening
         if self.is_busy:
             self._connection.adjust_reading()
 
@@ -376,16 +379,16 @@ class Session(MessageHandler, TokenHolder):
             RequestError: It is one too many for now.
         """
         if self._subscribes is None:
-            self._subscribes = Bucket(self._limits.subscribes)
+            self._subscribes = Bucket(self._common.limits.subscribes)
         self._subscribes.left -= 1
         if self._subscribes.left < 0 and (wait_s := self._subscribes.refill(self._connection.life.heard_at)):
-            self._metrics.subscribes_over_rate += 1
+            self._common.metrics.subscribes_over_rate += 1
             raise _over_rate("subscribes", wait_s, channel=channel)
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         """Take note that a channel has ended for its subscription, within a call of that."""
         self._forget(subscription.channel.name, subscription)
-        asyncio.get_running_loop().call_soon(self._hub.unsubscribe, subscription)
+        asyncio.get_running_loop().call_soon(self._common.hub.unsubscribe, subscription)
 
     def _forget(self, channel: str, subscription: Subscription) -> None:
         if self._subscriptions.get(channel) is not subscription:
@@ -403,7 +406,8 @@ class Session(MessageHandler, TokenHolder):
             self._connection.fail(CloseCode.INTERNAL_ERROR, "internal error")
 
     def _answer_subscribe(self, channel: str, size: int, result: Opened | End | Exception) -> None:
-        waiting = self._opening.pop(channel).waiting
+        del self._opening[channel]
+        waiting = self._waiting.pop(channel, None)
         if not isinstance(result, Exception):
             self._begin(channel, result)
         elif isinstance(result, StoreError | RequestError):
@@ -420,18 +424,18 @@ class Session(MessageHandler, TokenHolder):
         """Answer a subscribe, and begin with its subscription where there is one now."""
         replaced = self._subscriptions.pop(channel)
         if replaced is not None:
-            self._hub.unsubscribe(replaced)
+            self._common.hub.unsubscribe(replaced)
         may_read = self._may_read(channel)  # the client's token may have been changed meanwhile, or have ended
         if isinstance(opened, Opened) and may_read:
             self._subscriptions[channel] = opened.subscription
             self._connection.reply(encode_reply(opened.subscribed))
             if opened.gap is not None:
                 self._connection.reply(encode_reply(opened.gap))
-                self._metrics.gaps += 1
+                self._common.metrics.gaps += 1
             opened.subscription.advance()
             return
         if isinstance(opened, Opened):
-            self._hub.unsubscribe(opened.subscription)
+            self._common.hub.unsubscribe(opened.subscription)
         self._connection.reply(
             encode_reply(opened if isinstance(opened, End) and may_read else refusal(self._not_allowed("r", channel)))
         )
@@ -441,8 +445,8 @@ class Session(MessageHandler, TokenHolder):
         while waiting and not self._ended:
             request, size = waiting.popleft()
             self.handle(request, size)
-            if request.channel in self._opening:
-                self._opening[request.channel].waiting = waiting
+            if waiting and request.channel in self._opening:
+                self._waiting[request.channel] = waiting
                 return
 
     # --- the client's token ---
@@ -452,13 +456,13 @@ class Session(MessageHandler, TokenHolder):
         return (grant.is_full or grant.may_read(channel)) and not self._token_ended
 
     def _not_allowed(self, right: Literal["r", "w"], channel: str, message_id: str | None = None) -> RequestError:
-        self._metrics.requests_refused += 1
-        self._access.count_not_allowed(self._grant, right, channel, self._connection.peer)
+        self._common.metrics.requests_refused += 1
+        self._common.access.count_not_allowed(self._grant, right, channel, self._connection.peer)
         text = "the token has expired" if self._token_ended else self._grant.missing(right, channel)
         return RequestError(ErrorCode.NOT_ALLOWED, text, channel=channel, message_id=message_id)
 
     def _change_token(self, token: str, size: int) -> None:
-        answer = self._access.check_token(token, self._connection.source)
+        answer = self._common.access.check_token(token, self._connection.source)
         if isinstance(answer, Grant):
             self._use(answer)
             self._connection.request_done(size)
@@ -476,13 +480,13 @@ class Session(MessageHandler, TokenHolder):
     def _use(self, grant: Grant) -> None:
         """Go on with another token, and end the subscriptions that it does not allow."""
         self._grant = grant
-        self._access.ends.watch(self, grant)
+        self._common.access.ends.watch(self, grant)
         log.debug(LogLine("token changed", client=self._connection.peer, who=grant.who))
         self._connection.reply(encode_reply(TokenChanged(grant.expiry_text)))
         for channel, subscription in [*self._subscriptions.items()]:
             if subscription is None or self._may_read(channel):
                 continue
-            self._hub.unsubscribe(subscription)
+            self._common.hub.unsubscribe(subscription)
             self._forget(channel, subscription)
             self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
 
@@ -493,7 +497,7 @@ class Session(MessageHandler, TokenHolder):
     def token_ended(self) -> None:
         """See :class:`rsws.gateway.access.ends.TokenHolder`. What was received before is answered, and nothing else."""
         self._token_ended = True
-        self._metrics.tokens_ended += 1
+        self._common.metrics.tokens_ended += 1
         log.info(LogLine("token expired", client=self._connection.peer, who=self.who))
         self._end_subscriptions()
-        self._connection.drain(CloseCode.POLICY_VIOLATION, TOKEN_EXPIRED, self._end_timeout_s)
+        self._connection.drain(CloseCode.POLICY_VIOLATION, TOKEN_EXPIRED, self._common.end_timeout_s)

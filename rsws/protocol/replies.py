@@ -125,9 +125,9 @@ def encode_reply(reply: Reply) -> bytes:
     """Return the JSON text of a reply or an event, with the keys in the specification's order."""
     match reply:
         case Subscribed(channel, last, latest):  # first, as it is what each client gets
-            keys: dict[str, Any] = {
-                "status": "subscribed", "channel": channel, "lastMessageId": str(last), "latestId": str(latest)
-            }  # fmt: skip
+            return b'{"status":"subscribed","channel":%b,"lastMessageId":"%d-%d","latestId":"%d-%d"}' % (
+                msgspec.json.encode(channel), *last, *latest
+            )  # fmt: skip
         case Message(channel, stream_id, text):
             return message_template(channel) % (str(stream_id).encode(), text.encode())
         case Ack(message_id, stream_id, duplicate):
@@ -139,7 +139,7 @@ def encode_reply(reply: Reply) -> bytes:
         case Pong():
             return b'{"status":"pong"}'
         case TokenChanged(expires_at):
-            keys = {"status": "token", "expiresAt": expires_at}
+            keys: dict[str, Any] = {"status": "token", "expiresAt": expires_at}
         case TokenExpiring(expires_at):
             keys = {"event": "token_expiring", "expiresAt": expires_at}
         case Unsubscribed(channel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rsws.redis.connection import OnReply, ReplyError
@@ -49,11 +50,14 @@ class ScriptRunner:
             self._run_plain(script, keys, arguments, on_reply, weight)
             return
 
-        def on_first_reply(reply: Any) -> None:
-            if isinstance(reply, ReplyError) and self._is_not_loaded(reply):
-                self._link.submit(script.call_in_full(*keys, arguments=arguments), on_second_reply, weight, again=True)
-            else:
-                on_second_reply(reply)
+        on_first_reply = partial(self._replied, script, keys, arguments, on_reply, weight)
+        self._link.submit(script.call(*keys, arguments=arguments), on_first_reply, weight)
+
+    def _replied(self, script: Script, keys: Keys, arguments: Keys, on_reply: OnReply, weight: int, reply: Any) -> None:
+        """Pass on the reply to a script that was run by its SHA-1, or run it in full."""
+        if not isinstance(reply, ReplyError):
+            on_reply(reply)
+            return
 
         def on_second_reply(reply: Any) -> None:
             if not isinstance(reply, ReplyError) or not reply.forbids_command:
@@ -67,7 +71,10 @@ class ScriptRunner:
             else:
                 on_reply(ScriptsForbidden(str(reply)) if is_outside else reply)
 
-        self._link.submit(script.call(*keys, arguments=arguments), on_first_reply, weight)
+        if self._is_not_loaded(reply):
+            self._link.submit(script.call_in_full(*keys, arguments=arguments), on_second_reply, weight, again=True)
+        else:
+            on_second_reply(reply)
 
     def ask(self, script: Script, keys: Keys, arguments: Keys = (), weight: int = 0) -> asyncio.Future[Any]:
         """Run a script; the future has its reply."""

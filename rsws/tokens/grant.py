@@ -31,7 +31,7 @@ class Grant:
         ends_at: When that is enforced.
     """
 
-    __slots__ = ("_known", "_names", "_patterns", "_shown", "ends_at", "expires_at", "is_full", "subject")
+    __slots__ = ("_given", "_known", "_names", "_patterns", "ends_at", "expires_at", "is_full", "subject")
 
     def __init__(
         self,
@@ -47,13 +47,11 @@ class Grant:
         """The holder; None where the token names none."""
         self.expires_at = expires_at
         self.ends_at = ends_at
-        given = {"*": "rw"} if channels is None else channels
+        given: Mapping[str, Rights] = {"*": "rw"} if channels is None else channels
+        self._given = given
         self._names = {pattern: _BITS[rights] for pattern, rights in given.items() if "*" not in pattern}
         self._patterns = [(pattern.split("*"), _BITS[rights]) for pattern, rights in given.items() if "*" in pattern]
         self._known: dict[str, int] = {}
-        shown = [f"{excerpt(pattern)}={rights}" for pattern, rights in [*given.items()][:_SHOWN_PATTERNS]]
-        more = len(given) - len(shown)
-        self._shown = ", ".join([*shown, *([f"{more} more"] if more else [])])
 
     @property
     def who(self) -> str | None:
@@ -83,7 +81,9 @@ class Grant:
     def missing(self, right: Literal["r", "w"], channel: str) -> str:
         """Return the text of the refusal of a request for which the right is missing."""
         doing = "subscribe to" if right == "r" else "publish to"
-        held = f"it allows {self._shown}" if self._shown else "it allows nothing"
+        shown = [f"{excerpt(pattern)}={rights}" for pattern, rights in [*self._given.items()][:_SHOWN_PATTERNS]]
+        more = len(self._given) - len(shown)
+        held = f"it allows {', '.join([*shown, *([f'{more} more'] if more else [])])}" if shown else "it allows nothing"
         return f"the token does not allow to {doing} {channel}, which needs the right {right!r}; {held}"
 
     @property

@@ -18,7 +18,7 @@ import pytest
 from kit.cli import fake_gateway, run_main
 from kit.support import RswsProcess
 from rsws.gateway import logs
-from rsws.log_lines import JsonFormatter, LogLine
+from rsws.log_lines import JsonFormatter, LogLine, Record
 from rsws.settings import Settings
 from rsws.text import SHOWN_CHARACTERS, SafeFormatter, excerpt, safe, safe_lines
 
@@ -222,3 +222,11 @@ def test_the_library_s_own_words_are_safe_without_any_logging(tmp_path: Path) ->
     assert "forged" in done.stderr
     assert "does not speak the protocol" in done.stderr
     assert not UNSAFE.search(done.stderr)
+
+
+@pytest.mark.parametrize("message", [LogLine("said", name=1), "said name=1"])
+def test_a_record_has_what_other_formatters_ask_for(message: object) -> None:
+    usual = logging.LogRecord("x", logging.INFO, "x", 1, message, (), None)
+    record = Record("x", logging.INFO, "x", 1, message, (), None)
+    assert vars(record).keys() >= vars(usual).keys()
+    assert logging.Formatter("%(levelname)s %(name)s %(message)s").format(record) == "INFO x said name=1"

@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import unquote, unquote_plus, urlsplit
+from urllib.parse import unquote, unquote_plus
 
 from rsws.protocol import SUBPROTOCOL, TOKEN_SUBPROTOCOL
 from rsws.tokens.reasons import Reason
@@ -74,8 +74,5 @@ def _decoded(encoded: list[bytes]) -> Presented:
 
 
 def _parameters(path: str) -> list[tuple[str, str, str]]:
-    try:
-        query = urlsplit(path).query
-    except ValueError:
-        return []
+    query = path.partition("#")[0].partition("?")[2]
     return [parameter.partition("=") for parameter in query.split("&")]

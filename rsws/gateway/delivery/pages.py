@@ -83,7 +83,7 @@ class Pages(PageReader):
 
     def leave(self, subscription: Subscription) -> None:
         """Remove a closed subscription from the read it waits for; cancel the read if no other waits for it."""
-        read = self._reads.get(_key(subscription))
+        read = self._reads.get(_key(subscription)) if self._reads else None
         if read is not None:
             read.waiting.pop(subscription, None)
             if not read.waiting and read.task is not None:

@@ -165,7 +165,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
     def _receive(self, data: bytes) -> None:
         if self.ignores_input:
             self._ignore(data)
-        elif self._frames is not None:
+        elif self._frames is not None and data:
             self._frames.receive(data)
 
     def _read_handshake(self, data: bytes) -> bytes:
@@ -411,7 +411,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
         closed = websocket and (websocket.close_rcvd or websocket.close_sent)
         return closed.code if closed else 1006  # section 7.1.5: gone without a close frame
 
-    def _close_began(self) -> None:
+    def _close_began(self, *, is_lost: bool = False) -> None:
         if self._exchange is not None:
             self._exchange.end()
             self._exchange = None
@@ -423,8 +423,8 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
             self.forget_waiting()
             if self._in_flight:
                 self._owner.turns.busy_clients -= 1
-            # The client may neither answer nor read.
-            self._cutting_off = self._loop.call_later(self._owner.close_timeout_s, self.transport.abort)
+            if not is_lost:  # the client may neither answer nor read
+                self._cutting_off = self._loop.call_later(self._owner.close_timeout_s, self.transport.abort)
             self._owner.closing(self)
 
     def eof_received(self) -> None:
@@ -434,7 +434,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up after the end of the connection (a callback of asyncio)."""
-        self._close_began()
+        self._close_began(is_lost=True)
         if self._cutting_off is not None:
             self._cutting_off.cancel()
             self._cutting_off = None  # the reference cycle would keep both alive

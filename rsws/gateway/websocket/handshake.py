@@ -6,18 +6,20 @@ The sections in comments are those of RFC 6455; numbers in parentheses after the
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha1
 from http import HTTPStatus
 from typing import NamedTuple
 
 from websockets.exceptions import InvalidHeader
 from websockets.extensions import Extension, ServerExtensionFactory
-from websockets.utils import accept_key
 
 from rsws.gateway.http import TOKEN, Request, response
 from rsws.gateway.websocket.protocols import agree_on_extensions
 from rsws.protocol import SUBPROTOCOL, TOKEN_SUBPROTOCOL
 
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _VERSIONS = (b"13", b"8")  # version 8 is a draft with the same frames as the RFC
 _SUBPROTOCOLS = re.compile(TOKEN + rb"(?:[ \t]*,[ \t]*" + TOKEN + rb")*")
@@ -61,7 +63,7 @@ def answer_handshake(request: Request, factories: Sequence[ServerExtensionFactor
         return _refusal("Sec-WebSocket-Version", "is not 13", {"Sec-WebSocket-Version": "13, 8"})
     answer = (  # section 4.2.2 (5)
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: %b\r\n" % accept_key(key.decode()).encode()
+        b"Sec-WebSocket-Accept: %b\r\n" % b64encode(sha1(key + _GUID).digest())
     )
     offered = headers.get(b"sec-websocket-protocol")
     subprotocols: list[bytes] = []

@@ -144,10 +144,10 @@ class _Copying:
             raise Failure(
                 f"{counted(progress.refused, 'stream is', 'streams are')} not copied, see above", ExitCode.ERROR
             )
-        if self._copier is not None and not self._follow and (missing := len(self._copier.missing)):
-            raise Failure(f"{counted(missing, 'stream is', 'streams are')} not there, see above", ExitCode.ERROR)
         if self._told is signal.SIGINT:
             raise Failure("interrupted: the same command goes on where it was", ExitCode.INTERRUPTED)
+        if self._copier is not None and not self._follow and (missing := len(self._copier.missing)):
+            raise Failure(f"{counted(missing, 'stream is', 'streams are')} not there, see above", ExitCode.ERROR)
         if progress is not None and progress.gaps:
             raise Failure(f"{counted(progress.gaps, 'gap', 'gaps')}, see above", ExitCode.GAP)
 

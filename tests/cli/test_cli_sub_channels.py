@@ -18,6 +18,8 @@ from rsws.cli.endpoint import Endpoint
 from rsws.cli.exits import ExitCode
 from rsws.cli.gateway_http import ListedChannel, list_channels
 from rsws.cli.sub.merging import Merge
+from rsws.cli.sub.reading import Reading
+from rsws.cli.sub.run import Run
 from rsws.errors import UsageError
 from rsws.protocol import StreamId
 from rsws.starts import parse_until
@@ -187,12 +189,19 @@ def test_a_pattern_is_all_that_match_and_those_that_come(
 def test_channels_that_are_over_before_all_are_found(
     gateway: Gateway, redis_server: RedisServer, channel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read, is_over = Run._read, asyncio.Event()
+
+    async def noted(run: Run, reading: Reading) -> None:
+        await read(run, reading)
+        is_over.set()
+
     async def slowly(gateway: Endpoint, match: str) -> AsyncIterator[list[ListedChannel]]:
         async for page in list_channels(gateway, match):
             yield page
-        await asyncio.sleep(0.5)  # long enough for one message; a page without a channel may be the last
+        await is_over.wait()  # the last page may be one without a channel
 
     add(redis_server, channel, "1")
+    monkeypatch.setattr(Run, "_read", noted)
     monkeypatch.setattr("rsws.cli.sub.names.list_channels", slowly)
     done = run_main("sub", f"{channel}*", "-f", "0", "--no-follow", "-o", "raw", env=gateway.env)
     assert (done.returncode, done.stdout, done.stderr) == (ExitCode.DONE, "1\n", "")

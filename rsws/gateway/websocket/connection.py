@@ -143,7 +143,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the connection (a callback of asyncio)."""
-        self.transport = cast(asyncio.Transport, transport)
+        self.write_to(cast(asyncio.Transport, transport))
         self.transport.set_write_buffer_limits(self._owner.high_water_bytes)
         address = transport.get_extra_info("peername")
         # IPv4 addresses have a prefix on a socket that is for IPv6, too.
@@ -363,7 +363,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
                 self.transport.abort()
             case Verdict.PING:
                 self.flush()
-                self.transport.write(PING)  # section 5.5.2; not counted as written: its draining is no sign of life
+                self.send(PING)  # section 5.5.2; not counted as written: its draining is no sign of life
 
     def _check_exchange(self, exchange: Exchange, now: float, dead_after_s: float) -> None:
         """Abort a connection over which a request comes too slowly, or whose client is dead."""

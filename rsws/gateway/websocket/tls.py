@@ -172,5 +172,5 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         self._tcp.set_write_buffer_limits(high, low)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what the TCP transport says."""
-        return self._tcp.get_extra_info(name, default)
+        """Return what the TCP transport says, and the context of TLS as ``sslcontext``."""
+        return self._tls.context if name == "sslcontext" else self._tcp.get_extra_info(name, default)

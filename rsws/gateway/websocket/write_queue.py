@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from abc import abstractmethod
 from typing import Protocol as Interface
 
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.websocket.compression import Compressor
 from rsws.gateway.websocket.keepalive import unacknowledged_bytes
+
+NO_SOCKET = -1
+"""The descriptor where there is no socket that frames could be written to as they are."""
 
 
 class QueueOwner(Interface):
@@ -40,6 +44,8 @@ class WriteQueue(Outlet):
     """
 
     __slots__ = (
+        "_descriptor",
+        "_is_direct",
         "_loop",
         "_out",
         "_out_bytes",
@@ -68,6 +74,17 @@ class WriteQueue(Outlet):
         self._reading_page = False
         self._sent_in = 0
         self._written = 0
+        self._descriptor = NO_SOCKET
+        self._is_direct = False
+        """Whether the socket itself is written to: the transport has nothing that comes before."""
+
+    def write_to(self, transport: asyncio.Transport) -> None:
+        """Write to ``transport`` from now on."""
+        self.transport = transport
+        socket = transport.get_extra_info("socket")
+        if socket is not None and transport.get_extra_info("sslcontext") is None:
+            self._descriptor = socket.fileno()
+            self._is_direct = True
 
     @property
     @abstractmethod
@@ -105,8 +122,21 @@ class WriteQueue(Outlet):
         else:
             self._sent_in = turn
             self._written += len(frames)
-            self.transport.write(frames)
+            self.send(frames)
         return True
+
+    def send(self, data: bytes) -> None:
+        """Write bytes now: to the socket itself what that takes at once, as the transport costs as much again."""
+        if self._is_direct:
+            try:
+                sent = os.write(self._descriptor, data)
+            except OSError:  # it is full, or the connection is lost: the transport takes care of either
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self.transport.write(data)
+        self._is_direct = self._descriptor != NO_SOCKET and not self.transport.get_write_buffer_size()
 
     def write(self, frames: bytes) -> None:
         """Queue text frames behind everything written before, to be sent at the end of this turn of the event loop."""
@@ -144,7 +174,7 @@ class WriteQueue(Outlet):
         """Pass everything written so far to the transport in one write."""
         out = self._out
         if out:
-            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self.send(out[0] if len(out) == 1 else b"".join(out))
             self._written += self._out_bytes
             out.clear()
             self._out_bytes = 0
@@ -182,6 +212,8 @@ class WriteQueue(Outlet):
         """Forget what was not sent, and who waits: the connection is lost."""
         self._out.clear()
         self._waiting = None
+        self._descriptor = NO_SOCKET  # the system may give the number to another connection
+        self._is_direct = False
 
     def forget_waiting(self) -> None:
         """Forget who waits for room: nothing more is to be sent."""

@@ -1,4 +1,4 @@
-FROM python:3.12.12-slim-bookworm AS build
+FROM python:3.14.8-slim-bookworm AS build
 # "jwt,embedded" adds the embedded server.
 ARG EXTRAS=jwt
 WORKDIR /src
@@ -8,7 +8,7 @@ COPY rsws ./rsws
 RUN python -m venv --without-pip /opt/rsws && \
     pip --python /opt/rsws/bin/python install --no-cache-dir ".[$EXTRAS]"
 
-FROM python:3.12.12-slim-bookworm
+FROM python:3.14.8-slim-bookworm
 # /data is for the embedded server: a volume takes its owner from there. With a Redis of its own nothing is written anywhere.
 RUN groupadd --gid 10001 rsws && \
     useradd --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --uid 10001 --gid 10001 rsws && \
@@ -24,7 +24,7 @@ ENV PATH=/opt/rsws/bin:$PATH \
 LABEL org.opencontainers.image.title="rsws" \
     org.opencontainers.image.description="A WebSocket gateway over Redis Streams" \
     org.opencontainers.image.licenses="MIT" \
-    org.opencontainers.image.base.name="docker.io/library/python:3.12.12-slim-bookworm"
+    org.opencontainers.image.base.name="docker.io/library/python:3.14.8-slim-bookworm"
 # A number: Kubernetes can't tell otherwise that it is not root.
 USER 10001:10001
 EXPOSE 8080

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -329,9 +330,13 @@ GARBAGE: dict[str, tuple[str, str]] = {
     "no header": ("..", "it is a JWT that can't be read"),
     "no JSON": (f"{encoded(b'{')}.e30.x", "it is a JWT that can't be read"),
     "no object": (sign("HS256", SECRET, b"[1]"), "it is a JWT that can't be read"),
-    "deep": (sign("HS256", SECRET, b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"), "it is a JWT that can't be read"),
     "long": (f"a.{'b' * 20_000}.c", "it is longer than any token"),
 }
+if sys.version_info < (3, 14):  # which reads this
+    GARBAGE["deep"] = (
+        sign("HS256", SECRET, b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"),
+        "it is a JWT that can't be read",
+    )
 
 
 @pytest.mark.parametrize("key", [SECRET, ""])

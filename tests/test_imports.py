@@ -217,6 +217,27 @@ def test_help_waits_for_no_library_that_only_a_command_needs() -> None:
     assert not _ONLY_COMMANDS & set(loaded.stdout.split())
 
 
+_SHOW_HELP = """
+import sys
+from rsws.cli import usage
+from rsws.cli.commands import app
+usage._UNUSED.update(eval(sys.argv[1]))
+app(["sub", "--help"], standalone_mode=False)
+"""
+
+
+def test_a_help_waits_for_no_markdown_and_shows_the_same() -> None:
+    code = f"{_SHOW_HELP}print({{'markdown_it', 'pygments'}} & set(sys.modules), file=sys.stderr)\n"
+    code += "from rich.markdown import Markdown\nprint(Markdown('*real*').parsed[1].content, file=sys.stderr)"
+    help_, as_typer_does = (
+        subprocess.run([sys.executable, "-c", code, names], capture_output=True, text=True, check=True, timeout=20)
+        for names in ("{}", "{'rich.markdown': 'a name that typer does not import'}")
+    )
+    assert help_.stderr == "set()\n*real*\n"
+    assert as_typer_does.stderr != help_.stderr
+    assert help_.stdout == as_typer_does.stdout
+
+
 def test_what_shows_nothing_does_not_wait_for_rich() -> None:
     code = (
         "import sys, rsws.cli.app, rsws.cli.sub, rsws.cli.pub, rsws.cli.xadd; sys.exit('rich.console' in sys.modules)"

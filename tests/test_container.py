@@ -21,10 +21,10 @@ from dotenv import dotenv_values
 
 from kit.cli import run_main
 from kit.support import RedisServer, eventually, free_port
+from kit.wheels import wheels
 from rsws.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-USER_HOME = os.environ.get("HOME", "")  # where pip finds its settings; each test has an empty HOME
 PREFIX = "/opt/rsws"
 KEY = "kunci_rahasia_lokal_123"
 BWRAP = shutil.which("bwrap") or "bwrap"
@@ -127,8 +127,9 @@ def stop(process: subprocess.Popen[str]) -> str:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """What the first stage builds, in another directory than /opt/rsws."""
     context, prefix = tmp_path_factory.mktemp("context"), tmp_path_factory.mktemp("image") / "rsws"
-    environment = {**os.environ, "HOME": USER_HOME, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["PIP_NO_COMPILE"] = "0"  # which is pip's way to say yes: most modules are never used here
+    environment |= wheels(tmp_path_factory.mktemp("pip") / "wheels", "jwt")
     for name, text in BUILD:
         if name == "COPY":
             *sources, target = text.split()

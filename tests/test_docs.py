@@ -22,6 +22,7 @@ from websockets.asyncio.client import connect
 from kit.cli import run_main
 from kit.javascript import program
 from kit.support import RedisServer, RswsProcess, eventually, free_port
+from kit.wheels import wheels
 from rsws.check.run import CHECKS
 from rsws.cli.commands import SUMMARIES, make
 from rsws.options import options
@@ -58,7 +59,6 @@ NOT_OURS = (
     "site",
     "*.egg-info",
 )
-USER_HOME = Path(os.environ.get("HOME", ""))  # where pip finds its settings and its cache; each test has an empty HOME
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -265,8 +265,7 @@ def test_the_two_commands_and_the_tour(clone: Path, tmp_path: Path) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if name not in ("RSWS_DATA_DIR", "XDG_DATA_HOME")},
         "PORT": str(free_port()),
-        "PIP_CACHE_DIR": str(USER_HOME / ".cache" / "pip"),
-        "PIP_CONFIG_FILE": str(USER_HOME / ".config" / "pip" / "pip.conf"),
+        **wheels(tmp_path / "wheels", "embedded"),
         "PIP_NO_COMPILE": "0",  # which is pip's way to say yes; modules that are used are compiled when they are
     }
     log = tmp_path / "log"

@@ -194,6 +194,17 @@ async def test_curl_goes_on_where_it_was(redis_server: RedisServer, channel: str
         assert curl.ids == ids
 
 
+@pytest.mark.parametrize("turns", range(1, 8))
+@async_test
+async def test_a_curl_that_is_cancelled_leaves_nothing_open(turns: int) -> None:
+    curl = Curl(free_port(), "nobody")
+    reading = asyncio.create_task(curl.run())
+    for _ in range(turns):  # at each step of its start
+        await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading])
+
+
 @async_test
 async def test_gaps(redis_server: RedisServer, channel: str) -> None:
     ids = add(redis_server, channel, *map(str, range(5)))

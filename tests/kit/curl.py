@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from kit.gateway import KEY
 from kit.javascript import program
@@ -28,16 +30,8 @@ class Curl:
             self.started += 1
             headers = (f"Authorization: Bearer {KEY}", "Accept: text/event-stream", f"Last-Event-ID: {self._position}")
             arguments = [argument for header in headers for argument in ("-H", header)]
-            process = await asyncio.create_subprocess_exec(
-                program("curl"), "-sN", *arguments, self._url, stdout=asyncio.subprocess.PIPE
-            )
-            assert process.stdout is not None
-            try:
-                await self._read(process.stdout)
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                await process.wait()
+            async with output_of(program("curl"), "-sN", *arguments, self._url) as output:
+                await self._read(output)
 
     async def _read(self, output: asyncio.StreamReader) -> None:
         event: dict[bytes, bytes] = {}
@@ -51,3 +45,18 @@ class Curl:
             if b"data" in event and b"event" not in event:
                 self.ids.append(self._position)
             event.clear()
+
+
+@asynccontextmanager
+async def output_of(*command: str) -> AsyncIterator[asyncio.StreamReader]:
+    """The standard output of a program, which is killed at the end of the block."""
+    starting = asyncio.create_task(asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE))
+    try:
+        process = await asyncio.shield(starting)  # uvloop forgets a process whose start is cancelled
+        assert process.stdout is not None
+        yield process.stdout
+    finally:
+        process = await starting
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()  # the pipe, too, has to come to its end

@@ -239,7 +239,9 @@ class Session(MessageHandler, TokenHolder):
         # A publish need not wait for a subscribe under way, which has asked Redis for its position already. It has to
         # wait once another subscribe or unsubscribe of the channel waits.
         channel = request.channel
-        if channel not in self._opening or (channel not in self._waiting and isinstance(request, Publish)):
+        if channel not in self._opening and isinstance(request, Subscribe):
+            self._subscribe(request, size)
+        elif channel not in self._opening or (channel not in self._waiting and isinstance(request, Publish)):
             self.handle(request, size)
         else:
             self._waiting.setdefault(channel, deque()).append((request, size))

@@ -283,12 +283,14 @@ class Hub:
     def _is_current(self, look: _Look) -> bool:
         """Whether the channel is still the same as at the request: neither closed nor reset since."""
         channel = look.channel
-        return channel is None or (self._is_open(channel) and channel.generation == look.generation)
+        return channel is None or (
+            self._channels.get(channel.name) is channel and channel.generation == look.generation
+        )
 
     def _reset_if_rolled_back(self, look: _Look, bounds: StreamBounds) -> bool:
         """Restart the listeners that were beyond the stream's end at the request; False when the channel was reset."""
         channel = look.channel
-        if channel is None or not self._is_current(look):
+        if channel is None or (bounds.last >= look.cursor and not look.beyond_cursor) or not self._is_current(look):
             return True
         if bounds.last < look.cursor:
             self._reset(channel, bounds)

@@ -158,9 +158,12 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
     def data_received(self, data: bytes) -> None:
         """Handle bytes from the client (a callback of asyncio)."""
         self.life.heard_at = self._loop.time()
-        if self._frames is None and not self.ignores_input:
-            data = self._read_handshake(data)
-        self._receive(data)
+        if self._frames is not None and not self.ignores_input:  # as for each message
+            self._frames.receive(data)
+        elif self.ignores_input:
+            self._ignore(data)
+        elif behind := self._read_handshake(data):
+            self._receive(behind)
 
     def _receive(self, data: bytes) -> None:
         if self.ignores_input:

@@ -205,7 +205,9 @@ class Session(MessageHandler, TokenHolder):
         self._ended = True
         if self._grant.ends_at is not None:
             self._common.access.ends.forget(self)
-        self._end_subscriptions()
+        for subscription in self._subscriptions.values():
+            if subscription is not None:
+                self._common.hub.unsubscribe(subscription)
         self._subscriptions.clear()
         for opening in self._opening.values():
             if opening is not None:

@@ -16,7 +16,7 @@ from rsws.gateway.delivery.catalogue import ChannelPage
 from rsws.gateway.delivery.hub import Hub, Opened, Opening
 from rsws.gateway.delivery.subscription import Outlet, Subscription
 from rsws.gateway.peer import Peer
-from rsws.gateway.request_limits import RequestLimits
+from rsws.gateway.request_limits import Allowance, RequestLimits
 from rsws.gateway.websocket.interfaces import MessageHandler
 from rsws.gateway.websocket.keepalive import Liveness
 from rsws.log_lines import LogLine
@@ -40,7 +40,6 @@ from rsws.protocol import (
     publish_failure,
     refusal,
 )
-from rsws.rates import Bucket
 from rsws.settings import Settings
 from rsws.streams.store import IdempotencyKey, Stored, Streams
 from rsws.tokens.grant import Grant
@@ -57,11 +56,6 @@ _MOST_OVERHEAD = max_event_bytes('"' * MAX_CHANNEL_BYTES, b"")
 
 _Waiting: TypeAlias = tuple[Publish | Subscribe | Unsubscribe, int]
 """A request and its size in characters."""
-
-
-def _over_rate(doing: str, wait_s: float, *, channel: str | None = None, message_id: str | None = None) -> RequestError:
-    text = f"this client {doing} faster than it may; go on after {max(wait_s, 0.001):.3g} s"
-    return RequestError(ErrorCode.RATE_LIMITED, text, channel=channel, message_id=message_id, retry_after_s=wait_s)
 
 
 class Client(Outlet, Interface):
@@ -137,20 +131,19 @@ class Session(MessageHandler, TokenHolder):
     """The requests of one client. Requests for the same channel take effect in the order in which they came."""
 
     __slots__ = (
-        "_common", "_connection", "_ended", "_grant", "_messages", "_opening", "_subscribes", "_subscriptions",
-        "_token_ended", "_volume", "_waiting",
+        "_allowance", "_common", "_connection", "_ended", "_grant", "_opening", "_subscribed_at", "_subscriptions",
+        "_token_ended", "_waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Client, grant: Grant, common: Common) -> None:
         self._connection = connection
         self._common = common
-        self._messages: Bucket | None = None
-        """What the client may still publish in messages, and in bytes; None as long as it has published nothing."""
-        self._volume: Bucket | None = None
-        self._subscribes: Bucket | None = None
+        self._allowance: Allowance | None = None
+        """What the client may still do; None as long as it has published nothing, and subscribed once at most."""
+        self._subscribed_at: float | None = None
+        """When it has subscribed for the first time, if that was not counted by its allowance."""
         if not connection.is_lasting:
-            allowance = common.limits.allowance(connection.source.address, grant.subject)
-            self._messages, self._volume, self._subscribes = allowance
+            self._allowance = common.limits.allowance(connection.source.address, grant.subject)
         self._subscriptions: dict[str, Subscription | None] = {}
         """The subscription of each channel; None while the channel's first subscribe is under way."""
         self._opening: dict[str, Opening | None] = {}
@@ -274,15 +267,16 @@ class Session(MessageHandler, TokenHolder):
         if len(request.data) > common.surely_fits and self._is_too_big(request):
             self._connection.request_done(size)
             return
-        messages, volume = self._messages, self._volume
-        if messages is None or volume is None:
-            messages = self._messages = Bucket(common.limits.publishes)
-            volume = self._volume = Bucket(common.limits.volume)
+        allowance = self._allowance or self._make_allowance()
+        messages, volume = allowance.messages, allowance.volume
         messages.left -= 1
         volume.left -= len(request.data)
-        if (messages.left < 0 or volume.left < 0) and self._is_over_rate(request, messages, volume):
-            self._connection.request_done(size)
-            return
+        if messages.left < 0 or volume.left < 0:
+            refused = allowance.publish_refusal(request, self._connection.life.heard_at, common.metrics)
+            if refused is not None:
+                self._refuse(refused)
+                self._connection.request_done(size)
+                return
         once = None
         if request.producer is not None:
             once = IdempotencyKey(request.producer, request.message_id, common.producer_window_s)
@@ -290,18 +284,9 @@ class Session(MessageHandler, TokenHolder):
         if request.channel not in self._subscriptions:
             common.hub.read_behind(request.channel)
 
-    def _is_over_rate(self, request: Publish, messages: Bucket, volume: Bucket) -> bool:
-        """Refuse a publish for which its client has to wait; return whether it did."""
-        now = self._connection.life.heard_at
-        wait_s = messages.refill(now) if messages.left < 0 else 0.0
-        if wait_s:
-            volume.left += len(request.data)
-            self._common.metrics.publishes_over_rate += 1
-        elif volume.left < 0 and (wait_s := volume.refill(now)):
-            self._common.metrics.publishes_over_bytes_rate += 1
-        if wait_s:
-            self._refuse(_over_rate("publishes", wait_s, message_id=request.message_id))
-        return bool(wait_s)
+    def _make_allowance(self) -> Allowance:
+        self._allowance = Allowance(self._common.limits, self._subscribed_at)
+        return self._allowance
 
     def _refuse_no_channel(self, channel: str, size: int, message_id: str | None = None) -> None:
         self._common.metrics.requests_for_no_channel += 1
@@ -382,12 +367,12 @@ class Session(MessageHandler, TokenHolder):
         Raises:
             RequestError: It is one too many for now.
         """
-        if self._subscribes is None:
-            self._subscribes = Bucket(self._common.limits.subscribes)
-        self._subscribes.left -= 1
-        if self._subscribes.left < 0 and (wait_s := self._subscribes.refill(self._connection.life.heard_at)):
-            self._common.metrics.subscribes_over_rate += 1
-            raise _over_rate("subscribes", wait_s, channel=channel)
+        now = self._connection.life.heard_at
+        if self._allowance is None and self._subscribed_at is None:  # most subscribe once: each rate allows one
+            self._subscribed_at = now
+            return
+        allowance = self._allowance or self._make_allowance()
+        allowance.count_subscribe(channel, now, self._common.metrics)
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         """Take note that a channel has ended for its subscription, within a call of that."""

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+
+import msgspec
 
 from rsws.errors import ChannelUnreadable, ErrorCode, RedisRefused, RedisUnavailable, RequestError, StoreError
 from rsws.gateway.delivery.catalogue import ChannelPage, list_channels
@@ -31,7 +32,7 @@ POISON_CHANNELS = 1000
 """The maximum number of channels whose skipped entries are counted; the one without any for longest is forgotten."""
 
 
-class _Look(NamedTuple):
+class _Look(msgspec.Struct, frozen=True):
     """The state of a channel when its stream's bounds were requested."""
 
     channel: Channel | None
@@ -44,7 +45,7 @@ class _Look(NamedTuple):
 _NOT_OPEN = _Look(None, 0, ZERO, ())
 
 
-class Opened(NamedTuple):
+class Opened(msgspec.Struct, frozen=True):
     """A subscription that was made, and what the client is told of it first."""
 
     subscribed: Subscribed

@@ -28,7 +28,7 @@ from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.interfaces import TurnedAway
 from rsws.gateway.websocket.turns import Turns
 from rsws.gateway.websocket.write_queue import WriteQueue
-from rsws.log_lines import LogLine
+from rsws.log_lines import LogLine, inform
 from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
 from rsws.text import excerpt
@@ -189,7 +189,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
             session = self.sessions[connection] = self._make_session(connection, grant)
             self._metrics.clients_accepted += 1
             self._board.publish_clients(len(self.sessions))
-            log.info(LogLine("client connected", client=connection.peer, who=grant.who, clients=len(self.sessions)))
+            inform(log, "client connected", client=connection.peer, who=grant.who, clients=len(self.sessions))
             connection.queue(_WELCOME)
             connection.start(session)
 
@@ -215,7 +215,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
             clients = len(self.sessions)
             self._board.publish_clients(clients)
             who, code = session.who, connection.end_code
-            log.info(LogLine("client gone", client=connection.peer, who=who, code=code, clients=clients))
+            inform(log, "client gone", client=connection.peer, who=who, code=code, clients=clients)
 
     def exchange_done(self, connection: ClientConnection, *, goes_on: bool) -> None:
         self._forget(connection)

@@ -53,29 +53,17 @@ class Opened(msgspec.Struct, frozen=True):
     subscription: Subscription
 
 
-class Opening:
-    """A subscribe under way.
+class Opening(msgspec.Struct, eq=False):
+    """A subscribe under way."""
 
-    Args:
-        on_end, on_result: See :meth:`Hub.subscribe`.
-    """
-
-    __slots__ = ("is_cancelled", "on_end", "on_result", "outlet", "request", "task")
-
-    def __init__(
-        self,
-        request: Subscribe,
-        outlet: Outlet,
-        on_end: Callable[[Subscription], None],
-        on_result: Callable[[Opened | End | Exception], None],
-    ) -> None:
-        self.request = request
-        self.outlet = outlet
-        self.on_end = on_end
-        self.on_result = on_result
-        self.is_cancelled = False
-        self.task: asyncio.Task[None] | None = None
-        """What asks for more than the stream's bounds; None where they are enough."""
+    request: Subscribe
+    outlet: Outlet
+    on_end: Callable[[Subscription], None]
+    """See :meth:`Hub.subscribe`, for ``on_result``, too."""
+    on_result: Callable[[Opened | End | Exception], None]
+    is_cancelled: bool = False
+    task: asyncio.Task[None] | None = None
+    """What asks for more than the stream's bounds; None where they are enough."""
 
     def cancel(self) -> None:
         """Make no subscription any more, and say nothing: the client is gone."""

@@ -19,7 +19,8 @@ from rsws.gateway.http import PlainHttp, Request, refusal, response
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import SharedMetrics
-from rsws.gateway.session import Client, Session
+from rsws.gateway.session.client import Client
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
 from rsws.gateway.websocket.forwarded import TrustedProxies

@@ -101,7 +101,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
 
     _owner: ConnectionOwner
     is_lasting = True
-    """See :class:`rsws.gateway.session.Client`."""
+    """See :class:`rsws.gateway.session.client.Client`."""
 
     def __init__(self, owner: ConnectionOwner) -> None:
         super().__init__(owner)

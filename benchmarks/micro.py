@@ -34,7 +34,9 @@ from rsws.gateway.logs import configure
 from rsws.gateway.metrics import SharedMetrics
 from rsws.gateway.portions import Portions
 from rsws.gateway.request_limits import RequestLimits
-from rsws.gateway.session import Client, Common, Session
+from rsws.gateway.session.client import Client
+from rsws.gateway.session.context import SessionContext
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
@@ -159,7 +161,7 @@ class Gateway:
         turns.handshakes = Portions(sys.maxsize)  # those of a thousand clients are done before it begins
         self.clients = ClientRegistry(settings, sys.maxsize, access, http, self._session, board, turns)
         hub = Hub(cast(Any, self.store), tasks, board.metrics, MessageFramer, sys.maxsize)
-        self._common = Common(access, hub, self.store, tasks, settings, RequestLimits(settings))
+        self._context = SessionContext(access, hub, self.store, tasks, settings, RequestLimits(settings))
         self.channel = Channel(
             "orders",
             ZERO,
@@ -172,7 +174,7 @@ class Gateway:
         )
 
     def _session(self, connection: Client, grant: Grant) -> Session:
-        return Session(connection, grant, self._common)
+        return Session(connection, grant, self._context)
 
     def connect(self) -> ClientConnection:
         connection = ClientConnection(self.clients)

@@ -39,8 +39,10 @@ class LogLine:
     def __str__(self) -> str:
         text = self.text
         for name, value in self._facts.items():
-            if value is not None:
-                text += f" {name}={value if type(value) is int else _shown(value)}"
+            if type(value) is int:
+                text += f" {name}={value}"
+            elif value is not None:
+                text += f" {name}={_shown(value)}"
         return text
 
 
@@ -63,6 +65,15 @@ class Record(logging.LogRecord):
         self.created = time.time()
         self.msecs = self.created % 1 * 1000
         self.relativeCreated = 0.0
+
+
+def inform(log: logging.Logger, text: str, /, **facts: str | float | None) -> None:
+    """Log a :class:`LogLine` as ``log.info`` does, without the steps that it has for callers, extras and filters.
+
+    It is for what each client brings about.
+    """
+    if log.isEnabledFor(logging.INFO):
+        log.callHandlers(Record(log.name, logging.INFO, "", 0, LogLine(text, **facts), (), None))
 
 
 @lru_cache(maxsize=1)
@@ -91,12 +102,14 @@ class TextFormatter(SafeFormatter):
     def format(self, record: logging.LogRecord) -> str:
         if record.exc_info or record.stack_info:
             return super().format(record)
-        record.message = record.getMessage()
-        return self.formatMessage(record)
+        return self._line(record, record.getMessage())
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        return self._line(record, record.message)
+
+    def _line(self, record: logging.LogRecord, message: str) -> str:
         time = f"{_time(int(record.created))}.{int(record.msecs):03d}Z"
-        return safe(f"{time} {record.levelname:<7} {record.name}{self._worker} {record.message}")
+        return safe(f"{time} {record.levelname:<7} {record.name}{self._worker} {message}")
 
 
 class JsonFormatter(logging.Formatter):

@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway.http": {*gateway("client_module", "console", "metrics", "peer")},
     "gateway.admin": {*gateway("http", "peer")},
     "gateway.websocket": {*LOWER, *gateway("delivery", "http", "limits", "peer", "portions")},
-    "gateway.request_limits": {*LOWER, *gateway("limits", "peer")},
+    "gateway.request_limits": {*LOWER, *gateway("limits", "metrics", "peer")},
     "gateway.addresses": {*LOWER, *gateway("limits", "logs", "metrics", "peer", "websocket")},
     "gateway.entrance": {*LOWER, *gateway("access", "logs", "metrics", "peer", "websocket")},
     "gateway.session": {

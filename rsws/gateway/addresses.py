@@ -57,7 +57,7 @@ class AddressLimits:
 
     def count(self, connection: ClientConnection) -> None:
         """Count a connection of which it is known now where it comes from; beyond a limit it is turned away."""
-        source = counted_as(connection.address)
+        source = counted_as(connection.source.address)
         if self._rate is not None and source not in self._free_attempts:
             wait_s = self._attempt(self._rate, source)
             if wait_s:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from rsws.gateway.delivery.channel import Channel
 from rsws.gateway.delivery.hub import Hub
 from rsws.gateway.delivery.subscription import State, Subscription
-from rsws.gateway.session import Session
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.protocol import StreamId
 

@@ -19,7 +19,8 @@ from rsws.gateway.http import PlainHttp, Request, refusal, response
 from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.logs import NowAndThen
 from rsws.gateway.metrics import SharedMetrics
-from rsws.gateway.session import Client, Session
+from rsws.gateway.session.client import Client
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import ClientConnection, ConnectionOwner
 from rsws.gateway.websocket.forwarded import TrustedProxies
@@ -28,7 +29,7 @@ from rsws.gateway.websocket.handshake import Opening, answer_handshake
 from rsws.gateway.websocket.interfaces import TurnedAway
 from rsws.gateway.websocket.turns import Turns
 from rsws.gateway.websocket.write_queue import WriteQueue
-from rsws.log_lines import LogLine
+from rsws.log_lines import LogLine, inform
 from rsws.protocol import Connected, Refused, encode_reply
 from rsws.settings import Settings
 from rsws.text import excerpt
@@ -98,7 +99,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
         self._client_limit = max(1, limit - self._reserved)
         self._extensions = COMPRESSION if settings.compress else ()
         self._access = access
-        self._proxies = TrustedProxies(settings.trusted_proxies)
+        self._proxies = TrustedProxies(settings.trusted_proxies) or None
         self._addresses = AddressLimits(settings, board.metrics, limits)
         self._http = http
         self._make_session = make_session
@@ -136,14 +137,14 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
     # --- see rsws.gateway.websocket.connection.ConnectionOwner ---
 
     def connected(self, connection: ClientConnection) -> None:
-        if self.at_the_door >= self._reserved:
+        if len(self._silent) + len(self._dismissed) >= self._reserved:
             self._make_room()
         self._connections.add(connection)
         self._silent[connection] = None
         self.identified(connection)
 
     def identified(self, connection: ClientConnection) -> None:
-        if connection.source in self._proxies:
+        if self._proxies is not None and connection.source in self._proxies:
             return  # for whom it comes is known later, or it is the proxy's own
         self._addresses.count(connection)
         if connection.turned_away is not None and not self._addresses.may_be_told():
@@ -153,13 +154,13 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
         self._silent.pop(connection, None)
         answer: Opening | Exchange | bytes | None
         if isinstance(request, Request):
-            if self._proxies:
-                self._look_behind(connection, request)
+            if self._proxies is not None:
+                self._look_behind(connection, request, self._proxies)
             if connection.turned_away is not None:
                 answer = _turn_away(request, connection.turned_away)
             else:
                 answer = answer_handshake(request, self._extensions)
-                if answer is not None or not request.target.startswith(ASSETS):
+                if self._origins and (answer is not None or not request.target.startswith(ASSETS)):
                     answer = self._refuse_origin(connection, request) or answer
             if answer is None and is_for_channels(request):
                 answer = Exchange(connection, self, request)
@@ -189,7 +190,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
             session = self.sessions[connection] = self._make_session(connection, grant)
             self._metrics.clients_accepted += 1
             self._board.publish_clients(len(self.sessions))
-            log.info(LogLine("client connected", client=connection.peer, who=grant.who, clients=len(self.sessions)))
+            inform(log, "client connected", client=connection.peer, who=grant.who, clients=len(self.sessions))
             connection.queue(_WELCOME)
             connection.start(session)
 
@@ -215,7 +216,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
             clients = len(self.sessions)
             self._board.publish_clients(clients)
             who, code = session.who, connection.end_code
-            log.info(LogLine("client gone", client=connection.peer, who=who, code=code, clients=clients))
+            inform(log, "client gone", client=connection.peer, who=who, code=code, clients=clients)
 
     def exchange_done(self, connection: ClientConnection, *, goes_on: bool) -> None:
         self._forget(connection)
@@ -256,9 +257,10 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
         self._addresses.lost(connection)
         self._ending.discard(connection)
         self._forget(connection)
-        self._awaited.discard(connection)
-        if not self._awaited:
-            self._all_lost.set()
+        if self._awaited:
+            self._awaited.discard(connection)
+            if not self._awaited:
+                self._all_lost.set()
 
     # --- connections that are not admitted ---
 
@@ -288,12 +290,12 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
         connection.reply(encode_reply(Refused()))
         connection.fail(CloseCode.POLICY_VIOLATION, "Unauthorized")
 
-    def _look_behind(self, connection: ClientConnection, request: Request) -> None:
+    def _look_behind(self, connection: ClientConnection, request: Request, proxies: TrustedProxies) -> None:
         """Find out for whom a proxy has sent a request, and count the connection as that client's."""
-        client = self._proxies.client(connection.source, request.headers)
+        client = proxies.client(connection.source, request.headers)
         if client is not connection.source:
             connection.source = client
-            if client not in self._proxies:
+            if client not in proxies:
                 self._addresses.count(connection)
 
     def _refuse_origin(self, connection: ClientConnection, request: Request) -> bytes | None:
@@ -303,7 +305,7 @@ class ClientRegistry(ConnectionOwner, ExchangeOwner):
         origin has to be listed. A WebSocket has the same path only by chance.
         """
         origin = request.headers.get(b"origin")
-        if not self._origins or origin is None:
+        if origin is None:
             return None
         text = origin.decode(errors="replace")
         if text.lower() in self._origins:

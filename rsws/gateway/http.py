@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import NamedTuple
+
+import msgspec
 
 from rsws.gateway.client_module import HEADERS as CLIENT_MODULE_HEADERS
 from rsws.gateway.client_module import client_module
@@ -27,7 +28,7 @@ _NEVER = re.compile(rb"\A[^A-Z]|(?<!\r)\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7
 """Bytes that no valid head starts with or contains: a request with them is refused before its head is complete."""
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """The head of a request."""
 
     method: str

@@ -25,7 +25,14 @@ is, and in which thread, process and task. No line says so.
 
 
 class _ToStandardError(logging.StreamHandler[TextIO]):
-    """The handler for standard error, which writes each line on its own: there is never anything to be flushed."""
+    """The handler for standard error. Each line is one write: there is nothing to lock, to flush or to filter."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        try:
+            self.stream.write(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
+        return True
 
     def flush(self) -> None:
         pass

@@ -26,7 +26,8 @@ from rsws.gateway.limits import DEFAULTS, Limits
 from rsws.gateway.metrics import SharedMetrics, primaries_text
 from rsws.gateway.peer import Peer
 from rsws.gateway.request_limits import RequestLimits
-from rsws.gateway.session import Common, Session
+from rsws.gateway.session.context import SessionContext
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket.frames import MessageFramer
 from rsws.gateway.websocket.turns import Turns
 from rsws.log_lines import LogLine
@@ -92,15 +93,14 @@ class Server:
         )
         self.hub = Hub(self.redis, self._tasks, self._metrics, MessageFramer, settings.max_channels, limits=limits)
         self._access = AccessControl.of(settings, key, self._metrics, limits)
+        requests = RequestLimits(settings)
+        context = SessionContext(self._access, self.hub, self.redis, self._tasks, settings, requests)
         self.clients = ClientRegistry(
             settings,
             _connection_limit(),
             self._access,
             self._public_http(settings),
-            partial(
-                Session,
-                common=Common(self._access, self.hub, self.redis, self._tasks, settings, RequestLimits(settings)),
-            ),
+            partial(Session, context=context),
             self.board,
             Turns(lambda: self.redis.is_crowded),
             limits=limits,

@@ -161,14 +161,12 @@ def _subscribe(keys: _SubscribeKeys) -> Subscribe:
             raise RequestError(ErrorCode.BAD_REQUEST, "give lastMessageId or last, not both", channel=channel)
         if last < 0:
             raise _wrong_type("last", channel)
-    after = _position(keys.lastMessageId, channel)
+    after = ZERO if keys.lastMessageId is UNSET else _position(keys.lastMessageId, channel)
     return Subscribe(channel, after, last, keys.marker is True, keys.end is True, keys.resume is True)
 
 
-def _position(text: str | UnsetType, channel: str) -> StreamId | None:
+def _position(text: str, channel: str) -> StreamId | None:
     """Return the position that a subscribe names; None for ``$``."""
-    if text is UNSET:
-        return ZERO
     if text == "$":
         return None
     try:

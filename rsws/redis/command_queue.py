@@ -75,6 +75,8 @@ class CommandQueue:
 
     def next_batch(self) -> tuple[bytes, list[OnReply]]:
         """Remove and return the next batch, at least one command, to be sent in one write, and its reply callbacks."""
+        if len(self._commands) == 1:
+            return self._only_command()
         weights = accumulate(self._weights[:BATCH_COMMANDS])
         count = max(1, bisect_right(list(weights), BATCH_BYTES))
         del self._weights[:count]
@@ -84,6 +86,16 @@ class CommandQueue:
         self.batches += 1
         self._batch_bytes = len(commands)
         return commands, on_replies
+
+    def _only_command(self) -> tuple[bytes, list[OnReply]]:
+        """Return the one command that waits as a batch: :meth:`next_batch` takes three times as long for it."""
+        command, on_replies = self._commands.pop(), self._on_replies
+        self._on_replies = []
+        self._weights.clear()
+        self._repeated = 0
+        self.batches += 1
+        self._batch_bytes = len(command)
+        return command, on_replies
 
     def batch_done(self) -> None:
         """Note that the batch under way is answered, or never will be."""

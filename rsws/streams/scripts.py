@@ -22,7 +22,14 @@ class Script:
 
     def call(self, *keys: bytes, arguments: tuple[bytes, ...] = ()) -> bytes:
         """Return the command that runs the script by its SHA-1; if it is not loaded, Redis only answers NOSCRIPT."""
+        if len(keys) == 1 and not arguments:
+            return self._call_for_key % (len(keys[0]), keys[0])
         return pack(b"EVALSHA", self._sha1, b"%d" % len(keys), *keys, *arguments)
+
+    @cached_property
+    def _call_for_key(self) -> bytes:
+        """The command for one key and no arguments, to be filled in (``%``): each subscribe looks at a stream so."""
+        return pack(b"EVALSHA", self._sha1, b"1", b"").removesuffix(b"$0\r\n\r\n") + b"$%d\r\n%b\r\n"
 
     @cached_property
     def _sha1(self) -> bytes:

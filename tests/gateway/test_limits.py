@@ -393,6 +393,6 @@ async def test_all_are_channels_if_nothing_is_said(
         [answer] = await publish(client, channel, 1)
         assert answer["status"] == "ack"
         [session] = server.server.clients.sessions.values()
-        assert session._common.channels is None
+        assert session._context.channels is None
         async with asyncio.timeout(PATIENCE_S):
             await client.nothing_more()

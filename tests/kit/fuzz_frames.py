@@ -31,7 +31,8 @@ from rsws.gateway.access.tokens import TokenCheck
 from rsws.gateway.clients import ClientRegistry
 from rsws.gateway.http import PlainHttp
 from rsws.gateway.metrics import SharedMetrics
-from rsws.gateway.session import Client, Session
+from rsws.gateway.session.client import Client
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket import turns
 from rsws.gateway.websocket.compression import COMPRESSION
 from rsws.gateway.websocket.connection import ClientConnection

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+
+import msgspec
 
 from rsws.errors import ChannelUnreadable, ErrorCode, RedisRefused, RedisUnavailable, RequestError, StoreError
 from rsws.gateway.delivery.catalogue import ChannelPage, list_channels
@@ -31,7 +32,7 @@ POISON_CHANNELS = 1000
 """The maximum number of channels whose skipped entries are counted; the one without any for longest is forgotten."""
 
 
-class _Look(NamedTuple):
+class _Look(msgspec.Struct, frozen=True):
     """The state of a channel when its stream's bounds were requested."""
 
     channel: Channel | None
@@ -44,7 +45,7 @@ class _Look(NamedTuple):
 _NOT_OPEN = _Look(None, 0, ZERO, ())
 
 
-class Opened(NamedTuple):
+class Opened(msgspec.Struct, frozen=True):
     """A subscription that was made, and what the client is told of it first."""
 
     subscribed: Subscribed
@@ -52,29 +53,17 @@ class Opened(NamedTuple):
     subscription: Subscription
 
 
-class Opening:
-    """A subscribe under way.
+class Opening(msgspec.Struct, eq=False):
+    """A subscribe under way."""
 
-    Args:
-        on_end, on_result: See :meth:`Hub.subscribe`.
-    """
-
-    __slots__ = ("is_cancelled", "on_end", "on_result", "outlet", "request", "task")
-
-    def __init__(
-        self,
-        request: Subscribe,
-        outlet: Outlet,
-        on_end: Callable[[Subscription], None],
-        on_result: Callable[[Opened | End | Exception], None],
-    ) -> None:
-        self.request = request
-        self.outlet = outlet
-        self.on_end = on_end
-        self.on_result = on_result
-        self.is_cancelled = False
-        self.task: asyncio.Task[None] | None = None
-        """What asks for more than the stream's bounds; None where they are enough."""
+    request: Subscribe
+    outlet: Outlet
+    on_end: Callable[[Subscription], None]
+    """See :meth:`Hub.subscribe`, for ``on_result``, too."""
+    on_result: Callable[[Opened | End | Exception], None]
+    is_cancelled: bool = False
+    task: asyncio.Task[None] | None = None
+    """What asks for more than the stream's bounds; None where they are enough."""
 
     def cancel(self) -> None:
         """Make no subscription any more, and say nothing: the client is gone."""
@@ -283,12 +272,14 @@ class Hub:
     def _is_current(self, look: _Look) -> bool:
         """Whether the channel is still the same as at the request: neither closed nor reset since."""
         channel = look.channel
-        return channel is None or (self._is_open(channel) and channel.generation == look.generation)
+        return channel is None or (
+            self._channels.get(channel.name) is channel and channel.generation == look.generation
+        )
 
     def _reset_if_rolled_back(self, look: _Look, bounds: StreamBounds) -> bool:
         """Restart the listeners that were beyond the stream's end at the request; False when the channel was reset."""
         channel = look.channel
-        if channel is None or not self._is_current(look):
+        if channel is None or (bounds.last >= look.cursor and not look.beyond_cursor) or not self._is_current(look):
             return True
         if bounds.last < look.cursor:
             self._reset(channel, bounds)

@@ -161,7 +161,8 @@ class Subscription(Listener):
 
     def close(self) -> None:
         """End the subscription: nothing is sent any more."""
-        self.yield_turn()
+        if self._has_turn:
+            self.yield_turn()
         self._enter(State.CLOSED)
 
     def fell_behind(self, position: StreamId) -> None:

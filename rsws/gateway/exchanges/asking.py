@@ -9,7 +9,8 @@ from rsws.errors import CloseCode
 from rsws.gateway.delivery.subscription import Subscription
 from rsws.gateway.exchanges.answers import Refusal, json_line
 from rsws.gateway.peer import Peer
-from rsws.gateway.session import Client, Session
+from rsws.gateway.session.client import Client
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.keepalive import Liveness
 from rsws.protocol import Ack, Error, ErrorAck, decode_reply

@@ -1,7 +1,7 @@
 """One request of plain HTTP and its response: the bytes to and from the h11 library, and who is at the other end.
 
-What is asked for is done by a :class:`rsws.gateway.session.Session`, as for a WebSocket: an exchange makes a request of
-the protocol of what came, and HTTP of what the session answers.
+What is asked for is done by a :class:`rsws.gateway.session.session.Session`, as for a WebSocket: an exchange makes a
+request of the protocol of what came, and HTTP of what the session answers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from rsws.gateway.exchanges.routes import (
 from rsws.gateway.exchanges.streaming import Streaming
 from rsws.gateway.http import Request
 from rsws.gateway.limits import Limits
-from rsws.gateway.session import Client, Session
+from rsws.gateway.session.client import Client
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.gateway.websocket.interfaces import Exchange as ExchangeInterface
 from rsws.log_lines import LogLine

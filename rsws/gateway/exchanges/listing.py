@@ -9,7 +9,7 @@ from rsws.errors import RequestError, StoreError
 from rsws.gateway.delivery.catalogue import ChannelPage
 from rsws.gateway.exchanges.answers import Refusal, json_line
 from rsws.gateway.exchanges.asking import Asking, Responder
-from rsws.gateway.session import Session
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.protocol import Error
 

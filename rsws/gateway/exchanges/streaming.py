@@ -11,7 +11,7 @@ from rsws.errors import CloseCode, ErrorCode
 from rsws.gateway.exchanges.answers import Refusal
 from rsws.gateway.exchanges.asking import Asking, Responder
 from rsws.gateway.exchanges.forms import Form, messages_of
-from rsws.gateway.session import Session
+from rsws.gateway.session.session import Session
 from rsws.gateway.websocket.connection import ClientConnection
 from rsws.protocol import CaughtUp, End, Error, Gap, StreamId, Subscribe, Subscribed, decode_reply
 from rsws.starts import Start

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol as Interface
-from typing import cast
 
 from websockets.protocol import Protocol, State
 
@@ -102,7 +101,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
 
     _owner: ConnectionOwner
     is_lasting = True
-    """See :class:`rsws.gateway.session.Client`."""
+    """See :class:`rsws.gateway.session.client.Client`."""
 
     def __init__(self, owner: ConnectionOwner) -> None:
         super().__init__(owner)
@@ -141,10 +140,10 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
 
     # --- input ---
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the connection (a callback of asyncio)."""
-        self.write_to(cast(asyncio.Transport, transport))
-        self.transport.set_write_buffer_limits(self._owner.high_water_bytes)
+        self.write_to(transport)
+        transport.set_write_buffer_limits(self._owner.high_water_bytes)
         address = transport.get_extra_info("peername")
         # IPv4 addresses have a prefix on a socket that is for IPv6, too.
         self.source = Peer(address[0].removeprefix("::ffff:"), address[1]) if address else UNKNOWN
@@ -158,9 +157,12 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
     def data_received(self, data: bytes) -> None:
         """Handle bytes from the client (a callback of asyncio)."""
         self.life.heard_at = self._loop.time()
-        if self._frames is None and not self.ignores_input:
-            data = self._read_handshake(data)
-        self._receive(data)
+        if self._frames is not None and not self.ignores_input:  # as for each message
+            self._frames.receive(data)
+        elif self.ignores_input:
+            self._ignore(data)
+        elif behind := self._read_handshake(data):
+            self._receive(behind)
 
     def _receive(self, data: bytes) -> None:
         if self.ignores_input:
@@ -420,10 +422,10 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
         if self.is_open:  # section 7.1.3: after the first close frame, in either direction, nothing more is sent
             self.is_open = False
             self._handler = None
-            self.forget_waiting()
             if self._in_flight:
                 self._owner.turns.busy_clients -= 1
             if not is_lost:  # the client may neither answer nor read
+                self.forget_waiting()
                 self._cutting_off = self._loop.call_later(self._owner.close_timeout_s, self.transport.abort)
             self._owner.closing(self)
 

@@ -10,8 +10,8 @@ from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha1
 from http import HTTPStatus
-from typing import NamedTuple
 
+import msgspec
 from websockets.exceptions import InvalidHeader
 from websockets.extensions import Extension, ServerExtensionFactory
 
@@ -25,7 +25,7 @@ _VERSIONS = (b"13", b"8")  # version 8 is a draft with the same frames as the RF
 _SUBPROTOCOLS = re.compile(TOKEN + rb"(?:[ \t]*,[ \t]*" + TOKEN + rb")*")
 
 
-class Opening(NamedTuple):
+class Opening(msgspec.Struct, frozen=True):
     """A successful handshake."""
 
     request: Request

@@ -97,7 +97,8 @@ class FrameReader(TurnTaker):
     def break_cycles(self) -> None:
         """Drop unread input, and the reference cycles of websockets' protocol."""
         self._rest = self._unread = self._partial = None
-        self._drop_websocket()
+        if self.websocket is not None:
+            self._drop_websocket()
 
     def _drop_websocket(self) -> None:
         websocket, self.websocket = self.websocket, None

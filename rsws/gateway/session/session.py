@@ -6,22 +6,19 @@ import asyncio
 import logging
 from collections import deque
 from functools import partial
-from typing import Literal, TypeAlias
-from typing import Protocol as Interface
+from typing import TypeAlias
 
-from rsws.errors import TOKEN_EXPIRED, CloseCode, ErrorCode, Outcome, RequestError, StoreError
-from rsws.gateway.access.control import AccessControl
-from rsws.gateway.access.ends import TokenHolder
+from rsws.errors import CloseCode, ErrorCode, Outcome, RequestError, StoreError
 from rsws.gateway.delivery.catalogue import ChannelPage
-from rsws.gateway.delivery.hub import Hub, Opened, Opening
-from rsws.gateway.delivery.subscription import Outlet, Subscription
-from rsws.gateway.peer import Peer
-from rsws.gateway.request_limits import RequestLimits
+from rsws.gateway.delivery.hub import Opened, Opening
+from rsws.gateway.delivery.subscription import Subscription
+from rsws.gateway.request_limits import Allowance
+from rsws.gateway.session.client import Client
+from rsws.gateway.session.context import SessionContext
+from rsws.gateway.session.token import TokenBearer
 from rsws.gateway.websocket.interfaces import MessageHandler
-from rsws.gateway.websocket.keepalive import Liveness
 from rsws.log_lines import LogLine
 from rsws.protocol import (
-    MAX_CHANNEL_BYTES,
     ChangeToken,
     End,
     Error,
@@ -29,8 +26,6 @@ from rsws.protocol import (
     Pong,
     Publish,
     Subscribe,
-    TokenChanged,
-    TokenExpiring,
     Unsubscribe,
     Unsubscribed,
     decode_request,
@@ -40,9 +35,7 @@ from rsws.protocol import (
     publish_failure,
     refusal,
 )
-from rsws.rates import Bucket
-from rsws.settings import Settings
-from rsws.streams.store import IdempotencyKey, Stored, Streams
+from rsws.streams.store import IdempotencyKey, Stored
 from rsws.tokens.grant import Grant
 
 log = logging.getLogger("rsws.gateway")
@@ -52,127 +45,34 @@ OPENINGS = 8
 """The subscribes a client may have under way; asking for the bounds of a stream can cost Redis a millisecond."""
 
 
-_MOST_OVERHEAD = max_event_bytes('"' * MAX_CHANNEL_BYTES, b"")
-"""The most bytes that a message event has beside its data."""
-
 _Waiting: TypeAlias = tuple[Publish | Subscribe | Unsubscribe, int]
 """A request and its size in characters."""
 
 
-def _over_rate(doing: str, wait_s: float, *, channel: str | None = None, message_id: str | None = None) -> RequestError:
-    text = f"this client {doing} faster than it may; go on after {max(wait_s, 0.001):.3g} s"
-    return RequestError(ErrorCode.RATE_LIMITED, text, channel=channel, message_id=message_id, retry_after_s=wait_s)
-
-
-class Client(Outlet, Interface):
-    """The interface of the way to a client that its session needs, whatever the client speaks."""
-
-    __slots__ = ()
-
-    @property
-    def is_lasting(self) -> bool:
-        """Whether the client has this way for all that it asks for; else its rates are counted beyond it."""
-
-    @property
-    def life(self) -> Liveness:
-        """The client's signs of life."""
-
-    @property
-    def source(self) -> Peer:
-        """Who the client is."""
-
-    @property
-    def peer(self) -> str:
-        """The client's address, and its port where that is known, for log lines."""
-
-    def request_started(self, size: int) -> None:
-        """Count a request of ``size`` characters as under way."""
-
-    def request_done(self, size: int) -> None:
-        """Count a request as answered; ``size`` is the one passed to :meth:`request_started`."""
-
-    def adjust_reading(self) -> None:
-        """Pause or resume reading, as the session is busy or not."""
-
-    def drain(self, code: CloseCode, reason: str, timeout_s: float) -> None:
-        """End the connection once the client's requests are answered, or after ``timeout_s`` seconds."""
-
-    def fail(self, code: CloseCode, reason: str) -> None:
-        """End the connection after what was written so far."""
-
-
-class Common:
-    """What the sessions of a gateway have in common."""
-
-    __slots__ = (
-        "access", "channels", "end_timeout_s", "hub", "limits", "max_message_bytes", "max_subscriptions", "metrics",
-        "producer_window_s", "streams", "surely_fits", "tasks",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        access: AccessControl,
-        hub: Hub,
-        streams: Streams,
-        tasks: asyncio.TaskGroup,
-        settings: Settings,
-        limits: RequestLimits,
-    ) -> None:
-        self.access = access
-        self.hub = hub
-        self.metrics = hub.metrics
-        self.streams = streams
-        self.tasks = tasks
-        self.max_subscriptions = settings.max_subscriptions
-        self.max_message_bytes = settings.max_message_bytes
-        self.surely_fits = settings.max_message_bytes - _MOST_OVERHEAD
-        """The most bytes of data that fit into a message event whatever the channel."""
-        self.producer_window_s = settings.producer_window_s
-        self.limits = limits
-        self.channels = limits.channels
-        self.end_timeout_s = settings.shutdown_timeout_s / 3
-
-
-class Session(MessageHandler, TokenHolder):
+class Session(TokenBearer, MessageHandler):
     """The requests of one client. Requests for the same channel take effect in the order in which they came."""
 
-    __slots__ = (
-        "_common", "_connection", "_ended", "_grant", "_messages", "_opening", "_subscribes", "_subscriptions",
-        "_token_ended", "_volume", "_waiting",
-    )  # fmt: skip
+    __slots__ = ("_allowance", "_opening", "_subscribed_at", "_subscriptions", "_waiting")
 
-    def __init__(self, connection: Client, grant: Grant, common: Common) -> None:
-        self._connection = connection
-        self._common = common
-        self._messages: Bucket | None = None
-        """What the client may still publish in messages, and in bytes; None as long as it has published nothing."""
-        self._volume: Bucket | None = None
-        self._subscribes: Bucket | None = None
+    def __init__(self, connection: Client, grant: Grant, context: SessionContext) -> None:
+        super().__init__(connection, grant, context)
+        self._allowance: Allowance | None = None
+        """What the client may still do; None as long as it has published nothing, and subscribed once at most."""
+        self._subscribed_at: float | None = None
+        """When it has subscribed for the first time, if that was not counted by its allowance."""
         if not connection.is_lasting:
-            allowance = common.limits.allowance(connection.source.address, grant.subject)
-            self._messages, self._volume, self._subscribes = allowance
+            self._allowance = context.limits.allowance(connection.source.address, grant.subject)
         self._subscriptions: dict[str, Subscription | None] = {}
         """The subscription of each channel; None while the channel's first subscribe is under way."""
         self._opening: dict[str, Opening | None] = {}
         """The subscribe under way of each channel that has one; None only until the hub is asked."""
         self._waiting: dict[str, deque[_Waiting]] = {}
         """The requests that wait for the subscribe under way of their channel."""
-        self._ended = False
-        self._grant = grant
-        """What the client's token allows."""
-        self._token_ended = False
-        if grant.ends_at is not None:
-            common.access.ends.watch(self, grant)
 
     @property
     def is_busy(self) -> bool:
         """See :class:`rsws.gateway.websocket.interfaces.MessageHandler`."""
         return len(self._opening) >= OPENINGS
-
-    @property
-    def who(self) -> str | None:
-        """See :attr:`rsws.tokens.grant.Grant.who`."""
-        return self._grant.who
 
     @property
     def subscriptions(self) -> list[Subscription]:
@@ -184,17 +84,17 @@ class Session(MessageHandler, TokenHolder):
 
         It counts as a subscribe. Whoever calls this cancels it where the client is gone.
         """
-        return self._common.tasks.create_task(self._list_channels(match, cursor))
+        return self._context.tasks.create_task(self._list_channels(match, cursor))
 
     async def _list_channels(self, match: str, cursor: str | None) -> ChannelPage | RequestError | StoreError:
         try:
             self._count_subscribe()
-            return await self._common.hub.list_channels(match, cursor, self._may_list)
+            return await self._context.hub.list_channels(match, cursor, self._may_list)
         except (RequestError, StoreError) as error:
             return error
 
     def _may_list(self, channel: str) -> bool:
-        return (self._common.channels is None or channel in self._common.channels) and self._may_read(channel)
+        return (self._context.channels is None or channel in self._context.channels) and self._may_read(channel)
 
     def has(self, channel: str) -> bool:
         """Whether there is a subscription of a channel."""
@@ -204,8 +104,10 @@ class Session(MessageHandler, TokenHolder):
         """End all subscriptions: the client is gone."""
         self._ended = True
         if self._grant.ends_at is not None:
-            self._common.access.ends.forget(self)
-        self._end_subscriptions()
+            self._context.access.ends.forget(self)
+        for subscription in self._subscriptions.values():
+            if subscription is not None:
+                self._context.hub.unsubscribe(subscription)
         self._subscriptions.clear()
         for opening in self._opening.values():
             if opening is not None:
@@ -214,8 +116,16 @@ class Session(MessageHandler, TokenHolder):
     def _end_subscriptions(self) -> None:
         for channel, subscription in self._subscriptions.items():
             if subscription is not None:
-                self._common.hub.unsubscribe(subscription)
+                self._context.hub.unsubscribe(subscription)
                 self._subscriptions[channel] = None
+
+    def _end_forbidden(self) -> None:
+        for channel, subscription in [*self._subscriptions.items()]:
+            if subscription is None or self._may_read(channel):
+                continue
+            self._context.hub.unsubscribe(subscription)
+            self._forget(channel, subscription)
+            self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
 
     def text_received(self, text: str) -> None:
         """Handle one message of the client."""
@@ -239,7 +149,9 @@ class Session(MessageHandler, TokenHolder):
         # A publish need not wait for a subscribe under way, which has asked Redis for its position already. It has to
         # wait once another subscribe or unsubscribe of the channel waits.
         channel = request.channel
-        if channel not in self._opening or (channel not in self._waiting and isinstance(request, Publish)):
+        if channel not in self._opening and isinstance(request, Subscribe):
+            self._subscribe(request, size)
+        elif channel not in self._opening or (channel not in self._waiting and isinstance(request, Publish)):
             self.handle(request, size)
         else:
             self._waiting.setdefault(channel, deque()).append((request, size))
@@ -258,8 +170,8 @@ class Session(MessageHandler, TokenHolder):
             self._unsubscribe(request.channel, size)
 
     def _publish(self, request: Publish, size: int) -> None:
-        common = self._common
-        if common.channels is not None and request.channel not in common.channels:
+        context = self._context
+        if context.channels is not None and request.channel not in context.channels:
             self._refuse_no_channel(request.channel, size, request.message_id)
             return
         grant = self._grant
@@ -267,40 +179,32 @@ class Session(MessageHandler, TokenHolder):
             self._connection.reply(encode_reply(refusal(self._not_allowed("w", request.channel, request.message_id))))
             self._connection.request_done(size)
             return
-        if len(request.data) > common.surely_fits and self._is_too_big(request):
+        if len(request.data) > context.surely_fits and self._is_too_big(request):
             self._connection.request_done(size)
             return
-        messages, volume = self._messages, self._volume
-        if messages is None or volume is None:
-            messages = self._messages = Bucket(common.limits.publishes)
-            volume = self._volume = Bucket(common.limits.volume)
+        allowance = self._allowance or self._make_allowance()
+        messages, volume = allowance.messages, allowance.volume
         messages.left -= 1
         volume.left -= len(request.data)
-        if (messages.left < 0 or volume.left < 0) and self._is_over_rate(request, messages, volume):
-            self._connection.request_done(size)
-            return
+        if messages.left < 0 or volume.left < 0:
+            refused = allowance.publish_refusal(request, self._connection.life.heard_at, context.metrics)
+            if refused is not None:
+                self._refuse(refused)
+                self._connection.request_done(size)
+                return
         once = None
         if request.producer is not None:
-            once = IdempotencyKey(request.producer, request.message_id, common.producer_window_s)
-        common.streams.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
+            once = IdempotencyKey(request.producer, request.message_id, context.producer_window_s)
+        context.streams.append(request.channel, request.data, partial(self._published, request.message_id, size), once)
         if request.channel not in self._subscriptions:
-            common.hub.read_behind(request.channel)
+            context.hub.read_behind(request.channel)
 
-    def _is_over_rate(self, request: Publish, messages: Bucket, volume: Bucket) -> bool:
-        """Refuse a publish for which its client has to wait; return whether it did."""
-        now = self._connection.life.heard_at
-        wait_s = messages.refill(now) if messages.left < 0 else 0.0
-        if wait_s:
-            volume.left += len(request.data)
-            self._common.metrics.publishes_over_rate += 1
-        elif volume.left < 0 and (wait_s := volume.refill(now)):
-            self._common.metrics.publishes_over_bytes_rate += 1
-        if wait_s:
-            self._refuse(_over_rate("publishes", wait_s, message_id=request.message_id))
-        return bool(wait_s)
+    def _make_allowance(self) -> Allowance:
+        self._allowance = Allowance(self._context.limits, self._subscribed_at)
+        return self._allowance
 
     def _refuse_no_channel(self, channel: str, size: int, message_id: str | None = None) -> None:
-        self._common.metrics.requests_for_no_channel += 1
+        self._context.metrics.requests_for_no_channel += 1
         text = f"{channel} is no channel of this gateway, whose operator says which there are (--channels)"
         self._refuse(RequestError(ErrorCode.BAD_CHANNEL, text, channel=channel, message_id=message_id))
         self._connection.request_done(size)
@@ -310,26 +214,22 @@ class Session(MessageHandler, TokenHolder):
 
         Otherwise subscribers would fail on that event each time they reconnect.
         """
-        event_bytes, most = max_event_bytes(request.channel, request.data), self._common.max_message_bytes
+        event_bytes, most = max_event_bytes(request.channel, request.data), self._context.max_message_bytes
         if event_bytes <= most:
             return False
         text = f"too big: handed on it would have up to {event_bytes} bytes, and {most} are allowed"
         self._refuse(RequestError(ErrorCode.BAD_REQUEST, text, message_id=request.message_id))
         return True
 
-    def _refuse(self, error: RequestError) -> None:
-        self._common.metrics.requests_refused += 1
-        self._connection.reply(encode_reply(refusal(error)))
-
     def _published(self, message_id: str, size: int, result: Stored | StoreError) -> None:
         if isinstance(result, Stored):
-            self._common.metrics.published += 1
+            self._context.metrics.published += 1
             reply = encode_ack(message_id, result.raw_id, result.duplicate)
         else:
             if result.outcome is Outcome.UNKNOWN:
-                self._common.metrics.publishes_unknown += 1
+                self._context.metrics.publishes_unknown += 1
             else:
-                self._common.metrics.publishes_not_stored += 1
+                self._context.metrics.publishes_not_stored += 1
             reply = encode_reply(publish_failure(message_id, result))
         if self._ended:
             return
@@ -339,21 +239,21 @@ class Session(MessageHandler, TokenHolder):
     def _unsubscribe(self, channel: str, size: int) -> None:
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
-            self._common.hub.unsubscribe(subscription)
+            self._context.hub.unsubscribe(subscription)
         self._connection.reply(encode_reply(Unsubscribed(channel)))
         self._connection.request_done(size)
 
     def _subscribe(self, request: Subscribe, size: int) -> None:
-        channel, common = request.channel, self._common
-        if common.channels is not None and channel not in common.channels:
+        channel, context = request.channel, self._context
+        if context.channels is not None and channel not in context.channels:
             self._refuse_no_channel(channel, size)
             return
         if not self._may_read(channel):
             self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
             self._connection.request_done(size)
             return
-        if channel not in self._subscriptions and len(self._subscriptions) >= common.max_subscriptions:
-            text = f"more than {common.max_subscriptions} subscriptions on a connection; unsubscribe, or open another"
+        if channel not in self._subscriptions and len(self._subscriptions) >= context.max_subscriptions:
+            text = f"more than {context.max_subscriptions} subscriptions on a connection; unsubscribe, or open another"
             self._connection.reply(encode_reply(Error(text, ErrorCode.TOO_MANY, channel)))
             self._connection.request_done(size)
             return
@@ -366,7 +266,7 @@ class Session(MessageHandler, TokenHolder):
         self._subscriptions.setdefault(channel, None)
         self._opening[channel] = None
         on_result = partial(self._opened, channel, size)
-        opening = common.hub.subscribe(request, self._connection, self._subscription_ended, on_result)
+        opening = context.hub.subscribe(request, self._connection, self._subscription_ended, on_result)
         if channel in self._opening:  # it is answered at once where Redis is known to be down
             self._opening[channel] = opening
         if self.is_busy:
@@ -378,17 +278,17 @@ class Session(MessageHandler, TokenHolder):
         Raises:
             RequestError: It is one too many for now.
         """
-        if self._subscribes is None:
-            self._subscribes = Bucket(self._common.limits.subscribes)
-        self._subscribes.left -= 1
-        if self._subscribes.left < 0 and (wait_s := self._subscribes.refill(self._connection.life.heard_at)):
-            self._common.metrics.subscribes_over_rate += 1
-            raise _over_rate("subscribes", wait_s, channel=channel)
+        now = self._connection.life.heard_at
+        if self._allowance is None and self._subscribed_at is None:  # most subscribe once: each rate allows one
+            self._subscribed_at = now
+            return
+        allowance = self._allowance or self._make_allowance()
+        allowance.count_subscribe(channel, now, self._context.metrics)
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         """Take note that a channel has ended for its subscription, within a call of that."""
         self._forget(subscription.channel.name, subscription)
-        asyncio.get_running_loop().call_soon(self._common.hub.unsubscribe, subscription)
+        asyncio.get_running_loop().call_soon(self._context.hub.unsubscribe, subscription)
 
     def _forget(self, channel: str, subscription: Subscription) -> None:
         if self._subscriptions.get(channel) is not subscription:
@@ -424,18 +324,18 @@ class Session(MessageHandler, TokenHolder):
         """Answer a subscribe, and begin with its subscription where there is one now."""
         replaced = self._subscriptions.pop(channel)
         if replaced is not None:
-            self._common.hub.unsubscribe(replaced)
+            self._context.hub.unsubscribe(replaced)
         may_read = self._may_read(channel)  # the client's token may have been changed meanwhile, or have ended
         if isinstance(opened, Opened) and may_read:
             self._subscriptions[channel] = opened.subscription
             self._connection.reply(encode_reply(opened.subscribed))
             if opened.gap is not None:
                 self._connection.reply(encode_reply(opened.gap))
-                self._common.metrics.gaps += 1
+                self._context.metrics.gaps += 1
             opened.subscription.advance()
             return
         if isinstance(opened, Opened):
-            self._common.hub.unsubscribe(opened.subscription)
+            self._context.hub.unsubscribe(opened.subscription)
         self._connection.reply(
             encode_reply(opened if isinstance(opened, End) and may_read else refusal(self._not_allowed("r", channel)))
         )
@@ -448,56 +348,3 @@ class Session(MessageHandler, TokenHolder):
             if waiting and request.channel in self._opening:
                 self._waiting[request.channel] = waiting
                 return
-
-    # --- the client's token ---
-
-    def _may_read(self, channel: str) -> bool:
-        grant = self._grant
-        return (grant.is_full or grant.may_read(channel)) and not self._token_ended
-
-    def _not_allowed(self, right: Literal["r", "w"], channel: str, message_id: str | None = None) -> RequestError:
-        self._common.metrics.requests_refused += 1
-        self._common.access.count_not_allowed(self._grant, right, channel, self._connection.peer)
-        text = "the token has expired" if self._token_ended else self._grant.missing(right, channel)
-        return RequestError(ErrorCode.NOT_ALLOWED, text, channel=channel, message_id=message_id)
-
-    def _change_token(self, token: str, size: int) -> None:
-        answer = self._common.access.check_token(token, self._connection.source)
-        if isinstance(answer, Grant):
-            self._use(answer)
-            self._connection.request_done(size)
-        elif answer:  # as in a handshake: else who has any token could try others as fast as the gateway answers
-            asyncio.get_running_loop().call_later(answer, self._token_refused, size)
-        else:
-            self._token_refused(size)
-
-    def _token_refused(self, size: int) -> None:
-        if self._ended:
-            return
-        self._refuse(RequestError(ErrorCode.BAD_TOKEN, "the token is wrong; the one before still holds"))
-        self._connection.request_done(size)
-
-    def _use(self, grant: Grant) -> None:
-        """Go on with another token, and end the subscriptions that it does not allow."""
-        self._grant = grant
-        self._common.access.ends.watch(self, grant)
-        log.debug(LogLine("token changed", client=self._connection.peer, who=grant.who))
-        self._connection.reply(encode_reply(TokenChanged(grant.expiry_text)))
-        for channel, subscription in [*self._subscriptions.items()]:
-            if subscription is None or self._may_read(channel):
-                continue
-            self._common.hub.unsubscribe(subscription)
-            self._forget(channel, subscription)
-            self._connection.reply(encode_reply(refusal(self._not_allowed("r", channel))))
-
-    def token_expiring(self) -> None:
-        """See :class:`rsws.gateway.access.ends.TokenHolder`."""
-        self._connection.reply(encode_reply(TokenExpiring(self._grant.expiry_text or "")))
-
-    def token_ended(self) -> None:
-        """See :class:`rsws.gateway.access.ends.TokenHolder`. What was received before is answered, and nothing else."""
-        self._token_ended = True
-        self._common.metrics.tokens_ended += 1
-        log.info(LogLine("token expired", client=self._connection.peer, who=self.who))
-        self._end_subscriptions()
-        self._connection.drain(CloseCode.POLICY_VIOLATION, TOKEN_EXPIRED, self._common.end_timeout_s)

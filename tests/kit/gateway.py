@@ -86,7 +86,7 @@ def async_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None
 
 
 NOTHING_ELSE_ASKED = replace(DEFAULTS, streams=replace(DEFAULTS.streams, role_check_s=600, idle_ping_s=600))
-"""For tests that need to know what is under way to Redis: it is not asked now and then whether it is there and a primary."""
+"""For tests that need to know what is under way to Redis: nothing asks now and then if it is there, and a primary."""
 
 
 @asynccontextmanager

@@ -168,7 +168,7 @@ def encode_reply(reply: Reply) -> bytes:
     return msgspec.json.encode(keys)
 
 
-def encode_ack(message_id: str, stream_id: bytes, duplicate: bool) -> bytes:
+def encode_ack(message_id: str, stream_id: bytes, duplicate: bool = False) -> bytes:
     """Return the JSON text of an :class:`Ack` for an id as Redis wrote it."""
     again = b',"duplicate":true' if duplicate else b""
     return b'{"status":"ack","messageId":%b,"streamId":"%b"%b}' % (msgspec.json.encode(message_id), stream_id, again)

@@ -140,7 +140,11 @@ def decode_request(frame: str) -> Request:
 
 
 def _publish(keys: _PublishKeys) -> Publish:
-    channel, data, message_id = _channel(keys.channel, keys.messageId), bytes(keys.data), keys.messageId
+    channel, data, message_id = keys.channel, bytes(keys.data), keys.messageId
+    try:
+        check_channel(channel)
+    except ValueError as fault:
+        raise _bad_channel(channel, fault, message_id) from None
     if len(data) > SHALLOW_BYTES and is_too_deep(data):
         raise RequestError(
             ErrorCode.BAD_JSON, f"data is nested deeper than {MAX_DEPTH} levels", channel=channel, message_id=message_id
@@ -179,15 +183,19 @@ def _position(text: str, channel: str) -> StreamId | None:
         ) from None
 
 
-def _channel(name: str | UnsetType, message_id: str | None = None) -> str:
+def _channel(name: str | UnsetType) -> str:
     if name is UNSET:
         raise RequestError(ErrorCode.BAD_REQUEST, "channel is missing")
     try:
         check_channel(name)
     except ValueError as fault:
-        known = name if len(name) <= MAX_ECHO else None
-        raise RequestError(ErrorCode.BAD_CHANNEL, str(fault), channel=known, message_id=message_id) from None
+        raise _bad_channel(name, fault) from None
     return name
+
+
+def _bad_channel(name: str, fault: ValueError, message_id: str | None = None) -> RequestError:
+    known = name if len(name) <= MAX_ECHO else None
+    return RequestError(ErrorCode.BAD_CHANNEL, str(fault), channel=known, message_id=message_id)
 
 
 def _wrong_type(key: str, channel: str | None, message_id: str | None = None) -> RequestError:

@@ -65,6 +65,16 @@ class CommandQueue:
         self.held_bytes += size
         return was_empty
 
+    def add_all(self, commands: Sequence[bytes], on_replies: Sequence[OnReply]) -> bool:
+        """Add several commands, each as :meth:`add` would; return whether none waited before them."""
+        was_empty = not self._commands
+        sizes = [*map(len, commands)]
+        self._commands += commands
+        self._on_replies += on_replies
+        self._weights += sizes
+        self.held_bytes += sum(sizes)
+        return was_empty
+
     def add_first(self, commands: Sequence[bytes], on_replies: Sequence[OnReply]) -> None:
         """Add commands at the front of the queue."""
         self._commands[:0] = commands

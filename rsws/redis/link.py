@@ -44,6 +44,11 @@ class Submits(Protocol):
     def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
         """See :meth:`RedisLink.submit`."""
 
+    def submit_all(self, commands: Sequence[bytes], on_replies: Sequence[OnReply]) -> None:
+        """Send commands that follow each other, each with its ``on_reply``; see :meth:`RedisLink.submit`."""
+        for command, on_reply in zip(commands, on_replies, strict=True):
+            self.submit(command, on_reply)
+
     def call(self, *arguments: bytes) -> asyncio.Future[Any]:
         """Send one command; return a future for its reply.
 
@@ -162,15 +167,21 @@ class RedisLink(Submits):
                 its own length.
             again: Whether it repeats a command that was answered just now, and goes before all submitted after that.
         """
-        if self._up is False:
-            on_reply(RedisUnavailable(self._cause))
-            return
-        queue = self._queue
-        if queue.held_bytes > self._pending_bytes:
-            on_reply(RedisUnavailable("too much is waiting to be written"))
-            return
-        if queue.add(command, on_reply, weight, again=again):
+        if self._up is False or self._queue.held_bytes > self._pending_bytes:
+            on_reply(self._refusal())
+        elif self._queue.add(command, on_reply, weight, again=again):
             self._send_soon()
+
+    def submit_all(self, commands: Sequence[bytes], on_replies: Sequence[OnReply]) -> None:
+        if self._up is False or self._queue.held_bytes > self._pending_bytes:
+            for on_reply in on_replies:
+                on_reply(self._refusal())
+        elif self._queue.add_all(commands, on_replies):
+            self._send_soon()
+
+    def _refusal(self) -> RedisUnavailable:
+        """Return why a command is refused at once."""
+        return RedisUnavailable(self._cause if self._up is False else "too much is waiting to be written")
 
     async def run(self) -> NoReturn:
         """Keep the connection up and send the commands submitted, until cancelled."""

@@ -146,6 +146,11 @@ class Router(Streams):
     ) -> None:
         self._streams.append(channel, data, on_result, once)
 
+    def append_all(
+        self, channel: str, data: Sequence[bytes], on_results: Callable[[Sequence[bytes | StoreError]], None]
+    ) -> None:
+        self._streams.append_all(channel, data, on_results)
+
     def insert(
         self,
         channel: str,

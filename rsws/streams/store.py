@@ -89,22 +89,6 @@ class IdempotencyKey(NamedTuple):
     window_s: float
 
 
-class _Append(msgspec.Struct, frozen=True):
-    """An XADD under way. One is made for each message: with its method it takes two thirds of a ``partial``'s time."""
-
-    refusals: Refusals
-    channel: str
-    on_result: Callable[[Stored | StoreError], None]
-
-    def answered(self, reply: Any) -> None:
-        if isinstance(reply, bytes):
-            self.on_result(Stored(reply))
-            return
-        if isinstance(reply, ReplyError) and reply.forbids_command:
-            self.refusals.say("XADD", reply)
-        self.on_result(store_error(self.channel, reply))
-
-
 class Streams(Protocol):
     """What can be asked of streams, in one server or in several."""
 
@@ -116,6 +100,26 @@ class Streams(Protocol):
         once: IdempotencyKey | None = None,
     ) -> None:
         """See :meth:`Store.append`."""
+
+    def append_all(
+        self, channel: str, data: Sequence[bytes], on_results: Callable[[Sequence[bytes | StoreError]], None]
+    ) -> None:
+        """Add entries at the end of ``channel``, one after the other; others' may come in between.
+
+        Args:
+            data: The JSON text of each.
+            on_results: Called exactly once, maybe before this returns, when it is known what became of all of them:
+                with the id of each as Redis wrote it, or the error, as of :meth:`append`.
+        """
+        results: dict[int, bytes | StoreError] = {}
+
+        def on_result(number: int, result: Stored | StoreError) -> None:
+            results[number] = result.raw_id if isinstance(result, Stored) else result
+            if len(results) == len(data):
+                on_results([results[number] for number in range(len(data))])
+
+        for number, each in enumerate(data):
+            self.append(channel, each, partial(on_result, number))
 
     def insert(
         self,
@@ -217,8 +221,36 @@ class Store(Streams):
         if once is not None:
             self._append_once(channel, data, on_result, once)
             return
-        command = b"%b$%d\r\n%b\r\n" % (head, len(data), data)
-        self._commands.submit(command, _Append(self._refusals, channel, on_result).answered)
+
+        def on_reply(reply: Any) -> None:
+            on_result(Stored(reply) if isinstance(reply, bytes) else self._not_appended(channel, reply))
+
+        self._commands.submit(_append_command(head, data), on_reply)
+
+    def append_all(
+        self, channel: str, data: Sequence[bytes], on_results: Callable[[Sequence[bytes | StoreError]], None]
+    ) -> None:
+        head = self._append_head(channel)
+        if head is None or self._replica_wait is not None:
+            super().append_all(channel, data, on_results)
+            return
+        replies: list[Any] = []
+
+        def on_last_reply(reply: Any) -> None:
+            replies.append(reply)
+            if set(map(type, replies)) == {bytes}:
+                on_results(replies)
+            else:
+                on_results([each if type(each) is bytes else self._not_appended(channel, each) for each in replies])
+
+        commands = [_append_command(head, each) for each in data]
+        self._commands.submit_all(commands, [*[replies.append] * (len(data) - 1), on_last_reply])
+
+    def _not_appended(self, channel: str, reply: Any) -> StoreError:
+        """Return the error for an XADD that was refused, or not answered."""
+        if isinstance(reply, ReplyError) and reply.forbids_command:
+            self._refusals.say("XADD", reply)
+        return store_error(channel, reply)
 
     def _make_append_head(self, channel: str) -> bytes | None:
         """Return how XADD begins, up to the data: the same for all messages of a channel. None without a field."""
@@ -408,6 +440,10 @@ class Store(Streams):
             raise store_error(channel, error) from None
         found, first, is_first = reply
         return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
+
+
+def _append_command(head: bytes, data: bytes) -> bytes:
+    return b"%b$%d\r\n%b\r\n" % (head, len(data), data)
 
 
 def ignore_result(future: asyncio.Future[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from itertools import pairwise
 
@@ -91,8 +91,8 @@ class Everyone:
 
     is_busy = False
 
-    def text_received(self, text: str) -> None:
-        self.messages.append(text)
+    def texts_received(self, texts: Iterable[str]) -> None:
+        self.messages.extend(texts)
 
     turn = 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -142,7 +143,7 @@ async def test_long_messages_are_read_one_in_a_turn(redis_server: RedisServer, c
             seen.append(clients.turn or clients.begin_turn())
 
         for connection, session in server.server.clients.sessions.items():
-            heard = session.text_received
+            heard = session.texts_received
 
             class Handler:
                 is_busy = False
@@ -150,9 +151,9 @@ async def test_long_messages_are_read_one_in_a_turn(redis_server: RedisServer, c
                 def __init__(self, connection: ClientConnection, heard: Any) -> None:
                     self.connection, self.heard = connection, heard
 
-                def text_received(self, text: str) -> None:
+                def texts_received(self, texts: Iterable[str]) -> None:
                     note(self.connection)
-                    self.heard(text)
+                    self.heard(texts)
 
             connection.start(Handler(connection, heard))
         for wire in wires:

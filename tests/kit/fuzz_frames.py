@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from reprlib import repr as repr_
 from typing import Any, TypeAlias, cast
@@ -182,8 +182,8 @@ class Writer:
     is_busy = False
     who = None
 
-    def text_received(self, text: str) -> None:
-        self.messages.append(text)
+    def texts_received(self, texts: Iterable[str]) -> None:
+        self.messages.extend(texts)
 
     def end(self) -> None:
         pass

@@ -65,10 +65,10 @@ class Asking(Client):
     def peer(self) -> str:
         return self.connection.peer
 
-    def request_started(self, size: int) -> None:
+    def request_started(self, size: int, count: int = 1) -> None:
         pass  # there is one, which the connection waits for
 
-    def request_done(self, size: int) -> None:
+    def request_done(self, size: int, count: int = 1) -> None:
         pass
 
     def adjust_reading(self) -> None:

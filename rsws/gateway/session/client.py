@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol as Interface
 
 from rsws.errors import CloseCode
@@ -31,11 +32,16 @@ class Client(Outlet, Interface):
     def peer(self) -> str:
         """The client's address, and its port where that is known, for log lines."""
 
-    def request_started(self, size: int) -> None:
-        """Count a request of ``size`` characters as under way."""
+    def request_started(self, size: int, count: int = 1) -> None:
+        """Count so many requests, of ``size`` characters together, as under way: they are not answered at once."""
 
-    def request_done(self, size: int) -> None:
-        """Count a request as answered; ``size`` is the one passed to :meth:`request_started`."""
+    def request_done(self, size: int, count: int = 1) -> None:
+        """Count so many requests as answered; ``size`` is the sum of those passed to :meth:`request_started`."""
+
+    def reply_all(self, payloads: Iterable[bytes]) -> None:
+        """Queue some events other than messages, behind everything written before."""
+        for payload in payloads:
+            self.reply(payload)
 
     def adjust_reading(self) -> None:
         """Pause or resume reading, as the session is busy or not."""

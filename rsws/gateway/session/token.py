@@ -60,17 +60,19 @@ class TokenBearer(TokenHolder):
         answer = self._context.access.check_token(token, self._connection.source)
         if isinstance(answer, Grant):
             self._use(answer)
-            self._connection.request_done(size)
         elif answer:  # as in a handshake: else who has any token could try others as fast as the gateway answers
-            asyncio.get_running_loop().call_later(answer, self._token_refused, size)
+            self._connection.request_started(size)
+            asyncio.get_running_loop().call_later(answer, self._refuse_token_late, size)
         else:
-            self._token_refused(size)
+            self._refuse_token()
 
-    def _token_refused(self, size: int) -> None:
-        if self._ended:
-            return
+    def _refuse_token(self) -> None:
         self._refuse(RequestError(ErrorCode.BAD_TOKEN, "the token is wrong; the one before still holds"))
-        self._connection.request_done(size)
+
+    def _refuse_token_late(self, size: int) -> None:
+        if not self._ended:
+            self._refuse_token()
+            self._connection.request_done(size)
 
     def _use(self, grant: Grant) -> None:
         """Go on with another token."""

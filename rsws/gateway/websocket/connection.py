@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol as Interface
@@ -19,7 +19,7 @@ from rsws.errors import CloseCode
 from rsws.gateway.http import Request, RequestReader
 from rsws.gateway.peer import UNKNOWN, Peer
 from rsws.gateway.websocket.compression import agreed_compressor
-from rsws.gateway.websocket.frames import PING, text_frame
+from rsws.gateway.websocket.frames import PING, text_frame, text_frames
 from rsws.gateway.websocket.handshake import Opening
 from rsws.gateway.websocket.interfaces import Exchange, MessageHandler, TurnedAway
 from rsws.gateway.websocket.keepalive import Liveness, Verdict
@@ -250,11 +250,10 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
 
     def messages_received(self, payloads: Sequence[bytes]) -> None:
         """See :class:`rsws.gateway.websocket.receiving.Receiver`."""
+        if self._handler is None:
+            return
         try:
-            for payload in payloads:
-                if self._handler is None:  # one before it has ended the connection
-                    return
-                self._handler.text_received(payload.decode())
+            self._handler.texts_received(self._decode(payloads))
         except UnicodeDecodeError:  # sections 8.1 and 7.4.1: 1007
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
         except Exception:  # section 7.4.1: 1011
@@ -263,24 +262,32 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
         if self._in_flight >= LEAST_REQUESTS or self._in_flight_bytes >= LEAST_BYTES or not self.has_room:
             self.adjust_reading()
 
+    def _decode(self, payloads: Sequence[bytes]) -> Iterator[str]:
+        for payload in payloads:
+            if self._handler is None:  # one before it has ended the connection
+                return
+            yield payload.decode()
+
     def frame_parsed(self, websocket: Protocol) -> None:
         """See :class:`rsws.gateway.websocket.receiving.Receiver`."""
         self._send_protocol_data(websocket)
         if websocket.state is not State.OPEN:
             self._close_began()
 
-    def request_started(self, size: int) -> None:
-        """Count a request of ``size`` characters as under way."""
-        if not self._in_flight:
-            self._owner.turns.busy_clients += 1
-        self._in_flight += 1
-        self._in_flight_bytes += size
-
-    def request_done(self, size: int) -> None:
-        """Count a request as answered; ``size`` is the one passed to :meth:`request_started`."""
+    def request_started(self, size: int, count: int = 1) -> None:
+        """See :class:`rsws.gateway.session.client.Client`."""
         if not self.is_open:
             return
-        self._in_flight -= 1
+        if not self._in_flight:
+            self._owner.turns.busy_clients += 1
+        self._in_flight += count
+        self._in_flight_bytes += size
+
+    def request_done(self, size: int, count: int = 1) -> None:
+        """See :class:`rsws.gateway.session.client.Client`."""
+        if not self.is_open:
+            return
+        self._in_flight -= count
         self._in_flight_bytes -= size
         if self.reading_waits:
             self.adjust_reading()
@@ -320,6 +327,11 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
         """Queue one text message."""
         if self.is_open:
             self.queue(text_frame(payload))
+
+    def reply_all(self, payloads: Iterable[bytes]) -> None:
+        """Queue some text messages."""
+        if self.is_open:
+            self.queue(text_frames(payloads))
 
     def _answer(self, data: bytes) -> None:
         """Queue a reply; reading may pause when the write queue has no room."""

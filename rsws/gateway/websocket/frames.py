@@ -6,7 +6,7 @@ in comments are those of RFC 6455 unless another one is named.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from websockets.frames import Close, Frame, Opcode
 
@@ -25,6 +25,11 @@ def text_frame(payload: bytes) -> bytes:
     """Return ``payload``, valid UTF-8, as one unfragmented, unmasked text frame of a server."""
     size = len(payload)  # section 5.1: a server must not mask; 5.6: text is UTF-8
     return (_SHORT_HEADERS[size] if size < 126 else header(size)) + payload
+
+
+def text_frames(payloads: Iterable[bytes]) -> bytes:
+    """Return several payloads as text frames, like :func:`text_frame`, whose call takes longer than it does."""
+    return b"".join([(_SHORT_HEADERS[size] if (size := len(each)) < 126 else header(size)) + each for each in payloads])
 
 
 class MessageFramer(Framer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 from typing import Protocol as Interface
 
@@ -25,8 +26,11 @@ class MessageHandler(Interface):
     def is_busy(self) -> bool:
         """Whether the handler can accept no more messages for now."""
 
-    def text_received(self, text: str) -> None:
-        """Handle one message of the client."""
+    def texts_received(self, texts: Iterable[str]) -> None:
+        """Handle messages of the client that have come together.
+
+        They are decoded one by one: the next may raise UnicodeDecodeError, after those before it were handled.
+        """
 
 
 class Exchange(Interface):

@@ -41,6 +41,8 @@ class Publisher(TokenBearer):
         """What the client may still do; None as long as it has published nothing, and subscribed once at most."""
         self._subscribed_at: float | None = None
         """When it has subscribed for the first time, if that was not counted by its allowance."""
+        if not connection.is_lasting:
+            self._allowance = context.limits.allowance(connection.source.address, grant.subject)
 
     @abstractmethod
     def _is_subscriber(self, channel: str) -> bool:

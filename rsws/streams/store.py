@@ -51,8 +51,8 @@ LOOK_WEIGHT = BATCH_BYTES // 64
 """The least weight of LOOK, for a stream with small entries. A megabyte at both ends takes a hundred times as long."""
 STEP_BYTES = 256 * 1024
 """The size of the entries visited, in bytes, at which a step of counting back ends."""
-APPEND_HEADS = 1000
-"""The channels of which it is remembered how the command begins that appends to them."""
+APPEND_COMMANDS = 1000
+"""The channels of which the command that appends to them is remembered."""
 CAUTIONS = 1000
 """The channels of which it is remembered that a link broke while they were read."""
 
@@ -185,7 +185,7 @@ class Store(Streams):
         self._history_scripts = ScriptRunner(history, self._refusals)
         self._replica_wait = replica_wait
         self._fields = fields
-        self._append_head = lru_cache(APPEND_HEADS)(self._make_append_head)
+        self._append_command = lru_cache(APPEND_COMMANDS)(self._make_append_command)
         self._reads = asyncio.Semaphore(HISTORY_READS)
         self._cautions: dict[str, Caution] = {}
         """How much to ask for of channels that were read when the link for history broke."""
@@ -212,8 +212,8 @@ class Store(Streams):
                 with an error whose ``outcome`` says whether the message may be stored all the same.
             once: The key with which it is stored at most once; None stores it in any case.
         """
-        head = self._append_head(channel)
-        if head is None:
+        command = self._append_command(channel)
+        if command is None:
             on_result(NotPossible(_NO_FIELD))
             return
         if self._replica_wait is not None:
@@ -225,13 +225,13 @@ class Store(Streams):
         def on_reply(reply: Any) -> None:
             on_result(Stored(reply) if isinstance(reply, bytes) else self._not_appended(channel, reply))
 
-        self._commands.submit(_append_command(head, data), on_reply)
+        self._commands.submit(command % (len(data), data), on_reply)
 
     def append_all(
         self, channel: str, data: Sequence[bytes], on_results: Callable[[Sequence[bytes | StoreError]], None]
     ) -> None:
-        head = self._append_head(channel)
-        if head is None or self._replica_wait is not None:
+        command = self._append_command(channel)
+        if command is None or self._replica_wait is not None:
             super().append_all(channel, data, on_results)
             return
         replies: list[Any] = []
@@ -243,7 +243,7 @@ class Store(Streams):
             else:
                 on_results([each if type(each) is bytes else self._not_appended(channel, each) for each in replies])
 
-        commands = [_append_command(head, each) for each in data]
+        commands = [command % (len(each), each) for each in data]
         self._commands.submit_all(commands, [*[replies.append] * (len(data) - 1), on_last_reply])
 
     def _not_appended(self, channel: str, reply: Any) -> StoreError:
@@ -252,12 +252,13 @@ class Store(Streams):
             self._refusals.say("XADD", reply)
         return store_error(channel, reply)
 
-    def _make_append_head(self, channel: str) -> bytes | None:
-        """Return how XADD begins, up to the data: the same for all messages of a channel. None without a field."""
+    def _make_append_command(self, channel: str) -> bytes | None:
+        """Return a channel's XADD, to be filled (``%``) with the data's size and the data; None without a field."""
         key, field = channel.encode(), self._fields.of(channel)
         if field == ALL:
             return None
-        return b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$%d\r\n%b\r\n" % (len(key), key, len(field), field)
+        start = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$%d\r\n%b\r\n" % (len(key), key, len(field), field)
+        return start.replace(b"%", b"%%") + b"$%d\r\n%b\r\n"
 
     def _append_once(
         self,
@@ -440,10 +441,6 @@ class Store(Streams):
             raise store_error(channel, error) from None
         found, first, is_first = reply
         return found, ZERO if first is None else StreamId.from_redis(first), is_first == 1
-
-
-def _append_command(head: bytes, data: bytes) -> bytes:
-    return b"%b$%d\r\n%b\r\n" % (head, len(data), data)
 
 
 def ignore_result(future: asyncio.Future[Any]) -> None:

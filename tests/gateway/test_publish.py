@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,14 @@ from kit.faults import Proxy, Way, command_calls
 from kit.gateway import (
     FORMAT_TEXT,
     NOTHING_ELSE_ASKED,
+    Wire,
     add,
     async_test,
     connect,
     entries,
+    frame,
     gateway,
+    request,
     until,
 )
 from kit.odd_data import ODD_DATA
@@ -135,6 +139,32 @@ async def test_many_publishes_in_one_burst_are_acked_in_order(redis_server: Redi
         stored = entries(redis_server, channel)
         assert [ack["streamId"] for ack in acks] == [stream_id for stream_id, _ in stored]
         assert [fields["messageData"] for _, fields in stored] == [str(index) for index in range(count)]
+
+
+@async_test
+async def test_what_comes_in_one_read_takes_effect_in_its_order(redis_server: RedisServer, channel: str) -> None:
+    other = f"{channel}:other"
+
+    def publish(data: int, where: str = channel, **keys: Any) -> bytes:
+        return request(action="publish", channel=where, data=data, messageId=str(data), **keys)
+
+    sent = [publish(1), publish(2), publish(3, producer="p"), publish(4), publish(5, other), publish(6, other)]
+    sent += [publish(7, "\n"), publish(8), request(action="subscribe", channel=channel, lastMessageId="$"), publish(9)]
+    async with gateway(redis_server.url) as server, connect(server) as client, Wire(server) as wire:
+        await wire.handshake(and_send=b"".join(sent))
+        replies = [json.loads(await wire.text()) for _ in range(12)]
+        acks = [reply for reply in replies if reply.get("status") == "ack"]
+        assert [ack["messageId"] for ack in acks] == list("12345689")
+        assert [reply["messageId"] for reply in replies if "error" in reply] == ["7"]
+        assert [reply["data"] for reply in replies if "data" in reply] == [9]
+        stored = entries(redis_server, channel)
+        assert [fields["messageData"] for _, fields in stored] == list("123489")
+        assert [fields["messageData"] for _, fields in entries(redis_server, other)] == list("56")
+        assert next(reply for reply in replies if "lastMessageId" in reply)["latestId"] == stored[-2][0]
+        await wire.send(publish(10) + publish(11) + frame(b"\xff") + publish(12))
+        await wire.read_to_end()
+        await client.publish(channel, 13)
+        assert [fields["messageData"] for _, fields in entries(redis_server, channel)][6:] == ["10", "11", "13"]
 
 
 @async_test

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from kit.support import RedisServer
@@ -15,7 +15,7 @@ from rsws.redis.link import RedisLink
 from rsws.redis.target import RedisTarget
 from rsws.streams.primary import Primary
 from rsws.streams.reader import Reader
-from rsws.streams.store import IdempotencyKey, Store, Stored
+from rsws.streams.store import IdempotencyKey, Store, Stored, Streams
 
 TOP = 2**64 - 1
 PAGE_BYTES = 64 * 1024
@@ -55,6 +55,13 @@ def appended(
     """What becomes of an append; a second result would raise."""
     future: asyncio.Future[Stored | StoreError] = asyncio.get_running_loop().create_future()
     store.append(channel, data, future.set_result, once)
+    return future
+
+
+def appended_all(store: Streams, channel: str, data: Sequence[bytes]) -> asyncio.Future[Sequence[bytes | StoreError]]:
+    """What becomes of several appends together; a second result would raise."""
+    future: asyncio.Future[Sequence[bytes | StoreError]] = asyncio.get_running_loop().create_future()
+    store.append_all(channel, data, future.set_result)
     return future
 
 

@@ -30,6 +30,18 @@ def test_what_waits_goes_in_one_batch() -> None:
     assert queue.batches == 1
 
 
+def test_several_at_once_are_as_one_after_the_other() -> None:
+    queue = CommandQueue()
+    assert queue.add_all([b"a", b"b"], [ignore, ignore])
+    assert not queue.add_all([b"c"], [ignore])
+    assert queue.held_bytes == 3
+    queue.add(b"first", ignore, again=True)
+    assert batches(queue) == [b"firstabc"]
+    queue.add_all([b"x"] * BATCH_COMMANDS, [ignore] * BATCH_COMMANDS)
+    queue.add_all([b"y" * BATCH_BYTES, b"z"], [ignore] * 2)
+    assert [batch[:1] for batch in batches(queue)] == [b"x", b"y", b"z"]
+
+
 def test_a_batch_is_bounded_in_commands_bytes_and_weight() -> None:
     queue = CommandQueue()
     for _ in range(BATCH_COMMANDS + 1):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from redis.crc import key_slot
 
 from kit.gateway import add, async_test, until
-from kit.streams import PAGE_BYTES, TOP, appended, parsed, running, running_store, stored, target_of
+from kit.streams import PAGE_BYTES, TOP, appended, appended_all, parsed, running, running_store, stored, target_of
 from kit.support import RedisServer, sent_by
 from rsws.errors import (
     ChannelUnreadable,
@@ -20,6 +21,8 @@ from rsws.errors import (
     RedisUnavailable,
 )
 from rsws.protocol import ZERO, StreamId
+from rsws.redis.connection import OnReply, ReplyError
+from rsws.redis.link import Submits
 from rsws.redis.target import RedisTarget
 from rsws.streams.primary import Primary
 from rsws.streams.replies import Entry, History, StreamBounds, broken_continuity, parse_entries
@@ -37,6 +40,38 @@ async def test_append(redis_server: RedisServer, channel: str) -> None:
 
 
 @async_test
+async def test_append_all(redis_server: RedisServer, channel: str) -> None:
+    data = [b'{"n":%d}' % number for number in range(100)]
+    async with running_store(redis_server) as store:
+        before = await stored(store, channel, b"0")
+        results, after = appended_all(store, channel, data), appended(store, channel, b"1")
+        ids = [str(before).encode(), *await results, (await after).raw_id]  # type: ignore[union-attr]
+        reply = redis_server.call("XRANGE", channel, "-", "+")
+        assert [id_ for id_, _ in reply] == ids
+        assert [fields[1] for _, fields in reply] == [b"0", *data, b"1"]
+
+
+class Answers(Submits):
+    """A link that answers at once."""
+
+    batches = connections = 1
+
+    def __init__(self, *replies: Any) -> None:
+        self._replies = iter(replies)
+
+    def submit(self, command: bytes, on_reply: OnReply, weight: int = 0, *, again: bool = False) -> None:
+        on_reply(next(self._replies))
+
+
+def test_of_what_is_appended_together_each_has_its_own_result() -> None:
+    link = Answers(b"2-1", ReplyError("OOM no memory"), RedisUnavailable("gone", Outcome.UNKNOWN))
+    results: list[Any] = []
+    Store(link, link).append_all("chat", [b"1", b"2", b"3"], results.extend)
+    assert results[0] == b"2-1"
+    assert [each.outcome for each in results[1:]] == [Outcome.NOT_STORED, Outcome.UNKNOWN]
+
+
+@async_test
 async def test_append_to_what_is_no_stream(own_redis: RedisServer) -> None:
     own_redis.call("SET", "text", "x")
     async with running_store(own_redis) as store:
@@ -45,6 +80,7 @@ async def test_append_to_what_is_no_stream(own_redis: RedisServer) -> None:
         assert (refused.code, refused.outcome) == (ErrorCode.CHANNEL_UNREADABLE, Outcome.NOT_STORED)
         own_redis.call("CONFIG", "SET", "maxmemory", "1")
         refused = await appended(store, "stream", b"1")
+        assert [type(each) for each in await appended_all(store, "stream", [b"1", b"2"])] == [RedisRefused] * 2
         assert isinstance(refused, RedisRefused)
         assert "OOM" in str(refused)
         assert (refused.code, refused.outcome) == (ErrorCode.REDIS_REFUSED, Outcome.NOT_STORED)

@@ -20,7 +20,7 @@ from rsws.gateway.websocket import protocols
 from rsws.gateway.websocket.frames import breaks_rules, is_close, is_compressed, is_plain
 from rsws.gateway.websocket.turns import BYTES_A_TURN, FRAMES_A_TURN, HEAVY_BYTES, PARSED_FRAME_COST, TurnTaker
 
-AT_ONCE = 8
+AT_ONCE = 16
 """The number of messages that are parsed and handled before the limits are checked again."""
 _DATA = (Opcode.TEXT, Opcode.CONT, Opcode.BINARY)
 

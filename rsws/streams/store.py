@@ -89,6 +89,24 @@ class IdempotencyKey(NamedTuple):
     window_s: float
 
 
+class _Append(msgspec.Struct, frozen=True):
+    """An XADD under way. One is made for each message: with its method it takes two thirds of a ``partial``'s time."""
+
+    refusals: Refusals
+    channel: str
+    on_result: Callable[[Stored | StoreError], None]
+
+    def answered(self, reply: Any) -> None:
+        self.on_result(Stored(reply) if isinstance(reply, bytes) else _append_error(self.refusals, self.channel, reply))
+
+
+def _append_error(refusals: Refusals, channel: str, reply: Any) -> StoreError:
+    """Return the error for an XADD that was refused, or not answered."""
+    if isinstance(reply, ReplyError) and reply.forbids_command:
+        refusals.say("XADD", reply)
+    return store_error(channel, reply)
+
+
 class Streams(Protocol):
     """What can be asked of streams, in one server or in several."""
 
@@ -221,11 +239,7 @@ class Store(Streams):
         if once is not None:
             self._append_once(channel, data, on_result, once)
             return
-
-        def on_reply(reply: Any) -> None:
-            on_result(Stored(reply) if isinstance(reply, bytes) else self._not_appended(channel, reply))
-
-        self._commands.submit(command % (len(data), data), on_reply)
+        self._commands.submit(command % (len(data), data), _Append(self._refusals, channel, on_result).answered)
 
     def append_all(
         self, channel: str, data: Sequence[bytes], on_results: Callable[[Sequence[bytes | StoreError]], None]
@@ -241,16 +255,12 @@ class Store(Streams):
             if set(map(type, replies)) == {bytes}:
                 on_results(replies)
             else:
-                on_results([each if type(each) is bytes else self._not_appended(channel, each) for each in replies])
+                on_results(
+                    [each if type(each) is bytes else _append_error(self._refusals, channel, each) for each in replies]
+                )
 
         commands = [command % (len(each), each) for each in data]
         self._commands.submit_all(commands, [*[replies.append] * (len(data) - 1), on_last_reply])
-
-    def _not_appended(self, channel: str, reply: Any) -> StoreError:
-        """Return the error for an XADD that was refused, or not answered."""
-        if isinstance(reply, ReplyError) and reply.forbids_command:
-            self._refusals.say("XADD", reply)
-        return store_error(channel, reply)
 
     def _make_append_command(self, channel: str) -> bytes | None:
         """Return a channel's XADD, to be filled (``%``) with the data's size and the data; None without a field."""

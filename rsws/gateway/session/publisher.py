@@ -69,7 +69,9 @@ class Publisher(TokenBearer):
                 self._refuse(refused)
                 return
         if request.producer is not None:
-            self._append_once(request, request.producer, size)
+            self._append_batch()
+            once = IdempotencyKey(request.producer, request.message_id, context.producer_window_s)
+            self._append(request.channel, data, request.message_id, size, once)
         elif batch is None:
             self._batch = Batch(request.channel, [data], [request.message_id], size)
         else:
@@ -113,11 +115,16 @@ class Publisher(TokenBearer):
     def _append_batch(self) -> None:
         """Append the batch, if there is one."""
         batch = self._batch
-        if batch is not None:
-            self._batch = None
-            self._connection.request_started(batch.size, len(batch.data))
-            self._context.streams.append_all(batch.channel, batch.data, partial(self._batch_appended, batch))
-            self._read_behind(batch.channel)
+        if batch is None:
+            return
+        self._batch = None
+        if len(batch.data) == 1:  # as of most clients, and in half the time
+            self._append(batch.channel, batch.data[0], batch.message_ids[0], batch.size)
+            return
+        self._connection.request_started(batch.size, len(batch.data))
+        self._context.streams.append_all(batch.channel, batch.data, partial(self._batch_appended, batch))
+        if not self._is_subscriber(batch.channel):  # else it would have its messages before the acks
+            self._context.hub.read_behind(batch.channel)
 
     def _batch_appended(self, batch: Batch, results: Sequence[bytes | StoreError]) -> None:
         self._context.metrics.published += [*map(type, results)].count(bytes)
@@ -129,15 +136,15 @@ class Publisher(TokenBearer):
             self._connection.reply_all(replies)
             self._connection.request_done(batch.size, len(replies))
 
-    def _append_once(self, request: Publish, producer: str, size: int) -> None:
-        self._append_batch()
+    def _append(
+        self, channel: str, data: bytes, message_id: str, size: int, once: IdempotencyKey | None = None
+    ) -> None:
         self._connection.request_started(size)
-        once = IdempotencyKey(producer, request.message_id, self._context.producer_window_s)
-        on_result = partial(self._appended_once, request.message_id, size)
-        self._context.streams.append(request.channel, request.data, on_result, once)
-        self._read_behind(request.channel)
+        self._context.streams.append(channel, data, partial(self._appended, message_id, size), once)
+        if not self._is_subscriber(channel):
+            self._context.hub.read_behind(channel)
 
-    def _appended_once(self, message_id: str, size: int, result: Stored | StoreError) -> None:
+    def _appended(self, message_id: str, size: int, result: Stored | StoreError) -> None:
         if isinstance(result, Stored):
             self._context.metrics.published += 1
             reply = encode_ack(message_id, result.raw_id, result.duplicate)
@@ -153,7 +160,3 @@ class Publisher(TokenBearer):
         else:
             self._context.metrics.publishes_not_stored += 1
         return encode_reply(publish_failure(message_id, error))
-
-    def _read_behind(self, channel: str) -> None:
-        if not self._is_subscriber(channel):  # else the client would have its message before the ack
-            self._context.hub.read_behind(channel)

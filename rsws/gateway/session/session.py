@@ -124,6 +124,8 @@ class Session(Publisher, MessageHandler):
         """See :class:`rsws.gateway.websocket.interfaces.MessageHandler`."""
         try:
             for text in texts:
+                if self._ended:  # by the one before it
+                    break
                 self._text_received(text)
         finally:
             self._append_batch()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol as Interface
@@ -253,7 +253,7 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
         if self._handler is None:
             return
         try:
-            self._handler.texts_received(self._decode(payloads))
+            self._handler.texts_received(map(bytes.decode, payloads))
         except UnicodeDecodeError:  # sections 8.1 and 7.4.1: 1007
             self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
         except Exception:  # section 7.4.1: 1011
@@ -261,12 +261,6 @@ class ClientConnection(WriteQueue, asyncio.Protocol, Receiver):
             self.fail(CloseCode.INTERNAL_ERROR, "internal error")
         if self._in_flight >= LEAST_REQUESTS or self._in_flight_bytes >= LEAST_BYTES or not self.has_room:
             self.adjust_reading()
-
-    def _decode(self, payloads: Sequence[bytes]) -> Iterator[str]:
-        for payload in payloads:
-            if self._handler is None:  # one before it has ended the connection
-                return
-            yield payload.decode()
 
     def frame_parsed(self, websocket: Protocol) -> None:
         """See :class:`rsws.gateway.websocket.receiving.Receiver`."""

@@ -41,7 +41,7 @@ async def test_append(redis_server: RedisServer, channel: str) -> None:
 
 @async_test
 async def test_append_all(redis_server: RedisServer, channel: str) -> None:
-    data = [b'{"n":%d}' % number for number in range(100)]
+    data, channel = [b'{"n":%d}' % number for number in range(100)], f"{channel}:100%d"
     async with running_store(redis_server) as store:
         before = await stored(store, channel, b"0")
         results, after = appended_all(store, channel, data), appended(store, channel, b"1")

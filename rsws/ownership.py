@@ -251,7 +251,7 @@ _LISTEN = "0A"
 def _listening(table: str) -> list[list[str]]:
     """Return the fields of each listening socket: Linux lists them first, and thousands of connections after them."""
     with open(table) as file:
-        next(file)  # the headings
+        next(file, "")  # the headings
         return [*takewhile(lambda fields: fields[3] == _LISTEN, map(str.split, file))]
 
 

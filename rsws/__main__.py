@@ -6,11 +6,11 @@ import sys
 
 def main() -> None:
     """Run the command line. Ctrl-C before a command handles it, imports included, ends it without a traceback."""
-    from rsws.cli.lazily import load_lazily
-
-    load_lazily()
     gc.disable()  # nothing of what is imported is garbage; a command enables it when it runs
     try:
+        from rsws.cli.lazily import load_lazily
+
+        load_lazily()
         from rsws.cli.app import main as run
 
         run()

@@ -9,7 +9,6 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import takewhile
 from pathlib import Path
 
 from rsws.errors import SetupError
@@ -249,10 +248,9 @@ _LISTEN = "0A"
 
 
 def _listening(table: str) -> list[list[str]]:
-    """Return the fields of each listening socket: Linux lists them first, and thousands of connections after them."""
+    """Return the fields of each listening socket; there may be thousands of others."""
     with open(table) as file:
-        next(file, "")  # the headings
-        return [*takewhile(lambda fields: fields[3] == _LISTEN, map(str.split, file))]
+        return [line.split() for line in file if f" {_LISTEN} " in line]
 
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address

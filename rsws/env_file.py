@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rsws.options import options
-from rsws.settings import ClientSettings, Settings
-
 
 def _names() -> set[str]:
     """Return the names of all settings' environment variables."""
+    from rsws.options import options
+    from rsws.settings import ClientSettings, Settings  # which take a while to make, and few have such a file
+
     return {each.env for settings in (Settings, ClientSettings) for each in options(settings).values() if each.env}
 
 

@@ -1,4 +1,4 @@
-"""Log lines: what each says, and its two forms, text and JSON."""
+"""Log lines: what each says, its two forms, text and JSON, and where they go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from functools import lru_cache
 from typing import Any
 
-from rsws.text import SafeFormatter, safe
+from rsws.text import safe, safe_lines, show_bugs
 
 _ONE_WORD = re.compile(r'[^\s"\'=\\]+')
 
@@ -86,6 +86,28 @@ def _shown(value: str | float) -> str:
     if not isinstance(value, str) or _ONE_WORD.fullmatch(value):
         return str(value)
     return json.dumps(value, ensure_ascii=False)
+
+
+class SafeFormatter(logging.Formatter):
+    """A formatter for log lines that may quote others: one line for each record, then the lines of its traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return safe(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return safe_lines(super().format(record))
+
+
+def log_safely(handler: logging.Handler, level: int | str = logging.WARNING) -> None:
+    """Send log lines of ``level`` and above to ``handler`` alone, and the traceback of an uncaught exception to stderr.
+
+    Args:
+        handler: A handler whose formatter is a :class:`SafeFormatter`; it gets one if it has none.
+    """
+    if handler.formatter is None:
+        handler.setFormatter(SafeFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    show_bugs()
 
 
 class TextFormatter(SafeFormatter):

@@ -233,19 +233,26 @@ def listeners(host: str, port: int) -> set[int] | None:
     told = False
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
-            lines = Path(table).read_text().splitlines()[1:]
+            rows = _listening(table)
         except OSError:
             continue
         told = True
-        for line in lines:
-            fields = line.split()
+        for fields in rows:
             address, _, number = fields[1].partition(":")
-            if fields[3] == _LISTEN and int(number, 16) == port and _is_reached(wanted, _address(address)):
+            if int(number, 16) == port and _is_reached(wanted, _address(address)):
                 found.add(int(fields[7]))
     return found if told else None
 
 
 _LISTEN = "0A"
+
+
+def _listening(table: str) -> list[list[str]]:
+    """Return the fields of each listening socket; there may be thousands of others."""
+    with open(table) as file:
+        return [line.split() for line in file if f" {_LISTEN} " in line]
+
+
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 

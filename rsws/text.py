@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 import traceback
@@ -11,11 +10,12 @@ from types import TracebackType
 SHOWN_CHARACTERS = 500
 """The most characters that an error or a log line shows of a text from others."""
 
+# Compiled where they are used: few commands have such a text.
 # Control characters, and those that change the order in which the text around them is shown.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 # The lookbehind lets it match only at the beginning of a run of blanks: else the time would grow by the run's square.
-_LINE_BREAK = re.compile(r"(?<![ \t])[ \t]*+[\r\n][ \t\r\n]*+")
+_LINE_BREAK = r"(?<![ \t])[ \t]*+[\r\n][ \t\r\n]*+"
 
 
 def safe(text: str) -> str:
@@ -25,7 +25,7 @@ def safe(text: str) -> str:
     """
     if text.isprintable():  # as nearly all is, which the expression takes ten times as long to find out
         return text
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
+    return re.sub(_UNSAFE, lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
 
 
 def counted(count: int, one: str, many: str) -> str:
@@ -35,7 +35,7 @@ def counted(count: int, one: str, many: str) -> str:
 
 def one_line(json: str) -> str:
     """Return JSON text without line breaks, which can only be between its tokens: each becomes one space."""
-    return _LINE_BREAK.sub(" ", json) if "\n" in json or "\r" in json else json
+    return re.sub(_LINE_BREAK, " ", json) if "\n" in json or "\r" in json else json
 
 
 def safe_lines(text: str) -> str:
@@ -48,25 +48,8 @@ def excerpt(text: str) -> str:
     return safe(text[:SHOWN_CHARACTERS]) + ("..." if len(text) > SHOWN_CHARACTERS else "")
 
 
-class SafeFormatter(logging.Formatter):
-    """A formatter for log lines that may quote others: one line for each record, then the lines of its traceback."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return safe(super().formatMessage(record))
-
-    def format(self, record: logging.LogRecord) -> str:
-        return safe_lines(super().format(record))
-
-
-def log_safely(handler: logging.Handler, level: int | str = logging.WARNING) -> None:
-    """Send log lines of ``level`` and above to ``handler`` alone, and the traceback of an uncaught exception to stderr.
-
-    Args:
-        handler: A handler whose formatter is a :class:`SafeFormatter`; it gets one if it has none.
-    """
-    if handler.formatter is None:
-        handler.setFormatter(SafeFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+def show_bugs() -> None:
+    """Write the traceback of an uncaught exception to standard error with :func:`safe_lines`."""
     sys.excepthook = _show_bug
 
 

@@ -41,6 +41,8 @@ def is_loopback(host: str) -> bool:
 
 def host_fault(host: str) -> str | None:
     """Return why ``host`` is not a valid host name; None when it is."""
+    if is_loopback(host):  # as of most commands, which then need no tables of Unicode
+        return None
     try:
         host.encode("idna")
     except UnicodeError:

@@ -206,17 +206,6 @@ def test_libraries_stay_in_their_rooms() -> None:
     }
 
 
-_ONLY_COMMANDS = {
-    "asyncio", "cryptography", "jwt", "msgspec", "prompt_toolkit", "pydantic", "redis", "uvloop", "websockets",
-}  # fmt: skip
-
-
-def test_help_waits_for_no_library_that_only_a_command_needs() -> None:
-    code = "import sys, rsws.cli.app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
-    assert not _ONLY_COMMANDS & set(loaded.stdout.split())
-
-
 _SHOW_HELP = """
 import sys
 from rsws.cli import usage
@@ -236,10 +225,3 @@ def test_a_help_waits_for_no_markdown_and_shows_the_same() -> None:
     assert help_.stderr == "set()\n*real*\n"
     assert as_typer_does.stderr != help_.stderr
     assert help_.stdout == as_typer_does.stdout
-
-
-def test_what_shows_nothing_does_not_wait_for_rich() -> None:
-    code = (
-        "import sys, rsws.cli.app, rsws.cli.sub, rsws.cli.pub, rsws.cli.xadd; sys.exit('rich.console' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)

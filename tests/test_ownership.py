@@ -41,6 +41,17 @@ def test_who_listens(host: str, reached: list[str], not_reached: list[str]) -> N
             assert listeners(each, port) == set()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+def test_who_listens_beside_older_connections() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as older,
+        socket.create_connection(older.getsockname()),
+        older.accept()[0],
+        socket.create_server(("127.0.0.1", 0)) as listening,
+    ):
+        assert listeners("127.0.0.1", listening.getsockname()[1]) == {os.geteuid()}
+
+
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="root alone can be somebody else")
 def test_who_else_listens() -> None:
     port = free_port()

@@ -23,8 +23,8 @@ from rsws.bench.plan import Fault, Findings, Phase, Published, Workload
 from rsws.bench.publisher import BenchPublisher
 from rsws.bench.subscriber import BenchSubscriber
 from rsws.errors import RswsError
+from rsws.log_lines import log_safely
 from rsws.runtime import allow_many_files, loop_factory, together
-from rsws.text import log_safely
 
 
 class Worker:

@@ -13,6 +13,7 @@ from rsws.cli.commands import app
 from rsws.cli.exits import ExitCode, StdoutClosed, describe, exit_code
 from rsws.env_file import load_env_file
 from rsws.errors import RswsError, UsageError
+from rsws.text import show_bugs
 
 ENV_FILE = Path(".env")
 
@@ -20,7 +21,7 @@ ENV_FILE = Path(".env")
 def main() -> None:
     """Run the command line and exit with a code of :class:`ExitCode`: the entry point of the console script."""
     _open_standard_streams()
-    terminal.show_logs()
+    show_bugs()
     sys.exit(_flushed(_run()))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-from rsws.cli.origins import origin_of
 from rsws.errors import (
     ERROR_HELP,
     CannotConnect,
@@ -112,8 +111,11 @@ def describe(error: BaseException) -> str:
             return _with_outcome(wire_error(str(error), code), outcome)
         case SubscribeRefused(code=ErrorCode.REDIS_UNAVAILABLE as code):
             return wire_error(str(error), code)
-        case UsageError(settings=settings) if (source := origin_of(settings)) and not str(error).startswith(source):
-            return f"{source}: {error}"
+        case UsageError(settings=settings) if settings:
+            from rsws.cli.origins import origin_of  # which knows all settings, and they take a while to make
+
+            source = origin_of(settings)
+            return str(error) if str(error).startswith(source) else f"{source}: {error}"
         case OSError(strerror=str(reason), filename=None):
             return reason
         case _:

@@ -102,6 +102,7 @@ def from_settings(
 
         context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         own = [each for each in signature.parameters.values() if each.name not in (argument, "context")]
+        wrapper.__annotations__ = {}  # the signature has them; typer would make those of the command once more
         wrapper.__signature__ = signature.replace(parameters=[context, *own, *added.values(), *chosen.values()])  # type: ignore[attr-defined]
         return wrapper  # type: ignore[return-value]
 
@@ -189,7 +190,7 @@ def _parameters(settings: type[Any], panel: str | None, *, environment: bool = T
                     metavar=_metavar(each.name, type_, option),
                     min=option.minimum,
                     max=option.maximum,
-                    callback=checked(each.name, option),
+                    callback=None if type_ in _NEVER_AT_FAULT else checked(each.name, option),
                     show_default=each.default not in (None, ()),
                     rich_help_panel=panel,
                     autocompletion=_completion(each.name, type_),
@@ -197,6 +198,10 @@ def _parameters(settings: type[Any], panel: str | None, *, environment: bool = T
             ],
         )
     return parameters
+
+
+_NEVER_AT_FAULT = (bool, Path, Path | None)
+"""The types whose values :meth:`Option.fault` has nothing to say about; a callback is dear to typer."""
 
 
 def _completion(name: str, type_: Any) -> Callable[[str], list[str]] | None:

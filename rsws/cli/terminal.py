@@ -8,13 +8,11 @@ rich takes a fifth of the time in which a command starts, so it is imported by w
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from rsws.text import log_safely
 from rsws.text import one_line as one_line
 from rsws.text import safe as safe
 
@@ -53,6 +51,11 @@ def format_warning(text: str) -> Text:
     return _line(safe(one_line(text)), "yellow")
 
 
+def format_log(text: str) -> Text:
+    """Return what the log says, made safe already, which may have several lines."""
+    return _line(text, "yellow")
+
+
 def format_note(text: str) -> Text:
     """Return a line with information."""
     return _line(safe(one_line(text)), "dim")
@@ -87,21 +90,6 @@ def print_banner(title: str, facts: Mapping[str, str], heading: str, lines: Sequ
     for line in lines:
         text.append(f"    {safe(line)}\n", "bold cyan")
     stderr().print(text, soft_wrap=True)
-
-
-class _LogLines(logging.Handler):
-    """A handler that prints log lines on standard error in the format of :func:`print_line`."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            print_line(_line(self.format(record), "yellow"))
-        except Exception:
-            self.handleError(record)
-
-
-def show_logs() -> None:
-    """Show warnings and errors of the log on standard error. A gateway replaces this by its own log."""
-    log_safely(_LogLines())
 
 
 class StatusLine:

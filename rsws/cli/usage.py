@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shlex
@@ -73,6 +74,15 @@ class Command(TyperCommand):
     def format_help(self, *args: Any, **options: Any) -> None:
         _import_help()
         super().format_help(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        from rsws.cli.logs import show_logs
+
+        show_logs()
+        if not gc.isenabled():  # since rsws.__main__: from now on there may be garbage, but not in what is imported
+            gc.freeze()
+            gc.enable()
+        return super().invoke(ctx)
 
 
 class Group(TyperGroup):

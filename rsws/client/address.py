@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import http.client
 import logging
 import os
 import socket
 import ssl
-import urllib.request
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -197,7 +195,11 @@ def read_reply(frame: str | bytes) -> Reply | None:
 def _proxy(url: str) -> str | None:
     """Return the proxy that the environment names for ``url``, by curl's rules; None when it names none."""
     address = parse_uri(url)
-    if is_loopback(address.host) or urllib.request.proxy_bypass(f"{address.host}:{address.port}"):
+    if is_loopback(address.host):
+        return None
+    import urllib.request  # with http.client and email, which nothing else needs
+
+    if urllib.request.proxy_bypass(f"{address.host}:{address.port}"):
         return None
     proxy = get_proxy(address) or urllib.request.getproxies().get("all")
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
@@ -208,6 +210,8 @@ def _explain_proxy(error: Exception, proxy: str) -> str | None:
     shown = f"the proxy {redact_url(proxy)} that the environment names"
     match error:
         case InvalidProxyStatus(response=response):
+            import http.client
+
             status = response.status_code  # the standard's phrase, as the proxy's text could be anything
             return f"{shown} refuses: HTTP status {status} {http.client.responses.get(status, '')}".rstrip()
         case InvalidProxy():

@@ -12,9 +12,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from rsws.log_lines import JsonFormatter, LogLine, Record, TextFormatter
+from rsws.log_lines import JsonFormatter, LogLine, Record, TextFormatter, log_safely
 from rsws.settings import Settings
-from rsws.text import log_safely
 
 log = logging.getLogger("rsws.gateway")
 

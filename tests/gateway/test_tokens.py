@@ -38,7 +38,7 @@ from kit.tokens import KINDS, SECRET, claims, encoded, jwks, pair, sign, token
 from rsws.backoff import Backoff
 from rsws.gateway.limits import DEFAULTS
 from rsws.gateway.process.single import SingleProcess
-from rsws.text import SafeFormatter
+from rsws.log_lines import SafeFormatter
 
 STRICT = replace(DEFAULTS, clock_difference_s=0)
 """No difference of clocks is forgiven, so that a token ends at its ``exp``."""

@@ -18,9 +18,9 @@ import pytest
 from kit.cli import fake_gateway, run_main
 from kit.support import RswsProcess
 from rsws.gateway import logs
-from rsws.log_lines import JsonFormatter, LogLine, Record
+from rsws.log_lines import JsonFormatter, LogLine, Record, SafeFormatter
 from rsws.settings import Settings
-from rsws.text import SHOWN_CHARACTERS, SafeFormatter, excerpt, safe, safe_lines
+from rsws.text import SHOWN_CHARACTERS, excerpt, safe, safe_lines
 
 EVIL = "\x1b]52;c;ZXZpbA==\x07\x9b2J\u202e\r\n2026-01-01T00:00:00.000Z INFO    rsws.gateway forged"
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]")

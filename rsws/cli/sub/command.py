@@ -1,35 +1,21 @@
-"""``rsws sub``: print the messages that are published."""
+"""``rsws sub``: print the messages that are published.
+
+What it runs with is imported when it runs, so that its help and the shell, which want the options alone, don't wait.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-from collections.abc import Coroutine
-from enum import StrEnum
 from pathlib import Path
-from re import Pattern
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from rsws.cli import channel_names, completing, stdio
-from rsws.cli.data import check_channel
-from rsws.cli.endpoint import find_gateway
-from rsws.cli.exits import ExitCode, Failure, epilog
+from rsws.cli import channel_names, completing
+from rsws.cli.exits import epilog
 from rsws.cli.options import finite, from_settings
-from rsws.cli.sub.filters import Filter, Where, regexes
-from rsws.cli.sub.names import is_pattern
-from rsws.cli.sub.notices import Notices
-from rsws.cli.sub.output import Form, Output
-from rsws.cli.sub.reading import Extent
-from rsws.cli.sub.run import Plan, Run
-from rsws.cli.sub.sinks import Executing, Printing, Sink
-from rsws.cli.sub.state import Positions
-from rsws.cli.sub.templates import Template
+from rsws.cli.sub.choices import OnGap, Output
 from rsws.errors import UsageError, naming
 from rsws.settings import ClientSettings
-from rsws.starts import parse_start, parse_until
 
 EPILOG = epilog(
     "rsws sub news -f 0 --no-follow | wc -l",
@@ -45,13 +31,6 @@ FROM_HELP = (
 WANTED, FORM, CONSUMER = "Which messages", "How they are printed", "Consumers"
 """The headings of groups of options in the help."""
 MAX_PARALLEL = 1000
-
-
-class OnGap(StrEnum):
-    """What to do where messages may be missing."""
-
-    WARN = "warn"
-    EXIT = "exit"
 
 
 @from_settings(ClientSettings, panel="Gateway")
@@ -201,10 +180,25 @@ def sub(
     Standard output carries messages alone; everything else goes to standard error. A lost connection is made again,
     and each channel goes on after the last message printed.
     """
+    import asyncio
+
+    from rsws.cli.data import check_channel
+    from rsws.cli.endpoint import find_gateway
+    from rsws.cli.sub.ending import end_by_sigterm, within
+    from rsws.cli.sub.filters import Filter, Where, regexes
+    from rsws.cli.sub.names import is_pattern
+    from rsws.cli.sub.notices import Notices
+    from rsws.cli.sub.output import form_of
+    from rsws.cli.sub.reading import Extent
+    from rsws.cli.sub.run import Plan, Run
+    from rsws.cli.sub.sinks import Executing, Printing, Sink
+    from rsws.cli.sub.state import Positions
+    from rsws.starts import parse_start, parse_until
+
     channels = list(dict.fromkeys(channels))
     for channel in channels:
         check_channel(channel)
-    form = _form(channels, output, template, pretty=pretty, highlight=regexes("--highlight", highlight))
+    form = form_of(channels, output, template, pretty=pretty, highlight=regexes("--highlight", highlight))
     if execute is not None and (output or template is not None or pretty or highlight):
         raise UsageError("--exec prints nothing: leave --output, --format, --pretty and --highlight out")
     if execute is not None and not execute.strip():
@@ -236,60 +230,6 @@ def sub(
         sink: Sink = Printing(form, positions) if execute is None else Executing(execute, parallel or 1, positions)
         notices = Notices(quiet=quiet, rules=execute is None and form.is_for_reading)
         run = Run(plan, sink, notices=notices, positions=positions, wanted=wanted)
-        is_done = asyncio.run(_within(timeout, run.run(gateway)))
+        is_done = asyncio.run(within(timeout, run.run(gateway)))
     if not is_done:
-        _end_by_sigterm()
-
-
-def _form(
-    channels: list[str], output: Output | None, template: str | None, *, pretty: bool, highlight: list[Pattern[str]]
-) -> Form:
-    on_terminal = os.isatty(stdio.STDOUT)
-    if template is not None and (output is not None or pretty):
-        raise UsageError("--format says all of a line: leave --output and --pretty out")
-    return Form(
-        output or (Output.PRETTY if on_terminal else Output.JSON),
-        on_terminal=on_terminal,
-        channels=channels,
-        template=None if template is None else Template.parse(template),
-        indent=pretty,
-        highlight=highlight,
-    )
-
-
-async def _within(timeout_s: float | None, work: Coroutine[Any, Any, None]) -> bool:
-    """Do ``work``, and return whether it came to its end: SIGTERM ends it as Ctrl-C does.
-
-    Raises:
-        Failure: It was not done in time.
-    """
-    loop = asyncio.get_running_loop()
-    task = asyncio.create_task(stdio.while_read(work))
-    terminated = False
-
-    def terminate() -> None:
-        nonlocal terminated
-        terminated = True
-        task.cancel()
-
-    loop.add_signal_handler(signal.SIGTERM, terminate)
-    try:
-        async with asyncio.timeout(timeout_s) as deadline:
-            await task
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        raise Failure(f"timeout: stopped after {timeout_s:g} s", ExitCode.TIMEOUT) from None
-    except asyncio.CancelledError:
-        if not terminated:
-            raise
-        return False
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-    return True
-
-
-def _end_by_sigterm() -> None:
-    """End as if SIGTERM had not been handled, so that whoever waits for this process is told the truth."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
+        end_by_sigterm()

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from functools import partial
 
-from rsws.cli import terminal
+from rsws.cli import stdio, terminal
 from rsws.cli.message_display import MessageFormat, format_data, format_json, indented, marked
+from rsws.cli.sub.choices import Output
 from rsws.cli.sub.templates import Template
+from rsws.errors import UsageError
 from rsws.protocol import Message
-
-
-class Output(StrEnum):
-    """The format in which messages are printed."""
-
-    PRETTY = "pretty"
-    JSON = "json"
-    RAW = "raw"
 
 
 class Form:
@@ -48,6 +42,27 @@ class Form:
         marks = highlight if on_terminal else ()
         self.text = _text_of(output, on_terminal, channels, template, indent, marks)
         """Returns the text for a message, its end included."""
+
+
+def form_of(
+    channels: list[str], output: Output | None, template: str | None, *, pretty: bool, highlight: list[re.Pattern[str]]
+) -> Form:
+    """Return the form that the options say.
+
+    Raises:
+        UsageError: They don't go together, or the template is none.
+    """
+    on_terminal = os.isatty(stdio.STDOUT)
+    if template is not None and (output is not None or pretty):
+        raise UsageError("--format says all of a line: leave --output and --pretty out")
+    return Form(
+        output or (Output.PRETTY if on_terminal else Output.JSON),
+        on_terminal=on_terminal,
+        channels=channels,
+        template=None if template is None else Template.parse(template),
+        indent=pretty,
+        highlight=highlight,
+    )
 
 
 def _text_of(

@@ -66,13 +66,13 @@ class CommandQueue:
         return was_empty
 
     def add_all(self, commands: Sequence[bytes], on_replies: Sequence[OnReply]) -> bool:
-        """Add several commands, each as :meth:`add` would; return whether none waited before them."""
+        """Add commands that are to leave in one batch; return whether none waited before them."""
         was_empty = not self._commands
-        sizes = [*map(len, commands)]
+        size = sum(map(len, commands))
         self._commands += commands
         self._on_replies += on_replies
-        self._weights += sizes
-        self.held_bytes += sum(sizes)
+        self._weights += [size, *[0] * (len(commands) - 1)]  # where there is room for the first, there is for all
+        self.held_bytes += size
         return was_empty
 
     def add_first(self, commands: Sequence[bytes], on_replies: Sequence[OnReply]) -> None:
@@ -89,6 +89,8 @@ class CommandQueue:
             return self._only_command()
         weights = accumulate(self._weights[:BATCH_COMMANDS])
         count = max(1, bisect_right(list(weights), BATCH_BYTES))
+        while count < len(self._weights) and not self._weights[count]:
+            count += 1
         del self._weights[:count]
         commands, self._commands = b"".join(self._commands[:count]), self._commands[count:]
         on_replies, self._on_replies = self._on_replies[:count], self._on_replies[count:]

@@ -129,12 +129,12 @@ class Streams(Protocol):
             on_results: Called exactly once, maybe before this returns, when it is known what became of all of them:
                 with the id of each as Redis wrote it, or the error, as of :meth:`append`.
         """
-        results: dict[int, bytes | StoreError] = {}
+        results: list[Any] = [None] * len(data)
 
         def on_result(number: int, result: Stored | StoreError) -> None:
             results[number] = result.raw_id if isinstance(result, Stored) else result
-            if len(results) == len(data):
-                on_results([results[number] for number in range(len(data))])
+            if None not in results:
+                on_results(results)
 
         for number, each in enumerate(data):
             self.append(channel, each, partial(on_result, number))

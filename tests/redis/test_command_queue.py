@@ -37,9 +37,19 @@ def test_several_at_once_are_as_one_after_the_other() -> None:
     assert queue.held_bytes == 3
     queue.add(b"first", ignore, again=True)
     assert batches(queue) == [b"firstabc"]
-    queue.add_all([b"x"] * BATCH_COMMANDS, [ignore] * BATCH_COMMANDS)
-    queue.add_all([b"y" * BATCH_BYTES, b"z"], [ignore] * 2)
-    assert [batch[:1] for batch in batches(queue)] == [b"x", b"y", b"z"]
+
+
+def test_what_is_added_together_leaves_together() -> None:
+    queue = CommandQueue()
+    for _ in range(BATCH_COMMANDS - 1):
+        queue.add(b"x", ignore)
+    queue.add_all([b"y", b"y"], [ignore] * 2)
+    queue.add(b"z", ignore)
+    assert [batch[-2:] for batch in batches(queue)] == [b"yy", b"z"]
+    queue.add(b"x", ignore)
+    queue.add_all([b"y", b"y" * BATCH_BYTES], [ignore] * 2)
+    queue.add(b"z", ignore)
+    assert [(batch[:1], len(batch)) for batch in batches(queue)] == [(b"x", 1), (b"y", 1 + BATCH_BYTES), (b"z", 1)]
 
 
 def test_a_batch_is_bounded_in_commands_bytes_and_weight() -> None:

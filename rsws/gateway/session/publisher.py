@@ -122,19 +122,20 @@ class Publisher(TokenBearer):
             self._append(batch.channel, batch.data[0], batch.message_ids[0], batch.size)
             return
         self._connection.request_started(batch.size, len(batch.data))
-        self._context.streams.append_all(batch.channel, batch.data, partial(self._batch_appended, batch))
+        on_results = partial(self._batch_appended, batch.message_ids, batch.size)  # the data is the link's from now on
+        self._context.streams.append_all(batch.channel, batch.data, on_results)
         if not self._is_subscriber(batch.channel):  # else it would have its messages before the acks
             self._context.hub.read_behind(batch.channel)
 
-    def _batch_appended(self, batch: Batch, results: Sequence[bytes | StoreError]) -> None:
+    def _batch_appended(self, message_ids: list[str], size: int, results: Sequence[bytes | StoreError]) -> None:
         self._context.metrics.published += [*map(type, results)].count(bytes)
         replies = [
             encode_ack(message_id, result) if isinstance(result, bytes) else self._failure(message_id, result)
-            for message_id, result in zip(batch.message_ids, results, strict=True)
+            for message_id, result in zip(message_ids, results, strict=True)
         ]
         if not self._ended:
             self._connection.reply_all(replies)
-            self._connection.request_done(batch.size, len(replies))
+            self._connection.request_done(size, len(replies))
 
     def _append(
         self, channel: str, data: bytes, message_id: str, size: int, once: IdempotencyKey | None = None

@@ -38,7 +38,9 @@ log = logging.getLogger("rsws.gateway")
 
 
 OPENINGS = 8
-"""The subscribes a client may have under way; asking for the bounds of a stream can cost Redis a millisecond."""
+"""The subscribes under way with which nothing more is read from a client, beyond what came together with the last one:
+asking for the bounds of a stream can cost Redis a millisecond.
+"""
 
 
 _Waiting: TypeAlias = tuple[Publish | Subscribe | Unsubscribe, int]

@@ -246,11 +246,12 @@ class RedisLink(Submits):
     async def _watch(self, connection: RedisConnection) -> Exception:
         """Wait until the connection is unusable, and return the reason; send a PING when it is idle."""
         limit_s = self._target.timeout_s
-        quiet_since = time.monotonic()
+        quiet_since = role_asked = time.monotonic()
         while not connection.ended.done():
             await asyncio.wait([connection.ended], timeout=min(limit_s / 10, self._role_check_s or limit_s))
             now = time.monotonic()
-            if self._role_check_s is not None and not self._asks_role:
+            if self._role_check_s is not None and not self._asks_role and now - role_asked >= self._role_check_s:
+                role_asked = now
                 self._asks_role = True
                 self.submit(ASK_ROLE, self._note_role)
             if connection.unanswered:

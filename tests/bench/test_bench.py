@@ -21,8 +21,8 @@ import pytest
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed
 
-from kit.cli import KEY, Gateway, Terminal, call_main, run_main, serving
-from kit.support import RedisServer, RswsProcess, eventually, free_port, is_running
+from kit.cli import KEY, Gateway, Terminal, call_main, serving
+from kit.support import RedisServer, RswsProcess, eventually, free_port, is_running, run_rsws
 from rsws.cli.exits import ExitCode
 
 BENCH = (Path(__file__).parents[2] / "docs" / "bench.md").read_text()
@@ -37,7 +37,7 @@ def gateway(redis_server: RedisServer) -> Iterator[Gateway]:
 
 def measure(*arguments: str, env: Mapping[str, str | None], expected: ExitCode = ExitCode.DONE) -> dict[str, Any]:
     """What ``rsws bench ARGUMENTS --json`` prints."""
-    done = run_main("bench", *arguments, "--json", env=env)
+    done = run_rsws("bench", *arguments, "--json", env=env)
     assert done.returncode == expected, done.stderr
     assert done.stdout.count("\n") == 1
     result: dict[str, Any] = json.loads(done.stdout)
@@ -341,7 +341,7 @@ def test_messages_may_come_in_pieces() -> None:
 @pytest.mark.parametrize("workload", ["fanout", "connect"])
 def test_a_server_that_sends_bytes_is_of_another_protocol(workload: str) -> None:
     with Binary(right).running() as env:
-        done = run_main("bench", workload, "--clients", "2", env=env)
+        done = run_rsws("bench", workload, "--clients", "2", env=env)
     assert done.returncode == ExitCode.NOT_CONNECTED
     assert "it sent a binary frame; the protocol is text" in done.stderr
 
@@ -387,14 +387,14 @@ def test_a_redis_that_is_away_is_told_as_by_every_command(own_redis: RedisServer
     with serving(own_redis.url) as gateway:
         own_redis.kill()
         for work in ("fanout", "pairs", "connect"):
-            done = run_main("bench", work, "--clients", "2", env=gateway.env)
+            done = run_rsws("bench", work, "--clients", "2", env=gateway.env)
             assert done.returncode == ExitCode.NOT_CONNECTED, work
             assert done.stderr.endswith("Redis can't be reached (Server Redis tidak siap)\n"), work
 
 
 def test_publishes_that_redis_is_not_there_for_are_told_likewise() -> None:
     with Refusing("not_stored", "Server Redis tidak siap", "redis_unavailable").running() as env:
-        done = run_main("bench", "fanout", "--clients", "1", "--messages", "8", env=env)
+        done = run_rsws("bench", "fanout", "--clients", "1", "--messages", "8", env=env)
     assert done.returncode == ExitCode.NOT_CONNECTED
     assert "publishes; Redis can't be reached (Server Redis tidak siap)\n" in done.stdout
     assert "publishes refused: 8; the first: Redis can't be reached (Server Redis tidak siap)\n" in done.stderr
@@ -402,7 +402,7 @@ def test_publishes_that_redis_is_not_there_for_are_told_likewise() -> None:
 
 def test_a_proxy_is_not_measured_along() -> None:
     env = {"RSWS_URL": "ws://gateway.example:1", "RSWS_TOKEN": KEY, "http_proxy": "http://127.0.0.1:1"}
-    done = run_main("bench", "connect", env=env)
+    done = run_rsws("bench", "connect", env=env)
     assert done.returncode == ExitCode.USAGE
     assert "the environment names a proxy" in done.stderr
 
@@ -434,20 +434,20 @@ def test_how_it_ends_is_the_same_whoever_reads_the_result() -> None:
 
 
 def test_a_token_that_is_refused(gateway: Gateway) -> None:
-    done = run_main("bench", "fanout", "--token", "wrong", env=gateway.env)
+    done = run_rsws("bench", "fanout", "--token", "wrong", env=gateway.env)
     assert (done.returncode, done.stdout) == (ExitCode.REFUSED, "")
     assert "refuses the token" in done.stderr
 
 
 def test_nobody_there() -> None:
-    done = run_main("bench", "pairs", "--url", f"ws://127.0.0.1:{free_port()}", "--token", "x")
+    done = run_rsws("bench", "pairs", "--url", f"ws://127.0.0.1:{free_port()}", "--token", "x")
     assert (done.returncode, done.stdout) == (ExitCode.NOT_CONNECTED, "")
     assert "is the gateway running?" in done.stderr
 
 
 def test_a_gateway_that_takes_no_more_clients(redis_server: RedisServer) -> None:
     with serving(redis_server.url, RSWS_MAX_CLIENTS="5") as gateway:
-        done = run_main("bench", "connect", "--clients", "20", "--concurrency", "1", env=gateway.env)
+        done = run_rsws("bench", "connect", "--clients", "20", "--concurrency", "1", env=gateway.env)
     assert done.returncode == ExitCode.NOT_CONNECTED
     assert "closed by the gateway with 1013" in done.stderr
     assert "(after 5 connections)" in done.stderr
@@ -498,7 +498,7 @@ def test_options_that_can_not_be_used(arguments: tuple[str, ...], said: str, cap
 
 
 def test_the_result_in_a_pipe_is_plain(gateway: Gateway) -> None:
-    done = run_main("bench", "fanout", "--clients", "3", "--messages", "50", env=gateway.env)
+    done = run_rsws("bench", "fanout", "--clients", "3", "--messages", "50", env=gateway.env)
     assert done.returncode == ExitCode.DONE
     assert "\x1b" not in done.stdout + done.stderr
     assert re.search(r"^published +50 +\d", done.stdout, re.MULTILINE)

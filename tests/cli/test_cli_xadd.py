@@ -144,14 +144,14 @@ def test_all_is_added_whoever_reads_the_ids(
     script = f'"{sys.executable}" -m rsws xadd {channel} --lines | head -1; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(
         ["bash", "-c", script],
-        input="1\n" * 50_000,
+        input="1\n" * 5_000,
         env={**os.environ, "REDIS_URL": str(env["REDIS_URL"])},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (ExitCode.DONE, 1, "")
-    assert redis_server.call("XLEN", channel) == 50_000
+    assert redis_server.call("XLEN", channel) == 5_000  # ids for more than a pipe holds
 
 
 # --- what goes wrong ---

@@ -36,8 +36,10 @@ async def test_what_is_said_of_each(own_redis: RedisServer, channel: str) -> Non
 @async_test
 async def test_what_is_listed(own_redis: RedisServer) -> None:
     names = [f"news.{number}" for number in range(3000)]
+    pipeline = own_redis.client.pipeline(transaction=False)
     for name in [*names, "a?c", "abc", "a[b]c", "a\\c", "chat"]:
-        add(own_redis, name, "1")
+        pipeline.xadd(name, {"messageData": "1"})
+    pipeline.execute()
     async with gateway(own_redis.url, jwt_key=SECRET) as server, http_client(server) as client:
         assert {each["channel"] for each in await everything(client, "news.*")} == set(names)
         for match in ("a?c", "a[b]c", "a\\c", "chat", "news.17"):

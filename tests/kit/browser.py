@@ -21,6 +21,7 @@ class Browser:
     FLAGS = (
         "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+        "--disable-features=BackForwardCache",  # in which pages that were left stay connected
     )  # fmt: skip
 
     def __enter__(self) -> Self:

@@ -26,6 +26,7 @@ from rsws.cli.commands import SUMMARIES
 
 _PRELOADED = [
     "kit.forked",
+    "kit.forked_modules",
     "rsws.cli.app",
     *[f"rsws.cli.{name}" for name in SUMMARIES],
     "rsws.cli.prompt.editor",
@@ -34,6 +35,8 @@ _PRELOADED = [
     "rsws.cli.sub.sinks",
     "rsws.cli.top_display",
     "rsws.bench.coordinator",
+    "rsws.bench.publisher",
+    "rsws.bench.subscriber",
     "rsws.check.run",
     "rsws.client",
     "rsws.client.pages",
@@ -86,9 +89,13 @@ def _become(arguments: Sequence[str], environment: dict[str, str], directory: st
 
         with mock.patch("coverage.collector.short_stack"):  # which looks for the files of all modules, to no use
             coverage.process_startup()
-    sys.argv = ["rsws", *arguments]
+    for name in _PRELOADED:  # it is there, unless it can't be imported, of which a preload says nothing
+        import_module(name)
+    from kit.forked_modules import fork_modules
     from rsws.__main__ import main
 
+    fork_modules()
+    sys.argv = ["rsws", *arguments]
     main()
 
 

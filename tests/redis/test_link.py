@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from kit.faults import Proxy
+from kit.faults import Proxy, command_calls
 from kit.gateway import async_test, until
 from kit.streams import PRIMARY_SAYS, running, target_of
 from kit.support import RedisServer, free_port
@@ -262,6 +262,18 @@ async def test_an_idle_link_notices_a_redis_that_went_silent(own_redis: RedisSer
         finally:
             own_redis.resume()
         await until(lambda: link.ready)
+
+
+@async_test
+async def test_a_short_timeout_asks_the_role_no_more_often(own_redis: RedisServer) -> None:
+    limits = replace(DEFAULTS, idle_ping_s=0.001, role_check_s=600)
+    link = RedisLink(target_of(own_redis, 0.1), "test", watch_role=True, limits=limits)
+    async with running(link):
+        await link.call(b"PING")
+        asked = command_calls(own_redis, "role")
+        pinged = command_calls(own_redis, "ping")
+        await until(lambda: command_calls(own_redis, "ping") > pinged + 3)
+        assert command_calls(own_redis, "role") == asked
 
 
 @async_test

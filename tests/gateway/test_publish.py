@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kit.faults import Proxy, Way, command_calls
+from kit.faults import Proxy, Way, command_calls, paused
 from kit.gateway import (
     FORMAT_TEXT,
     NOTHING_ELSE_ASKED,
@@ -79,6 +79,74 @@ async def test_it_is_read_without_waiting_for_redis_to_tell(own_redis: RedisServ
             await until(lambda: command_calls(own_redis, "xrange") > reads)
         ack, message = await other.next(), await client.message(channel)
         assert (ack["status"], message) == ("ack", (ack["streamId"], 2))
+
+
+@both_loops
+@async_test
+async def test_several_are_read_without_waiting_for_redis_to_tell(own_redis: RedisServer, channel: str) -> None:
+    limits = replace(NOTHING_ELSE_ASKED, streams=replace(NOTHING_ELSE_ASKED.streams, gather_s=0))
+    burst = [request(action="publish", channel=channel, data=number, messageId="m") for number in (2, 3)]
+    async with (
+        Proxy(own_redis.port) as link,
+        gateway(link.redis_url, limits) as server,
+        connect(server) as client,
+        Wire(server) as other,
+    ):
+        await client.subscribe(channel)
+        await other.handshake(and_send=request(action="publish", channel=channel, data=1, messageId="m"))
+        assert (await client.message(channel))[1] == 1
+        await until(lambda: server.server.redis.is_told_of(channel))
+        reads = command_calls(own_redis, "xrange")
+        with link.black_hole(Way.DOWN):
+            await other.send(b"".join(burst))
+            await until(lambda: command_calls(own_redis, "xrange") > reads)
+        assert [(await client.message(channel))[1] for _ in burst] == [2, 3]
+
+
+@both_loops
+@async_test
+async def test_who_subscribes_to_all_that_it_publishes_has_the_acks_first(
+    redis_server: RedisServer, channel: str
+) -> None:
+    subscribe = request(action="subscribe", channel=channel)
+    async with gateway(redis_server.url) as server, Wire(server) as client:
+        await client.handshake(and_send=subscribe)
+        assert "connected" in await client.text()
+        assert json.loads(await client.text())["status"] == "subscribed"
+        for number in range(20):
+            burst = [request(action="publish", channel=channel, data=number, messageId=str(each)) for each in range(3)]
+            await client.send(b"".join(burst))
+            acks = [json.loads(await client.text()) for _ in burst]
+            assert [ack.get("messageId") for ack in acks] == ["0", "1", "2"]
+            messages = [json.loads(await client.text()) for _ in burst]
+            assert [message["streamId"] for message in messages] == [ack["streamId"] for ack in acks]
+
+
+@async_test
+async def test_what_is_published_together_counts_until_it_is_acked(own_redis: RedisServer, channel: str) -> None:
+    sent = [request(action="publish", channel=channel, data="x" * each, messageId=str(each)) for each in (1, 10, 9)]
+    async with gateway(own_redis.url) as server, Wire(server) as wire:
+        await wire.handshake()
+        await wire.text()
+        (connection,) = server.server.clients.sessions
+        with paused(own_redis):
+            await wire.send(b"".join(sent))
+            header = len(frame(b""))
+            await until(lambda: connection.under_way == (3, sum(len(each) - header for each in sent)))
+        assert [json.loads(await wire.text())["status"] for _ in sent] == ["ack"] * 3
+        assert connection.under_way == (0, 0)
+        assert server.server.clients.turns.busy_clients == 0
+        assert server.server.board.metrics.published == 3
+
+
+@async_test
+async def test_nothing_is_published_where_messages_are_all_fields(redis_server: RedisServer, channel: str) -> None:
+    sent = [request(action="publish", channel=channel, data=each, messageId=str(each)) for each in range(3)]
+    async with gateway(redis_server.url, field=(f"{channel}=*",)) as server, Wire(server) as wire:
+        await wire.handshake(and_send=b"".join(sent))
+        await wire.text()
+        refusals = [json.loads(await wire.text()) for _ in sent]
+        assert [(each["messageId"], each["outcome"]) for each in refusals] == [(str(n), "not_stored") for n in range(3)]
 
 
 @both_loops

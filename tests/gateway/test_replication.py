@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from kit.faults import command_calls, link_is_up
-from kit.gateway import async_test, connect, entries, gateway, until_status
+from kit.gateway import Wire, async_test, connect, entries, gateway, request, until_status
 from kit.support import RedisServer
 from rsws.errors import NotReplicated
 from rsws.gateway.limits import DEFAULTS
@@ -77,6 +78,24 @@ async def test_what_too_few_replicas_have_is_not_acked(
         ack = await client.next()
         assert (ack["status"], ack.get("duplicate", False)) == ("ack", bool(named))
         assert len(entries(replica, "c")) == (1 if named else 2)
+
+
+@async_test
+async def test_of_several_together_none_is_acked_that_too_few_replicas_have(
+    primary: RedisServer, replica: RedisServer
+) -> None:
+    sent = [request(action="publish", channel="c", data=each, messageId=str(each)) for each in range(3)]
+    async with gateway(primary.url, SHORT, wait_replicas=1) as server, Wire(server) as wire:
+        await until_status(server, "/readyz", 200)
+        await wire.handshake()
+        await wire.text()
+        replica.pause()
+        await wire.send(b"".join(sent))
+        answers = [json.loads(await wire.text()) for _ in sent]
+        assert [(each["messageId"], each.get("code")) for each in answers] == [
+            (str(number), "not_replicated") for number in range(3)
+        ]
+        replica.resume()
 
 
 @async_test

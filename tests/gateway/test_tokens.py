@@ -258,6 +258,7 @@ async def test_many_wrong_ones_wait_and_a_right_one_does_not(redis_server: Redis
             assert time.monotonic() - began < 1.9
         await client.expect_error("bad_token")
         assert time.monotonic() - began > 1.9
+        assert [each.under_way for each in server.server.clients.sessions] == [(0, 0)]
         await client.nothing_more()
 
 
